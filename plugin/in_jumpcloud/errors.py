@@ -1,0 +1,67 @@
+"""Every error this package raises, named by what the one who catches it has to do.
+
+InJumpCloudError            its text is one line for a person: what is wrong, where, what to do
+├── ConfigError             change the configuration: a command ends with exit code 2
+├── Failed                  give up: a command ends with exit code 1
+│   └── StateFull           keep the chunk's ids and write them again later: the disk has no room
+├── Refused                 ask again after minutes, not at once: JumpCloud does not want this request
+│   └── KeyRefused          the same, and it is the key: `run --once` ends with exit code 3
+├── TryAgain                the same request again, after a growing pause
+│   ├── CursorLost          the same window again, from its start; the ledger drops what was already delivered
+│   └── PageTooLarge        the same, with fewer events on a page
+├── ReceiverDown            the same chunk again, on a new connection: no ack for it is certain
+└── Stopped                 end now: somebody asked for it
+"""
+
+from __future__ import annotations
+
+
+class InJumpCloudError(Exception):
+    """The root: catching it catches whatever this package raises on purpose."""
+
+
+class ConfigError(InJumpCloudError):
+    """The configuration, or something it points to, has to be changed."""
+
+
+class Failed(InJumpCloudError):
+    """It cannot go on, and neither waiting nor another configuration is known to help."""
+
+
+class StateFull(Failed):
+    """The state could not be written for want of room or of a sound disk."""
+
+
+class Refused(InJumpCloudError):
+    """JumpCloud understood and said no: 400, 402, 403, a redirect."""
+
+
+class KeyRefused(Refused):
+    """JumpCloud answered 401: the key is wrong, revoked, expired, or of another region."""
+
+
+class TryAgain(InJumpCloudError):
+    """A passing fault: 429, 5xx, a timeout, a cut-off or senseless answer.
+
+    `after` is the pause in seconds that JumpCloud asked for, or None where it named none.
+    """
+
+    def __init__(self, message: str, *, after: float | None = None) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class CursorLost(TryAgain):
+    """A `search_after` value that JumpCloud no longer takes, or that leads round in a circle."""
+
+
+class PageTooLarge(TryAgain):
+    """An answer of more bytes than we are willing to hold."""
+
+
+class ReceiverDown(InJumpCloudError):
+    """The receiver could not be reached, or did not acknowledge in time."""
+
+
+class Stopped(InJumpCloudError):
+    """The process was asked to end while it waited."""
