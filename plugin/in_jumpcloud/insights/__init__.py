@@ -1,0 +1,1 @@
+"""Asking JumpCloud Directory Insights: windows of time, pages of raw events."""

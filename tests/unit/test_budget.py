@@ -1,0 +1,155 @@
+"""How often JumpCloud is asked, and how long is waited for the next try."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from in_jumpcloud.errors import Stopped
+from in_jumpcloud.insights.budget import RequestBudget
+from in_jumpcloud.retry import LONGEST, pause
+
+
+class Clock(threading.Event):
+    """A clock that waiting moves: given as the event that stops, its waits take no time."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        super().__init__()
+        self.now = now
+        self.waits = 0
+        self.stop_at = float("inf")
+        self.meanwhile: list[Callable[[], object]] = []  # what happens at the beginning of the next waits
+
+    def __call__(self) -> float:
+        """The time in seconds."""
+        return self.now
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Let the time pass, unless it is up before."""
+        assert timeout is not None
+        assert timeout >= 0
+        end = self.now + timeout
+        if timeout > 0 and self.meanwhile:
+            self.meanwhile.pop(0)()
+        self.waits += timeout > 0
+        assert self.waits < 100, "waits for ever"
+        self.now = min(max(self.now, end), self.stop_at)
+        return self.is_set() or self.now >= self.stop_at
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock of the test's own."""
+    return Clock()
+
+
+def turns(budget: RequestBudget, clock: Clock, count: int) -> list[float]:
+    """When so many requests go out, from now on, one after the other."""
+    times = []
+    begin = clock.now
+    for _ in range(count):
+        budget.wait_for_turn(clock)
+        times.append(round(clock.now - begin, 6))
+    return times
+
+
+def test_spacing(clock: Clock) -> None:
+    """The first request goes out at once, the others evenly behind it."""
+    assert turns(RequestBudget(5, clock=clock), clock, 6) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+
+
+def test_no_credit_for_idle_time(clock: Clock) -> None:
+    """Time in which nothing was asked is not saved up for a burst."""
+    budget = RequestBudget(2, clock=clock)
+    turns(budget, clock, 1)
+    clock.now += 60
+    assert turns(budget, clock, 3) == [0, 0.5, 1.0]
+
+
+def test_hold(clock: Clock) -> None:
+    """While a hold lasts nothing goes out; behind it requests are spaced as before."""
+    budget = RequestBudget(2, clock=clock)
+    turns(budget, clock, 1)
+    budget.hold(30)
+    assert turns(budget, clock, 3) == [30, 30.5, 31]
+
+
+def test_shorter_hold_does_not_end_a_longer_one(clock: Clock) -> None:
+    """Of two holds the one that ends later counts."""
+    budget = RequestBudget(2, clock=clock)
+    budget.hold(30)
+    budget.hold(1)
+    assert turns(budget, clock, 1) == [30]
+
+
+def test_hold_reaches_those_who_wait_already(clock: Clock) -> None:
+    """A hold that comes while a request waits for its turn holds that one too."""
+    budget = RequestBudget(1, clock=clock)
+    clock.meanwhile = [lambda: budget.hold(30)]
+    assert turns(budget, clock, 3) == [0, 30, 31]
+
+
+def test_no_burst_behind_a_hold(clock: Clock) -> None:
+    """Two requests that had their turns when a hold came go out one after the other behind it, not both at once."""
+    budget = RequestBudget(1, clock=clock)
+    budget.wait_for_turn(clock)
+    others: list[float] = []
+    clock.meanwhile = [lambda: others.extend(turns(budget, clock, 1)), lambda: budget.hold(30)]
+    assert abs(turns(budget, clock, 1)[0] - others[0]) == 1
+    assert min(others) >= 30
+
+
+def test_stop_while_waiting(clock: Clock) -> None:
+    """Who waits for a turn, or for the end of a hold, is let go when the process is to end."""
+    budget = RequestBudget(1, clock=clock)
+    budget.hold(300)
+    clock.stop_at = clock.now + 2
+    with pytest.raises(Stopped):
+        budget.wait_for_turn(clock)
+    assert clock.now == clock.stop_at
+
+
+def test_stopped_before(clock: Clock) -> None:
+    """Once the process is to end nothing goes out any more, though the turn is free."""
+    clock.set()
+    with pytest.raises(Stopped):
+        RequestBudget(1, clock=clock).wait_for_turn(clock)
+
+
+def test_stop_wakes_a_waiting_thread() -> None:
+    """Setting the event ends a real wait at once."""
+    budget = RequestBudget(1)
+    budget.hold(300)
+    stop = threading.Event()
+    ended = threading.Event()
+
+    def ask() -> None:
+        with pytest.raises(Stopped):
+            budget.wait_for_turn(stop)
+        ended.set()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    assert not ended.is_set()
+    stop.set()
+    assert ended.wait(10)
+    thread.join()
+
+
+@given(st.integers(1, 10_000))
+def test_pause_is_bounded(failures: int) -> None:
+    """A pause is between half of its step and the whole; steps double from a second up to a minute."""
+    step = min(LONGEST, 2.0 ** (min(failures, 20) - 1))
+    pauses = [pause(failures) for _ in range(20)]
+    assert all(step / 2 <= seconds <= step for seconds in pauses)
+    assert len(set(pauses)) > 1, "no jitter"
+
+
+def test_pause_grows() -> None:
+    """The steps are those that the design names: a second at first, a minute at most."""
+    for failures, step in enumerate([1, 2, 4, 8, 16, 32, 60, 60], start=1):
+        assert max(pause(failures) for _ in range(200)) == pytest.approx(step, rel=0.05)
