@@ -1,0 +1,1 @@
+"""Raw events become records of the Elastic Common Schema."""

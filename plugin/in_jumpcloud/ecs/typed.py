@@ -1,0 +1,157 @@
+"""An event's values, cleaned and of their declared types: what is declared never makes a store refuse a record.
+
+One pass does it all: what is empty goes, what is declared gets its type, and what neither the wire nor a store could
+carry becomes text. What cannot have its declared type is taken out and reported; `event.original` keeps it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from in_jumpcloud.ecs.fields import EVENT, Declared
+
+DEEPEST = 32
+"""Levels of nesting that are kept; what lies deeper becomes its JSON text."""
+
+_INTEGRAL = re.compile(r"[+-]?\d{1,30}(?:\.0*)?", re.ASCII)
+_NUMERIC = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_NOTHING: Any = object()
+_UNDECLARED: Declared = {}
+Kind = str | Declared | None
+
+
+def clean(data: dict[str, Any], declared: Declared, problems: list[str], *, strict: bool) -> dict[str, Any]:
+    """An event's `data`, cleaned; `@version` becomes `version`.
+
+    `declared` holds the types (fields.declared). `strict`: a strict decoder took it (see insights.event). To
+    `problems` one sentence is added for each thing that went wrong.
+
+    Raises:
+        RecursionError: it is nested too deeply even to be written as text.
+    """
+    if not strict:
+        data = _encodable(data, EVENT, problems)
+    if "@version" in data and "version" not in data:
+        data = {"version" if key == "@version" else key: value for key, value in data.items()}
+    return _object(data, declared, EVENT, 1, problems)
+
+
+def _object(data: dict[str, Any], declared: Declared, path: str, depth: int, problems: list[str]) -> dict[str, Any]:
+    cleaned = {}
+    for key, value in data.items():
+        kind = declared.get(key)
+        if type(value) is str:
+            if not value:
+                continue
+            if kind is None or kind == "keyword":  # nine values of ten
+                cleaned[key] = value
+                continue
+        elif value is None:
+            continue
+        item = _value(value, kind, path, key, depth + 1, problems)
+        if item is not _NOTHING:
+            cleaned[key] = item
+    return cleaned
+
+
+def _value(value: Any, kind: Kind, path: str, key: str, depth: int, problems: list[str]) -> Any:
+    of = type(value)
+    if of is dict or of is list:
+        if not value:
+            return _NOTHING
+        if depth > DEEPEST and (kind is None or kind == "keyword"):
+            problems.append(f"{path}.{key}: nested deeper than {DEEPEST} levels; kept as JSON text")
+            return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        if depth > DEEPEST:
+            return _unfit(value, kind, path, key, problems)
+        if of is list:
+            return _list(value, kind, path, key, depth, problems)
+        if kind is None or kind == "flattened":
+            kind = _UNDECLARED
+        elif type(kind) is str:
+            return _unfit(value, kind, path, key, problems)
+        return _object(value, kind, f"{path}.{key}", depth, problems) or _NOTHING  # type: ignore[arg-type]
+    if value is None or value == "":
+        return _NOTHING
+    if kind is None:
+        if of is int and not -(2**63) <= value < 2**63:
+            problems.append(f"{path}.{key}: a whole number beyond 64 bits; kept as text")
+            return str(value)
+        return value
+    convert = _SCALARS.get(kind) if type(kind) is str else None
+    converted = convert(value) if convert else None
+    return _unfit(value, kind, path, key, problems) if converted is None else converted
+
+
+def _list(value: list[Any], kind: Kind, path: str, key: str, depth: int, problems: list[str]) -> Any:
+    """A path goes through lists: each member has the type that is declared for the list."""
+    items = (_value(each, kind, path, key, depth + 1, problems) for each in value)
+    return [item for item in items if item is not _NOTHING] or _NOTHING
+
+
+def _unfit(value: Any, kind: Kind, path: str, key: str, problems: list[str]) -> Any:
+    wanted = kind if type(kind) is str else "object"
+    problems.append(f"{path}.{key}: {_shown(value)} is not of type {wanted}; see event.original")
+    return _NOTHING
+
+
+def _encodable(value: Any, path: str, problems: list[str]) -> Any:
+    """`value` without what UTF-8 and JSON have no place for: lone surrogates, NaN, infinities."""
+    if isinstance(value, str):
+        clean_text, changes = _SURROGATE.subn("\ufffd", value)
+        if changes:
+            problems.append(f"{path}: half a surrogate pair; replaced by U+FFFD")
+        return clean_text
+    if isinstance(value, float) and not math.isfinite(value):
+        problems.append(f"{path}: {value} is not a number; kept as text")
+        return str(value)
+    if isinstance(value, dict):
+        return {
+            _encodable(key, path, problems): _encodable(
+                each, f"{path}.{key}".encode(errors="replace").decode(), problems
+            )
+            for key, each in value.items()
+        }
+    if isinstance(value, list):
+        return [_encodable(each, path, problems) for each in value]
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=True)
+    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004
+
+
+def _keyword(value: Any) -> str | None:
+    return value if type(value) is str else json.dumps(value)
+
+
+def _long(value: Any) -> int | None:
+    if type(value) is str and _INTEGRAL.fullmatch(value):
+        value = int(value.partition(".")[0])
+    elif type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and -(2**63) <= value < 2**63 else None
+
+
+def _float(value: Any) -> float | None:
+    if type(value) is bool or (type(value) is str and not _NUMERIC.fullmatch(value)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _boolean(value: Any) -> bool | None:
+    if type(value) is bool:
+        return value
+    return {"true": True, "false": False}.get(value.lower()) if type(value) is str else None
+
+
+_SCALARS = {"keyword": _keyword, "long": _long, "float": _float, "boolean": _boolean}
