@@ -1,0 +1,1 @@
+"""The forward protocol: chunks out, acks in."""

@@ -1,0 +1,237 @@
+"""Frames of the forward protocol, byte for byte, and how entries are filled into chunks."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import struct
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from in_jumpcloud.errors import Failed, ReceiverDown
+from in_jumpcloud.forward.chunks import Parcel, parcels
+from in_jumpcloud.forward.wire import AckReader, EntryPacker, chunk
+from in_jumpcloud.insights.event import Key
+
+SECOND = 1_000_000_000
+
+
+def fixstr(text: str) -> bytes:
+    """A string of at most 31 bytes in MessagePack."""
+    raw = text.encode()
+    return bytes([0xA0 | len(raw)]) + raw
+
+
+def ack(chunk_id: str) -> bytes:
+    """An ack as a receiver sends it."""
+    return b"\x81" + fixstr("ack") + fixstr(chunk_id)
+
+
+class TestEntry:
+    """One record in a chunk."""
+
+    def test_bytes(self) -> None:
+        """An entry is a pair of an EventTime, D7 00 with big-endian seconds and nanoseconds, and a map."""
+        moment = 0x65A1B2C3 * SECOND + 987_654_321
+        expected = b"\x92\xd7\x00" + struct.pack(">II", 0x65A1B2C3, 987_654_321) + b"\x81" + fixstr("a") + b"\x01"
+        assert EntryPacker().entry(moment, {"a": 1}) == expected
+
+    def test_seconds_beyond_31_bits(self) -> None:
+        """Seconds are unsigned: the last one before Fluent Bit's group marks, in 2106, still fits."""
+        packed = EntryPacker().entry((2**32 - 3) * SECOND + 999_999_999, {})
+        assert packed == b"\x92\xd7\x00\xff\xff\xff\xfd\x3b\x9a\xc9\xff\x80"
+
+    def test_text_is_str_and_floats_are_doubles(self) -> None:
+        """Text leaves as str in UTF-8, a float with all its 64 bits."""
+        packed = EntryPacker().entry(0, {"é": -27.658})
+        assert packed[11:] == b"\x81\xa2\xc3\xa9\xcb" + struct.pack(">d", -27.658)
+
+    def test_after_one_that_cannot_be_packed(self) -> None:
+        """What was left of a record that could not be packed does not get into the next one."""
+        packer = EntryPacker()
+        with pytest.raises((TypeError, ValueError)):
+            packer.entry(0, {"a": "half", "b": object()})
+        assert packer.entry(0, {"a": 1}) == EntryPacker().entry(0, {"a": 1})
+
+
+class TestChunk:
+    """One message."""
+
+    def test_bytes(self) -> None:
+        """A message is tag as str, entries as bin, and the options chunk (str) and size (int): PackedForward."""
+        made = chunk("a.tag", b"\x92\x00\x80", 1)
+        options = b"\x82" + fixstr("chunk") + fixstr(made.id) + fixstr("size") + b"\x01"
+        assert made.message == b"\x93" + fixstr("a.tag") + b"\xc4\x03\x92\x00\x80" + options
+        assert made.records == 1
+
+    def test_id(self) -> None:
+        """The id is Base64 of 16 bytes."""
+        assert len(base64.b64decode(chunk("t", b"x", 1).id, validate=True)) == 16
+
+    def test_same_records(self) -> None:
+        """The same records under the same tag make the same message, so that a resend is the same chunk."""
+        assert chunk("t", b"abc", 2) == chunk("t", b"abc", 2)
+
+    @pytest.mark.parametrize(("tag", "entries"), [("u", b"abc"), ("t", b"abd"), ("ta", b"bc"), ("t\0a", b"bc")])
+    def test_other_ids(self, tag: str, entries: bytes) -> None:
+        """Another tag or other records make another id, also where the two read alike in a row."""
+        assert chunk(tag, entries, 2).id != chunk("t", b"abc", 2).id
+
+    @given(st.text(st.characters(codec="utf-8"), min_size=1), st.binary(), st.integers(0, 2**31))
+    def test_read_back(self, tag: str, entries: bytes, records: int) -> None:
+        """Any tag and entries come out of a MessagePack decoder as they were put in."""
+        made = chunk(tag, entries, records)
+        assert msgpack.unpackb(made.message) == [tag, entries, {"chunk": made.id, "size": records}]
+
+
+class TestAckReader:
+    """What the receiver answers."""
+
+    @pytest.mark.parametrize("cut", range(len(ack("some id")) + 1))
+    def test_split(self, cut: int) -> None:
+        """An ack that comes in two pieces is given once it is whole, wherever it was cut."""
+        reader, whole = AckReader(), ack("some id")
+        first, second = reader.feed(whole[:cut]), reader.feed(whole[cut:])
+        assert first + second == ["some id"]
+        assert (first == ["some id"]) == (cut == len(whole))
+
+    def test_byte_by_byte(self) -> None:
+        """An ack that comes byte by byte is given with its last byte."""
+        reader, whole = AckReader(), ack("some id")
+        assert [reader.feed(whole[at : at + 1]) for at in range(len(whole))] == [[]] * (len(whole) - 1) + [["some id"]]
+
+    def test_coalesced(self) -> None:
+        """Two acks and the beginning of a third in one read are told apart."""
+        reader = AckReader()
+        assert reader.feed(ack("a") + ack("b") + ack("c")[:4]) == ["a", "b"]
+        assert reader.feed(ack("c")[4:]) == ["c"]
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            {"ack": "a", "more": [1]},
+            {b"ack": b"a"},
+        ],
+        ids=["more keys", "bin"],
+    )
+    def test_other_shapes(self, answer: Any) -> None:
+        """Further keys do no harm, and ack and id may also come as bin."""
+        assert AckReader().feed(msgpack.packb(answer)) == ["a"]
+
+    @pytest.mark.parametrize(
+        "answer",
+        [None, 1, "ack", [], ["ack", "a"], ["HELO", {"nonce": b"\xff"}], {}, {"ack": None}, {"ack": 1}, {"nack": "a"}],
+        ids=repr,
+    )
+    def test_not_an_ack(self, answer: Any) -> None:
+        """Anything else that is MessagePack is refused, and shown in the message."""
+        with pytest.raises(ReceiverDown, match="where an ack was due"):
+            AckReader().feed(msgpack.packb(answer))
+
+    @pytest.mark.parametrize(
+        "garbage",
+        [
+            b"\xc1",
+            b"\x81\xc1",
+            b"\x81\x90\x01",
+            b"\xdd\xff\xff\xff\xff",
+            b"\xdf\xff\xff\xff\xff",
+            b"\x91" * 1500,
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            b"\xd6\xff\x00\x00\x00\x00",
+            b"\xc7\x03\xff\x00\x00\x00",
+        ],
+        ids=lambda garbage: repr(garbage[:12]),
+    )
+    def test_garbage(self, garbage: bytes) -> None:
+        """Bytes that are no answer at all are refused, not raised as some other error."""
+        with pytest.raises(ReceiverDown):
+            AckReader().feed(garbage)
+
+    def test_nested(self) -> None:
+        """An answer nested to the decoder's limit is refused with a short message."""
+        with pytest.raises(ReceiverDown) as caught:
+            AckReader().feed(b"\x91" * 1000 + b"\xc0")
+        assert len(str(caught.value)) < 200
+
+    @pytest.mark.parametrize(
+        "begin", [b"\xdb\x7f\xff\xff\xff", b"\xdd\x00\x00\xea\x60"], ids=["a text of 2 GB", "a list of 60,000"]
+    )
+    def test_oversize(self, begin: bytes) -> None:
+        """An answer that does not end within 64 KiB is refused before it fills the memory."""
+        reader = AckReader()
+        taken = 0
+        with pytest.raises(ReceiverDown):  # noqa: PT012 - which feed is refused is the decoder's business
+            for data in [begin, *[fixstr("x" * 31) * 128] * 100]:
+                reader.feed(data)
+                taken += len(data)
+        assert taken <= 64 * 1024
+
+    @given(st.binary(max_size=200))
+    def test_any_bytes(self, data: bytes) -> None:
+        """Whatever comes, the outcome is a list of ids or ReceiverDown."""
+        try:
+            acks = AckReader().feed(data)
+        except ReceiverDown:
+            return
+        assert all(type(each) is str for each in acks)
+
+
+def fill(sizes: list[int], chunk_bytes: int, message_max_bytes: int) -> tuple[list[Parcel], list[tuple[Key, bytes]]]:
+    """The parcels for entries of these sizes, and the entries."""
+    entries = [((number, f"id-{number}"), bytes([number % 256]) * size) for number, size in enumerate(sizes)]
+    made = parcels("t", entries, chunk_bytes=chunk_bytes, message_max_bytes=message_max_bytes)
+    return list(made), entries
+
+
+def payload(parcel: Parcel) -> bytes:
+    """The entries in a parcel's message."""
+    entries: bytes = msgpack.unpackb(parcel.chunk.message)[1]
+    return entries
+
+
+class TestParcels:
+    """How chunks are filled."""
+
+    @given(st.lists(st.integers(1, 120), max_size=40), st.integers(1, 100))
+    def test_in_order_and_bounded(self, sizes: list[int], chunk_bytes: int) -> None:
+        """All chunks together are all entries in order, and none is above the limit unless one entry alone is."""
+        made, entries = fill(sizes, chunk_bytes, 120)
+        assert b"".join(map(payload, made)) == b"".join(entry for _, entry in entries)
+        assert [key for parcel in made for key in parcel.keys] == [key for key, _ in entries]
+        for parcel in made:
+            assert len(parcel.keys) == parcel.chunk.records > 0
+            assert len(payload(parcel)) <= chunk_bytes or len(parcel.keys) == 1
+
+    @given(st.lists(st.integers(1, 120), max_size=40), st.integers(1, 100))
+    def test_full(self, sizes: list[int], chunk_bytes: int) -> None:
+        """No chunk is closed while the next entry would still have fitted."""
+        made, entries = fill(sizes, chunk_bytes, 120)
+        size_of = {key: len(entry) for key, entry in entries}
+        for parcel, following in itertools.pairwise(made):
+            assert len(payload(parcel)) + size_of[following.keys[0]] > chunk_bytes
+
+    def test_exact_limit(self) -> None:
+        """A chunk may hold exactly the limit, not a byte more."""
+        assert [len(parcel.keys) for parcel in fill([40, 60, 1], 100, 100)[0]] == [2, 1]
+        assert [len(parcel.keys) for parcel in fill([40, 61], 100, 100)[0]] == [1, 1]
+
+    def test_large_one_alone(self) -> None:
+        """An entry above the limit travels alone, and those around it in chunks of their own."""
+        assert [len(parcel.keys) for parcel in fill([10, 10, 500, 10], 100, 500)[0]] == [2, 1, 1]
+
+    def test_too_large(self) -> None:
+        """An entry above message_max_bytes fails by the name of its event, after what came before was given."""
+        entries = [((0, "a"), b"x" * 10), ((0, "the large one"), b"x" * 501)]
+        made = parcels("t", entries, chunk_bytes=100, message_max_bytes=500)
+        assert next(made).keys == [(0, "a")]
+        with pytest.raises(Failed, match=r"event the large one has 501 bytes.*message_max_bytes \(500\)"):
+            next(made)
+
+    def test_nothing(self) -> None:
+        """Without entries there is no chunk."""
+        assert fill([], 100, 500)[0] == []
