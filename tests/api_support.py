@@ -1,0 +1,60 @@
+"""What the tests of the simulated API share: its hour of events, and a client."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Self
+
+import requests
+
+from in_jumpcloud.simulator.api import SimulatedApi
+from in_jumpcloud.simulator.events import MINUTE
+
+START = 1_767_225_600_000  # 2026-01-01T00:00:00Z
+NOW = START + 24 * 60 * MINUTE
+WINDOW = {"service": ["all"], "start_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-01T01:00:00Z"}
+HOUR_END = START + 60 * MINUTE
+
+
+class Client:
+    """A requests session on one API, with the headers that it wants."""
+
+    def __init__(self, api: SimulatedApi) -> None:
+        self.api = api
+        self.session = requests.Session()
+        self.session.headers.update({"x-api-key": "simulated-key", "Content-Type": "application/json"})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.session.close()
+
+    def post(
+        self, path: str = "events", *, headers: dict[str, str | None] | None = None, **body: Any
+    ) -> requests.Response:
+        """Ask for the first hour, changed by `body`; a value of None leaves that key out."""
+        query = {key: value for key, value in {**WINDOW, **body}.items() if value is not None}
+        return self.send(json.dumps(query).encode(), path, headers)
+
+    def send(self, data: bytes, path: str = "events", headers: dict[str, Any] | None = None) -> requests.Response:
+        """Post these bytes."""
+        url = f"{self.api.url}/insights/directory/v1/{path}"
+        return self.session.post(url, data=data, headers=headers, timeout=10, allow_redirects=False)
+
+    def pages(self, **body: Any) -> list[list[dict[str, Any]]]:
+        """Page to the end."""
+        pages: list[list[dict[str, Any]]] = []
+        while True:
+            answer = self.post(**body)
+            assert answer.status_code == 200, answer.text
+            pages.append(answer.json())
+            assert answer.headers["X-Result-Count"] == str(len(pages[-1]))
+            if answer.headers["X-Result-Count"] != answer.headers["X-Limit"]:
+                return pages
+            body["search_after"] = json.loads(answer.headers["X-Search_after"])
+
+
+def ids(events: list[dict[str, Any]]) -> list[str]:
+    """Every event's own id."""
+    return [event["id"] for event in events]
