@@ -1,0 +1,1 @@
+"""How people see what goes on: counters, logs."""

@@ -1,0 +1,211 @@
+"""The client against the simulated API over HTTP: what it sends, and the pages that come back."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import certifi
+import pytest
+from insights_support import (
+    BEGIN,
+    CURSOR,
+    KEY,
+    NOW,
+    PATH,
+    SECOND_PAGE,
+    WINDOW,
+    Client,
+    Serve,
+    answer,
+    clients,
+    failure,
+    fetch,
+    fetch_all,
+    servers,
+    ten_minutes,
+)
+
+from in_jumpcloud import __version__
+from in_jumpcloud.errors import Refused, Stopped, TryAgain
+from in_jumpcloud.insights.event import read
+from in_jumpcloud.insights.window import Window
+from in_jumpcloud.simulator.api import SimulatedApi
+from in_jumpcloud.simulator.events import EventSource
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start servers of canned answers."""
+    with servers() as serve:
+        yield serve
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """Make clients."""
+    with clients(monkeypatch) as client:
+        yield client
+
+
+@pytest.fixture
+def source() -> EventSource:
+    """The events that the simulated API has."""
+    return ten_minutes()
+
+
+@pytest.fixture
+def api(source: EventSource) -> Iterator[SimulatedApi]:
+    """The simulated API, at a time that stands still."""
+    with SimulatedApi(source, api_key=KEY, clock=lambda: NOW) as api:
+        yield api
+
+
+# Pages
+
+
+@pytest.mark.parametrize("limit", [1, 7, 250, 10_000])
+def test_every_event_once(client: Client, api: SimulatedApi, source: EventSource, limit: int) -> None:
+    """Paging to the end brings every event once, in order and byte for byte, over ties longer than a page."""
+    end = BEGIN + 120_000
+    window = Window(start_ms=BEGIN, end_ms=end, services=("all",), limit=limit)
+    expected = [item.raw for item in source.between(BEGIN, end, now_ms=NOW)]
+    assert fetch_all(client(api.url), window) == expected
+    assert len(api.requests) == len(expected) // limit + 1
+
+
+def test_page(client: Client, api: SimulatedApi) -> None:
+    """A page tells its events, the cursor behind them, its size before compression, and when it came."""
+    before = time.time_ns()
+    page = fetch(client(api.url))
+    assert len(page.events) == 100
+    assert page.size == sum(len(bytes(raw)) for raw in page.events) + 101
+    assert page.cursor is not None
+    assert json.loads(page.cursor)[0] * 1_000_000 <= (read(page.events[-1]).time_ns or 0) + 999_999
+    assert before <= page.received_ns <= time.time_ns()
+
+
+def test_with_and_without_compression(client: Client, source: EventSource) -> None:
+    """An answer that is not compressed is the same page as one that is."""
+    with SimulatedApi(source, api_key=KEY, clock=lambda: NOW, gzip=False) as plain:
+        assert "gzip" in client(plain.url)._session.headers["Accept-Encoding"]
+        uncompressed = fetch(client(plain.url))
+    with SimulatedApi(source, api_key=KEY, clock=lambda: NOW) as compressing:
+        assert fetch(client(compressing.url))[:3] == uncompressed[:3]
+
+
+def test_limit_that_jumpcloud_keeps_to(client: Client, serve: Serve) -> None:
+    """A page is full when it reaches the limit that JumpCloud names, else the one that was asked for."""
+    full = answer(b"[{},{}]", {"X-Result-Count": "2", "X-Limit": "2", "X-Search_after": CURSOR})
+    assert fetch(client(serve(full).url)).cursor == CURSOR
+    assert fetch(client(serve(answer(b"[{},{}]", {"X-Search_after": CURSOR})).url)).cursor is None
+    window = Window(start_ms=BEGIN, end_ms=NOW, services=("all",), limit=2)
+    assert fetch(client(serve(answer(b"[{},{}]", {"X-Search_after": CURSOR})).url), window).cursor == CURSOR
+    assert fetch(client(serve(answer(b"[]", {"X-Limit": "0", "X-Search_after": CURSOR})).url)).cursor is None
+
+
+def test_odd_event_on_a_page(client: Client, api: SimulatedApi, source: EventSource) -> None:
+    """An event that is no sound JSON comes along with the others of its page."""
+    source.add(b'{"id":"odd","x":NaN,"y":"\\ud800"}', timestamp_ms=BEGIN)
+    assert b'{"id":"odd","x":NaN,"y":"\\ud800"}' in fetch_all(client(api.url))
+
+
+def test_several_threads(client: Client, api: SimulatedApi) -> None:
+    """Streams on several threads share one client."""
+    shared = client(api.url)
+    pages: list[list[bytes]] = []
+    threads = [threading.Thread(target=lambda: pages.append(fetch_all(shared))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(pages) == 4
+    assert all(page == pages[0] for page in pages)
+
+
+def test_connection_that_was_closed_meanwhile(client: Client, api: SimulatedApi) -> None:
+    """An idle connection that JumpCloud closed between two polls is no error."""
+    kept = client(api.url)
+    first = fetch(kept)
+    api.stop()
+    api.start()
+    assert fetch(kept)[:3] == first[:3]
+
+
+# What is sent
+
+
+def test_organizations(client: Client) -> None:
+    """`x-org-id` names the organization that is asked for; without one the header is left out."""
+    sources = {name: EventSource(start_ms=BEGIN, end_ms=NOW, per_minute=1, organization=name) for name in ("a", "b")}
+    with SimulatedApi(sources, api_key=KEY, clock=lambda: NOW) as api:
+        for asked, told in [("a", "a"), ("b", "b"), (None, "a")]:
+            page = fetch(client(api.url), organization=asked)
+            assert {(read(raw).data or {})["organization"] for raw in page.events} == {told}
+        assert [request.headers.get("x-org-id") for request in api.requests] == ["a", "b", None]
+        assert isinstance(failure(client(api.url), organization="c"), Refused)
+
+
+def test_headers(client: Client, serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The key and the kind of content are sent; no cookie comes back, and a netrc file adds no credentials."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    server = serve(answer(headers={"Set-Cookie": "session=1; Path=/"}))
+    one = client(f"{server.url}/base/")
+    fetch(one)
+    fetch(one, SECOND_PAGE)
+    assert server.paths == [f"/base{PATH}"] * 2
+    for headers in server.headers:
+        assert headers["x-api-key"] == KEY
+        assert headers["content-type"] == headers["accept"] == "application/json"
+        assert headers["accept-encoding"] == "gzip"
+        assert headers["user-agent"] == f"in_jumpcloud/{__version__}"
+        assert not {"cookie", "authorization", "x-org-id"} & set(headers)
+    assert [json.loads(body) for body in server.bodies] == [WINDOW.query(), SECOND_PAGE.query()]
+
+
+def test_proxy(client: Client, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`proxy` is used, and wins over the environment's; without it the environment's is used."""
+    proxy, other = serve(answer()), serve(answer())
+    monkeypatch.setenv("HTTP_PROXY", other.url)
+    fetch(client("http://api.invalid", proxy=proxy.url))
+    assert (proxy.paths, other.paths) == ([f"http://api.invalid{PATH}"], [])
+    fetch(client("http://api.invalid"))
+    assert other.paths == [f"http://api.invalid{PATH}"]
+
+
+def test_ca_file(client: Client, serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`ca_file` wins over the environment's; one that is not there is an error like any other."""
+    url = serve(answer()).url.replace("http:", "https:")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "nowhere.pem"))
+    for settings, says_nowhere in [({}, True), ({"ca_file": Path(certifi.where())}, False)]:
+        error = failure(client(url, **settings))
+        assert isinstance(error, TryAgain)
+        assert ("nowhere.pem" in str(error)) == says_nowhere
+
+
+@pytest.mark.parametrize(
+    "status", ["301 Moved Permanently", "302 Found", "303 See Other", "307 Temporary Redirect", "308 x"]
+)
+def test_redirects(client: Client, serve: Serve, status: str) -> None:
+    """A redirect is refused: the key is not sent on, not even to the same host."""
+    other = serve(answer())
+    error = failure(client(serve(answer(b"", {"Location": other.url}, status)).url))
+    assert isinstance(error, Refused)
+    assert f"answered {status[:3]}: " in str(error)
+    assert "check jumpcloud.url" in str(error)
+    assert not other.paths
+
+
+def test_stopped(client: Client, api: SimulatedApi) -> None:
+    """Once the process is to end, no request goes out."""
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        client(api.url).fetch(WINDOW, None, stop)
+    assert not api.requests
