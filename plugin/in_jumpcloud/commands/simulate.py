@@ -1,0 +1,129 @@
+"""`in-jumpcloud simulate`: the simulators, for trying things out by hand."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from in_jumpcloud.errors import ConfigError, Failed
+from in_jumpcloud.simulator.api import SimulatedApi
+from in_jumpcloud.simulator.events import EventSource
+from in_jumpcloud.simulator.faults import Fault, Faults
+from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.units import Duration
+
+
+def api(
+    *,
+    host: str,
+    port: int,
+    api_key: str,
+    seed: int,
+    per_minute: float,
+    since: str,
+    late: float,
+    organizations: Sequence[str],
+    faults: Sequence[str],
+) -> None:
+    """Serve a simulated Directory Insights API until the process is asked to end.
+
+    Raises:
+        ConfigError: an option's value has not its form.
+        Failed: the port is in use.
+    """
+    try:
+        start_ms = time.time_ns() // 1_000_000 - Duration.parse(since).ms
+    except ValueError as error:
+        raise ConfigError(f"--since: {error}") from None
+    what = {"seed": seed, "start_ms": start_ms, "per_minute": per_minute, "late": late}
+    sources: EventSource | dict[str, EventSource] = EventSource(**what)  # type: ignore[arg-type]  # one type each
+    if organizations:
+        sources = {each: EventSource(**what, organization=each) for each in organizations}  # type: ignore[arg-type]
+    simulated = SimulatedApi(
+        sources, host=host, port=port, api_key=api_key, faults=_faults(faults, seed), allow_remote=True
+    )
+    with _listening(simulated, f"{host}:{port}"):
+        click.echo(f"JumpCloud is simulated at {simulated.url}, with the key {api_key}. Ctrl-C ends it.", err=True)
+        _until_asked_to_end()
+    click.echo(f"{len(simulated.requests)} requests, {simulated.events_served} events served", err=True)
+
+
+def receiver(*, host: str, port: int, unix: Path | None, quiet: bool) -> None:
+    """Receive and acknowledge records until the process is asked to end, and print them, a line each.
+
+    Raises:
+        Failed: the port is in use.
+    """
+    encode = msgspec.json.Encoder().encode
+    out = sys.stdout.buffer
+
+    def show(_tag: str, records: list[tuple[int, dict[str, Any]]]) -> None:
+        for _, record in records:
+            out.write(encode(record) + b"\n")
+        out.flush()
+
+    simulated = SimulatedReceiver(
+        host=host,
+        port=port,
+        unix_path=str(unix) if unix else None,
+        on_records=None if quiet else show,
+        keep=False,
+        allow_remote=True,
+    )
+    with _listening(simulated, str(unix) if unix else f"{host}:{port}"):
+        click.echo(f"receiving at {unix or f'{host}:{simulated.port}'}. Ctrl-C ends it.", err=True)
+        _until_asked_to_end()
+    click.echo(f"{simulated.received} records in {simulated.messages} chunks, {len(simulated.ids)} ids", err=True)
+
+
+def _listening(simulated: SimulatedApi | SimulatedReceiver, address: str) -> AbstractContextManager[Any]:
+    try:
+        return simulated.start()
+    except OSError as error:
+        use = "it is in use; choose another with --port" if error.errno == errno.EADDRINUSE else error.strerror
+        raise Failed(f"cannot listen at {address}: {use}") from None
+
+
+def _until_asked_to_end() -> None:
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    asked.wait()
+
+
+def _faults(orders: Sequence[str], seed: int) -> Faults:
+    """`KIND[:VALUE]=PROBABILITY`; the value is the status of `status`, the seconds of `delay`."""
+    faults = Faults()
+    for order in orders:
+        name, _, probability = order.partition("=")
+        kind, _, value = name.partition(":")
+        try:
+            faults.random(_FAULTS[kind](value), float(probability), seed)
+        except (KeyError, ValueError):
+            raise ConfigError(
+                f"--fault {order}: expected KIND=PROBABILITY, such as status:503=0.1, delay:2=0.1 or cut=0.05; "
+                f"the kinds are {', '.join(_FAULTS)}"
+            ) from None
+    return faults
+
+
+_FAULTS: dict[str, Callable[[str], Fault]] = {
+    "status": lambda value: Fault("status", status=int(value or 503)),
+    "delay": lambda value: Fault("delay", seconds=float(value or 1)),
+    "cut": lambda _: Fault("cut"),
+    "bad_json": lambda _: Fault("bad_json"),
+    "wrong_count": lambda _: Fault("wrong_count"),
+    "repeat_cursor": lambda _: Fault("repeat_cursor"),
+    "drop": lambda _: Fault("drop"),
+    "redirect": lambda _: Fault("redirect"),
+}
