@@ -24,6 +24,7 @@ from in_jumpcloud.insights.window import Position
 
 VERSION = 1
 _APPLICATION = 0x696E6A63  # "injc": tells our file from any other SQLite database
+_MAGIC = b"SQLite format 3\0"
 _SCHEMA = """
 CREATE TABLE identity (agent_id TEXT NOT NULL);
 CREATE TABLE stream (
@@ -144,20 +145,24 @@ def _hold(path: Path) -> Any:
     lock = path.with_name(f"{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")  # noqa: PTH123, SIM115 - held
+        if path.exists():
+            with path.open("rb") as file:
+                begin = file.read(len(_MAGIC))
+            if begin not in (b"", _MAGIC):  # SQLite takes any file of less than a page for an empty database
+                raise ConfigError(f"state.path: {path}: file is not a database; move it away, or name another path")
+        held = open(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")  # noqa: PTH123, SIM115 - held
     except OSError as error:
         raise ConfigError(f"state.path: {path}: cannot be written: {error.strerror}") from None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        holder = file.read().strip() or "another process"
-        file.close()
+        holder = held.read().strip() or "another process"
+        held.close()
         raise Failed(f"state.path: {path}: in use by {holder}; one process at a time may have it") from None
-    file.seek(0)
-    file.truncate()
-    file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-    file.flush()
-    return file
+    with contextlib.suppress(OSError):  # on a full disk nobody is told who holds it; it is held all the same
+        os.ftruncate(held.fileno(), 0)
+        os.pwrite(held.fileno(), f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+    return held
 
 
 def _open(path: Path, new_agent_id: str) -> tuple[sqlite3.Connection, str]:
@@ -171,6 +176,8 @@ def _open(path: Path, new_agent_id: str) -> tuple[sqlite3.Connection, str]:
         return database, _prepare(database, path, new_agent_id)
     except sqlite3.DatabaseError as error:
         database.close()
+        if isinstance(error, sqlite3.OperationalError):  # locked, or no room: the file itself is sound
+            raise ConfigError(f"state.path: {path}: cannot be used: {error}") from None
         raise ConfigError(
             f"state.path: {path}: {error}; move it away to begin anew at jumpcloud.start, or name another path"
         ) from None

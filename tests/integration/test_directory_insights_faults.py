@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -152,10 +152,10 @@ def in_seconds(seconds: float) -> str:
         ("-5", 0, 0),
         ("86400", 300, 300),
         ("1e400", 300, 300),
-        (in_seconds(200), 100, 200),
-        (in_seconds(200).replace("GMT", "-0000"), 100, 200),
-        (in_seconds(-200), 0, 0),
-        (in_seconds(86_400), 300, 300),
+        (lambda: in_seconds(200), 100, 200),
+        (lambda: in_seconds(200).replace("GMT", "-0000"), 100, 200),
+        (lambda: in_seconds(-200), 0, 0),
+        (lambda: in_seconds(86_400), 300, 300),
         (None, None, None),
         ("soon", None, None),
         ("nan", None, None),
@@ -164,10 +164,14 @@ def in_seconds(seconds: float) -> str:
     ],
 )
 def test_retry_after(
-    client: Client, api: SimulatedApi, header: str | None, least: float | None, most: float | None
+    client: Client,
+    api: SimulatedApi,
+    header: str | Callable[[], str] | None,
+    least: float | None,
+    most: float | None,
 ) -> None:
     """`Retry-After` is seconds or a date, at most five minutes; nonsense and absence leave the pause to the caller."""
-    api.faults.once(Fault("status", status=429, retry_after=header))
+    api.faults.once(Fault("status", status=429, retry_after=header() if callable(header) else header))
     error = failure(client(api.url))
     assert type(error) is TryAgain
     if least is None or most is None:

@@ -80,9 +80,9 @@ def test_hold(clock: Clock) -> None:
 
 def test_shorter_hold_does_not_end_a_longer_one(clock: Clock) -> None:
     """Of two holds the one that ends later counts."""
-    budget = RequestBudget(2, clock=clock)
-    budget.hold(30)
-    budget.hold(1)
+    budget = RequestBudget(0.5, clock=clock)
+    turns(budget, clock, 1)
+    clock.meanwhile = [lambda: list(map(budget.hold, (30, 1)))]
     assert turns(budget, clock, 1) == [30]
 
 

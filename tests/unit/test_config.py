@@ -16,6 +16,7 @@ from in_jumpcloud.units import Duration, Secret, Start
 
 DOCUMENTED = Path(__file__).parents[2] / "conf" / "jumpcloud.yaml"
 KEY = "jca_Zw41PqLmN8sT0uV7xY2bC5dE9fG3hJ6kA1rB"
+NO_START = "expected a duration back from now (15d), a date (2026-11-01T00:00:00Z) or now"
 ENVIRON = {"JUMPCLOUD_API_KEY": KEY}
 
 Load = Callable[..., config.Config]
@@ -145,7 +146,7 @@ def test_override_is_checked_like_the_file(problems: Callable[..., list[str]]) -
     """An unknown key or a wrong value from `-o` is refused with its path."""
     assert problems(keyed(), "jumpcloud.intervall=1m", "jumpcloud.start=soon") == [
         "jumpcloud.intervall: unknown key; did you mean interval?",
-        "jumpcloud.start: expected a duration back from now (15d), a date (2026-11-01T00:00:00Z) or now, got 'soon'",
+        f"jumpcloud.start: {NO_START}, got 'soon'",
     ]
 
 
@@ -233,7 +234,7 @@ jumpcloud:
   region: mars
   organizations: [5, org]
   services: []
-  start: someday
+  start: 2026-02-30
   interval: 30
   page_limit: 10001
   page_bytes: lots
@@ -255,7 +256,7 @@ extra: 1
         "jumpcloud.region: invalid enum value 'mars'",
         "jumpcloud.organizations: expected str, got int (at [0]); put it in quotes",
         "jumpcloud.services: expected array of length >= 1",
-        "jumpcloud.start: expected a duration back from now (15d), a date (2026-11-01T00:00:00Z) or now, got 'someday'",
+        f"jumpcloud.start: {NO_START}, got '2026-02-30'",
         "jumpcloud.interval: expected a duration such as 30s, 5m or 15d, got 30",
         "jumpcloud.page_limit: expected int <= 10000",
         "jumpcloud.page_bytes: expected a size in bytes or such as 16MiB, got 'lots'",
