@@ -5,7 +5,9 @@ InJumpCloudError            its text is one line for a person: what is wrong, wh
 ├── Failed                  give up: a command ends with exit code 1
 │   └── StateFull           keep the chunk's ids and write them again later: the disk has no room
 ├── Refused                 ask again after minutes, not at once: JumpCloud does not want this request
-│   └── KeyRefused          the same, and it is the key: `run --once` ends with exit code 3
+│   ├── KeyRefused          the same, and it is the key: `run --once` ends with exit code 3
+│   └── NotLicensed         the same, or ask for a later start: the plan does not reach back so far
+├── NoCounts                read the whole span again instead: JumpCloud does not count it
 ├── TryAgain                the same request again, after a growing pause
 │   ├── CursorLost          the same window again, from its start; the ledger drops what was already delivered
 │   └── PageTooLarge        the same, with fewer events on a page
@@ -40,6 +42,14 @@ class KeyRefused(Refused):
     """JumpCloud answered 401: the key is wrong, revoked, expired, or of another region."""
 
 
+class NotLicensed(Refused):
+    """JumpCloud answered 402: Directory Insights is not enabled, or the plan does not reach back so far."""
+
+
+class NoCounts(InJumpCloudError):
+    """JumpCloud's counts of a span cannot be had, or not be believed."""
+
+
 class TryAgain(InJumpCloudError):
     """A passing fault: 429, 5xx, a timeout, a cut-off or senseless answer.
 
@@ -60,7 +70,14 @@ class PageTooLarge(TryAgain):
 
 
 class ReceiverDown(InJumpCloudError):
-    """The receiver could not be reached, or did not acknowledge in time."""
+    """The receiver could not be reached, or did not acknowledge in time.
+
+    `reached` tells that there was a connection: it may be this one chunk that the receiver does not want.
+    """
+
+    def __init__(self, message: str, *, reached: bool = False) -> None:
+        super().__init__(message)
+        self.reached = reached
 
 
 class Stopped(InJumpCloudError):

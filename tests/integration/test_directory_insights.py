@@ -15,6 +15,7 @@ from insights_support import (
     CURSOR,
     KEY,
     NOW,
+    OWN,
     PATH,
     SECOND_PAGE,
     WINDOW,
@@ -31,6 +32,7 @@ from insights_support import (
 
 from in_jumpcloud import __version__
 from in_jumpcloud.errors import Refused, Stopped, TryAgain
+from in_jumpcloud.insights.api import Scope
 from in_jumpcloud.insights.event import read
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.simulator.api import SimulatedApi
@@ -91,7 +93,7 @@ def test_page(client: Client, api: SimulatedApi) -> None:
 def test_with_and_without_compression(client: Client, source: EventSource) -> None:
     """An answer that is not compressed is the same page as one that is."""
     with SimulatedApi(source, api_key=KEY, clock=lambda: NOW, gzip=False) as plain:
-        assert "gzip" in client(plain.url)._session.headers["Accept-Encoding"]
+        assert "gzip" in client(plain.url)._transport._session.headers["Accept-Encoding"]
         uncompressed = fetch(client(plain.url))
     with SimulatedApi(source, api_key=KEY, clock=lambda: NOW) as compressing:
         assert fetch(client(compressing.url))[:3] == uncompressed[:3]
@@ -143,10 +145,10 @@ def test_organizations(client: Client) -> None:
     sources = {name: EventSource(start_ms=BEGIN, end_ms=NOW, per_minute=1, organization=name) for name in ("a", "b")}
     with SimulatedApi(sources, api_key=KEY, clock=lambda: NOW) as api:
         for asked, told in [("a", "a"), ("b", "b"), (None, "a")]:
-            page = fetch(client(api.url), organization=asked)
+            page = fetch(client(api.url), scope=Scope(organization=asked))
             assert {(read(raw).data or {})["organization"] for raw in page.events} == {told}
         assert [request.headers.get("x-org-id") for request in api.requests] == ["a", "b", None]
-        assert isinstance(failure(client(api.url), organization="c"), Refused)
+        assert isinstance(failure(client(api.url), scope=Scope(organization="c")), Refused)
 
 
 def test_headers(client: Client, serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -207,5 +209,5 @@ def test_stopped(client: Client, api: SimulatedApi) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(Stopped):
-        client(api.url).fetch(WINDOW, None, stop)
+        client(api.url).fetch(WINDOW, OWN, stop)
     assert not api.requests

@@ -126,12 +126,12 @@ def test_overrides(load: Load) -> None:
         "ledger.keep=${KEEP}",
         "forward.servers=[{unix: /run/forward.sock}]",
         "geoip.city=null",
-        KEEP="1d",
+        KEEP="4d",
     )
     assert (settings.jumpcloud.interval, settings.jumpcloud.region) == (Duration(180), "eu")
     assert settings.jumpcloud.services == ("sso", "ldap")
     assert settings.jumpcloud.start.resolve(0) == 1_788_220_800_000
-    assert settings.ledger.keep == Duration(86_400)
+    assert settings.ledger.keep == Duration(4 * 86_400)
     assert str(settings.forward.servers[0]) == "unix:/run/forward.sock"
     assert settings.geoip.city is None
 
@@ -301,7 +301,7 @@ forward:
   chunk_bytes: 7MB
 """
     assert problems(text) == [
-        "jumpcloud.api_key: missing; set it, or api_key_file",
+        "jumpcloud.api_key: missing; set it, or api_key_file, or client_id and client_secret",
         "jumpcloud.url: expected a base such as https://api.eu.jumpcloud.com, got 'api.example.com'",
         "jumpcloud.organizations: 'two words' is no id: it holds a blank or a letter that no id has",
         "jumpcloud.organizations: '組織' is no id: it holds a blank or a letter that no id has",

@@ -1,31 +1,39 @@
-"""The Directory Insights API: one query in, one Page out, every fault as an error that says what to do.
+"""The Directory Insights API: one query in, one Page or the counts out, every fault as an error that says what to do.
 
 Source of the facts: https://docs.jumpcloud.com/api/insights/directory/1.0/index.html
 """
 
 from __future__ import annotations
 
-import json
+import re
 import threading
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from http.cookiejar import DefaultCookiePolicy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import requests
-from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from in_jumpcloud import __version__, config
-from in_jumpcloud.errors import CursorLost, KeyRefused, PageTooLarge, Refused, TryAgain
-from in_jumpcloud.insights.auth import ApiKey
+from in_jumpcloud import config
+from in_jumpcloud.errors import (
+    CursorLost,
+    InJumpCloudError,
+    KeyRefused,
+    NoCounts,
+    NotLicensed,
+    PageTooLarge,
+    Refused,
+    TryAgain,
+)
+from in_jumpcloud.insights.auth import Auth
 from in_jumpcloud.insights.budget import RequestBudget
+from in_jumpcloud.insights.clock import ClockWatch
 from in_jumpcloud.insights.page import Page, split
-from in_jumpcloud.insights.window import Window
+from in_jumpcloud.insights.transport import Answer, Transport, passing, request_id
+from in_jumpcloud.insights.window import Window, rfc3339
 
-LONGEST_RETRY_AFTER = 300.0
-_READ = 65_536
+_MINUTE_MS = 60_000
+_COUNTS_NOTHING = {400, 404, 405, 406, 410, 415, 422, 501}
 _LIKELY_CAUSES = {
     400: "a service name it does not know, or a clock that is wrong",
     402: "Directory Insights is not enabled, or the plan does not reach back to jumpcloud.start",
@@ -34,178 +42,162 @@ _LIKELY_CAUSES = {
 }
 
 
+class Scope(NamedTuple):
+    """Whose events: an organization's, a managed service provider's own, or, with neither, those of the key's own."""
+
+    organization: str | None = None
+    provider: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """How a request says so."""
+        named = {"x-org-id": self.organization, "x-provider-id": self.provider}
+        return {name: value for name, value in named.items() if value is not None}
+
+
 class DirectoryInsights:
     """A client of one tenant's API. Several threads may use it at once."""
 
     def __init__(
         self,
         settings: config.JumpCloud,
-        auth: ApiKey,
+        auth: Auth,
         budget: RequestBudget,
         *,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._events_url = f"{settings.base_url}/insights/directory/v1/events"
+        self._base = f"{settings.base_url}/insights/directory/v1"
         self._auth = auth
         self._budget = budget
-        self._now_ns = now_ns
-        self._timeout = (float(settings.connect_timeout), float(settings.read_timeout))
-        self._longest_answer = 5 * settings.read_timeout
-        self._largest_answer = 4 * settings.page_bytes
-        self._session = session = requests.Session()
-        session.auth = auth
-        session.headers.update(
-            {
-                "User-Agent": f"in_jumpcloud/{__version__}",
-                "Content-Type": "application/json",
-                "Accept": "application/json",
-                "Accept-Encoding": "gzip",
-            }
-        )
-        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        # Given with each request: what a session holds yields to HTTPS_PROXY and REQUESTS_CA_BUNDLE.
-        self._proxies = {"http": settings.proxy, "https": settings.proxy} if settings.proxy else None
-        self._verify = str(settings.ca_file) if settings.ca_file else None
+        self._transport = Transport(settings, auth.redact, clock=ClockWatch(), now_ns=now_ns)
 
-    def fetch(self, window: Window, organization: str | None, stop: threading.Event) -> Page:
-        """The page of `window` behind its cursor; `organization` is the x-org-id, None for the key's own.
+    def fetch(self, window: Window, scope: Scope, stop: threading.Event) -> Page:
+        """The page of `window` behind its cursor.
 
         Raises:
-            TryAgain, CursorLost, PageTooLarge, Refused, KeyRefused: as errors.py says.
+            TryAgain, CursorLost, PageTooLarge, Refused, KeyRefused, NotLicensed: as errors.py says.
             Stopped: `stop` was set before the request went out.
         """
-        self._budget.wait_for_turn(stop)
+        answer = self._ask("events", window.query(), scope, stop)
+        if answer.status == requests.codes.bad_request and window.cursor is not None:
+            raise CursorLost(self._transport.describe(answer))
+        if answer.status != requests.codes.ok:
+            raise self._error(answer)
         try:
-            with self._session.post(
-                self._events_url,
-                data=msgspec.json.encode(window.query()),
-                headers={"x-org-id": organization} if organization else None,
-                timeout=self._timeout,
-                allow_redirects=False,  # the key sits in a header that would be sent along
-                stream=True,
-                proxies=self._proxies,
-                verify=self._verify,
-            ) as response:
-                return self._answer(response, window)
-        except (OSError, HTTPError) as error:  # those of requests are OSErrors; some of urllib3 come through bare
-            raise TryAgain(self._auth.redact(f"{self._events_url}: {_reason(error)}")) from None
+            return _page(answer, window)
+        except TryAgain as error:  # its text may repeat anything that the answer holds
+            raise type(error)(self._transport.clean(f"{error}{request_id(answer.headers)}")) from None
+
+    def counts(
+        self, start_ms: int, end_ms: int, services: Sequence[str], scope: Scope, stop: threading.Event
+    ) -> dict[int, int]:
+        """How many events of `[start_ms, end_ms)` lie in each minute since the epoch; minutes without any are left out.
+
+        Raises:
+            NoCounts: they cannot be had, or not be believed.
+            TryAgain, Refused, KeyRefused, NotLicensed, Stopped: as `fetch`.
+        """
+        query = {
+            "service": list(services),
+            "start_time": rfc3339(start_ms),
+            "end_time": rfc3339(end_ms),
+            "interval_unit": "m",
+            "interval_value": "1",
+            "timezone": "UTC",
+        }
+        try:
+            answer = self._ask("events/interval", query, scope, stop)
+        except PageTooLarge as error:
+            raise NoCounts(str(error)) from None
+        if answer.status in _COUNTS_NOTHING:
+            raise NoCounts(self._transport.describe(answer))
+        if answer.status != requests.codes.ok:
+            raise self._error(answer)
+        found = _counted(answer.body, start_ms // _MINUTE_MS, -(-end_ms // _MINUTE_MS))
+        if found is None:
+            beginning = answer.body[:80].decode(errors="replace")
+            text = f"JumpCloud answered no counts by minute, but {beginning!r}{request_id(answer.headers)}"
+            raise NoCounts(self._transport.clean(text))
+        return found
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._session.close()
+        self._transport.close()
 
-    def _answer(self, response: requests.Response, window: Window) -> Page:
-        """The page that an answer brings. Whatever it holds may end in an error's text, except the key."""
-        try:
-            body = self._read(response)
-            received_ns = self._now_ns()
-            if response.status_code == requests.codes.ok:
-                return _page(response, body, window, received_ns)
-        except TryAgain as error:
-            raise type(error)(self._auth.redact(f"{error}{_request_id(response)}")) from None
-        raise self._error(response, body, window)
+    def _ask(self, path: str, query: Mapping[str, Any], scope: Scope, stop: threading.Event) -> Answer:
+        answer = self._post(path, query, scope, stop)
+        if answer.status == requests.codes.unauthorized and self._auth.renewable(answer.sent):
+            answer = self._post(path, query, scope, stop)
+        return answer
 
-    def _read(self, response: requests.Response) -> bytes:
-        deadline = time.monotonic() + self._longest_answer
-        parts, size = [], 0
-        for part in response.iter_content(_READ):
-            size += len(part)
-            if size > self._largest_answer:
-                raise PageTooLarge(f"the answer is larger than {self._largest_answer} bytes")
-            if time.monotonic() > deadline:
-                raise TryAgain(f"the answer took longer than {self._longest_answer:.0f} s")
-            parts.append(part)
-        return b"".join(parts)
+    def _post(self, path: str, query: Mapping[str, Any], scope: Scope, stop: threading.Event) -> Answer:
+        self._auth.ready(stop)
+        self._budget.wait_for_turn(stop)
+        headers = {"Content-Type": "application/json", "Accept": "application/json", **scope.headers}
+        return self._transport.post(f"{self._base}/{path}", msgspec.json.encode(query), headers, self._auth)
 
-    def _error(self, response: requests.Response, body: bytes, window: Window) -> Exception:
-        status = response.status_code
-        text = self._auth.redact(f"JumpCloud answered {status}: {self._message(response, body)}{_request_id(response)}")
-        if status == requests.codes.too_many_requests:
-            after = _retry_after(response.headers.get("Retry-After"))
-            if after is not None:
-                self._budget.hold(after)
-            return TryAgain(text, after=after)
-        if status == requests.codes.unauthorized:
-            return KeyRefused(f"{text}; the key is wrong, expired or revoked, or belongs to another region")
-        if status == requests.codes.bad_request and window.cursor is not None:
-            return CursorLost(text)
-        if status >= 500 or status == requests.codes.request_timeout:  # noqa: PLR2004
-            return TryAgain(text)
-        if 300 <= status < 400:  # noqa: PLR2004
-            return Refused(f"{text}; redirects are not followed, check jumpcloud.url")
-        cause = _LIKELY_CAUSES.get(status)
-        return Refused(f"{text}; likely: {cause}" if cause else text)
-
-    def _message(self, response: requests.Response, body: bytes) -> str:
-        try:
-            message = str(json.loads(body)["message"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            message = body[:1000].decode(errors="replace") or response.reason or ""
-        return self._auth.redact(" ".join(message.split()))[:300]
+    def _error(self, answer: Answer) -> InJumpCloudError:
+        text = self._transport.describe(answer)
+        if error := passing(answer, text, self._budget):
+            return error
+        if answer.status == requests.codes.unauthorized:
+            return KeyRefused(f"{text}; {self._auth.if_refused}")
+        cause = _LIKELY_CAUSES.get(answer.status)
+        kind = NotLicensed if answer.status == requests.codes.payment_required else Refused
+        return kind(f"{text}; likely: {cause}" if cause else text)
 
 
-def _page(response: requests.Response, body: bytes, window: Window, received_ns: int) -> Page:
+def _page(answer: Answer, window: Window) -> Page:
     """Check an answer against its own headers, and split it."""
-    events = split(body)
-    headers = response.headers
-    count = _number(headers.get("X-Result-Count"), len(events))
-    if count != len(events):
+    events = split(answer.body)
+    headers, size, received_ns = answer.headers, len(answer.body), answer.received_ns
+    count = _number(headers.get("X-Result-Count"))
+    if count is not None and count != len(events):
         raise TryAgain(f"JumpCloud announced {count} events and sent {len(events)}")
     if headers.get("X-Sort", "ASC").upper() != "ASC":
-        raise TryAgain(f"JumpCloud sorted the events {headers['X-Sort']!r} where ASC was asked for")
-    # A further page exists exactly when the count equals the limit that JumpCloud says it kept to.
-    if count < _number(headers.get("X-Limit"), window.limit) or not count:
-        return Page(events, None, len(body), received_ns)
+        raise TryAgain(f"JumpCloud sorted the events {headers['X-Sort']!r:.100} where ASC was asked for")
+    # A further page exists exactly when the count equals the limit that JumpCloud says it kept to. One that says more
+    # than it was asked for is not believed: at worst this brings an empty page.
+    limit = _number(headers.get("X-Limit"))
+    if not events or len(events) < min(window.limit if limit is None else limit, window.limit):
+        return Page(events, None, size, received_ns)
     cursor = headers.get("X-Search_after")
     try:
         msgspec.json.decode(cursor or "", type=list)
     except (msgspec.DecodeError, RecursionError):
-        raise TryAgain(f"a full page came with the cursor {cursor!r}, which leads to no next one") from None
+        raise TryAgain(f"a full page came with the cursor {cursor!r:.200}, which leads to no next one") from None
     if cursor == window.cursor:
         raise CursorLost(f"JumpCloud gave the cursor {cursor} again: it leads to the page it came from")
-    return Page(events, cursor, len(body), received_ns)
+    return Page(events, cursor, size, received_ns)
 
 
-def _number(text: str | None, default: int) -> int:
-    return int(text) if text and text.isdecimal() else default
+def _number(text: str | None) -> int | None:
+    """A header's number; a nonsense one, and one that is endless, is none."""
+    return int(text) if text and re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
 
 
-def _request_id(response: requests.Response) -> str:
-    request_id = response.headers.get("X-Request-Id")
-    return f" (request {request_id})" if request_id else ""
+class _Bucket(msgspec.Struct):
+    key: int
+    doc_count: Annotated[int, msgspec.Meta(ge=0)]
 
 
-def _retry_after(text: str | None) -> float | None:
-    """Seconds from a `Retry-After` header, which holds seconds or a date; at most LONGEST_RETRY_AFTER."""
-    if not text:
-        return None
+class _Histogram(msgspec.Struct):
+    buckets: list[_Bucket]
+
+
+_histogram = msgspec.json.Decoder(_Histogram).decode
+
+
+def _counted(body: bytes, first: int, end: int) -> dict[int, int] | None:
+    """The counts of a histogram, or None where it is not one of the minutes `[first, end)`."""
     try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            moment = parsedate_to_datetime(text)
-        except (ValueError, OverflowError):
+        buckets = _histogram(body).buckets
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    found: dict[int, int] = {}
+    for bucket in buckets:
+        minute, rest = divmod(bucket.key, _MINUTE_MS)
+        if rest or not first <= minute < end or minute in found:
             return None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        seconds = (moment - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER) if seconds == seconds else None  # noqa: PLR0124 - NaN
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause, which is what a person can act upon; the wrappers only repeat the URL."""
-    if isinstance(error, requests.ConnectTimeout):
-        return "no connection within jumpcloud.connect_timeout"
-    inner: BaseException = error
-    while True:
-        nested = getattr(inner, "reason", None)
-        if not isinstance(nested, BaseException):
-            nested = next((each for each in reversed(inner.args) if isinstance(each, BaseException)), None)
-        if nested is None or nested is inner:
-            break
-        inner = nested
-    if isinstance(error, requests.Timeout) or isinstance(inner, ReadTimeoutError):
-        return "no answer within jumpcloud.read_timeout"
-    if isinstance(inner, OSError) and inner.strerror:
-        return inner.strerror
-    return " ".join(str(inner).split()) or type(inner).__name__
+        found[minute] = bucket.doc_count
+    return {minute: count for minute, count in found.items() if count}

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import msgspec
 
-from in_jumpcloud.simulator import query
+from in_jumpcloud.simulator import oauth, query
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault, Faults
 from in_jumpcloud.simulator.query import Answer, Query, Refusal
@@ -36,7 +36,10 @@ _ENDPOINTS: dict[str, Callable[[Query], Answer]] = {
     f"{BASE}/events/distinct": query.distinct,
 }
 _WORTH_GZIP = 500  # bytes
-_KEPT_HEADERS = ("accept-encoding", "authorization", "content-type", "user-agent", "x-api-key", "x-org-id")
+_KEPT_HEADERS = (
+    *("accept-encoding", "authorization", "content-type", "user-agent"),
+    *("x-api-key", "x-org-id", "x-provider-id"),
+)
 _log = logging.getLogger(__name__)
 
 
@@ -67,6 +70,8 @@ class SimulatedApi:
         host: str = "127.0.0.1",
         port: int = 0,
         api_key: str = "simulated-key",
+        accounts: Mapping[str, str] | None = None,
+        token_lifetime: float = 3600,
         clock: Callable[[], int] = now_ms,
         gzip: bool = True,
         faults: Faults | None = None,
@@ -75,10 +80,13 @@ class SimulatedApi:
         """Serve one organization, or several.
 
         Args:
-            source: the events of one organization, or organization id → its events; `x-org-id` chooses, else the first
+            source: the events of one organization, or organization id → its events; `x-org-id` chooses, else the
+                first; `x-provider-id` chooses what lies under "provider:" and that id
             host: the address to listen on, IPv4 or IPv6
             port: 0 takes a free one at `start`
             api_key: the only key that is let in
+            accounts: client id → secret of the service accounts, whose tokens are let in too
+            token_lifetime: seconds that a token is good
             clock: now, in epoch milliseconds; what is later does not exist yet
             gzip: compress for clients that accept it
             faults: what goes wrong; nothing without it, but `SimulatedApi.faults` takes orders at any time
@@ -92,12 +100,20 @@ class SimulatedApi:
         self.faults = faults or Faults()
         self.requests: deque[Request] = deque(maxlen=10_000)
         self.events_served = 0
+        self.date_skew = 0.0
+        """Seconds by which the `Date` of every answer is off."""
+        self.tokens = oauth.Tokens(accounts or {}, lifetime=token_lifetime, clock=clock)
         self._api_key = api_key
         self._clock = clock
         self._gzip = gzip
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._server: _Server | None = None
+
+    @property
+    def token_url(self) -> str:
+        """Where service accounts get their tokens."""
+        return self.url + oauth.PATH
 
     @property
     def url(self) -> str:
@@ -134,29 +150,45 @@ class SimulatedApi:
             raise Refusal("Not Found", HTTPStatus.NOT_FOUND)
         if method != "POST":
             raise Refusal("Method Not Allowed", HTTPStatus.METHOD_NOT_ALLOWED)
-        if headers.get("x-api-key") != self._api_key:
-            raise Refusal("Unauthorized", HTTPStatus.UNAUTHORIZED)
-        source = self.sources.get(headers.get("x-org-id") or next(iter(self.sources)))
-        if source is None:
-            raise Refusal("Forbidden: this key has no access to the organization", HTTPStatus.FORBIDDEN)
+        source = self._source(headers)
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refusal("Content-Type must be application/json")
         if body is None:
             raise Refusal("Invalid/unknown query JSON body")
         return _ENDPOINTS[path](Query.of(body, source, self._clock()))
 
+    def _source(self, headers: Mapping[str, str]) -> EventSource:
+        """Whose events these headers ask for, if they are let in."""
+        organization, provider = headers.get("x-org-id"), headers.get("x-provider-id")
+        if self.tokens.accepts(headers.get("authorization", "")):
+            if not organization:
+                raise Refusal("Forbidden: x-org-id is required", HTTPStatus.FORBIDDEN)
+        elif headers.get("x-api-key") != self._api_key:
+            raise Refusal("Unauthorized", HTTPStatus.UNAUTHORIZED)
+        if organization and provider:
+            raise Refusal("x-org-id and x-provider-id exclude each other")
+        name = f"provider:{provider}" if provider else organization or next(iter(self.sources))
+        if name not in self.sources:
+            raise Refusal("Forbidden: no access to the organization", HTTPStatus.FORBIDDEN)
+        return self.sources[name]
+
     def _respond(self, handler: _Handler) -> None:
         """Read one request and write its answer, right or as its fault wants it."""
         path = handler.path.partition("?")[0]
         headers = {name.lower(): value for name, value in handler.headers.items()}
-        body = handler.read_object()
+        raw = handler.read_body()
+        body = _object(raw)
         asked_after = (body or {}).get("search_after")
         fault = self.faults.take(path, paging=bool(asked_after))
         kind = fault.kind if fault else ""
         if fault and kind == "delay":
             self._stopping.wait(fault.seconds)
         try:
-            answer = _faulty(fault) or self._answer(handler.command, path, headers, body)
+            answer = _faulty(fault)
+            if answer is None and path == oauth.PATH:
+                answer = self.tokens.grant(handler.command, headers, raw or b"")
+            elif answer is None:
+                answer = self._answer(handler.command, path, headers, body)
         except Refusal as refusal:
             answer = refusal.answer
         if kind == "wrong_count" and "X-Result-Count" in answer.headers:
@@ -191,6 +223,14 @@ def _faulty(fault: Fault | None) -> Answer | None:
     return Answer(fault.status, msgspec.json.encode({"message": message}), headers)
 
 
+def _object(body: bytes | None) -> dict[str, Any] | None:
+    """The JSON object that a body holds, if it holds one."""
+    try:
+        return msgspec.json.decode(body or b"", type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "simulated"
@@ -203,17 +243,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_PATCH = do_DELETE = do_POST  # noqa: N815
 
-    def read_object(self) -> dict[str, Any] | None:
-        """The request's body, or None when it is not a JSON object."""
+    def read_body(self) -> bytes | None:
+        """The request's body, or None when it cannot be read."""
         length = self.headers.get("Content-Length", "0")
         if "Transfer-Encoding" in self.headers or not length.isdecimal() or int(length) > MAX_BODY:
             # What follows cannot be told from the next request.
             self.close_connection = True
             return None
-        try:
-            return msgspec.json.decode(self.rfile.read(int(length)), type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
+        return self.rfile.read(int(length))
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """The `Date`, as wrong as it was ordered."""
+        return super().date_time_string((timestamp or time.time()) + self.server.api.date_skew)
 
     def write(self, answer: Answer, *, cut: bool) -> None:
         """Send an answer; one that is cut announces all of its bytes, sends half and closes."""

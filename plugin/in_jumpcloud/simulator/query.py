@@ -197,9 +197,10 @@ def interval(query: Query) -> Answer:
         raise Refusal("interval_unit is required: one of s, m, h, d, w")
     if not re.fullmatch(r"0*[1-9]\d{0,8}", value, re.ASCII):
         raise Refusal(f"Invalid interval_value: {value!r}")
-    zone = re.fullmatch(r"([+-])(\d\d):?(\d\d)", str(query.body.get("timezone") or "+0000"), re.ASCII)
+    named = query.body.get("timezone") or "UTC"
+    zone = re.fullmatch(r"([+-])(\d\d):?(\d\d)", "+0000" if named == "UTC" else str(named), re.ASCII)
     if not zone:
-        raise Refusal("Invalid timezone: such as -0500")
+        raise Refusal("Invalid timezone: such as -0500 or UTC")
     step = _UNITS_MS[unit] * int(value)
     shift = int(zone[1] + "1") * (int(zone[2]) * 60 + int(zone[3])) * 60_000
     origin = (_MONDAY_MS if unit == "w" else 0) - shift

@@ -1,0 +1,322 @@
+"""HTTP to JumpCloud: one request out, one answer in, bounded in time and size; every fault as one clear error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, NamedTuple, Self
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, ReadTimeoutError
+
+from in_jumpcloud import __version__, config
+from in_jumpcloud.errors import InJumpCloudError, PageTooLarge, Refused, TryAgain
+from in_jumpcloud.insights.budget import RequestBudget
+from in_jumpcloud.insights.clock import ClockWatch, http_date
+
+LONGEST_RETRY_AFTER = 300.0
+_READ = 65_536
+_LARGEST_ERROR = 65_536
+
+
+class Answer(NamedTuple):
+    """One answer, whatever its status; `sent` are the headers of the request."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    body: bytes
+    received_ns: int
+    sent: Mapping[str, str]
+
+
+class Transport:
+    """The way to JumpCloud: proxy, certificates, timeouts. Several threads may use it at once."""
+
+    def __init__(
+        self,
+        settings: config.JumpCloud,
+        redact: Callable[[str], str],
+        *,
+        clock: ClockWatch | None = None,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """`redact` takes the secrets out of whatever ends in an error's text; `clock` sees the answers' dates."""
+        self._redact = redact
+        self._now_ns = now_ns
+        self._clock = clock
+        self._timeout = (float(settings.connect_timeout), float(settings.read_timeout))
+        self._longest_answer = 5 * settings.read_timeout
+        self._largest_answer = 4 * settings.page_bytes
+        self._session = session = requests.Session()
+        session.headers.update({"User-Agent": f"in_jumpcloud/{__version__}", "Accept-Encoding": "gzip"})
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        session.mount("http://", _Adapter())
+        session.mount("https://", _Adapter())
+        # Given with each request: what a session holds yields to HTTPS_PROXY and REQUESTS_CA_BUNDLE.
+        self._proxies = {"http": settings.proxy, "https": settings.proxy} if settings.proxy else None
+        self._proxy_password = _password(settings.proxy)
+        self._verify = str(settings.ca_file) if settings.ca_file else None
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str], auth: AuthBase) -> Answer:
+        """Send `body`, and read the answer to its end. `auth` also keeps requests from reading a netrc file.
+
+        Raises:
+            TryAgain, PageTooLarge: no whole answer came. Its status is not looked at here.
+        """
+        sent_ns = self._now_ns()
+        with _Deadline(self._longest_answer) as deadline:
+            try:
+                with self._session.post(
+                    url,
+                    data=body,
+                    headers=dict(headers),
+                    auth=auth,
+                    timeout=self._timeout,
+                    allow_redirects=False,  # the key sits in a header that would be sent along
+                    stream=True,
+                    proxies=self._proxies,
+                    verify=self._verify,
+                ) as response:
+                    if self._clock:
+                        self._clock.compare(response.headers.get("Date"), sent_ns, self._now_ns())
+                    content = self._read(response, deadline)
+            except (OSError, HTTPError) as error:  # those of requests are OSErrors; some of urllib3 come through bare
+                reason = deadline.reason if deadline.over else _reason(error)
+                raise TryAgain(self.clean(f"{url}: {reason}")) from None
+        return Answer(
+            response.status_code,
+            response.reason or "",
+            response.headers,
+            content,
+            self._now_ns(),
+            response.request.headers,
+        )
+
+    def describe(self, answer: Answer) -> str:
+        """What JumpCloud said, for a person."""
+        try:
+            message = str(json.loads(answer.body)["message"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            message = answer.body[:1000].decode(errors="replace") or answer.reason
+        message = self.clean(" ".join(message.split()))[:300]
+        return self.clean(f"JumpCloud answered {answer.status}: {message}{request_id(answer.headers)}")
+
+    def clean(self, text: str) -> str:
+        """`text` without any secret."""
+        if self._proxy_password:
+            text = text.replace(self._proxy_password, "***")
+        return self._redact(text)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._session.close()
+
+    def _read(self, response: requests.Response, deadline: _Deadline) -> bytes:
+        if response.status_code != requests.codes.ok:
+            return _beginning(response)
+        largest = self._largest_answer
+        packed = "Content-Encoding" in response.headers
+        too_large = not packed and (response.raw.length_remaining or 0) > largest
+        parts: list[bytes] = []
+        size = 0
+        while not too_large and (part := response.raw.read(_READ, decode_content=True)):
+            parts.append(part)
+            size += len(part)
+            too_large = size > largest
+        where = request_id(response.headers)
+        if deadline.over:  # a connection that was shut down looks like one that ended
+            raise TryAgain(self.clean(f"{deadline.reason}{where}"))
+        if too_large:
+            raise PageTooLarge(self.clean(f"the answer is larger than {largest} bytes{where}"))
+        return b"".join(parts)
+
+
+def passing(answer: Answer, text: str, budget: RequestBudget) -> InJumpCloudError | None:
+    """The error of a status that means the same at every endpoint, if this is one; `text` describes it."""
+    status = answer.status
+    if status == requests.codes.too_many_requests:
+        after = _retry_after(answer.headers.get("Retry-After"))
+        if after is not None:
+            budget.hold(after)
+        return TryAgain(text, after=after)
+    if status >= 500 or status == requests.codes.request_timeout:  # noqa: PLR2004
+        return TryAgain(text)
+    if 300 <= status < 400:  # noqa: PLR2004
+        return Refused(f"{text}; redirects are not followed, check jumpcloud.url")
+    if status == requests.codes.proxy_authentication_required:
+        return Refused(f"{text}; likely: jumpcloud.proxy lacks a name and a password, as in http://NAME:PASSWORD@HOST")
+    return None
+
+
+def request_id(headers: Mapping[str, str]) -> str:
+    """By what JumpCloud's support finds a request, in brackets."""
+    found = headers.get("X-Request-Id")
+    return f" (request {found[:100]})" if found else ""
+
+
+def _beginning(response: requests.Response) -> bytes:
+    """The beginning of an error's body, or what comes of it: the status alone says what to do."""
+    body = b""
+    with contextlib.suppress(OSError, HTTPError):
+        while len(body) < _LARGEST_ERROR and (part := response.raw.read(_READ, decode_content=True)):
+            body += part
+    return body
+
+
+def _retry_after(text: str | None) -> float | None:
+    """Seconds from a `Retry-After` header, which holds seconds or a date; at most LONGEST_RETRY_AFTER."""
+    try:
+        seconds = float(text or "")
+    except ValueError:
+        moment = http_date(text)
+        if moment is None:
+            return None
+        seconds = (moment - datetime.now(UTC)).total_seconds()
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER) if seconds == seconds else None  # noqa: PLR0124 - NaN
+
+
+def _password(url: str | None) -> str | None:
+    try:
+        return urlsplit(url or "").password
+    except ValueError:
+        return None
+
+
+# Faults of the connection, for a person
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, which is what a person can act upon; the wrappers only repeat the URL."""
+    if isinstance(error, requests.ConnectTimeout):
+        return "no connection within jumpcloud.connect_timeout"
+    inner: BaseException = error
+    while True:
+        nested = getattr(inner, "reason", None)
+        if not isinstance(nested, BaseException):
+            nested = next((each for each in reversed(inner.args) if isinstance(each, BaseException)), None)
+        if nested is None or nested is inner:
+            break
+        inner = nested
+    if isinstance(error, requests.exceptions.ProxyError):
+        return f"the proxy (jumpcloud.proxy, or that of the environment) does not connect: {_words(inner)}"
+    if isinstance(error, requests.Timeout) or isinstance(inner, ReadTimeoutError):
+        return "no answer within jumpcloud.read_timeout"
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {inner.verify_message}; jumpcloud.ca_file may name other authorities"
+    return _words(inner)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, NameResolutionError):
+        return str(error).partition("): ")[2]
+    if isinstance(error, NewConnectionError) and error.__cause__:
+        error = error.__cause__
+    if isinstance(error, OSError) and error.strerror:
+        return re.sub(r" \(_ssl\.c:\d+\)", "", error.strerror)
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# The time that an answer may take. A read timeout is about each byte, so it never ends an answer that drips: a timer
+# shuts the connection down.
+
+
+class _Deadline:
+    """Bounds the time of one answer, from the moment that it is waited for; on the thread that asks."""
+
+    def __init__(self, seconds: float) -> None:
+        self.over = False
+        self.reason = f"the answer took longer than {seconds:g} s"
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+        self._socket: Any = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        _here.deadline = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _here.deadline = None
+        self._timer.cancel()
+        with self._lock:
+            self._socket = None
+
+    def guard(self, connected: Any) -> None:
+        """End this connection when the time is over."""
+        with self._lock:
+            self._socket = connected
+        if self.over:
+            self._end()
+        elif self._timer.ident is None:
+            self._timer.start()
+
+    def _end(self) -> None:
+        with self._lock:
+            self.over = True
+            found = getattr(self._socket, "socket", self._socket)  # TLS within TLS holds it so
+            if isinstance(found, socket.socket):
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(found, socket.SHUT_RDWR)  # that of an SSL socket would drop its TLS state
+
+
+_here = threading.local()
+
+
+def _guard(connected: Any) -> None:
+    deadline = getattr(_here, "deadline", None)
+    if deadline is not None:
+        deadline.guard(connected)
+
+
+class _HTTPConnection(HTTPConnection):
+    def getresponse(self) -> Any:
+        _guard(self.sock)
+        return super().getresponse()
+
+
+class _HTTPSConnection(HTTPSConnection):
+    def _tunnel(self) -> None:
+        _guard(self.sock)
+        super()._tunnel()
+
+    def getresponse(self) -> Any:
+        _guard(self.sock)
+        return super().getresponse()
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
+
+
+class _Adapter(HTTPAdapter):
+    """Makes connections that a deadline can end."""
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        self._guarded(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        return self._guarded(super().proxy_manager_for(proxy, **options))
+
+    @staticmethod
+    def _guarded(manager: PoolManager) -> PoolManager:
+        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        return manager
