@@ -7,64 +7,138 @@ when it returns.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import sqlite3
 import threading
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
-from in_jumpcloud.errors import ConfigError, Failed, StateFull
+from in_jumpcloud import statefile
+from in_jumpcloud.errors import InJumpCloudError
 from in_jumpcloud.insights.event import Key
 from in_jumpcloud.insights.window import Position
 
-VERSION = 1
-_APPLICATION = 0x696E6A63  # "injc": tells our file from any other SQLite database
-_MAGIC = b"SQLite format 3\0"
-_SCHEMA = """
-CREATE TABLE identity (agent_id TEXT NOT NULL);
-CREATE TABLE stream (
-    number INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
-    position TEXT NOT NULL,              -- insights.window.Position as JSON
-    acknowledged INTEGER NOT NULL DEFAULT 0
-);
-CREATE TABLE ledger (
-    stream INTEGER NOT NULL,
-    minute INTEGER NOT NULL,             -- of the event's timestamp, since the epoch
-    id TEXT NOT NULL,
-    PRIMARY KEY (stream, minute, id)
-) WITHOUT ROWID;
-"""
+
+class StreamRow(NamedTuple):
+    """One stream, as the state has it.
+
+    `acknowledged`, `late` and `dead_lettered` count events, over every run. `error` is what kept it from going on
+    when it last was told of, at `error_ms`; both None while it goes on. `updated_ms` is the time of the last commit.
+    """
+
+    name: str
+    position: Position
+    acknowledged: int
+    late: int
+    dead_lettered: int
+    error: str | None
+    error_ms: int | None
+    updated_ms: int | None
 
 
-class State:
-    """The open state. One process at a time holds it; its threads may share it."""
+class Reading:
+    """A state to look at. `agent_id` is its own; `holder` the process that held it at opening, None: nobody did."""
 
-    def __init__(self, path: Path, *, new_agent_id: str) -> None:
-        """Open `path`, or make it; `new_agent_id` is kept in a new one.
+    def __init__(self, path: Path, opened: statefile.Opened, holder: str | None) -> None:
+        self.path = path
+        self.agent_id = opened.agent_id
+        self.holder = holder
+        self._database = opened.database
+        self._lock = threading.RLock()
+
+    def streams(self) -> list[StreamRow]:
+        """Every stream that has a position, by name.
 
         Raises:
-            ConfigError: the path cannot be used: not writable, no database of ours, of a newer version.
+            StateFull: it cannot be read now; ConfigError: it is damaged.
+        """
+        rows = self._read(f"SELECT {', '.join(StreamRow._fields)} FROM stream ORDER BY name")  # noqa: S608 - our own
+        return [StreamRow(name, self._position(position), *rest) for name, position, *rest in rows]
+
+    def counts(self, stream: str, start_minute: int, end_minute: int) -> dict[int, int]:
+        """How many ids the ledger has of each minute in `[start_minute, end_minute)`; minutes without any are left out.
+
+        Raises:
+            StateFull: it cannot be read now; ConfigError: it is damaged.
+        """
+        return dict(
+            self._read(
+                "SELECT minute, count(*) FROM ledger WHERE stream = (SELECT number FROM stream WHERE name = ?) "
+                "AND minute >= ? AND minute < ? GROUP BY minute",
+                (stream, start_minute, end_minute),
+            )
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _position(self, text: str) -> Position:
+        try:
+            return msgspec.json.decode(text, type=Position)
+        except msgspec.DecodeError as error:
+            raise statefile.damaged(self.path, f"a position is not as in-jumpcloud writes it: {error}") from None
+
+    def _read(self, query: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+        with self._lock:
+            try:
+                return self._database.execute(query, parameters).fetchall()
+            except statefile.FAULTS as error:
+                raise statefile.fault(self.path, error, "cannot be read") from None
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[Reading]:
+    """Open `path` to look at it, also beside the process that holds it; nothing is written.
+
+    Raises:
+        ConfigError: it is not there, not ours, damaged, or of another version.
+    """
+    with Reading(path, statefile.open_to_read(path), statefile.holder(path)) as state:
+        yield state
+
+
+class State(Reading):
+    """The open state. One process at a time holds it; its threads may share it.
+
+    What passes (no room, a failing disk, another program in the file) is StateFull. A damaged file is a ConfigError:
+    waiting does not mend it.
+    """
+
+    def __init__(
+        self, path: Path, *, new_agent_id: str, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    ) -> None:
+        """Open `path`, or make it; `new_agent_id` is kept in a new one. `is_new` tells that it was made.
+
+        Raises:
+            ConfigError: the path cannot be used: not writable, no database of ours, damaged, of a newer version.
             Failed: another process holds it.
         """
-        self.path = path
-        self._lock = threading.RLock()
-        self._held = _hold(path)
+        self._now_ms = now_ms
+        self._held = statefile.hold(path)
         try:
-            self._database, self.agent_id = _open(path, new_agent_id)
+            opened = statefile.open_to_write(path, new_agent_id)
         except BaseException:
             self._held.close()
             raise
+        super().__init__(path, opened, None)
+        self.is_new = opened.is_new
 
     def position(self, stream: str) -> Position | None:
         """Where `stream` stands; None where it is new."""
         rows = self._read("SELECT position FROM stream WHERE name = ?", (stream,))
-        return msgspec.json.decode(rows[0][0], type=Position) if rows else None
+        return self._position(rows[0][0]) if rows else None
 
     def delivered(self, stream: str, keys: Collection[Key]) -> set[Key]:
         """Those of `keys` that were delivered before."""
@@ -77,21 +151,41 @@ class State:
             )
         )
 
-    def commit(self, stream: str, keys: Collection[Key], position: Position) -> None:
-        """Remember `keys` as delivered and `position` as reached, both or neither.
+    def commit(
+        self, stream: str, keys: Collection[Key], position: Position, *, late: int = 0, dead_lettered: int = 0
+    ) -> None:
+        """Remember `keys` as done with and `position` as reached, both or neither.
+
+        `late` of the keys appeared late; `dead_lettered` of them were not acknowledged, but are dead letters.
 
         Raises:
             StateFull: it could not be written; nothing of it was.
+            ConfigError: the file is damaged.
         """
+        values = (stream, msgspec.json.encode(position).decode(), len(keys) - dead_lettered, late, dead_lettered)
         with self._transaction() as database:
             database.execute(
-                "INSERT INTO stream (name, position, acknowledged) VALUES (?1, ?2, ?3) "
-                "ON CONFLICT (name) DO UPDATE SET position = ?2, acknowledged = acknowledged + ?3",
-                (stream, msgspec.json.encode(position).decode(), len(keys)),
+                "INSERT INTO stream (name, position, acknowledged, late, dead_lettered, updated_ms) "
+                "VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (name) DO UPDATE SET position = ?2, "
+                "acknowledged = acknowledged + ?3, late = late + ?4, dead_lettered = dead_lettered + ?5, "
+                "updated_ms = ?6",
+                (*values, self._now_ms()),
             )
             number = database.execute("SELECT number FROM stream WHERE name = ?", (stream,)).fetchone()[0]
             database.executemany(
                 "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?)", [(number, minute, key) for minute, key in keys]
+            )
+
+    def tell(self, stream: str, error: str | None, now_ms: int) -> None:
+        """Remember what keeps `stream` from going on, or (None) that nothing does; for whoever looks at the state.
+
+        A stream without a position is not made by it: the log alone has what kept it from beginning. Where it
+        cannot be written nothing happens: the caller is in trouble already.
+        """
+        with contextlib.suppress(InJumpCloudError), self._transaction() as database:
+            database.execute(
+                "UPDATE stream SET error = ?2, error_ms = ?3 WHERE name = ?1 AND (error, error_ms) IS NOT (?2, ?3)",
+                (stream, _storable(error), None if error is None else now_ms),
             )
 
     def prune(self, stream: str, before_minute: int) -> int:
@@ -108,22 +202,8 @@ class State:
 
     def close(self) -> None:
         """Close the file and let another process have it."""
-        with self._lock:
-            self._database.close()
-            self._held.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _read(self, query: str, parameters: tuple[Any, ...]) -> list[Any]:
-        with self._lock:
-            try:
-                return self._database.execute(query, parameters).fetchall()
-            except sqlite3.Error as error:
-                raise Failed(f"{self.path}: cannot be read: {error}") from None
+        super().close()
+        self._held.close()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -135,75 +215,11 @@ class State:
             except BaseException as error:
                 with contextlib.suppress(sqlite3.Error):
                     self._database.execute("ROLLBACK")
-                if isinstance(error, sqlite3.Error):
-                    raise StateFull(f"{self.path}: cannot be written: {error}; free room on its disk") from None
+                if isinstance(error, statefile.FAULTS):
+                    raise statefile.fault(self.path, error, "cannot be written") from None
                 raise
 
 
-def _hold(path: Path) -> Any:
-    """Lock `path` for this process, and write into the lock's file who holds it."""
-    lock = path.with_name(f"{path.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            with path.open("rb") as file:
-                begin = file.read(len(_MAGIC))
-            if begin not in (b"", _MAGIC):  # SQLite takes any file of less than a page for an empty database
-                raise ConfigError(f"state.path: {path}: file is not a database; move it away, or name another path")
-        held = open(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")  # noqa: PTH123, SIM115 - held
-    except OSError as error:
-        raise ConfigError(f"state.path: {path}: cannot be written: {error.strerror}") from None
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = held.read().strip() or "another process"
-        held.close()
-        raise Failed(f"state.path: {path}: in use by {holder}; one process at a time may have it") from None
-    with contextlib.suppress(OSError):  # on a full disk nobody is told who holds it; it is held all the same
-        os.ftruncate(held.fileno(), 0)
-        os.pwrite(held.fileno(), f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
-    return held
-
-
-def _open(path: Path, new_agent_id: str) -> tuple[sqlite3.Connection, str]:
-    """The database, and the agent id in it."""
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    except OSError as error:
-        raise ConfigError(f"state.path: {path}: cannot be written: {error.strerror}") from None
-    try:
-        return database, _prepare(database, path, new_agent_id)
-    except sqlite3.DatabaseError as error:
-        database.close()
-        if isinstance(error, sqlite3.OperationalError):  # locked, or no room: the file itself is sound
-            raise ConfigError(f"state.path: {path}: cannot be used: {error}") from None
-        raise ConfigError(
-            f"state.path: {path}: {error}; move it away to begin anew at jumpcloud.start, or name another path"
-        ) from None
-    except BaseException:
-        database.close()
-        raise
-
-
-def _prepare(database: sqlite3.Connection, path: Path, new_agent_id: str) -> str:
-    application = database.execute("PRAGMA application_id").fetchone()[0]
-    version = database.execute("PRAGMA user_version").fetchone()[0]
-    empty = not database.execute("SELECT 1 FROM sqlite_schema").fetchone()
-    if application != _APPLICATION and not empty:
-        raise ConfigError(f"state.path: {path}: a database of another program; name another path")
-    if version > VERSION:
-        raise ConfigError(
-            f"state.path: {path}: of version {version}, newer than this program's {VERSION}; "
-            "upgrade in-jumpcloud, or name another path"
-        )
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = FULL")
-    if empty:
-        database.executescript(
-            f"BEGIN; {_SCHEMA} PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {VERSION};"
-        )
-        database.execute("INSERT INTO identity VALUES (?)", (new_agent_id,))
-        database.execute("COMMIT")
-    agent_id: str = database.execute("SELECT agent_id FROM identity").fetchone()[0]
-    return agent_id
+def _storable(text: str | None) -> str | None:
+    """SQLite wants text that is valid Unicode; what others sent may end in an error's words."""
+    return text and text.encode(errors="backslashreplace").decode()

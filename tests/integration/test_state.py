@@ -330,8 +330,8 @@ class TestFiles:
             (lambda path: path.write_text("state: {}"), "not a database; move it away, or name"),
             (_other_program, "a database of another program; name another path"),
             (
-                lambda path: TestFiles._changed(path, "PRAGMA user_version = 2"),
-                "version 2, newer than this program's 1",
+                lambda path: TestFiles._changed(path, "PRAGMA user_version = 3"),
+                "version 3, newer than this program's 2",
             ),
             (lambda path: TestFiles._changed(path, "PRAGMA application_id = 7"), "a database of another program"),
             (lambda path: path.mkdir(), "cannot be written: Is a directory"),
@@ -360,14 +360,14 @@ class TestFiles:
     @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
     def test_truncated(self, path: Path, part: float) -> None:
         """A file that was cut off is refused, not taken for an emptier state."""
-        self._changed(path, "PRAGMA user_version = 1")
+        self._changed(path, "PRAGMA user_version = 2")
         os.truncate(path, int(path.stat().st_size * part))
         with pytest.raises(ConfigError, match="move it away to begin anew"):
             reopened(path)
 
     def test_damaged_inside(self, path: Path) -> None:
         """A file whose first page is sound and whose second is not is refused in the same way."""
-        self._changed(path, "PRAGMA user_version = 1")
+        self._changed(path, "PRAGMA user_version = 2")
         whole = path.read_bytes()
         path.write_bytes(whole[:4096] + bytes(4096) + whole[8192:])
         with pytest.raises(ConfigError, match="malformed; move it away"):
