@@ -52,7 +52,9 @@ class Command:
         self.directory = directory
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def __call__(self, *arguments: object, stdin: bytes = b"", **environ: str) -> subprocess.CompletedProcess[bytes]:
+    def __call__(
+        self, *arguments: object, stdin: bytes = b"", timeout: float = 100, **environ: str
+    ) -> subprocess.CompletedProcess[bytes]:
         """Run it to its end."""
         return subprocess.run(  # noqa: S603 - our own command
             [COMMAND, *map(str, arguments)],
@@ -60,7 +62,7 @@ class Command:
             capture_output=True,
             cwd=ROOT,
             env=self._environ(environ),
-            timeout=100,
+            timeout=timeout,
             check=False,
         )
 
@@ -98,6 +100,7 @@ class Command:
             "jumpcloud.requests_per_second": 1000,
             "forward.servers": [server],
             "state.path": str(self.state),
+            "dead_letter.path": str(self.dead_letters),
             "geoip.asn": "geoip/demo-asn.mmdb",
             "log.format": "text",
         }
@@ -111,6 +114,11 @@ class Command:
     def state(self) -> Path:
         """Where `settings` puts the state."""
         return self.directory / "state" / "state.db"
+
+    @property
+    def dead_letters(self) -> Path:
+        """Where `settings` puts what the receiver refuses."""
+        return self.directory / "dead-letter.ndjson"
 
     def positions(self) -> dict[str, dict[str, Any]]:
         """Each stream's position, as the state file has it."""

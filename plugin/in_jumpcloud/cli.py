@@ -95,6 +95,69 @@ def fields(form: str) -> None:
     command.show(form)
 
 
+@cli.command()
+@_required_config
+@_overrides
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(path: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show how far each stream has come, what was counted, and what went wrong last. Needs no key.
+
+    All of it is read from the state, whether or not the plugin runs.
+    """
+    from in_jumpcloud import config
+    from in_jumpcloud.commands import status as command
+
+    command.show(config.load(path, overrides, needs_key=False), as_json=as_json)
+
+
+@cli.command()
+@_required_config
+@_overrides
+@click.option("--since", default="24h", show_default=True, metavar="DURATION", help="How far back.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def audit(path: Path, overrides: tuple[str, ...], since: str, as_json: bool) -> None:
+    """Compare JumpCloud's own counts with what was delivered, hour by hour; exit code 1 where they differ."""
+    from in_jumpcloud import config
+    from in_jumpcloud.commands import audit as command
+
+    command.audit(config.load(path, overrides), since=since, as_json=as_json)
+
+
+@cli.group("dead-letter")
+def dead_letter() -> None:
+    """See what the receiver refused for good, and try it again."""
+
+
+@dead_letter.command("list")
+@_required_config
+@_overrides
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="json: one object a line, with the event as JumpCloud sent it.",
+)
+def list_(path: Path, overrides: tuple[str, ...], form: str) -> None:
+    """Show each event that was refused: when, of which stream, its id, and why."""
+    from in_jumpcloud import config
+    from in_jumpcloud.commands import dead_letter as command
+
+    command.show(config.load(path, overrides, needs_key=False), form)
+
+
+@dead_letter.command()
+@_required_config
+@_overrides
+def replay(path: Path, overrides: tuple[str, ...]) -> None:
+    """Map each of them anew and deliver it. What is acknowledged is taken out of the file, the rest stays."""
+    from in_jumpcloud import config
+    from in_jumpcloud.commands import dead_letter as command
+
+    command.replay(config.load(path, overrides, needs_key=False))
+
+
 @cli.group()
 def simulate() -> None:
     """Stand in for JumpCloud or for the receiver, to try things out without either."""

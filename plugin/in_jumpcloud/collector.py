@@ -1,61 +1,52 @@
-"""One stream: window → pages → records → chunks → ack → commit."""
+"""One stream: window → pages → delivery; and, now and then, what came late."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
 
 from in_jumpcloud import config
-from in_jumpcloud.ecs.mapper import Mapper
+from in_jumpcloud.delivery import Delivery, Rooms
 from in_jumpcloud.errors import (
+    ConfigError,
     CursorLost,
     InJumpCloudError,
+    NoCounts,
+    NotLicensed,
     PageTooLarge,
-    ReceiverDown,
     StateFull,
     Stopped,
     TryAgain,
 )
-from in_jumpcloud.forward.chunks import Parcel, parcels
-from in_jumpcloud.forward.sender import AckSender
-from in_jumpcloud.forward.wire import EntryPacker
-from in_jumpcloud.insights.api import DirectoryInsights
-from in_jumpcloud.insights.event import Event, Key, read
+from in_jumpcloud.insights.api import DirectoryInsights, Scope
 from in_jumpcloud.insights.page import Page
+from in_jumpcloud.insights.pager import Pager
 from in_jumpcloud.insights.window import Position, Window, plan, rfc3339
+from in_jumpcloud.reconcile import MINUTE_MS, Disagreements, spans
 from in_jumpcloud.retry import pause
-from in_jumpcloud.state import State
 from in_jumpcloud.watch.counters import Counters
 
 log = logging.getLogger(__name__)
 
 AFTER_A_REFUSAL = 300.0
 """Seconds until JumpCloud is asked again what it refused: neither a fast retry nor a stop for good."""
-_BATCH = 200
-"""Events that are decoded at a time, so that a page of large ones is never held decoded as a whole."""
 _PRUNE_EVERY_MS = 600_000
+_WITHOUT_COUNTS_EVERY_MS = 6 * 3_600_000
+_DAY_MS = 86_400_000
+_LICENSED_DAYS = (90, 30, 15, 7, 1)
+"""How far back JumpCloud's plans reach."""
 
 
 class Stream(NamedTuple):
-    """An organization; None is the key's own. `name` is how the state and the log call it."""
+    """Whose events: `name` is how the state and the log call it, `scope` how JumpCloud does."""
 
     name: str
-    organization: str | None
-
-
-class Rooms(NamedTuple):
-    """What all streams share."""
-
-    api: DirectoryInsights
-    mapper: Mapper
-    sender: AckSender
-    state: State
+    scope: Scope
 
 
 class Collector:
@@ -64,28 +55,51 @@ class Collector:
     def __init__(
         self,
         stream: Stream,
+        api: DirectoryInsights,
         rooms: Rooms,
         settings: config.Config,
         *,
+        ahead: threading.Semaphore,
         patience: float | None = None,
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        now_ms: Callable[[], int],
     ) -> None:
-        """`patience`: seconds after which a receiver that is down is an error; None: never."""
+        """Take the stream up where the state has it. `now_ms` is the clock, in epoch milliseconds.
+
+        `ahead` bounds the pages that all streams together fetch ahead. `patience`: seconds after which a receiver
+        that is down is an error; None: never.
+        """
         self.stream = stream
         self.counters = Counters()
         self.caught_up = False
+        """Whether it had come up to now, late events included, at the end of the last step."""
         self.error: InJumpCloudError | None = None
         self.failures = 0
+        """Tries in a row that failed, without those that JumpCloud asked to put off."""
+        self._api = api
         self._rooms = rooms
         self._settings = settings
-        self._patience = patience
+        self._ahead = ahead
         self._now_ms = now_ms
+        self._delivery = Delivery(
+            stream.name,
+            rooms,
+            settings.forward,
+            self.counters,
+            now_ms=now_ms,
+            organization=stream.scope.organization,
+            patience=patience,
+        )
         self._limit = settings.jumpcloud.page_limit
-        self._reaches_now = False
-        self._cursors: set[str] = set()
-        self._ahead: concurrent.futures.Future[Page] | None = None
-        self._pruned_ms = 0
         self._position = rooms.state.position(stream.name) or self._begin()
+        self._pager: Pager | None = None
+        self._next_poll_ms = 0
+        self._again: deque[Window] = deque()
+        """Spans to read again, because events came late to them."""
+        self._pager_again: Pager | None = None
+        self._disagreements = Disagreements()
+        self._next_comparison_ms = 0
+        self._next_without_counts_ms = 0
+        self._pruned_ms = 0
 
     @property
     def position(self) -> Position:
@@ -98,74 +112,80 @@ class Collector:
         What goes wrong is told in the log and kept in `error`.
 
         Raises:
+            ConfigError: the state is damaged, or a path of the configuration is of no use any more.
             Stopped: `stop` was set; nothing is lost, the state has the position.
         """
-        began = time.monotonic()
         try:
-            self.caught_up = self._advance(stop)
-        except Stopped:
+            try:
+                self._advance(stop)
+            except NotLicensed as error:
+                self._begin_later(error, stop)
+        except (ConfigError, Stopped):
             raise
         except InJumpCloudError as error:
             return self._after(error)
         if self.error:
             log.info("%s: goes on", self.stream.name)
+            self._rooms.state.tell(self.stream.name, None, self._now_ms())
         self.error = None
         self.failures = 0
-        if not self.caught_up:
-            return 0
-        return max(0.0, self._settings.jumpcloud.interval - (time.monotonic() - began))
+        due_ms = min(self._next_poll_ms, self._next_comparison_ms)
+        self.caught_up = not (self._position.window or self._again) and due_ms > self._now_ms()
+        return max(0, due_ms - self._now_ms()) / 1000 if self.caught_up else 0.0
 
     def _begin(self) -> Position:
         start_ms = self._settings.jumpcloud.start.resolve(self._now_ms())
         log.info("%s: a new stream; begins at %s", self.stream.name, rfc3339(start_ms))
-        return Position.beginning(start_ms)
+        position = Position.beginning(start_ms)
+        # Written down at once: "now" must not move on while the first request fails.
+        self._rooms.state.commit(self.stream.name, [], position)
+        return position
 
     def _after(self, error: InJumpCloudError) -> float:
         """Get ready for the next try after `error`; the seconds until it is due."""
+        if self.error is None or str(self.error) != str(error):
+            self._rooms.state.tell(self.stream.name, str(error), self._now_ms())
         self.error = error
-        self.failures += 1
-        self._ahead = None
-        window = self._position.window
-        if window and isinstance(error, CursorLost | PageTooLarge):
-            if isinstance(error, PageTooLarge):
-                self._limit = max(1, window.limit // 4)
-                window = msgspec.structs.replace(window, limit=self._limit)
-            self._cursors.clear()
-            self._position = self._position.under_way(window.after(None))
+        asked_to_wait = isinstance(error, TryAgain) and error.after is not None
+        self.failures += not asked_to_wait
+        self.caught_up = False
+        self._pager = self._pager_again = None
+        if isinstance(error, PageTooLarge):
+            self._limit = max(1, self._limit // 4)
+        if isinstance(error, CursorLost | PageTooLarge):
+            self._begin_anew()
         if isinstance(error, TryAgain):
-            delay = pause(self.failures) if error.after is None else error.after + pause(1)
+            delay = pause(self.failures) if error.after is None else error.after
         else:
             delay = AFTER_A_REFUSAL
+            self._again.clear()
+            self._disagreements.forget()
         level = logging.WARNING if isinstance(error, TryAgain) else logging.ERROR
         log.log(level, "%s: %s; next try in %.0f s", self.stream.name, error, delay)
         return delay
 
-    def _advance(self, stop: threading.Event) -> bool:
-        """Deliver one page; whether the stream has now come as far as it can."""
-        window = self._window()
-        if window is None:
-            return True
-        page = self._page(window, stop)
-        if page.cursor in self._cursors:
-            raise CursorLost(f"JumpCloud gave the cursor {page.cursor} again: its pages lead round in a circle")
-        if page.cursor is not None:
-            self._ahead = _in_background(self._fetch, window.after(page.cursor), stop)
-            reached = self._position.under_way(window.after(page.cursor))
-        else:
-            reached = self._position.finished(window)
-        self._deliver(page, reached, stop)
-        self._bound_pages(page, window)
-        if page.cursor is not None:
-            self._cursors.add(page.cursor)
-            return False
-        self._cursors.clear()
-        self._prune()
-        return self._reaches_now
+    def _begin_anew(self) -> None:
+        """What was under way begins at its window's start again; the ledger keeps it from being doubled."""
+        self._again = deque(msgspec.structs.replace(each, limit=self._limit) for each in self._again)
+        window = self._position.window
+        if window:
+            window = msgspec.structs.replace(window, limit=min(window.limit, self._limit), cursor=None)
+            self._position = self._position.under_way(window)
 
-    def _window(self) -> Window | None:
-        """The window under way, or else the next one, which is frozen from here on."""
-        settings = self._settings.jumpcloud
-        now_ms = self._now_ms()
+    def _advance(self, stop: threading.Event) -> None:
+        """One page: of the window under way, else of the next poll, else of what came late."""
+        if self._pager is None and (self._position.window or self._now_ms() >= self._next_poll_ms):
+            self._pager = self._poll()
+        if self._pager:
+            self._deliver_page(self._pager, stop)
+        elif self._again:
+            self._deliver_page_again(stop)
+        elif self._now_ms() >= self._next_comparison_ms:
+            self._compare(stop)
+
+    def _poll(self) -> Pager | None:
+        """Page the window under way, or else the next one, which is frozen from here on."""
+        settings, now_ms = self._settings.jumpcloud, self._now_ms()
         window = plan(
             self._position,
             now_ms,
@@ -175,121 +195,102 @@ class Collector:
             overlap_ms=settings.overlap.ms,
             lag_ms=settings.lag.ms,
         )
-        if window is not None and window is not self._position.window:
-            self._reaches_now = window.end_ms == now_ms - settings.lag.ms
-            self._position = self._position.under_way(window)
-        return window
+        if window is None or window.end_ms >= now_ms - settings.lag.ms:
+            self._next_poll_ms = now_ms + settings.interval.ms
+        if window is None:
+            return None
+        self._position = self._position.under_way(window)
+        return Pager(window, self._fetch, self._ahead)
 
     def _fetch(self, window: Window, stop: threading.Event) -> Page:
-        return self._rooms.api.fetch(window, self.stream.organization, stop)
+        return self._api.fetch(window, self.stream.scope, stop)
 
-    def _page(self, window: Window, stop: threading.Event) -> Page:
-        ahead, self._ahead = self._ahead, None
-        if ahead is None:
-            return self._fetch(window, stop)
-        while True:
-            try:
-                return ahead.result(timeout=0.25)
-            except concurrent.futures.TimeoutError:
-                if stop.is_set():
-                    raise Stopped from None
+    def _deliver_page(self, pager: Pager, stop: threading.Event) -> None:
+        page, before = self._page(pager, stop), self._position
+        pager.advance(page)
+        after = before.finished(pager.window) if pager.done else before.under_way(pager.window)
+        self._delivery.deliver(page, before, after, stop)
+        self._position = after
+        self._bound_pages(page, pager.window)
+        if pager.done:
+            self._pager = None
+            self._prune()
 
-    def _deliver(self, page: Page, reached: Position, stop: threading.Event) -> None:
-        """Deliver what is new in `page`; with its last chunk, `reached` becomes the position."""
+    def _deliver_page_again(self, stop: threading.Event) -> None:
+        if self._pager_again is None:
+            self._pager_again = Pager(self._again[0], self._fetch, self._ahead)
+        page = self._page(self._pager_again, stop)
+        self._pager_again.advance(page)
+        self._delivery.deliver(page, self._position, self._position, stop)
+        if self._pager_again.done:
+            self._pager_again = None
+            self._again.popleft()
+
+    def _page(self, pager: Pager, stop: threading.Event) -> Page:
+        page = pager.page(stop)
         self.counters.pages += 1
         self.counters.page_bytes += page.size
-        forward = self._settings.forward
-        waiting: Parcel | None = None
-        for parcel in parcels(
-            forward.tag,
-            self._entries(page),
-            chunk_bytes=forward.chunk_bytes,
-            message_max_bytes=forward.message_max_bytes,
-        ):
-            if waiting:
-                self._send(waiting, stop)
-                self._commit(waiting.keys, self._position, stop)
-            waiting = parcel
-        if waiting:
-            self._send(waiting, stop)
-        self._commit(waiting.keys if waiting else [], reached, stop)
+        return page
 
-    def _entries(self, page: Page) -> Iterator[tuple[Key, bytes]]:
-        packer = EntryPacker()
-        for event in self._new_events(page):
-            record = self._rooms.mapper.map(event, page.received_ns)
-            self.counters.looked_up += record.looked_up
-            self.counters.with_problems += "error" in record.body
-            yield event.key, packer.entry(record.time_ns, record.body)
+    def _compare(self, stop: threading.Event) -> None:
+        """Find the minutes of which JumpCloud by now has other counts than the ledger, and have them read again.
 
-    def _new_events(self, page: Page) -> Iterator[Event]:
-        """The events that were not delivered before, each once."""
-        seen: set[Key] = set()
-        for begin in range(0, len(page.events), _BATCH):
-            events = [read(raw) for raw in page.events[begin : begin + _BATCH]]
-            self.counters.received += len(events)
-            seen |= self._rooms.state.delivered(self.stream.name, [event.key for event in events])
-            for event in events:
-                self._look_for_strangers(event)
-                if event.key in seen:
-                    self.counters.duplicates += 1
-                else:
-                    seen.add(event.key)
-                    yield event
-
-    def _look_for_strangers(self, event: Event) -> None:
-        asked = self.stream.organization
-        if asked is None or event.data is None:
+        The newest span is left to the polls, which still go over it; what lies before the stream's beginning is not
+        its own.
+        """
+        now_ms, settings = self._now_ms(), self._settings
+        self._next_comparison_ms = now_ms + settings.reconcile.every.ms
+        start = -(-max(self._position.origin_ms, now_ms - settings.reconcile.window.ms) // MINUTE_MS)
+        end = (self._position.watermark_ms - settings.jumpcloud.overlap.ms) // MINUTE_MS
+        if start >= end:
             return
-        organization = event.data.get("organization")
-        if organization not in (None, "", asked):
-            self.counters.foreign += 1
-            if self.counters.foreign == 1:
-                log.warning(
-                    "%s: JumpCloud also sends events of organization %.40s; they are delivered, and counted",
-                    self.stream.name,
-                    organization,
-                )
-
-    def _send(self, parcel: Parcel, stop: threading.Event) -> None:
-        """Send the same bytes until they are acknowledged."""
-        began = time.monotonic()
-        failures = 0
-        while True:
-            self.counters.sent += parcel.chunk.records
-            try:
-                self._rooms.sender.deliver(parcel.chunk, stop)
-            except ReceiverDown as error:
-                if self._patience is not None and time.monotonic() - began > self._patience:
-                    raise
-                failures += 1
-                delay = pause(failures)
-                log.warning("%s: %s; the same chunk again in %.0f s", self.stream.name, error, delay)
-                if stop.wait(delay):
-                    raise Stopped from None
-            else:
-                if failures:
-                    log.info("%s: the receiver acknowledges again", self.stream.name)
+        services = settings.jumpcloud.services
+        try:
+            theirs = self._api.counts(start * MINUTE_MS, end * MINUTE_MS, services, self.stream.scope, stop)
+        except NoCounts as error:
+            if now_ms < self._next_without_counts_ms:
                 return
+            self._next_without_counts_ms = now_ms + _WITHOUT_COUNTS_EVERY_MS
+            log.warning("%s: %s; the whole of reconcile.window is read again", self.stream.name, error)
+            found = [(start * MINUTE_MS, end * MINUTE_MS)]
+        else:
+            ours = self._rooms.state.counts(self.stream.name, start, end)
+            found = spans(self._disagreements.minutes(theirs, ours))
+            if found:
+                log.info("%s: JumpCloud has other counts than the ledger in %d spans", self.stream.name, len(found))
+        self._again.extend(
+            Window(start_ms=start_ms, end_ms=end_ms, services=services, limit=self._limit) for start_ms, end_ms in found
+        )
 
-    def _commit(self, keys: Sequence[Key], position: Position, stop: threading.Event) -> None:
-        """Write down what was acknowledged. While the disk is full, wait with it: a resend would double it."""
-        failures = 0
-        while True:
+    def _begin_later(self, refusal: NotLicensed, stop: threading.Event) -> None:
+        """Where the plan reaches back less far than the window, go on where it begins. The gap is told, loudly.
+
+        Raises:
+            NotLicensed: no later start helps: Directory Insights is not enabled at all.
+        """
+        now_ms, asked_ms = self._now_ms(), self._asked_from_ms()
+        for days in _LICENSED_DAYS:
+            start_ms = now_ms - days * _DAY_MS + MINUTE_MS
+            if start_ms <= asked_ms:
+                continue
+            services = self._settings.jumpcloud.services
             try:
-                self._rooms.state.commit(self.stream.name, keys, position)
-            except StateFull as error:
-                failures += 1
-                if self._patience is not None and failures > 3:  # noqa: PLR2004
-                    raise
-                delay = pause(failures)
-                log.error("%s: %s; next try in %.0f s", self.stream.name, error, delay)  # noqa: TRY400
-                if stop.wait(delay):
-                    raise Stopped from None
-            else:
-                self._position = position
-                self.counters.acknowledged += len(keys)
-                return
+                self._fetch(Window(start_ms=start_ms, end_ms=start_ms + 1000, services=services, limit=1), stop)
+            except NotLicensed:
+                continue
+            log.warning(
+                "%s: %s. It is asked from %s on, which the plan allows; what is older than that, from %s on, is not "
+                "to be had",
+                *(self.stream.name, refusal, rfc3339(start_ms), rfc3339(asked_ms)),
+            )
+            self._pager = None
+            self._position = Position.beginning(start_ms)
+            return
+        raise refusal
+
+    def _asked_from_ms(self) -> int:
+        window = self._position.window
+        return window.start_ms if window else self._position.watermark_ms
 
     def _bound_pages(self, page: Page, window: Window) -> None:
         """Ask the next window for fewer events where pages grew too large, and for more again where they are small."""
@@ -307,24 +308,8 @@ class Collector:
         next_start_ms = self._position.watermark_ms - self._settings.jumpcloud.overlap.ms
         oldest_ms = min(now_ms - self._settings.ledger.keep.ms, next_start_ms)
         try:
-            forgotten = self._rooms.state.prune(self.stream.name, oldest_ms // 60_000)
+            forgotten = self._rooms.state.prune(self.stream.name, oldest_ms // MINUTE_MS)
         except StateFull as error:
             log.warning("%s: %s", self.stream.name, error)
         else:
             log.debug("%s: forgot %d delivered ids", self.stream.name, forgotten)
-
-
-def _in_background(
-    fetch: Callable[[Window, threading.Event], Page], window: Window, stop: threading.Event
-) -> concurrent.futures.Future[Page]:
-    """A page fetched ahead. The thread is a daemon: a request under way must not hold up the end of the process."""
-    future: concurrent.futures.Future[Page] = concurrent.futures.Future()
-
-    def run() -> None:
-        try:
-            future.set_result(fetch(window, stop))
-        except BaseException as error:  # noqa: BLE001 - whoever asks for the page gets it
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="fetch-ahead", daemon=True).start()
-    return future

@@ -14,9 +14,9 @@ import msgspec
 import pytest
 from support import KEY, ROOT
 
-from in_jumpcloud import app, collector, config
+from in_jumpcloud import app, config, delivery
 from in_jumpcloud.collector import AFTER_A_REFUSAL, Collector
-from in_jumpcloud.errors import CursorLost, Failed, KeyRefused, PageTooLarge, Refused, Stopped, TryAgain
+from in_jumpcloud.errors import CursorLost, KeyRefused, PageTooLarge, Refused, Stopped, TryAgain
 from in_jumpcloud.insights.window import rfc3339
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
@@ -64,6 +64,7 @@ def settings(api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path) -> 
         geoip=config.GeoIP(city=ROOT / "geoip" / "demo-city.mmdb"),
         forward=config.Forward(servers=(config.Server(host="127.0.0.1", port=receiver.port),)),
         state=config.State(path=tmp_path / "state.db"),
+        dead_letter=config.DeadLetter(path=tmp_path / "dead-letter.ndjson"),
     )
 
 
@@ -93,7 +94,7 @@ def _count(source: EventSource) -> int:
 
 
 def _bodies(api: SimulatedApi) -> list[dict[str, Any]]:
-    return [request.body for request in api.requests if request.body]
+    return [request.body for request in api.requests if request.body and request.path.endswith("/events")]
 
 
 def test_a_restart_takes_the_window_up_where_it_was(
@@ -189,7 +190,7 @@ def test_throttled_it_waits_as_long_as_it_was_asked_to(
     """429 with Retry-After: the next step is due after that."""
     api.faults.once(Fault("status", status=429, retry_after="42"))
     with app.opened(settings) as plugin:
-        assert 42 <= plugin.collectors[0].step(stop) < 45
+        assert plugin.collectors[0].step(stop) == 42
 
 
 def test_large_pages_make_the_next_window_ask_for_fewer_events(
@@ -226,7 +227,7 @@ def test_a_full_disk_holds_the_commit_back_and_resends_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What was acknowledged is written down as soon as there is room, without sending it again."""
-    monkeypatch.setattr(collector, "pause", lambda _failures: 0.05)
+    monkeypatch.setattr(delivery, "pause", lambda _failures: 0.05)
     with app.opened(settings) as plugin:
         (one,) = plugin.collectors
         database = plugin._rooms.state._database
@@ -249,7 +250,7 @@ def test_a_lost_ack_is_answered_by_the_same_chunk_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same bytes under the same chunk id, on a new connection; every later chunk goes once."""
-    monkeypatch.setattr(collector, "pause", lambda _failures: 0.01)
+    monkeypatch.setattr(delivery, "pause", lambda _failures: 0.01)
     receiver.faults.reset_before_ack()
     with app.opened(settings) as plugin:
         _until_caught_up(plugin.collectors[0], stop)
@@ -296,29 +297,13 @@ def test_odd_events_are_carried_on_each_once(
     assert sum(receiver.ids.values()) == len(receiver.records) - 3
 
 
-def test_a_record_too_large_stops_its_stream_and_says_so(
-    settings: config.Config, source: EventSource, stop: threading.Event
-) -> None:
-    """It is neither sent in vain for ever nor passed over: the position waits before it."""
-    source.add({"id": "huge", "timestamp": rfc3339(NOW - HOUR), "payload": "x" * 50_000}, timestamp_ms=NOW - HOUR)
-    small = _with(settings, forward__message_max_bytes=Size(20_000), forward__chunk_bytes=Size(20_000))
-    with app.opened(small) as plugin:
-        (one,) = plugin.collectors
-        for _ in range(20):
-            one.step(stop)
-        assert one.step(stop) == AFTER_A_REFUSAL
-        assert isinstance(one.error, Failed)
-        assert "huge" in str(one.error)
-        assert one.position.window is not None
-
-
 def test_an_event_of_the_future_is_delivered_when_its_time_has_come(
     settings: config.Config, receiver: SimulatedReceiver, source: EventSource, stop: threading.Event
 ) -> None:
     """It neither moves the watermark past now nor is it lost."""
     soon = time.time_ns() // 1_000_000 + 1500
     source.add({"id": "tomorrow", "timestamp": rfc3339(soon)}, timestamp_ms=soon)
-    with app.opened(settings) as plugin:
+    with app.opened(_with(settings, jumpcloud__interval=Duration(0.05))) as plugin:
         (one,) = plugin.collectors
         _until_caught_up(one, stop)
         assert "tomorrow" not in receiver.ids
@@ -335,7 +320,8 @@ def test_delivered_ids_are_forgotten_when_they_are_old_enough(
     settings: config.Config, receiver: SimulatedReceiver, stop: threading.Event, source: EventSource
 ) -> None:
     """The ledger is pruned below now less ledger.keep, and never above the next window's start."""
-    with app.opened(_with(settings, ledger__keep=Duration(3600))) as plugin:
+    short = _with(settings, ledger__keep=Duration(3600), reconcile__window=Duration(600))
+    with app.opened(short) as plugin:
         _until_caught_up(plugin.collectors[0], stop)
     database = sqlite3.connect(settings.state.path)
     oldest, left = database.execute("SELECT min(minute), count(*) FROM ledger WHERE minute > 0").fetchone()
@@ -361,3 +347,42 @@ def test_stopped_while_the_receiver_is_away_it_ends_at_once(
 
         assert time.monotonic() - began < 3
         assert one.position.watermark_ms == before
+
+
+@pytest.mark.parametrize(("refusals", "days"), [(1, 90), (2, 30), (3, 15), (5, 1)])
+def test_a_plan_that_reaches_back_less_far_shortens_the_start_and_says_so(
+    settings: config.Config,
+    api: SimulatedApi,
+    receiver: SimulatedReceiver,
+    source: EventSource,
+    stop: threading.Event,
+    caplog: pytest.LogCaptureFixture,
+    refusals: int,
+    days: int,
+) -> None:
+    """402 for history: the stream begins where the plan allows, with a warning that names the gap."""
+    api.faults.once(*[Fault("status", status=402, message="not licensed")] * refusals)
+    with app.opened(_with(settings, jumpcloud__start=Start("120d"), jumpcloud__window=Duration(60 * 86_400))) as plugin:
+        (one,) = plugin.collectors
+        _until_caught_up(one, stop)
+        assert abs(one.position.origin_ms - (NOW - days * 24 * HOUR)) < 120_000
+
+    (warning,) = [record.getMessage() for record in caplog.records if "which the plan allows" in record.getMessage()]
+    assert "not licensed" in warning
+    assert rfc3339(NOW - days * 24 * HOUR)[:10] in warning
+    assert len(receiver.ids) == _count(source)
+
+
+def test_directory_insights_not_enabled_moves_nothing(
+    settings: config.Config, api: SimulatedApi, stop: threading.Event
+) -> None:
+    """402 for whatever is asked: the position stays, for the day that it is enabled."""
+    api.faults.always(Fault("status", status=402))
+    with app.opened(_with(settings, jumpcloud__start=Start("120d"))) as plugin:
+        (one,) = plugin.collectors
+        begin = one.position.origin_ms
+
+        assert one.step(stop) == AFTER_A_REFUSAL
+
+        assert one.position.origin_ms == begin
+        assert "402" in str(one.error)

@@ -83,6 +83,7 @@ def _settings(url: str, port: int, directory: Path) -> config.Config:
             servers=(config.Server(host="127.0.0.1", port=port),), ack_timeout=Duration(10), connect_timeout=Duration(5)
         ),
         state=config.State(path=directory / "state.db"),
+        dead_letter=config.DeadLetter(path=directory / "dead-letter.ndjson"),
     )
 
 

@@ -13,6 +13,7 @@ from fluent.sender import FluentSender
 
 from in_jumpcloud import config
 from in_jumpcloud.errors import ReceiverDown, Stopped
+from in_jumpcloud.forward import wire
 from in_jumpcloud.forward.wire import AckReader, Chunk
 
 _LOOK_UP = 0.25
@@ -36,6 +37,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         self.server = server
         self._ack_timeout = ack_timeout
         self._acks = AckReader()
+        self._reached = False
 
     def deliver(self, chunk: Chunk, stop: threading.Event) -> None:
         """Send `chunk` and return once the receiver has acknowledged it. One try.
@@ -48,9 +50,18 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
             if stop.is_set():
                 raise Stopped
             connection = self._connected()
+            self._reached = True
             connection.settimeout(min(_LOOK_UP, self._ack_timeout))
             self._send_all(connection, chunk.message, _Deadline(self._ack_timeout, stop))
             self._await_ack(connection, chunk.id, _Deadline(self._ack_timeout, stop))
+
+    def probe(self, tag: str, stop: threading.Event) -> bool:
+        """Whether the receiver acknowledges a message without records, on a connection of its own."""
+        try:
+            self.deliver(wire.probe(tag), stop)
+        except ReceiverDown:
+            return False
+        return True
 
     def connect(self) -> None:
         """Make sure that there is a connection.
@@ -68,12 +79,13 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
 
     @contextlib.contextmanager
     def _dropped_on_doubt(self) -> Iterator[None]:
+        self._reached = False
         try:
             yield
         except (OSError, UnicodeError, ReceiverDown) as error:  # UnicodeError: a name that no host can have
             self._close()
             reason = error.strerror or error if isinstance(error, OSError) else error
-            raise ReceiverDown(f"receiver {self.server}: {reason}") from None
+            raise ReceiverDown(f"receiver {self.server}: {reason}", reached=self._reached) from None
         except Stopped:
             self._close()
             raise

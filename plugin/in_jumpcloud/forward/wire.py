@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import reprlib
 from typing import Any, NamedTuple
 
@@ -44,6 +45,12 @@ def chunk(tag: str, entries: bytes, records: int) -> Chunk:
     digest = hashlib.sha256(tag.encode() + b"\0" + entries).digest()[:16]
     chunk_id = base64.b64encode(digest).decode()
     return Chunk(chunk_id, msgpack.packb((tag, entries, {"chunk": chunk_id, "size": records})), records)
+
+
+def probe(tag: str) -> Chunk:
+    """A message without records, in Forward mode: a receiver acknowledges it and keeps nothing of it."""
+    chunk_id = base64.b64encode(os.urandom(16)).decode()
+    return Chunk(chunk_id, msgpack.packb((tag, [], {"chunk": chunk_id, "size": 0})), 0)
 
 
 class AckReader:

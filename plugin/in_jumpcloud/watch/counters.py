@@ -14,6 +14,10 @@ class Counters:
     received: int = 0
     duplicates: int = 0
     """Events that the ledger knew: read again by the overlap or after a restart, and not sent again."""
+    late: int = 0
+    """Events that appeared only after their time had been asked for."""
+    latest_seconds: float = 0.0
+    """By how much the latest of them came after its timestamp."""
     foreign: int = 0
     """Events of another organization than the one asked for; delivered all the same."""
     with_problems: int = 0
@@ -22,3 +26,10 @@ class Counters:
     """Records in chunks that were sent, each sending counted."""
     acknowledged: int = 0
     """Records whose chunk was acknowledged and committed."""
+    dead_lettered: int = 0
+    """Events that the receiver refuses for good, kept on disk."""
+
+    def found_late(self, seconds: float) -> None:
+        """Count one late event, so many seconds after its timestamp."""
+        self.late += 1
+        self.latest_seconds = max(self.latest_seconds, seconds)

@@ -1,0 +1,129 @@
+"""`in-jumpcloud status`: how far each stream has come, from the state; beside a running plugin or without one."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from in_jumpcloud import app, config
+from in_jumpcloud.deadletter import DeadLetterFile
+from in_jumpcloud.insights.window import rfc3339
+from in_jumpcloud.state import StreamRow, reading
+
+_UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+_SIZES = ("B", "KiB", "MiB", "GiB")
+
+
+def show(settings: config.Config, *, as_json: bool) -> None:
+    """Print what the state and the file of dead letters say.
+
+    Raises:
+        ConfigError: the state cannot be read.
+        Failed: the file of dead letters cannot be read.
+    """
+    now_ms = time.time_ns() // 1_000_000
+    found = _gather(settings, now_ms)
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    state, letters = found["state"], found["dead_letter"]
+    if state["exists"]:
+        click.echo(f"state         {state['path']}, {_size(state['bytes'])}, {_held(state['held_by'])}")
+    else:
+        click.echo(f"state         {state['path']}, not there yet; the first `in-jumpcloud run` makes it")
+    click.echo(f"dead letters  {letters['path']}, {_size(letters['bytes']) if letters['bytes'] else 'none'}")
+    for stream in found["streams"]:
+        click.echo(f"\n{stream['name']}" + ("" if stream["configured"] else "  (no longer configured)"))
+        for name, value in _lines(stream):
+            click.echo(f"  {name:12}  {value}")
+
+
+def _gather(settings: config.Config, now_ms: int) -> dict[str, Any]:
+    path = settings.state.path
+    configured = [stream.name for stream in app.streams(settings)]
+    rows: dict[str, StreamRow] = {}
+    holder = None
+    if path.exists():
+        with reading(path) as state:
+            holder = state.holder
+            rows = {row.name: row for row in state.streams()}
+    names = [*configured, *(name for name in rows if name not in configured)]
+    letters = DeadLetterFile(settings.dead_letter.path, max_bytes=settings.dead_letter.max_bytes)
+    return {
+        "state": {"path": str(path), "exists": path.exists(), "bytes": _bytes(path), "held_by": holder},
+        "dead_letter": {"path": str(letters.path), "bytes": letters.size()},
+        "streams": [
+            {"name": name, "configured": name in configured, **_facts(rows.get(name), now_ms)} for name in names
+        ],
+    }
+
+
+def _facts(row: StreamRow | None, now_ms: int) -> dict[str, Any]:
+    if row is None:
+        return {"position": None}
+    window = row.position.window
+    return {
+        "position": rfc3339(row.position.watermark_ms),
+        "lag_seconds": max(0, now_ms - row.position.watermark_ms) // 1000,
+        "window": window
+        and {"start": rfc3339(window.start_ms), "end": rfc3339(window.end_ms), "cursor": window.cursor is not None},
+        "acknowledged": row.acknowledged,
+        "late": row.late,
+        "dead_lettered": row.dead_lettered,
+        "error": row.error,
+        "error_time": row.error_ms and rfc3339(row.error_ms),
+        "updated": row.updated_ms and rfc3339(row.updated_ms),
+    }
+
+
+def _lines(stream: dict[str, Any]) -> list[tuple[str, str]]:
+    if stream["position"] is None:
+        return [("position", "none yet: nothing was delivered")]
+    window = stream["window"]
+    under_way = "none under way"
+    if window:
+        pages = "its first pages are delivered" if window["cursor"] else "from its first page"
+        under_way = f"{window['start']} to {window['end']} under way, {pages}"
+    lines = [
+        ("position", f"{stream['position']}, {spelt(stream['lag_seconds'])} behind now"),
+        ("window", under_way),
+        ("acknowledged", str(stream["acknowledged"])),
+        ("late", str(stream["late"])),
+        ("dead letters", str(stream["dead_lettered"])),
+        ("last error", f"{stream['error_time']}  {stream['error']}" if stream["error"] else "none"),
+    ]
+    if stream["updated"]:
+        lines.append(("last commit", stream["updated"]))
+    return lines
+
+
+def spelt(seconds: int) -> str:
+    """A duration in its two largest units, such as `3d 4h` or `42s`."""
+    parts = []
+    for unit, length in _UNITS:
+        count, seconds = divmod(seconds, length)
+        parts.append((count, unit))
+    largest = next((index for index, (count, _) in enumerate(parts) if count), -1)
+    return " ".join(f"{count}{unit}" for count, unit in parts[largest:][:2] if count) or "0s"
+
+
+def _bytes(path: Path) -> int:
+    """Of the database and of what is not yet written back into it."""
+    files = (path, path.with_name(f"{path.name}-wal"))
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
+def _size(count: float) -> str:
+    for unit in _SIZES:
+        if count < 1024 or unit == _SIZES[-1]:  # noqa: PLR2004
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def _held(holder: str | None) -> str:
+    return f"in use by {holder}" if holder else "not in use"

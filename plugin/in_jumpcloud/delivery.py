@@ -1,0 +1,223 @@
+"""From a page to the receiver: map, chunk, send, await the ack, commit."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from in_jumpcloud import config
+from in_jumpcloud.deadletter import DeadLetterFile
+from in_jumpcloud.ecs.mapper import Mapper
+from in_jumpcloud.errors import ReceiverDown, StateFull, Stopped
+from in_jumpcloud.forward import wire
+from in_jumpcloud.forward.sender import AckSender
+from in_jumpcloud.insights.event import Event, Key, read
+from in_jumpcloud.insights.page import Page
+from in_jumpcloud.insights.window import Position
+from in_jumpcloud.retry import pause
+from in_jumpcloud.state import State
+from in_jumpcloud.watch.counters import Counters
+
+log = logging.getLogger(__name__)
+
+_BATCH = 200
+"""Events that are decoded at a time, so that a page of large ones is never held decoded as a whole."""
+_REFUSALS = 3
+"""Times that a chunk has to be refused, while a probe is acknowledged, before it counts as poison."""
+
+
+class Rooms(NamedTuple):
+    """What all streams share."""
+
+    mapper: Mapper
+    sender: AckSender
+    state: State
+    dead_letters: DeadLetterFile
+
+
+class _Entry(NamedTuple):
+    event: Event
+    packed: bytes
+    late: bool
+
+
+class Delivery:
+    """Delivers the pages of one stream, each event once. What the receiver refuses for good becomes a dead letter."""
+
+    def __init__(
+        self,
+        stream: str,
+        rooms: Rooms,
+        settings: config.Forward,
+        counters: Counters,
+        *,
+        now_ms: Callable[[], int],
+        organization: str | None = None,
+        patience: float | None = None,
+    ) -> None:
+        """Make ready.
+
+        `organization` is the one that was asked for, None where any is right. `patience`: seconds after which a
+        receiver that is down is an error; None: never.
+        """
+        self._stream = stream
+        self._organization = organization
+        self._rooms = rooms
+        self._settings = settings
+        self._counters = counters
+        self._now_ms = now_ms
+        self._patience = patience
+
+    def deliver(self, page: Page, before: Position, after: Position, stop: threading.Event) -> None:
+        """Deliver what is new in `page`. The position stays `before` up to its last chunk, with which it is `after`.
+
+        Raises:
+            Failed: the state, or the file of dead letters, cannot be written.
+            ReceiverDown: for longer than the patience.
+            Stopped: `stop` was set. What was acknowledged is committed.
+        """
+        waiting: list[_Entry] = []
+        for chunk in self._chunks(page, before, stop):
+            if waiting:
+                self._settle(waiting, before, before, stop)
+            waiting = chunk
+        if waiting:
+            self._settle(waiting, before, after, stop)
+        else:
+            self._commit([], after, stop)
+
+    def _chunks(self, page: Page, before: Position, stop: threading.Event) -> Iterator[list[_Entry]]:
+        """The new events of `page`, packed, in chunks of at most chunk_bytes; a larger one alone."""
+        packer = wire.EntryPacker()
+        chunk: list[_Entry] = []
+        size = 0
+        for event in self._new_events(page):
+            record = self._rooms.mapper.map(event, page.received_ns)
+            self._counters.looked_up += record.looked_up
+            self._counters.with_problems += "error" in record.body
+            late = event.time_ns is not None and event.time_ns < before.watermark_ms * 1_000_000
+            if late:
+                self._counters.found_late((page.received_ns - record.time_ns) / 1e9)
+            entry = _Entry(event, packer.entry(record.time_ns, record.body), late)
+            if len(entry.packed) > self._settings.message_max_bytes:
+                reason = f"its record of {len(entry.packed)} bytes is larger than forward.message_max_bytes"
+                self._bury(entry, reason, before, stop)
+                continue
+            if chunk and size + len(entry.packed) > self._settings.chunk_bytes:
+                yield chunk
+                chunk, size = [], 0
+            chunk.append(entry)
+            size += len(entry.packed)
+        if chunk:
+            yield chunk
+
+    def _new_events(self, page: Page) -> Iterator[Event]:
+        """The events that were not delivered before, each once."""
+        seen: set[Key] = set()
+        for begin in range(0, len(page.events), _BATCH):
+            events = [read(raw) for raw in page.events[begin : begin + _BATCH]]
+            self._counters.received += len(events)
+            seen |= self._rooms.state.delivered(self._stream, [event.key for event in events])
+            for event in events:
+                if event.key in seen:
+                    self._counters.duplicates += 1
+                    continue
+                seen.add(event.key)
+                self._look_for_strangers(event)
+                yield event
+
+    def _look_for_strangers(self, event: Event) -> None:
+        organization = event.data.get("organization") if self._organization and event.data else None
+        if organization in (None, "", self._organization):
+            return
+        self._counters.foreign += 1
+        if self._counters.foreign == 1:
+            log.warning(
+                "%s: JumpCloud also sends events of organization %.40s; they are delivered, and counted",
+                *(self._stream, organization),
+            )
+
+    def _settle(
+        self,
+        entries: Sequence[_Entry],
+        before: Position,
+        after: Position,
+        stop: threading.Event,
+        *,
+        halved: bool = False,
+    ) -> None:
+        """Deliver one chunk and commit it; where the receiver takes others but not this, find the record it refuses."""
+        chunk = wire.chunk(self._settings.tag, b"".join(entry.packed for entry in entries), len(entries))
+        refusal = self._send(chunk, stop, tries=1 if halved and len(entries) > 1 else _REFUSALS)
+        if refusal is None:
+            self._commit(entries, after, stop)
+        elif len(entries) == 1:
+            self._bury(entries[0], refusal, after, stop)
+        else:
+            log.warning(
+                "%s: the receiver refuses a chunk of %d records (%s) while it takes others; halving it",
+                *(self._stream, len(entries), refusal),
+            )
+            middle = len(entries) // 2
+            self._settle(entries[:middle], before, before, stop, halved=True)
+            self._settle(entries[middle:], before, after, stop, halved=True)
+
+    def _send(self, chunk: wire.Chunk, stop: threading.Event, *, tries: int) -> str | None:
+        """Send the same bytes until they are acknowledged: None; or why they are refused, where nothing else is."""
+        began = time.monotonic()
+        failures = refusals = 0
+        while True:
+            self._counters.sent += chunk.records
+            try:
+                self._rooms.sender.deliver(chunk, stop)
+            except ReceiverDown as error:
+                failures += 1
+                refusals += error.reached
+                if refusals >= tries and self._rooms.sender.probe(self._settings.tag, stop):
+                    return str(error)
+                if self._patience is not None and time.monotonic() - began > self._patience:
+                    raise
+                delay = pause(failures)
+                log.warning("%s: %s; the same chunk again in %.0f s", self._stream, error, delay)
+                if stop.wait(delay):
+                    raise Stopped from None
+            else:
+                if failures:
+                    log.info("%s: the receiver acknowledges again", self._stream)
+                return None
+
+    def _bury(self, entry: _Entry, reason: str, after: Position, stop: threading.Event) -> None:
+        """Keep the event on disk, since the receiver will never take it; then it counts as dealt with."""
+        event = entry.event
+        self._rooms.dead_letters.add(self._stream, event.id, reason, bytes(event.raw), now_ms=self._now_ms())
+        log.error(
+            "%s: event %s can not be delivered: %s; it is kept in %s",
+            *(self._stream, event.id, reason, self._rooms.dead_letters.path),
+        )
+        self._counters.dead_lettered += 1
+        self._commit([entry], after, stop, dead_lettered=1)
+
+    def _commit(
+        self, entries: Sequence[_Entry], after: Position, stop: threading.Event, *, dead_lettered: int = 0
+    ) -> None:
+        """Write down what was acknowledged. While the disk is full, wait with it: a resend would double it."""
+        keys = [entry.event.key for entry in entries]
+        late = sum(entry.late for entry in entries)
+        failures = 0
+        while True:
+            try:
+                self._rooms.state.commit(self._stream, keys, after, late=late, dead_lettered=dead_lettered)
+            except StateFull as error:
+                failures += 1
+                if self._patience is not None and failures > _REFUSALS:
+                    raise
+                delay = pause(failures)
+                log.error("%s: %s; next try in %.0f s", self._stream, error, delay)  # noqa: TRY400 - no traceback
+                if stop.wait(delay):
+                    raise Stopped from None
+            else:
+                self._counters.acknowledged += len(keys) - dead_lettered
+                return
