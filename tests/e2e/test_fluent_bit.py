@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support import EVENTS, ROOT, Command, fifty_thousand
 
+from in_jumpcloud.insights.window import rfc3339
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 
@@ -116,6 +117,31 @@ def test_a_killed_fluent_bit_loses_nothing(command: Command, source: EventSource
     assert len(ids) == EVENTS
     print(f"{sum(ids.values()) - len(ids)} of {len(ids)} came out twice")  # noqa: T201 - the figure is the point
     # A chunk under way at the kill is sent again; and Fluent Bit prints again what it had not yet marked as printed.
+
+
+def test_a_record_that_it_refuses_ends_in_the_dead_letter_file(command: Command, tmp_path: Path) -> None:
+    """Above its buffer_max_size: within a minute it is kept aside, and every other event has come out."""
+    now_ms = time.time_ns() // 1_000_000
+    source = EventSource(start_ms=now_ms - 3_600_000, end_ms=now_ms - 60_000, per_minute=20)
+    event = {"id": "large", "timestamp": rfc3339(now_ms - 1_800_000), "payload": "x" * 8_500_000}
+    source.add(event, timestamp_ms=now_ms - 1_800_000)
+    fluent_bit = FluentBit(tmp_path, "fluent-bit.yaml")
+    fluent_bit.start()
+    try:
+        with SimulatedApi(source) as api:
+            settings = command.settings(api, fluent_bit.port, forward__message_max_bytes=9_000_000)
+            began = time.monotonic()
+            done = command("run", "--once", *settings)
+            seconds = time.monotonic() - began
+    finally:
+        fluent_bit.stop()
+
+    assert done.returncode == 0, done.stderr
+    assert seconds < 60
+    (letter,) = command.dead_letters.read_bytes().splitlines()
+    assert json.loads(letter)["id"] == "large"
+    ids = fluent_bit.ids()
+    assert sum(ids.values()) == len(ids) == source.count(0, now_ms, now_ms=now_ms) - 1
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:

@@ -1,0 +1,102 @@
+"""The state's file in trouble while the plugin runs: full, locked, damaged, lost."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import Command
+
+from in_jumpcloud.simulator.api import SimulatedApi
+from in_jumpcloud.simulator.events import EventSource
+from in_jumpcloud.simulator.receiver import SimulatedReceiver
+
+NOW = time.time_ns() // 1_000_000
+
+
+@pytest.fixture
+def source() -> EventSource:
+    """6,000 events of the last hours."""
+    return EventSource(start_ms=NOW - 100 * 60_000, end_ms=NOW - 60_000, per_minute=60)
+
+
+@pytest.fixture
+def api(source: EventSource) -> Iterator[SimulatedApi]:
+    """JumpCloud with those events."""
+    with SimulatedApi(source) as api:
+        yield api
+
+
+def _total(api: SimulatedApi) -> int:
+    return sum(source.count(0, NOW, now_ms=NOW) for source in api.sources.values())
+
+
+def test_a_full_disk_is_waited_for(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
+    """Nothing can be written for a while: it says so, delivers no more, and with room again goes on, once."""
+    process = command.start("run", "--once", *command.settings(api, receiver, jumpcloud__page_limit=100))
+    assert receiver.wait_for(200, timeout=30), command.log.read_text()
+    _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    # Enough for the log, and not for the state.
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (16_384, most))
+    _wait_until(lambda: "cannot be written" in command.log.read_text())
+    arrived = len(receiver.ids)
+
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
+
+    assert process.wait(timeout=60) == 0, command.log.read_text()
+    assert arrived < _total(api)
+    assert sum(receiver.ids.values()) == len(receiver.ids) == _total(api)
+
+
+def test_a_locked_file_is_waited_for(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
+    """Somebody looks into the file with a tool that locks it: the commit waits, and nothing is lost or doubled."""
+    process = command.start("run", "--once", *command.settings(api, receiver, jumpcloud__page_limit=100))
+    assert receiver.wait_for(200, timeout=30), command.log.read_text()
+    with contextlib.closing(sqlite3.connect(command.state, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        _wait_until(lambda: "locked" in command.log.read_text())
+        database.execute("ROLLBACK")
+
+    assert process.wait(timeout=60) == 0, command.log.read_text()
+    assert sum(receiver.ids.values()) == len(receiver.ids) == _total(api)
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage"])
+def test_a_damaged_file_ends_it_with_what_to_do(
+    command: Command, api: SimulatedApi, receiver: SimulatedReceiver, damage: str
+) -> None:
+    """Exit code 2 and one line; with the file moved away it begins anew, says so, and sends everything again."""
+    run = ["run", "--once", *command.settings(api, receiver)]
+    assert command(*run).returncode == 0
+    whole = command.state.read_bytes()
+    command.state.write_bytes(whole[: len(whole) // 2] if damage == "cut" else whole[:4096] + b"\xa5" * len(whole))
+
+    damaged = command(*run)
+
+    assert damaged.returncode == 2, damaged.stderr
+    (line,) = [line for line in damaged.stderr.decode().splitlines() if line.startswith("in-jumpcloud: ")]
+    assert "move it away" in line
+    _move_away(command.state)
+
+    anew = command(*run)
+
+    assert anew.returncode == 0, anew.stderr
+    assert b"a new state" in anew.stderr
+    assert set(receiver.ids.values()) == {2}
+
+
+def _move_away(state: Path) -> None:
+    for file in state.parent.glob(f"{state.name}*"):
+        file.rename(file.with_name(f"old-{file.name}"))
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 40
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.02)
