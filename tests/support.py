@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,14 @@ def fifty_thousand(days: int = 3) -> EventSource:
         event = {"id": f"added-{number}", "timestamp": rfc3339(start_ms + number)}
         source.add(event, timestamp_ms=start_ms + number)
     return source
+
+
+def wait_until(condition: Callable[[], bool], timeout: float = 60) -> None:
+    """Look again and again until something that tells nobody has come about."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.02)
 
 
 class Command:

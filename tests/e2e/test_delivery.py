@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import EVENTS, Command, fifty_thousand
+from support import EVENTS, Command, fifty_thousand, wait_until
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
@@ -131,7 +131,7 @@ def test_it_also_ends_while_it_waits(
     else:
         receiver.pause()
     process = command.start("run", *command.settings(api, receiver, jumpcloud__start="4d"))
-    _wait_until(lambda: api.faults.given["delay"] > 0 or len(api.requests) > 0)
+    wait_until(lambda: api.faults.given["delay"] > 0 or len(api.requests) > 0)
 
     process.terminate()
 
@@ -176,11 +176,3 @@ def test_a_unix_socket_delivers_too(command: Command, tmp_path: Path) -> None:
 def _resident(process: subprocess.Popen[bytes]) -> int:
     pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
     return pages * 4096
-
-
-def _wait_until(condition: object) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)

@@ -10,11 +10,11 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import EVENTS, ROOT, Command, fifty_thousand
+from support import EVENTS, ROOT, Command, fifty_thousand, wait_until
 
 from in_jumpcloud.insights.window import rfc3339
 from in_jumpcloud.simulator.api import SimulatedApi
@@ -42,7 +42,7 @@ class FluentBit:
         assert BINARY is not None
         with self._output.open("ab") as output, self._output.with_name("log").open("ab") as log:
             self._process = subprocess.Popen([BINARY, "-c", self._settings], stdout=output, stderr=log)  # noqa: S603
-        _wait_until(self._listens)
+        wait_until(self._listens)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it: SIGTERM lets it flush, SIGKILL does not."""
@@ -106,7 +106,7 @@ def test_a_killed_fluent_bit_loses_nothing(command: Command, source: EventSource
         with SimulatedApi(source) as api:
             process = command.start("run", "--once", *command.settings(api, fluent_bit.port, jumpcloud__start="4d"))
             for pages in (12, 25, 38):
-                _wait_until(lambda pages=pages: len(api.requests) > pages)  # type: ignore[misc]  # bound at once
+                wait_until(lambda pages=pages: len(api.requests) > pages)  # type: ignore[misc]  # bound at once
                 fluent_bit.stop(signal.SIGKILL)
                 fluent_bit.start()
             assert process.wait(150) == 0, command.log.read_text()
@@ -142,10 +142,3 @@ def test_a_record_that_it_refuses_ends_in_the_dead_letter_file(command: Command,
     assert json.loads(letter)["id"] == "large"
     ids = fluent_bit.ids()
     assert sum(ids.values()) == len(ids) == source.count(0, now_ms, now_ms=now_ms) - 1
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)

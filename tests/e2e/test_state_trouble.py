@@ -6,11 +6,11 @@ import contextlib
 import resource
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import Command
+from support import Command, wait_until
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
@@ -43,7 +43,7 @@ def test_a_full_disk_is_waited_for(command: Command, api: SimulatedApi, receiver
     _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
     # Enough for the log, and not for the state.
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (16_384, most))
-    _wait_until(lambda: "cannot be written" in command.log.read_text())
+    wait_until(lambda: "cannot be written" in command.log.read_text())
     arrived = len(receiver.ids)
 
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
@@ -59,7 +59,7 @@ def test_a_locked_file_is_waited_for(command: Command, api: SimulatedApi, receiv
     assert receiver.wait_for(200, timeout=30), command.log.read_text()
     with contextlib.closing(sqlite3.connect(command.state, isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
-        _wait_until(lambda: "locked" in command.log.read_text())
+        wait_until(lambda: "locked" in command.log.read_text())
         database.execute("ROLLBACK")
 
     assert process.wait(timeout=60) == 0, command.log.read_text()
@@ -93,10 +93,3 @@ def test_a_damaged_file_ends_it_with_what_to_do(
 def _move_away(state: Path) -> None:
     for file in state.parent.glob(f"{state.name}*"):
         file.rename(file.with_name(f"old-{file.name}"))
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 40
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from insights_support import KEY, NOW, Client, Serve, answer, clients, failure, fetch, servers, ten_minutes
+from insights_support import Client, Serve, answer, failure, fetch
 
 from in_jumpcloud.insights.clock import ClockWatch, http_date
 from in_jumpcloud.simulator.api import SimulatedApi
@@ -18,27 +18,6 @@ from in_jumpcloud.simulator.faults import Fault
 LOGGER = "in_jumpcloud.insights.clock"
 MOMENT = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
 MOMENT_NS = int(MOMENT.timestamp()) * 10**9
-
-
-@pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    """Make clients."""
-    with clients(monkeypatch) as client:
-        yield client
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Start servers of canned answers."""
-    with servers() as serve:
-        yield serve
-
-
-@pytest.fixture
-def api() -> Iterator[SimulatedApi]:
-    """The simulated API, at a time that stands still."""
-    with SimulatedApi(ten_minutes(), api_key=KEY, clock=lambda: NOW) as api:
-        yield api
 
 
 @pytest.fixture

@@ -29,12 +29,9 @@ from insights_support import (
     Request,
     Serve,
     answer,
-    clients,
     failure,
     fetch,
     fetch_all,
-    servers,
-    ten_minutes,
 )
 
 from in_jumpcloud.errors import KeyRefused, PageTooLarge, Refused, TryAgain
@@ -42,27 +39,6 @@ from in_jumpcloud.insights.window import Window
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.units import Duration, Size
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Start servers of canned answers."""
-    with servers() as serve:
-        yield serve
-
-
-@pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    """Make clients."""
-    with clients(monkeypatch) as client:
-        yield client
-
-
-@pytest.fixture
-def api() -> Iterator[SimulatedApi]:
-    """The simulated API, at a time that stands still."""
-    with SimulatedApi(ten_minutes(), api_key=KEY, clock=lambda: NOW) as api:
-        yield api
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
 
 import msgspec
 import pytest
-from insights_support import BEGIN, KEY, NOW, OWN, Client, Serve, answer, clients, servers, ten_minutes
+from insights_support import BEGIN, KEY, NOW, OWN, Client, Serve, answer
 
 from in_jumpcloud.errors import InJumpCloudError, KeyRefused, NoCounts, NotLicensed, Refused, Stopped, TryAgain
 from in_jumpcloud.insights.api import DirectoryInsights, Scope
@@ -18,27 +17,6 @@ from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.units import Size
 
 FIRST = BEGIN // MINUTE
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Start servers of canned answers."""
-    with servers() as serve:
-        yield serve
-
-
-@pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    """Make clients."""
-    with clients(monkeypatch) as client:
-        yield client
-
-
-@pytest.fixture
-def api() -> Iterator[SimulatedApi]:
-    """The simulated API, at a time that stands still."""
-    with SimulatedApi(ten_minutes(), api_key=KEY, clock=lambda: NOW) as api:
-        yield api
 
 
 def counts(one: DirectoryInsights, services: tuple[str, ...] = ("all",), scope: Scope = OWN) -> dict[int, int]:

@@ -22,11 +22,9 @@ from insights_support import (
     Client,
     Serve,
     answer,
-    clients,
     failure,
     fetch,
     fetch_all,
-    servers,
     ten_minutes,
 )
 
@@ -37,20 +35,6 @@ from in_jumpcloud.insights.event import read
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Start servers of canned answers."""
-    with servers() as serve:
-        yield serve
-
-
-@pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    """Make clients."""
-    with clients(monkeypatch) as client:
-        yield client
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ from insights_support import (
     clients,
     failure,
     fetch,
-    servers,
     ten_minutes,
 )
 
@@ -34,28 +33,6 @@ from in_jumpcloud.insights.window import Window
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.faults import Fault, FaultKind
 from in_jumpcloud.units import Duration, Size
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Start servers of canned answers."""
-    with servers() as serve:
-        yield serve
-
-
-@pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    """Make clients."""
-    with clients(monkeypatch) as client:
-        yield client
-
-
-@pytest.fixture
-def api() -> Iterator[SimulatedApi]:
-    """The simulated API, at a time that stands still."""
-    with SimulatedApi(ten_minutes(), api_key=KEY, clock=lambda: NOW) as api:
-        yield api
-
 
 # The error table
 

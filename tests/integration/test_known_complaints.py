@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from insights_support import BEGIN, KEY, NOW, OWN, Client, clients, failure, fetch, fetch_all
+from insights_support import BEGIN, KEY, NOW, OWN, Client, failure, fetch, fetch_all
 from support import KEY as SIMULATED_KEY
 from support import Command
 
@@ -58,13 +58,6 @@ def api(source: EventSource, shift: Shift) -> Iterator[SimulatedApi]:
     """JumpCloud with those events."""
     with SimulatedApi(source, api_key=SIMULATED_KEY, clock=shift) as api:
         yield api
-
-
-@pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    """Make clients."""
-    with clients(monkeypatch) as client:
-        yield client
 
 
 Run = Callable[..., str]

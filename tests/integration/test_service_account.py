@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import requests
-from insights_support import NOW, OWN, WINDOW, Client, Serve, answer, clients, failure, fetch, servers, ten_minutes
+from insights_support import NOW, OWN, WINDOW, Client, Serve, answer, clients, failure, fetch, ten_minutes
 from support import Command
 
 from in_jumpcloud import config
@@ -55,13 +55,6 @@ def api(time: Time) -> Iterator[SimulatedApi]:
     """The simulated API, with a service account whose tokens live an hour."""
     with SimulatedApi(ten_minutes(), accounts={ID: SECRET}, clock=time.ms) as api:
         yield api
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Start servers of canned answers."""
-    with servers() as serve:
-        yield serve
 
 
 @pytest.fixture

@@ -1,0 +1,92 @@
+"""Several organizations and a provider in one process: added, taken away, and fair to each other."""
+
+from __future__ import annotations
+
+import time
+
+from support import Command, wait_until
+
+from in_jumpcloud.insights.window import rfc3339
+from in_jumpcloud.simulator.api import SimulatedApi
+from in_jumpcloud.simulator.events import EventSource
+from in_jumpcloud.simulator.receiver import SimulatedReceiver
+
+NOW = time.time_ns() // 1_000_000
+HOUR = 3_600_000
+
+
+def _source(organization: str, *, per_minute: float = 10) -> EventSource:
+    return EventSource(start_ms=NOW - 2 * HOUR, end_ms=NOW - 60_000, per_minute=per_minute, organization=organization)
+
+
+def _count(source: EventSource) -> int:
+    return source.count(0, NOW, now_ms=NOW)
+
+
+def test_an_organization_added_later_gets_its_history_and_one_taken_away_goes_on_where_it_was(
+    command: Command, receiver: SimulatedReceiver
+) -> None:
+    """Each has its own position, which outlives its absence from the configuration."""
+    sources = {name: _source(name) for name in ("first", "second")}
+    with SimulatedApi(sources) as api:
+
+        def run(*organizations: str) -> None:
+            settings = command.settings(api, receiver, jumpcloud__organizations=organizations)
+            done = command("run", "--once", *settings)
+            assert done.returncode == 0, done.stderr
+
+        run("first")
+        assert len(receiver.ids) == _count(sources["first"])
+        run("first", "second")
+        assert len(receiver.ids) == _count(sources["first"]) + _count(sources["second"])
+        reached = command.positions()["organization first"]["watermark_ms"]
+        run("second")
+        assert command.positions()["organization first"]["watermark_ms"] == reached
+        run("first", "second")
+        assert command.positions()["organization first"]["watermark_ms"] > reached
+
+    assert sum(receiver.ids.values()) == len(receiver.ids)
+
+
+def test_a_provider_is_a_stream_beside_its_organizations(command: Command, receiver: SimulatedReceiver) -> None:
+    """The portal has events of its own, and a position of its own."""
+    sources = {"first": _source("first"), "provider:msp": _source("provider")}
+    with SimulatedApi(sources) as api:
+        settings = command.settings(api, receiver, jumpcloud__organizations=["first"], jumpcloud__provider_id="msp")
+
+        done = command("run", "--once", *settings)
+
+        assert done.returncode == 0, done.stderr
+    assert set(command.positions()) == {"organization first", "provider msp"}
+    assert len(receiver.ids) == sum(_count(source) for source in sources.values())
+
+
+def test_backfills_do_not_starve_a_stream_that_is_near_now(command: Command, receiver: SimulatedReceiver) -> None:
+    """While six organizations fetch their history through a scarce budget, another gets its new events in seconds."""
+    sources = {f"backfill-{number}": _source(f"backfill-{number}", per_minute=100) for number in range(6)}
+    live = EventSource(start_ms=NOW, organization="live", per_minute=0)
+    with SimulatedApi({"live": live, **sources}) as api:
+        common = {"jumpcloud__interval": "200ms", "jumpcloud__page_limit": 50}
+        first = command("run", "--once", *command.settings(api, receiver, jumpcloud__organizations=["live"], **common))
+        assert first.returncode == 0, first.stderr
+        command.start(
+            "run",
+            *command.settings(
+                api,
+                receiver,
+                jumpcloud__organizations=[*sources, "live"],
+                jumpcloud__requests_per_second=10,
+                **common,
+            ),
+        )
+        assert receiver.wait_for(500, timeout=60), command.log.read_text()
+        delays = []
+        for number in range(4):
+            now_ms = time.time_ns() // 1_000_000
+            live.add({"id": f"live-{number}", "timestamp": rfc3339(now_ms)}, timestamp_ms=now_ms)
+            wait_until(lambda number=number: f"live-{number}" in receiver.ids)  # type: ignore[misc]  # bound at once
+            delays.append(time.time_ns() / 1e6 - now_ms)
+
+        # The backfills were not over, or this would have shown nothing.
+        assert len(receiver.ids) < sum(_count(source) for source in sources.values())
+    assert max(delays) < 6000, delays
