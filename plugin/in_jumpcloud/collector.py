@@ -129,9 +129,15 @@ class Collector:
             self._rooms.state.tell(self.stream.name, None, self._now_ms())
         self.error = None
         self.failures = 0
-        due_ms = min(self._next_poll_ms, self._next_comparison_ms)
-        self.caught_up = not (self._position.window or self._again) and due_ms > self._now_ms()
-        return max(0, due_ms - self._now_ms()) / 1000 if self.caught_up else 0.0
+        wait_ms = min(self._until_poll_ms(), self._until_comparison_ms())
+        self.caught_up = not (self._position.window or self._again) and wait_ms > 0
+        return wait_ms / 1000 if self.caught_up else 0.0
+
+    def _until_poll_ms(self) -> int:
+        return _until(self._next_poll_ms, self._now_ms(), self._settings.jumpcloud.interval.ms)
+
+    def _until_comparison_ms(self) -> int:
+        return _until(self._next_comparison_ms, self._now_ms(), self._settings.reconcile.every.ms)
 
     def _begin(self) -> Position:
         start_ms = self._settings.jumpcloud.start.resolve(self._now_ms())
@@ -154,14 +160,18 @@ class Collector:
             self._limit = max(1, self._limit // 4)
         if isinstance(error, CursorLost | PageTooLarge):
             self._begin_anew()
-        if isinstance(error, TryAgain):
-            delay = pause(self.failures) if error.after is None else error.after
+        passing = isinstance(error, TryAgain | StateFull)
+        if isinstance(error, TryAgain) and error.after is not None:
+            delay = error.after
+        elif passing:
+            delay = pause(self.failures)
         else:
             delay = AFTER_A_REFUSAL
             self._again.clear()
             self._disagreements.forget()
-        level = logging.WARNING if isinstance(error, TryAgain) else logging.ERROR
-        log.log(level, "%s: %s; next try in %.0f s", self.stream.name, error, delay)
+        log.log(
+            logging.WARNING if passing else logging.ERROR, "%s: %s; next try in %.0f s", self.stream.name, error, delay
+        )
         return delay
 
     def _begin_anew(self) -> None:
@@ -174,13 +184,13 @@ class Collector:
 
     def _advance(self, stop: threading.Event) -> None:
         """One page: of the window under way, else of the next poll, else of what came late."""
-        if self._pager is None and (self._position.window or self._now_ms() >= self._next_poll_ms):
+        if self._pager is None and (self._position.window or not self._until_poll_ms()):
             self._pager = self._poll()
         if self._pager:
             self._deliver_page(self._pager, stop)
         elif self._again:
             self._deliver_page_again(stop)
-        elif self._now_ms() >= self._next_comparison_ms:
+        elif not self._until_comparison_ms():
             self._compare(stop)
 
     def _poll(self) -> Pager | None:
@@ -313,3 +323,9 @@ class Collector:
             log.warning("%s: %s", self.stream.name, error)
         else:
             log.debug("%s: forgot %d delivered ids", self.stream.name, forgotten)
+
+
+def _until(due_ms: int, now_ms: int, every_ms: int) -> int:
+    """Milliseconds until what happens every so often is due; 0 also where the clock was set back meanwhile."""
+    wait_ms = due_ms - now_ms
+    return wait_ms if 0 < wait_ms <= every_ms else 0

@@ -187,3 +187,29 @@ def test_a_minute_that_never_agrees_is_not_read_for_ever(
 
     assert receiver.ids["twice"] == 1
     assert len(again) == 1
+
+
+def test_a_clock_that_was_hours_ahead_and_is_set_right_leaves_no_gap(
+    settings: config.Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock
+) -> None:
+    """With the clock set back the stream polls on at once, and what fell into the gap is found by the counts."""
+    wrong = Clock()
+    with SimulatedApi(source, clock=clock) as api:
+        there = config.JumpCloud(api_key=Secret(KEY), url=api.url, start=Start("now"), requests_per_second=10_000)
+        with app.opened(_replaced(settings, there), now_ms=wrong) as plugin:
+            (one,) = plugin.collectors
+            for minute in range(90):
+                clock.ms = NOW + minute * MINUTE
+                wrong.ms = clock.ms + (5 * HOUR if 30 <= minute < 60 else 0)
+                for _ in range(10):  # a poll, a comparison, the spans to read again
+                    one.step(threading.Event())
+            assert one.position.watermark_ms > NOW + 5 * HOUR
+            arrived = len(receiver.ids)
+            seen = source.count(0, NOW + 85 * MINUTE, now_ms=clock.ms)
+            assert arrived >= seen * 0.9, "it polls on although the watermark lies ahead"
+
+            while clock.ms < NOW + 6 * HOUR:
+                wrong.ms = clock.ms = clock.ms + max(1, round(one.step(threading.Event()) * 1000))
+
+    assert set(receiver.ids) == _expected(source)
+    assert sum(receiver.ids.values()) == len(receiver.ids)

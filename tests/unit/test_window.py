@@ -53,7 +53,7 @@ def test_windows_cover_everything(drawn: tuple[int, list[tuple[int, int, int, in
     covered = origin  # [origin, covered) was asked for
     for now, length, overlap, lag in steps:
         window = plan_at(position, now, length_ms=length, overlap_ms=overlap, lag_ms=lag)
-        start = max(origin, position.watermark_ms - overlap)
+        start = max(origin, min(position.watermark_ms, now - lag) - overlap)
         if window is None:
             assert start >= now - lag, "there was something to ask"
             continue
@@ -81,12 +81,21 @@ def test_windows_make_progress(drawn: tuple[int, list[tuple[int, int, int, int]]
     assert position.watermark_ms == max(origin, now - lag)
 
 
-@given(st.integers(0, 10**9), st.integers(0, 10**7), st.integers(-(10**9), 10**9))
+@given(st.integers(0, 10**9), st.integers(0, 10**7), st.integers(-(10**9) + 1, 10**9))
 def test_window_under_way_is_resumed(began: int, overlap: int, moved: int) -> None:
     """A window under way is taken up as it was frozen, cursor and all, whatever clock, limit and lengths now say."""
     window = Window(start_ms=NOW - 10**9, end_ms=NOW, services=ALL, limit=7, cursor='[1,"x"]')
     position = Position.beginning(NOW - began).under_way(window)
     assert plan_at(position, NOW + moved, limit=10_000, length_ms=1, overlap_ms=overlap, lag_ms=5) is window
+
+
+def test_a_window_ahead_of_the_clock_is_planned_anew() -> None:
+    """What was frozen while the clock was wrong is not asked for hours on end once it is right."""
+    window = Window(start_ms=NOW + 1000, end_ms=NOW + 2000, services=ALL, limit=7)
+    position = Position(origin_ms=0, watermark_ms=NOW + 1000, window=window)
+    planned = plan_at(position, NOW, limit=7, length_ms=10**6, overlap_ms=100, lag_ms=0)
+    assert planned is not None
+    assert (planned.start_ms, planned.end_ms) == (NOW - 100, NOW)
 
 
 def test_other_services_ask_anew() -> None:

@@ -41,11 +41,14 @@ def run(settings: config.Config, *, once: bool) -> None:
         error = plugin.run()
         counted = [each.counters for each in plugin.collectors]
         log.info(
-            "ended after %.1f s: %d events received, %d known from before, %d records acknowledged",
+            "ended after %.1f s: %d events received, %d known from before, %d records acknowledged, %d of them late, "
+            "%d dead letters",
             time.monotonic() - began,
             sum(each.received for each in counted),
             sum(each.duplicates for each in counted),
             sum(each.acknowledged for each in counted),
+            sum(each.late for each in counted),
+            sum(each.dead_lettered for each in counted),
         )
     if error:
         raise error

@@ -77,12 +77,14 @@ def plan(
     """The window to ask for next, or None while there is nothing to ask.
 
     A window under way is taken up again, unless the configuration now asks for other services: then the same span
-    is asked anew, and the ledger keeps what was already delivered from going out twice.
+    is asked anew, and the ledger keeps what was already delivered from going out twice. A window or a watermark ahead
+    of the clock was made while the clock was wrong: it must not keep us from asking now.
     """
-    if position.window and position.window.services == services:
+    if position.window and position.window.services == services and position.window.start_ms < now_ms:
         return position.window
-    start = max(position.origin_ms, position.watermark_ms - overlap_ms)
-    end = min(now_ms - lag_ms, start + length_ms)
+    until_ms = now_ms - lag_ms
+    start = max(position.origin_ms, min(position.watermark_ms, until_ms) - overlap_ms)
+    end = min(until_ms, start + length_ms)
     if start >= end:
         return None
     return Window(start_ms=start, end_ms=end, services=services, limit=limit)
