@@ -100,6 +100,20 @@ def ms(text: str) -> int:
 # elastic/integrations
 
 
+@pytest.mark.parametrize("value", [True, 1, 1.5, "text", {"a": [1, {"b": None}]}, [{"x": 1}], None])
+def test_elastic_8253_changes_of_any_type_break_no_mapping(command: Command, value: object) -> None:
+    """`changes` is declared `flattened`, and from and to may be anything: the record keeps them, without an error."""
+    done = command("map", stdin=json.dumps({"id": "1", "changes": [{"field": "f", "from": value, "to": "x"}]}).encode())
+
+    record = json.loads(done.stdout)
+    assert "error" not in record
+    (change,) = record["jumpcloud"]["event"]["changes"]
+    assert change["to"] == "x"
+    assert ("from" in change) == (value is not None)
+    fields = command("fields", "--format", "csv").stdout.decode()
+    assert "jumpcloud.event.changes,flattened," in fields
+
+
 def test_elastic_15248_first_event_of_a_cycle_is_not_repeated(
     run: Run, api: SimulatedApi, source: EventSource, receiver: SimulatedReceiver
 ) -> None:
