@@ -5,27 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, ReadTimeoutError
 
 from in_jumpcloud import __version__, config
 from in_jumpcloud.errors import InJumpCloudError, PageTooLarge, Refused, TryAgain
 from in_jumpcloud.insights.budget import RequestBudget
 from in_jumpcloud.insights.clock import ClockWatch, http_date
+from in_jumpcloud.insights.deadline import Adapter, Deadline
 
 LONGEST_RETRY_AFTER = 300.0
 _READ = 65_536
@@ -64,8 +60,8 @@ class Transport:
         self._session = session = requests.Session()
         session.headers.update({"User-Agent": f"in_jumpcloud/{__version__}", "Accept-Encoding": "gzip"})
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        session.mount("http://", _Adapter())
-        session.mount("https://", _Adapter())
+        session.mount("http://", Adapter())
+        session.mount("https://", Adapter())
         # Given with each request: what a session holds yields to HTTPS_PROXY and REQUESTS_CA_BUNDLE.
         self._proxies = {"http": settings.proxy, "https": settings.proxy} if settings.proxy else None
         self._proxy_password = _password(settings.proxy)
@@ -78,7 +74,7 @@ class Transport:
             TryAgain, PageTooLarge: no whole answer came. Its status is not looked at here.
         """
         sent_ns = self._now_ns()
-        with _Deadline(self._longest_answer) as deadline:
+        with Deadline(self._longest_answer) as deadline:
             try:
                 with self._session.post(
                     url,
@@ -125,7 +121,7 @@ class Transport:
         """Close the idle connections."""
         self._session.close()
 
-    def _read(self, response: requests.Response, deadline: _Deadline) -> bytes:
+    def _read(self, response: requests.Response, deadline: Deadline) -> bytes:
         if response.status_code != requests.codes.ok:
             return _beginning(response)
         largest = self._largest_answer
@@ -228,95 +224,3 @@ def _words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return re.sub(r" \(_ssl\.c:\d+\)", "", error.strerror)
     return " ".join(str(error).split()) or type(error).__name__
-
-
-# The time that an answer may take. A read timeout is about each byte, so it never ends an answer that drips: a timer
-# shuts the connection down.
-
-
-class _Deadline:
-    """Bounds the time of one answer, from the moment that it is waited for; on the thread that asks."""
-
-    def __init__(self, seconds: float) -> None:
-        self.over = False
-        self.reason = f"the answer took longer than {seconds:g} s"
-        self._timer = threading.Timer(seconds, self._end)
-        self._timer.daemon = True
-        self._socket: Any = None
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        _here.deadline = self
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        _here.deadline = None
-        self._timer.cancel()
-        with self._lock:
-            self._socket = None
-
-    def guard(self, connected: Any) -> None:
-        """End this connection when the time is over."""
-        with self._lock:
-            self._socket = connected
-        if self.over:
-            self._end()
-        elif self._timer.ident is None:
-            self._timer.start()
-
-    def _end(self) -> None:
-        with self._lock:
-            self.over = True
-            found = getattr(self._socket, "socket", self._socket)  # TLS within TLS holds it so
-            if isinstance(found, socket.socket):
-                with contextlib.suppress(OSError):
-                    socket.socket.shutdown(found, socket.SHUT_RDWR)  # that of an SSL socket would drop its TLS state
-
-
-_here = threading.local()
-
-
-def _guard(connected: Any) -> None:
-    deadline = getattr(_here, "deadline", None)
-    if deadline is not None:
-        deadline.guard(connected)
-
-
-class _HTTPConnection(HTTPConnection):
-    def getresponse(self) -> Any:
-        _guard(self.sock)
-        return super().getresponse()
-
-
-class _HTTPSConnection(HTTPSConnection):
-    def _tunnel(self) -> None:
-        _guard(self.sock)
-        super()._tunnel()
-
-    def getresponse(self) -> Any:
-        _guard(self.sock)
-        return super().getresponse()
-
-
-class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _HTTPConnection
-
-
-class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection
-
-
-class _Adapter(HTTPAdapter):
-    """Makes connections that a deadline can end."""
-
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, **options)
-        self._guarded(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        return self._guarded(super().proxy_manager_for(proxy, **options))
-
-    @staticmethod
-    def _guarded(manager: PoolManager) -> PoolManager:
-        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
-        return manager
