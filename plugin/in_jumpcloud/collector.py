@@ -303,11 +303,11 @@ class Collector:
         return window.start_ms if window else self._position.watermark_ms
 
     def _bound_pages(self, page: Page, window: Window) -> None:
-        """Ask the next window for fewer events where pages grew too large, and for more again where they are small."""
+        """Ask the next window for fewer events where pages were too large, for more again where full ones are small."""
         most = self._settings.jumpcloud
         if page.size > most.page_bytes:
             self._limit = max(1, window.limit * most.page_bytes // page.size)
-        elif page.size < most.page_bytes // 4:
+        elif page.cursor is not None and page.size < most.page_bytes // 4:  # a window's last page tells nothing
             self._limit = min(most.page_limit, max(self._limit, window.limit * 2))
 
     def _prune(self) -> None:
