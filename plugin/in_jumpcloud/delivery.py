@@ -13,6 +13,7 @@ from in_jumpcloud.deadletter import DeadLetterFile
 from in_jumpcloud.ecs.mapper import Mapper
 from in_jumpcloud.errors import ReceiverDown, StateFull, Stopped
 from in_jumpcloud.forward import wire
+from in_jumpcloud.forward.chunks import filled
 from in_jumpcloud.forward.sender import AckSender
 from in_jumpcloud.insights.event import Event, Key, read
 from in_jumpcloud.insights.page import Page
@@ -80,7 +81,7 @@ class Delivery:
             Stopped: `stop` was set. What was acknowledged is committed.
         """
         waiting: list[_Entry] = []
-        for chunk in self._chunks(page, before, stop):
+        for chunk in filled(self._entries(page, before, stop), self._settings.chunk_bytes):
             if waiting:
                 self._settle(waiting, before, before, stop)
             waiting = chunk
@@ -89,11 +90,9 @@ class Delivery:
         else:
             self._commit([], after, stop)
 
-    def _chunks(self, page: Page, before: Position, stop: threading.Event) -> Iterator[list[_Entry]]:
-        """The new events of `page`, packed, in chunks of at most chunk_bytes; a larger one alone."""
+    def _entries(self, page: Page, before: Position, stop: threading.Event) -> Iterator[_Entry]:
+        """The new events of `page`, packed; those that are too large for any message are buried here."""
         packer = wire.EntryPacker()
-        chunk: list[_Entry] = []
-        size = 0
         for event in self._new_events(page):
             record = self._rooms.mapper.map(event, page.received_ns)
             self._counters.looked_up += record.looked_up
@@ -105,14 +104,8 @@ class Delivery:
             if len(entry.packed) > self._settings.message_max_bytes:
                 reason = f"its record of {len(entry.packed)} bytes is larger than forward.message_max_bytes"
                 self._bury(entry, reason, before, stop)
-                continue
-            if chunk and size + len(entry.packed) > self._settings.chunk_bytes:
-                yield chunk
-                chunk, size = [], 0
-            chunk.append(entry)
-            size += len(entry.packed)
-        if chunk:
-            yield chunk
+            else:
+                yield entry
 
     def _new_events(self, page: Page) -> Iterator[Event]:
         """The events that were not delivered before, each once."""

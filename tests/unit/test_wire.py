@@ -5,15 +5,15 @@ from __future__ import annotations
 import base64
 import itertools
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from in_jumpcloud.errors import Failed, ReceiverDown
-from in_jumpcloud.forward.chunks import Parcel, parcels
+from in_jumpcloud.errors import ReceiverDown
+from in_jumpcloud.forward.chunks import filled
 from in_jumpcloud.forward.wire import AckReader, EntryPacker, chunk
 from in_jumpcloud.insights.event import Key
 
@@ -181,57 +181,55 @@ class TestAckReader:
         assert all(type(each) is str for each in acks)
 
 
-def fill(sizes: list[int], chunk_bytes: int, message_max_bytes: int) -> tuple[list[Parcel], list[tuple[Key, bytes]]]:
-    """The parcels for entries of these sizes, and the entries."""
-    entries = [((number, f"id-{number}"), bytes([number % 256]) * size) for number, size in enumerate(sizes)]
-    made = parcels("t", entries, chunk_bytes=chunk_bytes, message_max_bytes=message_max_bytes)
-    return list(made), entries
+class Packed(NamedTuple):
+    """An entry of so many bytes."""
+
+    key: Key
+    packed: bytes
 
 
-def payload(parcel: Parcel) -> bytes:
-    """The entries in a parcel's message."""
-    entries: bytes = msgpack.unpackb(parcel.chunk.message)[1]
-    return entries
+def fill(sizes: list[int], chunk_bytes: int) -> tuple[list[list[Packed]], list[Packed]]:
+    """The chunks for entries of these sizes, and the entries."""
+    entries = [Packed((number, f"id-{number}"), bytes([number % 256]) * size) for number, size in enumerate(sizes)]
+    return list(filled(entries, chunk_bytes)), entries
 
 
-class TestParcels:
+def payload(entries: list[Packed]) -> bytes:
+    """The entries as they stand in their chunk's message."""
+    message = chunk("t", b"".join(entry.packed for entry in entries), len(entries)).message
+    packed: bytes = msgpack.unpackb(message)[1]
+    return packed
+
+
+class TestFilling:
     """How chunks are filled."""
 
     @given(st.lists(st.integers(1, 120), max_size=40), st.integers(1, 100))
     def test_in_order_and_bounded(self, sizes: list[int], chunk_bytes: int) -> None:
         """All chunks together are all entries in order, and none is above the limit unless one entry alone is."""
-        made, entries = fill(sizes, chunk_bytes, 120)
-        assert b"".join(map(payload, made)) == b"".join(entry for _, entry in entries)
-        assert [key for parcel in made for key in parcel.keys] == [key for key, _ in entries]
-        for parcel in made:
-            assert len(parcel.keys) == parcel.chunk.records > 0
-            assert len(payload(parcel)) <= chunk_bytes or len(parcel.keys) == 1
+        made, entries = fill(sizes, chunk_bytes)
+        assert b"".join(map(payload, made)) == b"".join(entry.packed for entry in entries)
+        assert [entry.key for each in made for entry in each] == [entry.key for entry in entries]
+        for each in made:
+            assert len(each) > 0
+            assert len(payload(each)) <= chunk_bytes or len(each) == 1
 
     @given(st.lists(st.integers(1, 120), max_size=40), st.integers(1, 100))
     def test_full(self, sizes: list[int], chunk_bytes: int) -> None:
         """No chunk is closed while the next entry would still have fitted."""
-        made, entries = fill(sizes, chunk_bytes, 120)
-        size_of = {key: len(entry) for key, entry in entries}
-        for parcel, following in itertools.pairwise(made):
-            assert len(payload(parcel)) + size_of[following.keys[0]] > chunk_bytes
+        made, _ = fill(sizes, chunk_bytes)
+        for each, following in itertools.pairwise(made):
+            assert len(payload(each)) + len(following[0].packed) > chunk_bytes
 
     def test_exact_limit(self) -> None:
         """A chunk may hold exactly the limit, not a byte more."""
-        assert [len(parcel.keys) for parcel in fill([40, 60, 1], 100, 100)[0]] == [2, 1]
-        assert [len(parcel.keys) for parcel in fill([40, 61], 100, 100)[0]] == [1, 1]
+        assert [len(each) for each in fill([40, 60, 1], 100)[0]] == [2, 1]
+        assert [len(each) for each in fill([40, 61], 100)[0]] == [1, 1]
 
     def test_large_one_alone(self) -> None:
         """An entry above the limit travels alone, and those around it in chunks of their own."""
-        assert [len(parcel.keys) for parcel in fill([10, 10, 500, 10], 100, 500)[0]] == [2, 1, 1]
-
-    def test_too_large(self) -> None:
-        """An entry above message_max_bytes fails by the name of its event, after what came before was given."""
-        entries = [((0, "a"), b"x" * 10), ((0, "the large one"), b"x" * 501)]
-        made = parcels("t", entries, chunk_bytes=100, message_max_bytes=500)
-        assert next(made).keys == [(0, "a")]
-        with pytest.raises(Failed, match=r"event the large one has 501 bytes.*message_max_bytes \(500\)"):
-            next(made)
+        assert [len(each) for each in fill([10, 10, 500, 10], 100)[0]] == [2, 1, 1]
 
     def test_nothing(self) -> None:
         """Without entries there is no chunk."""
-        assert fill([], 100, 500)[0] == []
+        assert fill([], 100)[0] == []

@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
-
-from in_jumpcloud.errors import Failed
-from in_jumpcloud.forward import wire
-from in_jumpcloud.insights.event import Key
+from typing import Protocol, TypeVar
 
 
-class Parcel(NamedTuple):
-    """A chunk, and the keys to commit once it is acknowledged."""
+class Packed(Protocol):
+    """Whatever holds an entry as it travels."""
 
-    chunk: wire.Chunk
-    keys: list[Key]
+    @property
+    def packed(self) -> bytes:
+        """The entry's bytes."""
 
 
-def parcels(
-    tag: str, entries: Iterable[tuple[Key, bytes]], *, chunk_bytes: int, message_max_bytes: int
-) -> Iterator[Parcel]:
-    """Fill chunk after chunk with at most `chunk_bytes` of entries; a larger entry travels alone.
+Entry = TypeVar("Entry", bound=Packed)
 
-    Raises:
-        Failed: an entry is larger than `message_max_bytes`.
-    """
-    keys: list[Key] = []
-    parts: list[bytes] = []
+
+def filled(entries: Iterable[Entry], chunk_bytes: int) -> Iterator[list[Entry]]:
+    """Fill chunk after chunk with at most `chunk_bytes` of entries, in order; a larger entry travels alone."""
+    chunk: list[Entry] = []
     size = 0
-    for key, entry in entries:
-        if parts and size + len(entry) > chunk_bytes:
-            yield Parcel(wire.chunk(tag, b"".join(parts), len(parts)), keys)
-            keys, parts, size = [], [], 0
-        if len(entry) > message_max_bytes:
-            raise Failed(
-                f"the record of event {key[1]} has {len(entry)} bytes, more than forward.message_max_bytes "
-                f"({message_max_bytes}); raise it, and buffer_max_size at the receiver"
-            )
-        keys.append(key)
-        parts.append(entry)
-        size += len(entry)
-    if parts:
-        yield Parcel(wire.chunk(tag, b"".join(parts), len(parts)), keys)
+    for entry in entries:
+        if chunk and size + len(entry.packed) > chunk_bytes:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(entry)
+        size += len(entry.packed)
+    if chunk:
+        yield chunk
