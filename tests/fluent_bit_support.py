@@ -85,9 +85,11 @@ class FluentBit:
             self._process = None
 
     def signal(self, how: signal.Signals) -> None:
-        """Send it a signal, such as SIGSTOP."""
+        """Send it a signal; of SIGSTOP wait for the effect."""
         assert self._process is not None
         self._process.send_signal(how)
+        if how is signal.SIGSTOP:
+            os.waitpid(self._process.pid, os.WUNTRACED)
 
     def __enter__(self) -> Self:
         return self.start()

@@ -16,7 +16,7 @@ from in_jumpcloud.delivery import Rooms
 from in_jumpcloud.ecs.geo import GeoIP
 from in_jumpcloud.ecs.mapper import Mapper, new_id
 from in_jumpcloud.errors import ConfigError, Failed, InJumpCloudError, Stopped, TryAgain
-from in_jumpcloud.forward.sender import AckSender
+from in_jumpcloud.forward.servers import Servers
 from in_jumpcloud.insights.api import DirectoryInsights, Scope
 from in_jumpcloud.insights.auth import of as auth_of
 from in_jumpcloud.insights.budget import RequestBudget
@@ -72,7 +72,7 @@ class App:
             The error that ended it before its time, if any; with `once` that which kept a stream from coming up to now.
         """
         if self._once:
-            self._rooms.sender.connect()
+            self._rooms.servers.connect(self.stop)
         workers = [
             threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
             for number in range(min(WORKERS, len(self.collectors)))
@@ -162,12 +162,8 @@ def opened(settings: config.Config, *, once: bool = False, now_ms: Callable[[], 
         auth = auth_of(settings.jumpcloud, budget)
         api = DirectoryInsights(settings.jumpcloud, auth, budget, now_ns=lambda: now_ms() * 1_000_000)
         stack.callback(api.close)
-        sender = AckSender(
-            settings.forward.servers[0],
-            connect_timeout=settings.forward.connect_timeout,
-            ack_timeout=settings.forward.ack_timeout,
-        )
-        stack.callback(sender.close)
+        servers = Servers(settings.forward)
+        stack.callback(servers.close)
         mapper = Mapper(settings.ecs, geo, agent_id=state.agent_id, ephemeral_id=new_id())
         dead_letters = DeadLetterFile(settings.dead_letter.path, max_bytes=settings.dead_letter.max_bytes)
-        yield App(api, Rooms(mapper, sender, state, dead_letters), settings, once=once, now_ms=now_ms)
+        yield App(api, Rooms(mapper, servers, state, dead_letters), settings, once=once, now_ms=now_ms)

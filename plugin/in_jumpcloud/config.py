@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from in_jumpcloud.errors import ConfigError
+from in_jumpcloud.forward.tags import Tag
 from in_jumpcloud.reading import Reader, Section, parse, put
 from in_jumpcloud.units import Duration, Secret, Size, Start
 
@@ -113,11 +114,30 @@ class Server(Section, frozen=True):
         return f"[{self.host}]:{self.port}" if ":" in (self.host or "") else f"{self.host}:{self.port}"
 
 
+class Tls(Section, frozen=True):
+    """How the receivers' certificates are checked, and what they are shown."""
+
+    enabled: bool = False
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    verify: bool = True
+    server_name: Text | None = None
+
+
 class Forward(Section, frozen=True):
     """How records reach the receiver."""
 
     servers: tuple[Server, ...] = (Server(host="127.0.0.1"),)
+    balance: Literal["failover", "round_robin"] = "failover"
     tag: Text = "jumpcloud.events"
+    shared_key: Secret | None = None
+    username: Text | None = None
+    password: Secret | None = None
+    self_hostname: Text | None = None
+    tls: Tls = Tls()
+    compress: Literal["none", "gzip"] = "none"
+    connection_max_age: Duration = Duration(600)
     connect_timeout: Duration = Duration(10)
     ack_timeout: Duration = Duration(60)
     chunk_bytes: Size = Size(1_000_000)
@@ -216,6 +236,8 @@ def _contradictions(config: Config, *, offline: bool) -> Iterable[str]:
 _OF_A_CONNECTION = ("jumpcloud.", "forward.", "state.", "dead_letter.")
 _OF_A_KEY = ("jumpcloud.api_key", "jumpcloud.client_")
 _HOUR = 3600
+_LONGEST_NAMES = 600
+"""Bytes: with both digests a PING has to fit into the 1,023 bytes that Fluent Bit reads of it."""
 _LONGEST_COMPARISON = 30 * 24 * _HOUR
 _MORE_THAN_NOTHING = (
     "reconcile.every",
@@ -250,7 +272,7 @@ def _in_jumpcloud(settings: JumpCloud) -> Iterable[str]:
         try:
             ssl.create_default_context(cafile=settings.ca_file)
         except OSError as error:  # an SSLError is one
-            yield f"jumpcloud.ca_file: {settings.ca_file} holds no certificates that can be read: {error.strerror}"
+            yield f"jumpcloud.ca_file: {settings.ca_file} holds no certificates that can be read: {_why(error)}"
     if settings.proxy and not _host(settings.proxy):  # not shown: it may hold a password
         yield "jumpcloud.proxy: expected such as http://proxy.example.com:3128"
 
@@ -298,12 +320,60 @@ def _host(url: str) -> str | None:
 
 
 def _in_forward(settings: Forward) -> Iterable[str]:
-    if len(settings.servers) != 1:
-        yield "forward.servers: expected one receiver; several are not supported yet"
+    if not settings.servers:
+        yield "forward.servers: expected at least one receiver"
     for index, server in enumerate(settings.servers):
         if (server.host is None) == (server.unix is None):
             yield f"forward.servers[{index}]: expected either host (and port) or unix"
-    if "{" in settings.tag:
-        yield "forward.tag: placeholders are not supported yet"
+        elif server in settings.servers[:index]:
+            yield f"forward.servers[{index}]: {server} stands twice"
+    try:
+        Tag(settings.tag)
+    except ValueError as error:
+        yield f"forward.tag: {error}"
+    yield from _in_handshake(settings)
+    yield from _in_tls(settings)
     if settings.chunk_bytes > settings.message_max_bytes:
         yield "forward.chunk_bytes: must be at most forward.message_max_bytes"
+
+
+def _in_handshake(settings: Forward) -> Iterable[str]:
+    if (settings.username is None) != (settings.password is None):
+        missing = "username" if settings.username is None else "password"
+        yield f"forward.{missing}: missing; a receiver asks for both"
+    if settings.shared_key is None and (settings.username or settings.self_hostname):
+        yield 'forward.shared_key: missing; without it there is no handshake; "" where the receiver has an empty one'
+    if len(f"{settings.self_hostname}{settings.username}".encode()) > _LONGEST_NAMES:
+        yield f"forward.username: is longer than {_LONGEST_NAMES} bytes, together with forward.self_hostname"
+
+
+def _in_tls(settings: Forward) -> Iterable[str]:
+    tls = settings.tls
+    files = [name for name in ("ca_file", "cert_file", "key_file") if getattr(tls, name)]
+    if files and not tls.enabled:
+        yield f"forward.tls.enabled: is false, while forward.tls.{files[0]} is given"
+    if tls.key_file and not tls.cert_file:
+        yield "forward.tls.cert_file: missing; a key alone is no use"
+    missing = [name for name in files if not getattr(tls, name).is_file()]
+    for name in missing:
+        yield f"forward.tls.{name}: no such file: {getattr(tls, name)}"
+    if not tls.enabled or missing:
+        return
+    if tls.verify and not tls.server_name and any(server.unix for server in settings.servers):
+        yield "forward.tls.server_name: missing; a unix socket has no name to check a certificate against"
+    try:
+        ssl.create_default_context(cafile=tls.ca_file)
+    except OSError as error:  # an SSLError is one
+        yield f"forward.tls.ca_file: {tls.ca_file} holds no certificates that can be read: {_why(error)}"
+    try:
+        if tls.cert_file:
+            # A key with a passphrase would ask for it at the terminal: an empty one makes that an error.
+            ssl.create_default_context().load_cert_chain(tls.cert_file, tls.key_file, password=lambda: b"")
+    except OSError as error:
+        what = "no certificate with its key, without a passphrase"
+        yield f"forward.tls.cert_file: {tls.cert_file} and its key_file hold {what}: {_why(error)}"
+
+
+def _why(error: OSError) -> str:
+    reason = getattr(error, "reason", None)
+    return reason.replace("_", " ").lower() if reason else str(error.strerror or error)

@@ -6,15 +6,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from in_jumpcloud import config
 from in_jumpcloud.deadletter import DeadLetterFile
 from in_jumpcloud.ecs.mapper import Mapper
-from in_jumpcloud.errors import ReceiverDown, StateFull, Stopped
+from in_jumpcloud.errors import NotReady, ReceiverDown, StateFull, Stopped, Unwelcome
 from in_jumpcloud.forward import wire
 from in_jumpcloud.forward.chunks import filled
-from in_jumpcloud.forward.sender import AckSender
+from in_jumpcloud.forward.servers import Servers
+from in_jumpcloud.forward.tags import Tag
 from in_jumpcloud.insights.event import Event, Key, read
 from in_jumpcloud.insights.page import Page
 from in_jumpcloud.insights.window import Position
@@ -28,19 +29,22 @@ _BATCH = 200
 """Events that are decoded at a time, so that a page of large ones is never held decoded as a whole."""
 _REFUSALS = 3
 """Times that a chunk has to be refused, while a probe is acknowledged, before it counts as poison."""
+_UNWELCOME = 60.0
+"""Seconds before the next try at a receiver that does not accept us: its settings, or ours, have to be changed."""
 
 
 class Rooms(NamedTuple):
     """What all streams share."""
 
     mapper: Mapper
-    sender: AckSender
+    servers: Servers
     state: State
     dead_letters: DeadLetterFile
 
 
 class _Entry(NamedTuple):
     event: Event
+    tag: str
     packed: bytes
     late: bool
 
@@ -68,6 +72,9 @@ class Delivery:
         self._organization = organization
         self._rooms = rooms
         self._settings = settings
+        self._tag = Tag(settings.tag)
+        room = settings.message_max_bytes - wire.ENVELOPE - self._tag.most_bytes
+        self._chunk_bytes = min(settings.chunk_bytes, room)
         self._counters = counters
         self._now_ms = now_ms
         self._patience = patience
@@ -81,7 +88,7 @@ class Delivery:
             Stopped: `stop` was set. What was acknowledged is committed.
         """
         waiting: list[_Entry] = []
-        for chunk in filled(self._entries(page, before, stop), self._settings.chunk_bytes):
+        for chunk in filled(self._entries(page, before, stop), self._chunk_bytes):
             if waiting:
                 self._settle(waiting, before, before, stop)
             waiting = chunk
@@ -100,8 +107,9 @@ class Delivery:
             late = event.time_ns is not None and event.time_ns < before.watermark_ms * 1_000_000
             if late:
                 self._counters.found_late((page.received_ns - record.time_ns) / 1e9)
-            entry = _Entry(event, packer.entry(record.time_ns, record.body), late)
-            if len(entry.packed) > self._settings.message_max_bytes:
+            tag = self._tag.of(*self._origin(event))
+            entry = _Entry(event, tag, packer.entry(record.time_ns, record.body), late)
+            if wire.message_bytes(tag, len(entry.packed)) > self._settings.message_max_bytes:
                 reason = f"its record of {len(entry.packed)} bytes is larger than forward.message_max_bytes"
                 self._bury(entry, reason, before, stop)
             else:
@@ -121,6 +129,11 @@ class Delivery:
                 seen.add(event.key)
                 self._look_for_strangers(event)
                 yield event
+
+    def _origin(self, event: Event) -> tuple[Any, Any]:
+        """The event's service and organization."""
+        data = event.data or {}
+        return data.get("service"), data.get("organization") or self._organization
 
     def _look_for_strangers(self, event: Event) -> None:
         organization = event.data.get("organization") if self._organization and event.data else None
@@ -143,7 +156,8 @@ class Delivery:
         halved: bool = False,
     ) -> None:
         """Deliver one chunk and commit it; where the receiver takes others but not this, find the record it refuses."""
-        chunk = wire.chunk(self._settings.tag, b"".join(entry.packed for entry in entries), len(entries))
+        packed = b"".join(entry.packed for entry in entries)
+        chunk = wire.chunk(entries[0].tag, packed, len(entries), compress=self._settings.compress)
         refusal = self._send(chunk, stop, tries=1 if halved and len(entries) > 1 else _REFUSALS)
         if refusal is None:
             self._commit(entries, after, stop)
@@ -165,16 +179,18 @@ class Delivery:
         while True:
             self._counters.sent += chunk.records
             try:
-                self._rooms.sender.deliver(chunk, stop)
+                self._rooms.servers.deliver(chunk, stop)
             except ReceiverDown as error:
                 failures += 1
-                refusals += error.reached
-                if refusals >= tries and self._rooms.sender.probe(self._settings.tag, stop):
+                refusals += bool(error.reached)
+                if refusals >= tries and self._rooms.servers.probe(error.reached, stop):
                     return str(error)
-                if self._patience is not None and time.monotonic() - began > self._patience:
+                unwelcome = isinstance(error, Unwelcome)
+                if self._patience is not None and (unwelcome or time.monotonic() - began > self._patience):
                     raise
-                delay = pause(failures)
-                log.warning("%s: %s; the same chunk again in %.0f s", self._stream, error, delay)
+                delay = max(pause(failures), _UNWELCOME if unwelcome else 0)
+                level = logging.INFO if isinstance(error, NotReady) else logging.WARNING
+                log.log(level, "%s: %s; the same chunk again in %.0f s", self._stream, error, delay)
                 if stop.wait(delay):
                     raise Stopped from None
             else:

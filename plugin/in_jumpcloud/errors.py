@@ -12,6 +12,8 @@ InJumpCloudError            its text is one line for a person: what is wrong, wh
 │   ├── CursorLost          the same window again, from its start; the ledger drops what was already delivered
 │   └── PageTooLarge        the same, with fewer events on a page
 ├── ReceiverDown            the same chunk again, on a new connection: no ack for it is certain
+│   ├── NotReady            the same; the receiver is there and takes nothing at present
+│   └── Unwelcome           the same, after minutes: it refuses our key, user or certificate, or we refuse its own
 └── Stopped                 end now: somebody asked for it
 """
 
@@ -72,12 +74,20 @@ class PageTooLarge(TryAgain):
 class ReceiverDown(InJumpCloudError):
     """The receiver could not be reached, or did not acknowledge in time.
 
-    `reached` tells that there was a connection: it may be this one chunk that the receiver does not want.
+    `reached` names the receivers that were sent the chunk: it may be just this one that they do not want.
     """
 
-    def __init__(self, message: str, *, reached: bool = False) -> None:
+    def __init__(self, message: str, *, reached: frozenset[str] = frozenset()) -> None:
         super().__init__(message)
         self.reached = reached
+
+
+class NotReady(ReceiverDown):
+    """The receiver is there, but does not begin the handshake: a Fluent Bit that is paused."""
+
+
+class Unwelcome(ReceiverDown):
+    """Receiver and sender do not accept each other: shared key, user, password, certificate."""
 
 
 class Stopped(InJumpCloudError):

@@ -19,6 +19,7 @@ from in_jumpcloud.forward import sender as room
 from in_jumpcloud.forward.sender import AckSender
 from in_jumpcloud.forward.wire import Chunk, EntryPacker, chunk
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.units import Duration
 
 SOON = 10.0
 """Seconds after which a test gives up waiting for what must come at once."""
@@ -68,7 +69,9 @@ def _sender_to() -> Iterator[MakeSender]:
 
         def make(peer: SimulatedReceiver | socket.socket, *, connect: float = SOON, ack: float = SOON) -> AckSender:
             address = peer.address if isinstance(peer, SimulatedReceiver) else peer.getsockname()
-            sender = AckSender(server_of(address), connect_timeout=connect, ack_timeout=ack)
+            server = server_of(address)
+            settings = config.Forward(servers=(server,), connect_timeout=Duration(connect), ack_timeout=Duration(ack))
+            sender = AckSender(server, settings)
             stack.callback(sender.close)
             return sender
 
@@ -135,7 +138,7 @@ class TestDelivery:
     def test_acknowledged(self, anywhere: SimulatedReceiver, sender_to: MakeSender) -> None:
         """Chunk after chunk is delivered over the connection made beforehand, on every kind of socket."""
         sender, chunks = sender_to(anywhere), [some_chunk("1", "2"), some_chunk("3")]
-        sender.connect()
+        sender.connect(NEVER)
         for each in chunks:
             sender.deliver(each, NEVER)
         assert anywhere.acked == [each.id for each in chunks]
@@ -209,7 +212,7 @@ class TestNoAck:
     @pytest.mark.parametrize(
         ("answer", "reason"),
         [
-            (msgpack.packb(["HELO", {"nonce": b"\xff\xfe"}]), "HELO"),
+            (msgpack.packb(["HELO", {"nonce": b"\xff\xfe"}]), "it asks for a shared key"),
             (b"HTTP/1.1 400 Bad Request\r\n\r\n", "where an ack was due"),
             (b"\xc1", "not MessagePack"),
         ],
@@ -299,7 +302,11 @@ class TestConnection:
         sender = sender_to(anywhere)
         sender.deliver(some_chunk("1"), NEVER)
         anywhere.stop()
-        for attempt in (sender.connect, lambda: sender.deliver(some_chunk("2"), NEVER)):
+        attempts: list[Callable[[], None]] = [
+            lambda: sender.connect(NEVER),
+            lambda: sender.deliver(some_chunk("2"), NEVER),
+        ]
+        for attempt in attempts:
             with pytest.raises(ReceiverDown, match=r"refused|No such file") as caught:
                 attempt()
             assert str(sender.server) in str(caught.value)
@@ -318,14 +325,15 @@ class TestConnection:
                 other.setblocking(False)
                 other.connect_ex(listener.getsockname())
             with pytest.raises(ReceiverDown, match=r"no connection within 0\.3 s"):
-                sender_to(listener, connect=0.3).connect()
+                sender_to(listener, connect=0.3).connect(NEVER)
 
     @pytest.mark.parametrize("host", ["a..b", "a" * 70])
     def test_no_host_name(self, host: str) -> None:
         """A name that no host can have is told like a receiver that is down."""
-        sender = AckSender(config.Server(host=host), connect_timeout=1, ack_timeout=1)
+        server = config.Server(host=host)
+        sender = AckSender(server, config.Forward(servers=(server,)))
         with pytest.raises(ReceiverDown, match=f"receiver {host}:24224: "):
-            sender.connect()
+            sender.connect(NEVER)
 
 
 class TestEnd:
@@ -393,7 +401,11 @@ class TestEnd:
         sender.deliver(some_chunk("1"), NEVER)
         sender.close()
         sender.close()
-        for attempt in (sender.connect, lambda: sender.deliver(some_chunk("2"), NEVER)):
+        attempts: list[Callable[[], None]] = [
+            lambda: sender.connect(NEVER),
+            lambda: sender.deliver(some_chunk("2"), NEVER),
+        ]
+        for attempt in attempts:
             with pytest.raises(ReceiverDown, match="closed"):
                 attempt()
         assert receiver.connections == 1

@@ -16,7 +16,8 @@ from in_jumpcloud.ecs.geo import GeoIP
 from in_jumpcloud.ecs.mapper import Mapper, new_id
 from in_jumpcloud.errors import ConfigError, Failed, ReceiverDown, Stopped
 from in_jumpcloud.forward import wire
-from in_jumpcloud.forward.sender import AckSender
+from in_jumpcloud.forward.servers import Servers
+from in_jumpcloud.forward.tags import Tag
 from in_jumpcloud.insights.event import parse_timestamp, read
 from in_jumpcloud.state import reading
 
@@ -86,13 +87,10 @@ class _Replayer:
         geo = GeoIP(settings.geoip.city, settings.geoip.asn, cache=settings.geoip.cache)
         rooms.callback(geo.close)
         self._mapper = Mapper(settings.ecs, geo, agent_id=_agent_id(settings), ephemeral_id=new_id())
-        self._sender = AckSender(
-            settings.forward.servers[0],
-            connect_timeout=settings.forward.connect_timeout,
-            ack_timeout=settings.forward.ack_timeout,
-        )
-        rooms.callback(self._sender.close)
-        self._sender.connect()
+        self._tag = Tag(settings.forward.tag)
+        self._servers = Servers(settings.forward)
+        rooms.callback(self._servers.close)
+        self._servers.connect(stop)
 
     def deliver(self, letter: DeadLetter) -> bool:
         """Whether the receiver has acknowledged it; where it refuses just this one, that is told.
@@ -102,25 +100,28 @@ class _Replayer:
             Stopped: somebody asked for the end.
         """
         received_ns = parse_timestamp(letter.time) or time.time_ns()
-        record = self._mapper.map(read(letter.event), received_ns)
-        refusal = self._send(wire.EntryPacker().entry(record.time_ns, record.body))
+        event = read(letter.event)
+        record = self._mapper.map(event, received_ns)
+        data = event.data or {}
+        tag = self._tag.of(data.get("service"), data.get("organization"))
+        refusal = self._send(tag, wire.EntryPacker().entry(record.time_ns, record.body))
         if refusal:
             click.echo(f"in-jumpcloud: {letter.stream}: event {_printable(letter.id)} stays: {refusal}", err=True)
             return False
         self.delivered += 1
         return True
 
-    def _send(self, packed: bytes) -> str | None:
+    def _send(self, tag: str, packed: bytes) -> str | None:
         """None once it is acknowledged; else why not, where the receiver takes other chunks."""
-        if len(packed) > self._settings.message_max_bytes:
+        if wire.message_bytes(tag, len(packed)) > self._settings.message_max_bytes:
             return f"its record of {len(packed)} bytes is larger than forward.message_max_bytes"
-        chunk = wire.chunk(self._settings.tag, packed, 1)
+        chunk = wire.chunk(tag, packed, 1, compress=self._settings.compress)
         refusal = ""
         for _ in range(_TRIES):
             try:
-                self._sender.deliver(chunk, self._stop)
+                self._servers.deliver(chunk, self._stop)
             except ReceiverDown as error:
-                if not (error.reached and self._sender.probe(self._settings.tag, self._stop)):
+                if not (error.reached and self._servers.probe(error.reached, self._stop)):
                     raise
                 refusal = str(error)
             else:

@@ -36,7 +36,7 @@ def run(settings: config.Config, *, once: bool) -> None:
             __version__,
             ", ".join(each.stream.name for each in plugin.collectors[:5]) + (", …" if plugin.collectors[5:] else ""),
             settings.jumpcloud.base_url,
-            settings.forward.servers[0],
+            ", ".join(map(str, settings.forward.servers)),
         )
         error = plugin.run()
         counted = [each.counters for each in plugin.collectors]

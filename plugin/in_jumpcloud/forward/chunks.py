@@ -10,6 +10,10 @@ class Packed(Protocol):
     """Whatever holds an entry as it travels."""
 
     @property
+    def tag(self) -> str:
+        """The tag that it travels under."""
+
+    @property
     def packed(self) -> bytes:
         """The entry's bytes."""
 
@@ -18,14 +22,18 @@ Entry = TypeVar("Entry", bound=Packed)
 
 
 def filled(entries: Iterable[Entry], chunk_bytes: int) -> Iterator[list[Entry]]:
-    """Fill chunk after chunk with at most `chunk_bytes` of entries, in order; a larger entry travels alone."""
-    chunk: list[Entry] = []
-    size = 0
+    """Fill chunk after chunk, each of one tag, with at most `chunk_bytes` of entries; a larger entry travels alone.
+
+    The entries of a tag keep their order.
+    """
+    open_chunks: dict[str, list[Entry]] = {}
+    sizes: dict[str, int] = {}
     for entry in entries:
-        if chunk and size + len(entry.packed) > chunk_bytes:
+        size = len(entry.packed)
+        chunk = open_chunks.setdefault(entry.tag, [])
+        if chunk and sizes[entry.tag] + size > chunk_bytes:
             yield chunk
-            chunk, size = [], 0
+            chunk = open_chunks[entry.tag] = []
+        sizes[entry.tag] = size + (sizes[entry.tag] if chunk else 0)
         chunk.append(entry)
-        size += len(entry.packed)
-    if chunk:
-        yield chunk
+    yield from open_chunks.values()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -12,14 +14,16 @@ from typing import Any
 from fluent.sender import FluentSender
 
 from in_jumpcloud import config
-from in_jumpcloud.errors import ReceiverDown, Stopped
-from in_jumpcloud.forward import wire
-from in_jumpcloud.forward.wire import AckReader, Chunk
+from in_jumpcloud.errors import NotReady, ReceiverDown, Stopped, Unwelcome
+from in_jumpcloud.forward import connection, tls, wire
+from in_jumpcloud.forward.connection import Deadline
+from in_jumpcloud.forward.handshake import Credentials, Handshake
+from in_jumpcloud.forward.wire import AckReader, AnswerReader, Chunk
 
-_LOOK_UP = 0.25
-"""Seconds after which a wait for the receiver looks whether the process was asked to end."""
 _GRACE = 3.0
-"""Seconds that an ack under way is still waited for once it was."""
+"""Seconds that an ack under way is still waited for once the process was asked to end."""
+_HANDSHAKE = 15.0
+"""Seconds for TLS, for HELO and for PONG each: another client that is silent holds up a Fluent Bit for 10 s."""
 
 
 class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no types
@@ -31,13 +35,26 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
 
     socket: Any  # None or a socket.socket; the base's
 
-    def __init__(self, server: config.Server, *, connect_timeout: float, ack_timeout: float) -> None:
-        host = f"unix://{server.unix}" if server.unix else server.host
-        super().__init__("", host=host, port=server.port, timeout=connect_timeout)
+    def __init__(self, server: config.Server, settings: config.Forward) -> None:
+        """Make ready for `server`, which is one of those in `settings`.
+
+        Raises:
+            OSError: a certificate cannot be used.
+        """
+        super().__init__("", host=server.host or "", port=server.port, timeout=settings.connect_timeout)
         self.server = server
-        self._ack_timeout = ack_timeout
+        self._ack_timeout = settings.ack_timeout
+        self._handshake_timeout = min(_HANDSHAKE, settings.ack_timeout)
+        self._tls = tls.context(settings.tls) if settings.tls.enabled else None
+        self._server_name = settings.tls.server_name or server.host
+        self._credentials = _credentials(settings)
+        self._max_age = settings.connection_max_age or float("inf")
+        self._renew_at = 0.0
         self._acks = AckReader()
         self._reached = False
+        self._closings_at_ping = 0
+        self._failed_at = float("-inf")
+        self._failure = ""
 
     def deliver(self, chunk: Chunk, stop: threading.Event) -> None:
         """Send `chunk` and return once the receiver has acknowledged it. One try.
@@ -46,36 +63,48 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
             ReceiverDown: no ack is certain; the same chunk has to be sent again.
             Stopped: `stop` was set before there was anything sent, or the ack did not come within a short grace.
         """
-        with self.lock, self._dropped_on_doubt():
-            if stop.is_set():
-                raise Stopped
-            connection = self._connected()
-            self._reached = True
-            connection.settimeout(min(_LOOK_UP, self._ack_timeout))
-            self._send_all(connection, chunk.message, _Deadline(self._ack_timeout, stop))
-            self._await_ack(connection, chunk.id, _Deadline(self._ack_timeout, stop))
+        asked_at = time.monotonic()
+        with self.lock:
+            if self._failed_at >= asked_at:  # each of those that waited for their turn would wait as long again
+                raise ReceiverDown(self._failure)
+            with self._dropped_on_doubt():
+                if stop.is_set():
+                    raise Stopped
+                connected = self._connected(stop)
+                self._reached = True
+                late = ReceiverDown(f"no ack within {self._ack_timeout:g} s")
+                deadline = Deadline(self._ack_timeout, stop, late, grace=_GRACE)
+                connection.send(connected, chunk.message, deadline)
+                self._await_ack(connected, chunk.id, deadline)
 
     def probe(self, tag: str, stop: threading.Event) -> bool:
-        """Whether the receiver acknowledges a message without records, on a connection of its own."""
+        """Whether the receiver acknowledges a message without records."""
         try:
             self.deliver(wire.probe(tag), stop)
         except ReceiverDown:
             return False
         return True
 
-    def connect(self) -> None:
-        """Make sure that there is a connection.
+    def connect(self, stop: threading.Event) -> None:
+        """Make sure that there is a connection, and the handshake held.
 
         Raises:
             ReceiverDown: there is none to be had.
+            Stopped: `stop` was set.
         """
         with self.lock, self._dropped_on_doubt():
-            self._connected()
+            self._connected(stop)
 
     def close(self) -> None:
         """Close for good, also while another thread waits for an ack: that one gets ReceiverDown."""
         self._closed = True
-        self._close()
+        if self.lock.acquire(blocking=False):
+            try:
+                self._hang_up()
+            finally:
+                self.lock.release()
+        else:
+            self._close()
 
     @contextlib.contextmanager
     def _dropped_on_doubt(self) -> Iterator[None]:
@@ -84,52 +113,63 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
             yield
         except (OSError, UnicodeError, ReceiverDown) as error:  # UnicodeError: a name that no host can have
             self._close()
-            reason = error.strerror or error if isinstance(error, OSError) else error
-            raise ReceiverDown(f"receiver {self.server}: {reason}", reached=self._reached) from None
+            told = _told(error)
+            self._failed_at = time.monotonic()
+            self._failure = f"receiver {self.server}: {told}"
+            reached = self._reached and not isinstance(told, Unwelcome)
+            raise type(told)(self._failure, reached=frozenset([str(self.server)] if reached else [])) from None
         except Stopped:
             self._close()
             raise
 
-    def _connected(self) -> socket.socket:
-        """The connection, made anew where there is none or where the receiver has closed it while it was idle."""
-        connection: socket.socket | None = self.socket  # read once: another thread may close it
-        if connection is not None and not _is_quiet(connection):
-            self._close()
-            connection = None
-        if connection is None and not self._closed:
-            self._acks = AckReader()
-            try:
-                self._reconnect()
-            except TimeoutError:
-                raise ReceiverDown(f"no connection within {self.timeout:g} s") from None
-            connection = self.socket
-        if connection is None or self._closed:
+    def _connected(self, stop: threading.Event) -> socket.socket:
+        """The connection, made anew where there is none, it is old, or the receiver has closed it while it was idle."""
+        connected: socket.socket | None = self.socket  # read once: another thread may close it
+        if connected is not None and (time.monotonic() >= self._renew_at or not connection.is_quiet(connected)):
+            self._hang_up()
+            connected = None
+        if connected is None and not self._closed:
+            connected = self._open(stop)
+        if connected is None or self._closed:
             raise ReceiverDown("the connection was closed for good")
-        return connection
+        return connected
 
-    def _reconnect(self) -> None:
-        if self.server.unix:
-            super()._reconnect()
-        else:  # the base knows only IPv4
-            connection = socket.create_connection((self.host, self.port), self.timeout)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.socket = connection
+    def _open(self, stop: threading.Event) -> socket.socket:
+        late = ReceiverDown(f"no connection within {self.timeout:g} s")
+        connected = self.socket = connection.dial(self.server, Deadline(self.timeout, stop, late))
+        if self._tls:
+            late = NotReady(f"no TLS within {self._handshake_timeout:g} s: it is busy, or speaks none at this port")
+            deadline = Deadline(self._handshake_timeout, stop, late)
+            connected = self.socket = connection.secure(connected, self._tls, self._server_name, deadline)
+        if self._credentials:
+            self._shake_hands(connected, self._credentials, stop)
+        self._acks = AckReader()
+        # Not to the second: many senders that were started together must not all come back together.
+        self._renew_at = time.monotonic() + self._max_age * random.uniform(0.9, 1.1)
+        return connected
 
-    @staticmethod
-    def _send_all(connection: socket.socket, message: bytes, deadline: _Deadline) -> None:
-        unsent = memoryview(message)
-        while unsent:
-            deadline.check()
-            with contextlib.suppress(TimeoutError):
-                unsent = unsent[connection.send(unsent) :]
+    def _shake_hands(self, connected: socket.socket, credentials: Credentials, stop: threading.Event) -> None:
+        handshake, answers = Handshake(credentials), AnswerReader()
+        causes = "it is paused, or has no shared key" + ("" if self._tls else ", or speaks TLS")
+        late = NotReady(f"no HELO within {self._handshake_timeout:g} s: {causes}")
+        helo = _answer(connected, answers, Deadline(self._handshake_timeout, stop, late))
+        if helo is None:
+            raise NotReady("it closed the connection before its HELO")
+        late = ReceiverDown(f"no PONG within {self._handshake_timeout:g} s")
+        deadline = Deadline(self._handshake_timeout, stop, late)
+        connection.send(connected, handshake.ping(helo), deadline)
+        pong = _answer(connected, answers, deadline)
+        if pong is None:
+            # Fluent Bit does so where the key differs; once, it may as well be its end.
+            self._closings_at_ping += 1
+            kind = ReceiverDown if self._closings_at_ping == 1 else Unwelcome
+            raise kind("it closed the connection at our PING, as where forward.shared_key differs from its own")
+        handshake.verify(pong)
+        self._closings_at_ping = 0
 
-    def _await_ack(self, connection: socket.socket, chunk_id: str, deadline: _Deadline) -> None:
+    def _await_ack(self, connected: socket.socket, chunk_id: str, deadline: Deadline) -> None:
         while True:
-            deadline.check()
-            try:
-                data = connection.recv(4096)
-            except TimeoutError:
-                continue
+            data = connection.receive(connected, deadline)
             if not data:
                 raise ReceiverDown("it closed the connection before the ack")
             acks = self._acks.feed(data)
@@ -138,33 +178,38 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
             if acks:
                 raise ReceiverDown(f"it acknowledged {', '.join(acks)}, where {chunk_id} is under way")
 
-
-class _Deadline:
-    """The end of a wait for the receiver; it comes closer when `stop` is set."""
-
-    def __init__(self, seconds: float, stop: threading.Event) -> None:
-        self._seconds = seconds
-        self._stop = stop
-        self._stopping = False
-        self._at = time.monotonic() + seconds
-
-    def check(self) -> None:
-        """Raise Stopped or ReceiverDown once it is over."""
-        now = time.monotonic()
-        if self._stop.is_set() and not self._stopping:
-            self._stopping = True
-            self._at = min(self._at, now + _GRACE)
-        if now >= self._at:
-            raise Stopped if self._stopping else ReceiverDown(f"no ack within {self._seconds:g} s")
+    def _hang_up(self) -> None:
+        if self.socket is not None:
+            connection.say_goodbye(self.socket)
+        self._close()
 
 
-def _is_quiet(connection: socket.socket) -> bool:
-    """Whether an idle connection is still open, and nothing came on it that nobody asked for."""
-    connection.setblocking(False)
-    try:
-        connection.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+def _credentials(settings: config.Forward) -> Credentials | None:
+    """None where the settings ask for no handshake. The name differs from any receiver's, as Fluentd's kin demand."""
+    if settings.shared_key is None:
+        return None
+    return Credentials(
+        settings.self_hostname or f"in-jumpcloud.{socket.gethostname()}",
+        settings.shared_key.reveal(),
+        settings.username or "",
+        settings.password.reveal() if settings.password else "",
+    )
+
+
+def _answer(connected: socket.socket, answers: AnswerReader, deadline: Deadline) -> Any:
+    """The next object that the receiver sends; None where it closes the connection instead."""
+    while data := connection.receive(connected, deadline):
+        found = answers.feed(data)
+        if len(found) > 1:
+            raise ReceiverDown("it sent more than one answer to the handshake")
+        if found:
+            return found[0]
+    return None
+
+
+def _told(error: OSError | UnicodeError | ReceiverDown) -> ReceiverDown:
+    if isinstance(error, ReceiverDown):
+        return error
+    if isinstance(error, ssl.SSLError):
+        return tls.explained(error)
+    return ReceiverDown(str(error.strerror or error) if isinstance(error, OSError) else str(error))

@@ -7,17 +7,24 @@ https://github.com/fluent/fluentd/wiki/Forward-Protocol-Specification-v1
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import os
 import reprlib
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgpack
 from fluent.sender import EventTime
 
-from in_jumpcloud.errors import ReceiverDown
+from in_jumpcloud.errors import ReceiverDown, Unwelcome
 
+SAFE_COMPRESSED = 1_000_000
+"""Bytes of entries that are compressed at most: Fluent Bit before 5.0 tears what inflates to more than 1,024,000."""
 _LONGEST_ANSWER = 64 * 1024
+ENVELOPE = 128
+"""More bytes than a message has besides its tag and its entries."""
+
+Compression = Literal["none", "gzip"]
 
 
 class Chunk(NamedTuple):
@@ -40,11 +47,20 @@ class EntryPacker:
         return packed
 
 
-def chunk(tag: str, entries: bytes, records: int) -> Chunk:
-    """The message for so many concatenated entries."""
+def chunk(tag: str, entries: bytes, records: int, *, compress: Compression = "none") -> Chunk:
+    """The message for so many concatenated entries, which is one gzip member where that is asked for and safe."""
     digest = hashlib.sha256(tag.encode() + b"\0" + entries).digest()[:16]
-    chunk_id = base64.b64encode(digest).decode()
-    return Chunk(chunk_id, msgpack.packb((tag, entries, {"chunk": chunk_id, "size": records})), records)
+    options: dict[str, Any] = {"chunk": base64.b64encode(digest).decode(), "size": records}
+    payload = entries
+    if compress == "gzip" and len(entries) <= SAFE_COMPRESSED:
+        options["compressed"] = "gzip"
+        payload = gzip.compress(entries, compresslevel=6, mtime=0)  # no time in it: a resend is the same bytes
+    return Chunk(options["chunk"], msgpack.packb((tag, payload, options)), records)
+
+
+def message_bytes(tag: str, entries_bytes: int) -> int:
+    """The size that a message of so many bytes of entries has at most, uncompressed."""
+    return ENVELOPE + len(tag.encode()) + entries_bytes
 
 
 def probe(tag: str) -> Chunk:
@@ -53,18 +69,18 @@ def probe(tag: str) -> Chunk:
     return Chunk(chunk_id, msgpack.packb((tag, [], {"chunk": chunk_id, "size": 0})), 0)
 
 
-class AckReader:
-    """Takes what the receiver sends, however it is cut up, and gives the acks in it."""
+class AnswerReader:
+    """Takes what the receiver sends, however it is cut up, and gives the objects in it; their text is bytes."""
 
     def __init__(self) -> None:
         self._unpacker = msgpack.Unpacker(raw=True, max_buffer_size=_LONGEST_ANSWER)
         self._unread = 0  # the unpacker's limit is one for each element of an answer
 
-    def feed(self, data: bytes) -> list[str]:
-        """The chunk ids that are acknowledged by now.
+    def feed(self, data: bytes) -> list[Any]:
+        """The answers that are whole by now.
 
         Raises:
-            ReceiverDown: the receiver sent something that is no ack; the connection is not to be trusted.
+            ReceiverDown: the receiver sent something else; the connection is not to be trusted.
         """
         try:
             self._unpacker.feed(data)
@@ -74,8 +90,26 @@ class AckReader:
         self._unread = 0 if answers else self._unread + len(data)
         if self._unread > _LONGEST_ANSWER:
             raise ReceiverDown("the receiver sent an answer that does not end")
+        return answers
+
+
+class AckReader:
+    """Takes what the receiver sends, and gives the acks in it."""
+
+    def __init__(self) -> None:
+        self._answers = AnswerReader()
+
+    def feed(self, data: bytes) -> list[str]:
+        """The chunk ids that are acknowledged by now.
+
+        Raises:
+            ReceiverDown: the receiver sent something that is no ack; the connection is not to be trusted.
+            Unwelcome: it wants a handshake first.
+        """
         acks = []
-        for answer in answers:
+        for answer in self._answers.feed(data):
+            if isinstance(answer, list) and answer[:1] == [b"HELO"]:
+                raise Unwelcome('it asks for a shared key: set forward.shared_key, to "" where it has an empty one')
             ack = answer.get(b"ack") if isinstance(answer, dict) else None
             if not isinstance(ack, bytes):
                 raise ReceiverDown(f"the receiver sent {reprlib.repr(answer):.80} where an ack was due")
