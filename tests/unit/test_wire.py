@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import struct
+import zlib
 from typing import Any, NamedTuple
 
 import msgpack
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from in_jumpcloud.errors import ReceiverDown
 from in_jumpcloud.forward.chunks import filled
-from in_jumpcloud.forward.wire import AckReader, EntryPacker, chunk
+from in_jumpcloud.forward.wire import SAFE_COMPRESSED, AckReader, EntryPacker, chunk, message_bytes
 from in_jumpcloud.insights.event import Key
 
 SECOND = 1_000_000_000
@@ -86,6 +87,39 @@ class TestChunk:
         """Any tag and entries come out of a MessagePack decoder as they were put in."""
         made = chunk(tag, entries, records)
         assert msgpack.unpackb(made.message) == [tag, entries, {"chunk": made.id, "size": records}]
+
+
+class TestCompressed:
+    """Gzip, where it is safe."""
+
+    @given(st.binary(max_size=5000))
+    def test_one_member(self, entries: bytes) -> None:
+        """The payload is one gzip member of the same entries, the chunk the same as without, and it says so."""
+        made = chunk("t", entries, 1, compress="gzip")
+        _, payload, options = msgpack.unpackb(made.message)
+        member = zlib.decompressobj(wbits=31)
+        assert member.decompress(payload) == entries
+        assert (member.eof, member.unused_data) == (True, b"")
+        assert options == {"chunk": chunk("t", entries, 1).id, "size": 1, "compressed": "gzip"}
+
+    def test_same_bytes(self) -> None:
+        """A resend is the same bytes: no time is in it."""
+        assert chunk("t", b"x" * 1000, 1, compress="gzip") == chunk("t", b"x" * 1000, 1, compress="gzip")
+        assert msgpack.unpackb(chunk("t", b"x", 1, compress="gzip").message)[1][4:8] == bytes(4)
+
+    def test_never_more_than_is_safe(self) -> None:
+        """What would inflate to more than every Fluent Bit takes whole travels as it is."""
+        assert SAFE_COMPRESSED < 1_024_000
+        for size, compressed in ((SAFE_COMPRESSED, True), (SAFE_COMPRESSED + 1, False)):
+            options = msgpack.unpackb(chunk("t", bytes(size), 1, compress="gzip").message)[2]
+            assert ("compressed" in options) == compressed
+
+    @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=100), st.binary(max_size=300))
+    def test_bound(self, tag: str, entries: bytes) -> None:
+        """No message is larger than what is reckoned with, compressed or not."""
+        for compress in ("none", "gzip"):
+            made = chunk(tag, entries, 2**31, compress=compress)
+            assert len(made.message) <= message_bytes(tag, len(entries))
 
 
 class TestAckReader:
@@ -230,6 +264,16 @@ class TestFilling:
     def test_large_one_alone(self) -> None:
         """An entry above the limit travels alone, and those around it in chunks of their own."""
         assert [len(each) for each in fill([10, 10, 500, 10], 100)[0]] == [2, 1, 1]
+
+    @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 120)), max_size=40), st.integers(1, 100))
+    def test_tags(self, entries: list[tuple[str, int]], chunk_bytes: int) -> None:
+        """A chunk has one tag; the entries of each tag keep their order, and none is lost."""
+        packed = [Packed((number, "id"), bytes(size), tag) for number, (tag, size) in enumerate(entries)]
+        made = list(filled(packed, chunk_bytes))
+        assert all(len({entry.tag for entry in each}) == 1 for each in made)
+        for tag in "abc":
+            kept = [entry for each in made for entry in each if entry.tag == tag]
+            assert kept == [entry for entry in packed if entry.tag == tag]
 
     def test_nothing(self) -> None:
         """Without entries there is no chunk."""

@@ -1,0 +1,48 @@
+"""Tags that tell services and organizations apart."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+from support import Command
+
+from in_jumpcloud.simulator.api import SimulatedApi
+from in_jumpcloud.simulator.events import EventSource
+from in_jumpcloud.simulator.receiver import SimulatedReceiver
+
+
+def test_each_record_has_the_tag_of_its_event(command: Command) -> None:
+    """Service and organization are filled in, every event arrives once, and the position is not ahead of any."""
+    now_ms = time.time_ns() // 1_000_000
+    sources = {
+        name: EventSource(
+            seed=seed, start_ms=now_ms - 7_200_000, end_ms=now_ms - 60_000, per_minute=20, organization=name
+        )
+        for seed, name in enumerate(("first", "second"))
+    }
+    total = sum(source.count(0, now_ms, now_ms=now_ms) for source in sources.values())
+    with SimulatedApi(sources) as api, SimulatedReceiver() as receiver:
+        settings = command.settings(
+            api,
+            receiver,
+            jumpcloud__organizations=list(sources),
+            forward__tag="jc.{organization}.{service}",
+            forward__compress="gzip",
+            forward__chunk_bytes=50_000,
+            ecs__preserve_duplicate_custom_fields=True,
+        )
+        done = command("run", "--once", *settings)
+        assert done.returncode == 0, done.stderr
+        again = command("run", "--once", *settings)
+        assert again.returncode == 0, again.stderr
+        assert len(receiver.ids) == sum(receiver.ids.values()) == total
+
+        tags: Counter[str] = Counter()
+        for each in receiver.records:
+            event = each.record["jumpcloud"]["event"]
+            assert each.tag == f"jc.{event['organization']}.{event['service']}"
+            tags[each.tag] += 1
+        assert {tag.split(".")[1] for tag in tags} == set(sources)
+        assert len(tags) > 10
+        assert receiver.poisoned == 0
