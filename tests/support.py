@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -128,6 +129,15 @@ class Command:
     def dead_letters(self) -> Path:
         """Where `settings` puts what the receiver refuses."""
         return self.directory / "dead-letter.ndjson"
+
+    def acknowledged(self) -> int:
+        """How many events the state file counts as acknowledged, of all streams."""
+        try:
+            with contextlib.closing(sqlite3.connect(f"file:{self.state}?mode=ro", uri=True)) as database:
+                found = database.execute("SELECT coalesce(sum(acknowledged), 0) FROM stream").fetchone()
+        except sqlite3.OperationalError:  # it is being made
+            return 0
+        return int(found[0])
 
     def positions(self) -> dict[str, dict[str, Any]]:
         """Each stream's position, as the state file has it."""

@@ -187,6 +187,16 @@ def api(**options: Any) -> None:
 @click.option("--port", default=24224, show_default=True, type=click.IntRange(0, 65535))
 @click.option("--unix", type=click.Path(path_type=Path), help="Listen at this unix socket instead.")
 @click.option("--quiet", is_flag=True, help="Only count the records.")
+@click.option("--shared-key", metavar="TEXT", help='Ask senders for this key; "" is one too.')
+@click.option("--user", "users", multiple=True, metavar="NAME:PASSWORD", help="Ask for a user as well; repeatable.")
+@click.option(
+    "--self-hostname", default="localhost", show_default=True, help="The name told to those who know the key."
+)
+@click.option("--tls-cert", metavar="FILE", type=click.Path(path_type=Path), help="Speak TLS, with this certificate.")
+@click.option("--tls-key", metavar="FILE", type=click.Path(path_type=Path), help="Its key, if it is in another file.")
+@click.option(
+    "--tls-client-ca", metavar="FILE", type=click.Path(path_type=Path), help="Ask senders for a certificate of this CA."
+)
 def receiver(**options: Any) -> None:
     """A forward receiver that acknowledges, and prints each record as a line of JSON."""
     from in_jumpcloud.commands import simulate as command

@@ -91,10 +91,34 @@ class TestFaults:
             assert peer.exchange(packed("a", chunk=chunk)) == chunk
         assert peer.reads > 50
 
+    def test_coalesced_acks(self, receiver: SimulatedReceiver, peer: Peer) -> None:
+        """They are held back until so many are due on the connection, and come in one piece."""
+        receiver.faults.coalesce_acks(3)
+        with closing(Peer(receiver)) as other:
+            for name in "abc":
+                assert receiver.acked == []
+                other.send(packed(f"other {name}", chunk=name)[:2])
+                peer.send(packed(name, chunk=name))
+            assert [peer.ack() for _ in "abc"] == list("abc")
+        assert peer.reads == 1
+        assert receiver.acked == list("abc")
+
+    def test_coalesced_acks_may_be_wrong_or_the_last(self, receiver: SimulatedReceiver, peer: Peer) -> None:
+        """Other faults keep their places; one that closes the connection sends first what is held back."""
+        receiver.faults.coalesce_acks(10)
+        receiver.faults.drop_ack()
+        receiver.faults.wrong_ack()
+        receiver.faults.close_after_ack()
+        for name in "abc":
+            peer.send(packed(name, chunk=name))
+        assert [peer.ack() for _ in range(3)] == ["not-b", "c", None]
+        assert (peer.reads, receiver.acked) == (1, ["c"])
+
     def test_orders_can_be_forgotten(self, receiver: SimulatedReceiver, peer: Peer) -> None:
         """After `clear` everything is right."""
         receiver.faults.drop_ack(5)
         receiver.faults.refuse_above(1)
+        receiver.faults.coalesce_acks(5)
         receiver.faults.clear()
         assert peer.exchange(packed("a", chunk="a")) == "a"
 

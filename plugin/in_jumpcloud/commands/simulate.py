@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import signal
+import ssl
 import sys
 import threading
 import time
@@ -58,12 +59,27 @@ def api(
     click.echo(f"{len(simulated.requests)} requests, {simulated.events_served} events served", err=True)
 
 
-def receiver(*, host: str, port: int, unix: Path | None, quiet: bool) -> None:
+def receiver(
+    *,
+    host: str,
+    port: int,
+    unix: Path | None,
+    quiet: bool,
+    shared_key: str | None,
+    users: Sequence[str],
+    self_hostname: str,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+) -> None:
     """Receive and acknowledge records until the process is asked to end, and print them, a line each.
 
     Raises:
+        ConfigError: an option's value has not its form, lacks another option, or names a file that cannot be used.
         Failed: the port is in use.
     """
+    if users and shared_key is None:
+        raise ConfigError('--user needs --shared-key, which may be ""')
     encode = msgspec.json.Encoder().encode
     out = sys.stdout.buffer
 
@@ -79,11 +95,52 @@ def receiver(*, host: str, port: int, unix: Path | None, quiet: bool) -> None:
         on_records=None if quiet else show,
         keep=False,
         allow_remote=True,
+        shared_key=shared_key,
+        users=dict(map(_user, users)),
+        self_hostname=self_hostname,
+        tls=_tls(tls_cert, tls_key, tls_client_ca),
     )
     with _listening(simulated, str(unix) if unix else f"{host}:{port}"):
         click.echo(f"receiving at {unix or f'{host}:{simulated.port}'}. Ctrl-C ends it.", err=True)
         _until_asked_to_end()
     click.echo(f"{simulated.received} records in {simulated.messages} chunks, {len(simulated.ids)} ids", err=True)
+
+
+def _user(text: str) -> tuple[str, str]:
+    name, colon, password = text.partition(":")
+    if not name or not colon:
+        # The text may be a password.
+        raise ConfigError("--user: expected NAME:PASSWORD")
+    return name, password
+
+
+def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSLContext | None:
+    if certificate is None:
+        if key or client_ca:
+            raise ConfigError(f"{'--tls-key' if key else '--tls-client-ca'} needs --tls-cert")
+        return None
+    for option, path in {"--tls-cert": certificate, "--tls-key": key, "--tls-client-ca": client_ca}.items():
+        try:
+            if path is not None:
+                path.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{option} {path}: {error.strerror}") from None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # Without a password of our own, OpenSSL would ask for one at the terminal.
+        context.load_cert_chain(certificate, key, password="")
+    except ssl.SSLError:
+        where = f"{certificate} and --tls-key {key}" if key else f"{certificate}"
+        raise ConfigError(
+            f"--tls-cert {where}: expected a certificate and its key, without a password, as PEM"
+        ) from None
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(client_ca)
+        except ssl.SSLError:
+            raise ConfigError(f"--tls-client-ca {client_ca}: expected certificates as PEM") from None
+    return context
 
 
 def _listening(simulated: SimulatedApi | SimulatedReceiver, address: str) -> AbstractContextManager[Any]:

@@ -16,6 +16,7 @@ class ReceiverFaults:
         self.given: Counter[str] = Counter()
         self.most_bytes: int | None = None
         self.pieces = False
+        self.together = 1
         self._script: deque[tuple[Step, float]] = deque()
         self._lock = threading.Lock()
 
@@ -51,11 +52,15 @@ class ReceiverFaults:
         """From now on send every acknowledgement byte by byte."""
         self.pieces = on
 
+    def coalesce_acks(self, count: int) -> None:
+        """From now on hold acknowledgements back until so many are due on a connection, and send them in one piece."""
+        self.together = count
+
     def clear(self) -> None:
         """Forget everything that was ordered; the counts in `given` stay."""
         with self._lock:
             self._script.clear()
-            self.most_bytes, self.pieces = None, False
+            self.most_bytes, self.pieces, self.together = None, False, 1
 
     def _plan(self, step: Step, count: int, value: float = 0) -> None:
         with self._lock:

@@ -1,0 +1,91 @@
+"""What a user sees whose receiver is not there, or does not want them."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+import trustme
+from support import Command, wait_until
+
+from in_jumpcloud.simulator.api import SimulatedApi
+from in_jumpcloud.simulator.events import EventSource
+from in_jumpcloud.simulator.receiver import SimulatedReceiver
+
+
+@pytest.fixture
+def api() -> SimulatedApi:
+    """An hour of events."""
+    now_ms = time.time_ns() // 1_000_000
+    return SimulatedApi(EventSource(start_ms=now_ms - 3_600_000, end_ms=now_ms - 60_000, per_minute=2))
+
+
+def last_line(stderr: bytes) -> str:
+    """What it said last; no traceback before it."""
+    assert b"Traceback" not in stderr
+    return stderr.decode().splitlines()[-1]
+
+
+def test_no_receiver(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
+    """`run --once` asks JumpCloud for nothing while nobody is there to receive: one line, and exit code 4."""
+    settings = command.settings(api.start(), receiver)
+    with api:
+        receiver.stop()
+        done = command("run", "--once", *settings)
+        assert not api.requests
+    assert done.returncode == 4
+    assert last_line(done.stderr) == f"in-jumpcloud: receiver 127.0.0.1:{receiver.port}: Connection refused"
+
+
+def test_wrong_key_and_wrong_password(command: Command, api: SimulatedApi) -> None:
+    """Each is one line that names the setting to look at, and never shows the secret."""
+    with api, SimulatedReceiver(shared_key="right", users={"alice": "pass"}) as receiver:
+        given = "8f2c71wrong"
+        user = {"forward__username": "alice", "forward__password": given}
+        wrong = {
+            "forward.shared_key": command.settings(api, receiver, forward__shared_key=given),
+            "forward.username and forward.password": command.settings(
+                api, receiver, forward__shared_key="right", **user
+            ),
+        }
+        for named, settings in wrong.items():
+            done = command("run", "--once", *settings)
+            assert done.returncode == 4
+            assert named in last_line(done.stderr)
+            assert given.encode() not in done.stderr
+        assert not api.requests
+
+
+def test_a_wrong_key_is_not_tried_fast(command: Command, api: SimulatedApi) -> None:
+    """A running plugin says what is wrong and waits a minute, for only a change of settings helps."""
+    with api, SimulatedReceiver(shared_key="right") as receiver:
+        command.start("run", *command.settings(api, receiver, forward__shared_key="wrong"))
+        wait_until(lambda: command.log.exists() and "again in 60 s" in command.log.read_text())
+        assert receiver.denied == 2
+        assert "forward.shared_key differs from its own; the same chunk again in 60 s" in command.log.read_text()
+
+
+def test_tls_and_user_from_files(command: Command, api: SimulatedApi, tmp_path: Path) -> None:
+    """Key and password are read from files, the certificate is checked, and everything arrives."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    (tmp_path / "key").write_text("the key\n")
+    (tmp_path / "password").write_text("pass word\n")
+    with api, SimulatedReceiver(shared_key="the key", users={"alice": "pass word"}, tls=context) as receiver:
+        settings = command.settings(
+            api,
+            receiver,
+            forward__shared_key_file=str(tmp_path / "key"),
+            forward__username="alice",
+            forward__password_file=str(tmp_path / "password"),
+            forward__tls={"enabled": True, "ca_file": str(tmp_path / "ca.pem")},
+            forward__compress="gzip",
+        )
+        done = command("run", "--once", *settings)
+        assert done.returncode == 0, done.stderr
+        assert len(receiver.ids) == sum(receiver.ids.values()) > 100
+        assert receiver.poisoned == 0

@@ -1,0 +1,39 @@
+"""The short forms of the trials; tests/receiver_trials.py by hand has the long ones."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import receiver_trials
+from fluent_bit_support import needs_fluent_bit
+
+
+@needs_fluent_bit
+@pytest.mark.timeout(200)
+def test_killed_again_and_again(tmp_path: Path) -> None:
+    """A Fluent Bit that is killed and started again loses nothing that it had acknowledged."""
+    figures = receiver_trials.kills(tmp_path, events=20_000, times=3)
+    print(figures)  # noqa: T201 - the figures are the point
+    assert figures.lost == 0
+
+
+@needs_fluent_bit
+@pytest.mark.timeout(200)
+def test_paused_and_resumed(tmp_path: Path) -> None:
+    """A Fluent Bit that pauses for want of memory loses nothing, and with the handshake nothing is doubled."""
+    figures = receiver_trials.pauses(tmp_path, events=20_000, times=2)
+    print(figures)  # noqa: T201 - the figures are the point
+    assert (figures.lost, figures.doubled) == (0, 0)
+    assert figures.times >= 2
+
+
+@pytest.mark.timeout(200)
+def test_one_of_two_is_always_there(tmp_path: Path, dice: random.Random) -> None:
+    """With two receivers, one killed every second, nothing is lost and delivery hardly pauses."""
+    figures = receiver_trials.failover(tmp_path, seconds=8, dice=dice)
+    print(figures)  # noqa: T201 - the figures are the point
+    assert figures.times >= 5
+    assert figures.lost == 0
+    assert figures.gap < receiver_trials.ACK_TIMEOUT + 2
