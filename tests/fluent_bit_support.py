@@ -101,7 +101,8 @@ class FluentBit:
         """What came out of it so far, a record each."""
         for line in self.output.read_bytes().splitlines(keepends=True):
             if line.startswith(b"{") and line.endswith(b"\n"):
-                yield json.loads(line)
+                # A kill tears a line, and the next start prints behind it.
+                yield json.loads(line[max(0, line.rfind(b'{"@timestamp"')) :])
 
     def ids(self) -> Counter[str]:
         """How often each event.id came out of it."""

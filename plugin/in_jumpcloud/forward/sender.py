@@ -151,7 +151,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
     def _shake_hands(self, connected: socket.socket, credentials: Credentials, stop: threading.Event) -> None:
         handshake, answers = Handshake(credentials), AnswerReader()
         causes = "it is paused, or has no shared key" + ("" if self._tls else ", or speaks TLS")
-        late = NotReady(f"no HELO within {self._handshake_timeout:g} s: {causes}")
+        late: ReceiverDown = NotReady(f"no HELO within {self._handshake_timeout:g} s: {causes}")
         helo = _answer(connected, answers, Deadline(self._handshake_timeout, stop, late))
         if helo is None:
             raise NotReady("it closed the connection before its HELO")
