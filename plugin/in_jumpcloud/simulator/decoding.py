@@ -142,11 +142,12 @@ def _entry(entry: Any, *, packed: bool = False) -> Entries:
 def _require_shallow(value: Any) -> None:
     """Refuse what Fluent Bit's reader of msgpack has no stack for."""
     level = [value]
-    for _ in range(MOST_NESTING + 1):
+    for _ in range(MOST_NESTING):
         level = [
             child
             for each in level
-            for child in (each.values() if type(each) is dict else each if type(each) is list else ())
+            for child in (each.values() if type(each) is dict else each)
+            if type(child) in {dict, list}
         ]
         if not level:
             return
