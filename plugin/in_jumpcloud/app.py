@@ -13,7 +13,7 @@ from in_jumpcloud import config
 from in_jumpcloud.collector import Collector, Stream
 from in_jumpcloud.deadletter import DeadLetterFile
 from in_jumpcloud.delivery import Rooms
-from in_jumpcloud.ecs.geo import GeoIP
+from in_jumpcloud.ecs import geo
 from in_jumpcloud.ecs.mapper import Mapper, new_id
 from in_jumpcloud.errors import ConfigError, Failed, InJumpCloudError, Stopped, TryAgain
 from in_jumpcloud.forward.servers import Servers
@@ -153,8 +153,8 @@ def opened(settings: config.Config, *, once: bool = False, now_ms: Callable[[], 
         ConfigError, Failed: a room could not be opened.
     """
     with ExitStack() as stack:
-        geo = GeoIP(settings.geoip.city, settings.geoip.asn, cache=settings.geoip.cache)
-        stack.callback(geo.close)
+        geoip = geo.opened(settings)
+        stack.callback(geoip.close)
         state = stack.enter_context(State(settings.state.path, new_agent_id=new_id()))
         if state.is_new:
             log.info("%s: a new state; every stream begins at jumpcloud.start", state.path)
@@ -164,6 +164,6 @@ def opened(settings: config.Config, *, once: bool = False, now_ms: Callable[[], 
         stack.callback(api.close)
         servers = Servers(settings.forward)
         stack.callback(servers.close)
-        mapper = Mapper(settings.ecs, geo, agent_id=state.agent_id, ephemeral_id=new_id())
+        mapper = Mapper(settings.ecs, geoip, agent_id=state.agent_id, ephemeral_id=new_id())
         dead_letters = DeadLetterFile(settings.dead_letter.path, max_bytes=settings.dead_letter.max_bytes)
         yield App(api, Rooms(mapper, servers, state, dead_letters), settings, once=once, now_ms=now_ms)

@@ -86,9 +86,10 @@ class Ledger(Section, frozen=True):
 class Ecs(Section, frozen=True):
     """The shape of a record."""
 
-    profile: Literal["elastic"] = "elastic"
+    profile: Literal["extended", "elastic"] = "extended"
     preserve_original_event: bool = False
     preserve_duplicate_custom_fields: bool = False
+    hash_original: bool = False
     tags: tuple[Text, ...] = ("forwarded",)
     namespace: Text = "default"
 

@@ -41,7 +41,7 @@ def test_the_seed_example_maps_value_for_value(command: Command) -> None:
     done = command(
         "map",
         *("-o", "ecs.preserve_original_event=true", "-o", "ecs.preserve_duplicate_custom_fields=true"),
-        *("-o", "ecs.namespace=ep"),
+        *("-o", "ecs.namespace=ep", "-o", "ecs.profile=elastic"),
         DATA / "seed_event.json",
     )
 

@@ -13,7 +13,9 @@ from in_jumpcloud.ecs import fields
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = ROOT / "tests" / "data" / "seed_fields.csv"
+ECS = ROOT / "tests" / "data" / "ecs_fields.csv"
 SEEDS = ROOT.parent / "shared" / "seeds"
+REFERENCE = ROOT.parent / "shared" / "reference" / "ecs_8.11_fields.csv"
 
 
 def documented() -> list[tuple[str, str]]:
@@ -23,10 +25,36 @@ def documented() -> list[tuple[str, str]]:
 
 
 def test_every_row() -> None:
-    """The table has exactly the documented rows, in the same order, each with its name and type."""
+    """The table begins with exactly the documented rows, in the same order, each with its name and type."""
     rows = documented()
     assert len(rows) == 110
-    assert [(field.name, field.type) for field in fields.table()] == rows
+    assert [(field.name, field.type) for field in fields.table()[:110]] == rows
+    assert [field.origin == "seed" for field in fields.table()] == [True] * 110 + [False] * (len(fields.table()) - 110)
+
+
+def test_origins() -> None:
+    """JumpCloud's own fields lie below jumpcloud.event, and those of the Elastic Common Schema do not."""
+    for field in fields.table()[110:]:
+        assert field.origin == ("jumpcloud" if field.name.startswith("jumpcloud.event.") else "ecs"), field.name
+
+
+def known_to_ecs() -> dict[str, str]:
+    """Type by name of the fields of ECS 8.11 that the table names."""
+    with ECS.open(newline="", encoding="utf-8") as file:
+        return {row["name"]: row["type"] for row in csv.DictReader(file)}
+
+
+def test_fields_of_ecs() -> None:
+    """Every field that is said to be of the Elastic Common Schema is, with the type that it has there."""
+    assert {field.name: field.type for field in fields.table() if field.origin == "ecs"} == known_to_ecs()
+
+
+@pytest.mark.skipif(not REFERENCE.is_file(), reason="ECS's own list is not beside this checkout (../shared/reference)")
+def test_copy_of_ecs() -> None:
+    """The list of fields in tests/data has of each field the type that ECS 8.11 gives it."""
+    with REFERENCE.open(newline="", encoding="utf-8") as file:
+        types = {row["Field"]: row["Type"] for row in csv.DictReader(file)}
+    assert known_to_ecs() == {name: types.get(name) for name in known_to_ecs()}
 
 
 @pytest.mark.skipif(not SEEDS.is_dir(), reason="the original document is not beside this checkout (../shared/seeds)")
@@ -59,7 +87,7 @@ def test_descriptions_differ() -> None:
 
 
 def test_declared() -> None:
-    """The tree of declared types holds each row below jumpcloud.event at its path, and nothing more."""
+    """The tree of declared types holds each row of its profile below jumpcloud.event at its path, and nothing more."""
 
     def leaves(tree: fields.Declared, path: str) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -69,6 +97,8 @@ def test_declared() -> None:
 
     rows = {name: kind for name, kind in documented() if name.startswith("jumpcloud.event.")}
     assert leaves(fields.declared(), "jumpcloud.event") == rows
+    rows |= {field.name: field.type for field in fields.table() if field.origin == "jumpcloud"}
+    assert leaves(fields.declared(extended=True), "jumpcloud.event") == rows
 
 
 def test_declared_below_another_parent() -> None:
@@ -76,3 +106,5 @@ def test_declared_below_another_parent() -> None:
     assert fields.declared("input") == {"type": "keyword"}
     assert fields.declared("jumpcloud.event.mfa") == {}
     assert fields.declared("jumpcloud.event.mfa_meta") == {"type": "keyword"}
+    assert fields.declared("observer") == {}
+    assert fields.declared("observer", extended=True) == {"product": "keyword", "vendor": "keyword"}

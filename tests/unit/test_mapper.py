@@ -42,7 +42,7 @@ def _no_geo() -> GeoIP:
 def record(event: Any, geo: GeoIP, **settings: Any) -> Record:
     """The record of an event, given as its JSON text or as what it says."""
     raw = event if isinstance(event, bytes) else json.dumps(event).encode()
-    mapper = Mapper(config.Ecs(**settings), geo, agent_id="the agent", ephemeral_id="the process")
+    mapper = Mapper(config.Ecs(profile="elastic", **settings), geo, agent_id="the agent", ephemeral_id="the process")
     return mapper.map(read(raw), RECEIVED_NS)
 
 
@@ -96,7 +96,7 @@ class TestDocumentedExample:
 
     def test_twice(self) -> None:
         """Mapping the same event again makes the same record and leaves the event as it was."""
-        mapper = Mapper(config.Ecs(), GeoIP(CITY, ASN), agent_id="a", ephemeral_id="b")
+        mapper = Mapper(config.Ecs(profile="elastic"), GeoIP(CITY, ASN), agent_id="a", ephemeral_id="b")
         event = read((DATA / "seed_event.json").read_bytes())
         before = copy.deepcopy(event)
         first = copy.deepcopy(mapper.map(event, RECEIVED_NS))
@@ -339,7 +339,7 @@ def test_other_settings(no_geo: GeoIP) -> None:
 
 def test_pages(no_geo: GeoIP) -> None:
     """Event after event has the time of its own page as event.created."""
-    mapper = Mapper(config.Ecs(), no_geo, agent_id="a", ephemeral_id="b")
+    mapper = Mapper(config.Ecs(profile="elastic"), no_geo, agent_id="a", ephemeral_id="b")
     times = [mapper.map(read(b"{}"), ns).body["event"]["created"] for ns in (0, 10**9, 0)]
     assert times == ["1970-01-01T00:00:00.000Z", "1970-01-01T00:00:01.000Z", "1970-01-01T00:00:00.000Z"]
 

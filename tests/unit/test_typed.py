@@ -26,7 +26,9 @@ GONE: Any = "(taken out)"
 RECEIVED_NS = 1_698_303_449_823_000_000
 NO_GEO = GeoIP(None, None)
 MAPPERS = {
-    keep: Mapper(config.Ecs(preserve_duplicate_custom_fields=keep), NO_GEO, agent_id="a", ephemeral_id="b")
+    keep: Mapper(
+        config.Ecs(profile="elastic", preserve_duplicate_custom_fields=keep), NO_GEO, agent_id="a", ephemeral_id="b"
+    )
     for keep in (False, True)
 }
 
@@ -170,7 +172,9 @@ class TestNothingLost:
 
     def test_tag_once(self) -> None:
         """Where the original is preserved anyway, its tag stands once."""
-        mapper = Mapper(config.Ecs(preserve_original_event=True), NO_GEO, agent_id="a", ephemeral_id="b")
+        mapper = Mapper(
+            config.Ecs(profile="elastic", preserve_original_event=True), NO_GEO, agent_id="a", ephemeral_id="b"
+        )
         assert mapper.map(read(b'{"scope":"x"}'), 0).body["tags"] == ["preserve_original_event", "forwarded"]
 
     def test_sound_event_after_a_faulty_one(self) -> None:

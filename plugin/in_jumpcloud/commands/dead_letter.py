@@ -12,7 +12,7 @@ import click
 
 from in_jumpcloud import config
 from in_jumpcloud.deadletter import DeadLetter, DeadLetterFile
-from in_jumpcloud.ecs.geo import GeoIP
+from in_jumpcloud.ecs import geo
 from in_jumpcloud.ecs.mapper import Mapper, new_id
 from in_jumpcloud.errors import ConfigError, Failed, ReceiverDown, Stopped
 from in_jumpcloud.forward import wire
@@ -84,9 +84,9 @@ class _Replayer:
         self.delivered = 0
         self._settings = settings.forward
         self._stop = stop
-        geo = GeoIP(settings.geoip.city, settings.geoip.asn, cache=settings.geoip.cache)
-        rooms.callback(geo.close)
-        self._mapper = Mapper(settings.ecs, geo, agent_id=_agent_id(settings), ephemeral_id=new_id())
+        geoip = geo.opened(settings)
+        rooms.callback(geoip.close)
+        self._mapper = Mapper(settings.ecs, geoip, agent_id=_agent_id(settings), ephemeral_id=new_id())
         self._tag = Tag(settings.forward.tag)
         self._servers = Servers(settings.forward)
         rooms.callback(self._servers.close)

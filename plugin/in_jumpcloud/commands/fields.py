@@ -5,22 +5,43 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Iterable
 
 import click
 
 from in_jumpcloud.ecs import fields
 
+_COLUMNS = ("name", "type", "description")  # where the table knows a row from is of no use outside
+_INTRODUCTION = """\
+Every field that a record can declare, with its Elasticsearch type; made by `in-jumpcloud fields --format markdown`. An
+event may hold more than JumpCloud documents: that stays under `jumpcloud.event`, as it was sent."""
+
 
 def show(form: str) -> None:
-    """Print the field table as `table`, `csv` or `json`."""
-    rows = fields.table()
+    """Print the field table as `table`, `csv`, `json`, or `markdown`, which is the page conf/fields.md."""
+    rows = [row[: len(_COLUMNS)] for row in fields.table()]
     if form == "json":
-        click.echo(json.dumps([row._asdict() for row in rows], indent=2, ensure_ascii=False))
+        click.echo(json.dumps([dict(zip(_COLUMNS, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
     elif form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(fields.Field._fields)
+        writer.writerow(_COLUMNS)
         writer.writerows(rows)
+    elif form == "markdown":
+        click.echo(_page(rows))
     else:
         name_width, type_width = (max(len(row[column]) for row in rows) for column in (0, 1))
-        for row in rows:
-            click.echo(f"{row.name:{name_width}}  {row.type:{type_width}}  {row.description}".rstrip())
+        for name, kind, description in rows:
+            click.echo(f"{name:{name_width}}  {kind:{type_width}}  {description}".rstrip())
+
+
+def _page(rows: Iterable[tuple[str, ...]]) -> str:
+    """The record's own fields, then those of the event in it, each in alphabetical order."""
+    lines = ["# Fields", "", _INTRODUCTION]
+    rows = sorted(rows)
+    below = f"{fields.EVENT}."
+    for title, inside in (("The record", False), ("The event, as JumpCloud sends it", True)):
+        lines += ["", f"## {title}", "", "| field | type | description |", "|---|---|---|"]
+        for name, kind, description in rows:
+            if name.startswith(below) == inside:
+                lines.append(f"| `{name}` | {kind} | {description.replace('|', '&#124;')} |")
+    return "\n".join(lines)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import msgspec
 
 from in_jumpcloud import config
-from in_jumpcloud.ecs.geo import GeoIP
+from in_jumpcloud.ecs.geo import opened
 from in_jumpcloud.ecs.mapper import Mapper, new_id
 from in_jumpcloud.errors import Failed, TryAgain
 from in_jumpcloud.insights import page
@@ -26,7 +26,7 @@ def map_events(settings: config.Config, files: Iterable[Path]) -> None:
         Failed: a file cannot be read, or is an array that breaks off.
         ConfigError: a database cannot be used.
     """
-    geo = GeoIP(settings.geoip.city, settings.geoip.asn, cache=settings.geoip.cache)
+    geo = opened(settings)
     # The plugin keeps its id in its state; a look at a few events needs none, so it gets one for the occasion.
     mapper = Mapper(settings.ecs, geo, agent_id=new_id(), ephemeral_id=new_id())
     out = sys.stdout.buffer

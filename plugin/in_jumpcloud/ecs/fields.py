@@ -12,11 +12,16 @@ EVENT = "jumpcloud.event"
 
 
 class Field(NamedTuple):
-    """A row of the table. `type` is an Elasticsearch field type."""
+    """A row of the table. `type` is an Elasticsearch field type.
+
+    `origin`: `seed` where profile `elastic` declares it too; else `ecs`, a field of the Elastic Common Schema, or
+    `jumpcloud`, a field of JumpCloud's documents.
+    """
 
     name: str
     type: str
     description: str
+    origin: str
 
 
 Declared = dict[str, "str | Declared"]
@@ -31,11 +36,11 @@ def table() -> tuple[Field, ...]:
 
 
 @cache
-def declared(parent: str = EVENT) -> Declared:
-    """The types of all fields below `parent`. Shared: not to be changed."""
+def declared(parent: str = EVENT, *, extended: bool = False) -> Declared:
+    """The types of all fields below `parent`: what profile `elastic` declares, or all. Shared: not to be changed."""
     tree: Declared = {}
     for field in table():
-        if not field.name.startswith(f"{parent}."):
+        if not field.name.startswith(f"{parent}.") or (field.origin != "seed" and not extended):
             continue
         *parents, leaf = field.name.removeprefix(f"{parent}.").split(".")
         node = tree

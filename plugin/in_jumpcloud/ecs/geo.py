@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from in_jumpcloud import config
+
 logger = logging.getLogger("in_jumpcloud.geoip")
 
 _Signature: TypeAlias = "tuple[int, int, int] | None"  # inode, time of change in ns, size in bytes
@@ -155,6 +157,16 @@ class GeoIP:
         with self._storing:
             self._young, self._old = {}, {}
             self._epoch += 1  # last: who reads the new count must see the emptied halves
+
+
+def opened(settings: config.Config) -> GeoIP:
+    """The databases that the settings name, for the profile that they name.
+
+    Raises:
+        ConfigError: a database cannot be used.
+    """
+    extended = settings.ecs.profile == "extended"
+    return GeoIP(settings.geoip.city, settings.geoip.asn, cache=settings.geoip.cache, extended=extended)
 
 
 class _Opened(NamedTuple):

@@ -1,19 +1,32 @@
-"""From a raw event to a record: profile `elastic`, field for field what Elastic's JumpCloud integration makes."""
+"""From a raw event to a record: field for field what Elastic's JumpCloud integration makes, which is profile `elastic`.
+
+Profile `extended` adds to that, in a room of its own.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import socket
+import threading
 import uuid
+from collections import Counter
 from typing import Any, NamedTuple
 
 from in_jumpcloud import __version__, config
-from in_jumpcloud.ecs import fields
+from in_jumpcloud.ecs import addresses, extended, fields
 from in_jumpcloud.ecs.geo import GeoIP
+from in_jumpcloud.ecs.things import user_agent
 from in_jumpcloud.ecs.typed import clean
+from in_jumpcloud.ecs.values import copy, first_object
 from in_jumpcloud.insights.event import Event
 from in_jumpcloud.insights.window import rfc3339
 
 ECS_VERSION = "8.11.0"
+OTHER = "other"
+"""Under what unknown event types are counted once there are too many names."""
+
+_UNKNOWN_NAMES = 100
+_LONGEST_NAME = 100  # characters
 
 _CATEGORIES = {
     **dict.fromkeys(("ldap_bind", "user_login_attempt", "sso_auth", "admin_login_attempt"), "authentication"),
@@ -21,6 +34,10 @@ _CATEGORIES = {
         ("user_password_warning_email", "user_password_reset_request", "user_activation_email", "user_unlocked"), "iam"
     ),
 }
+
+_ABOUT = (("id", "id"), ("event_type", "action"), ("service", "module"))
+_ACTOR = (("id", "id"), ("email", "email"), ("username", "name"))
+_HOST = (("id", "id"), ("hostname", "hostname"))
 
 # Fields of the event that the record holds elsewhere: below jumpcloud.event, and below one of its objects.
 _DUPLICATES = (
@@ -51,13 +68,21 @@ class Record(NamedTuple):
 
 
 class Mapper:
-    """Maps event after event; several threads may share one."""
+    """Maps event after event; several threads may share one.
+
+    `unknown_types` counts the events whose type the catalogue lacks, by type (profile `extended`): at most 100 of them
+    by name, the rest under OTHER.
+    """
 
     def __init__(self, settings: config.Ecs, geo: GeoIP, *, agent_id: str, ephemeral_id: str) -> None:
+        self.unknown_types: Counter[str] = Counter()
+        self._counting = threading.Lock()
         self._geo = geo
+        self._extended = settings.profile == "extended"
+        self._hash_original = self._extended and settings.hash_original
         self._keep_original = settings.preserve_original_event
         self._keep_duplicates = settings.preserve_duplicate_custom_fields
-        self._declared = fields.declared()
+        self._declared = fields.declared(extended=self._extended)
         tags = list(settings.tags)
         if self._keep_duplicates:
             tags.insert(0, "preserve_duplicate_custom_fields")
@@ -77,21 +102,34 @@ class Mapper:
                 "ephemeral_id": ephemeral_id,
             },
         }
+        self._constant_of_event = {"dataset": "jumpcloud.events"}
+        if self._extended:
+            self._constant |= extended.CONSTANT
+            self._constant_of_event |= extended.CONSTANT_OF_EVENT
         self._created = (-1, "")
 
     def map(self, event: Event, received_ns: int) -> Record:
         """The record of an event whose page was received at `received_ns`. Never raises, never drops."""
         created = self._time_of_collection(received_ns)
         problems = [event.problem] if event.problem else []
-        about: dict[str, Any] = {"created": created, "dataset": "jumpcloud.events"}
+        about: dict[str, Any] = {"created": created, **self._constant_of_event}
         body: dict[str, Any] = {"@timestamp": created, **self._constant, "event": about}
         if event.data is not None:
-            self._fill(body, about, self._cleaned(event.data, event, problems), event, problems)
+            data = self._cleaned(event.data, event, problems)
+            self._fill(body, about, data, event, problems)
+            if self._extended:
+                extended.extend(body, data, self._known(data))
+            if not self._keep_duplicates:
+                _remove_duplicates(data)
+            if data:
+                body["jumpcloud"] = {"event": data}
         if problems:
             about["kind"] = "pipeline_error"
             body["error"] = {"message": problems}
         if problems or self._keep_original:
             about["original"] = bytes(event.raw).decode(errors="replace")
+        if self._hash_original:
+            about["hash"] = hashlib.sha256(event.raw).hexdigest()
         body["tags"] = self._tags_of_a_problem if problems else self._tags
         looked_up = "geo" in body.get("client", ()) or "geo" in body.get("source", ())
         return Record(received_ns if event.time_ns is None else event.time_ns, body, looked_up)
@@ -125,7 +163,7 @@ class Mapper:
         category = _CATEGORIES.get(action) if type(action) is str else None
         if category:
             about["category"], about["type"] = [category], ["info"]
-        _copy(data, (("id", "id"), ("event_type", "action"), ("service", "module")), about)
+        copy(data, _ABOUT, about)
         success = data.get("success", data.get("sso_token_success"))
         about["outcome"] = "success" if success is True else "failure" if success is False else "unknown"
 
@@ -133,42 +171,59 @@ class Mapper:
         if client:
             body["client"] = client
         source = self._address(data, "src_ip", problems)
-        actor = _copy(_object(data.get("initiated_by")), (("id", "id"), ("email", "email"), ("username", "name")), {})
+        actor = copy(first_object(data.get("initiated_by")), _ACTOR, {})
         if actor:
             source["user"] = actor
         if source:
             body["source"] = source
-        host = _copy(_object(data.get("system")), (("id", "id"), ("hostname", "hostname")), {})
+        host = copy(first_object(data.get("system")), _HOST, {})
         if host:
             body["host"] = host
-        _copy(data, (("message", "message"),), body)
+        if "message" in data:
+            body["message"] = data["message"]
         if "username" in data:
             body["user"] = {"name": data["username"]}
         if "process_name" in data:
             body["process"] = {"name": data["process_name"]}
-        agent = _user_agent(_object(data.get("useragent")))
+        agent = user_agent(first_object(data.get("useragent")))
         if agent:
             body["user_agent"] = agent
-
-        if not self._keep_duplicates:
-            _remove_duplicates(data)
-        if data:
-            body["jumpcloud"] = {"event": data}
 
     def _address(self, data: dict[str, Any], name: str, problems: list[str]) -> dict[str, Any]:
         text = data.get(name)
         if text is None:
             return {}
-        found = self._geo.lookup(text) if type(text) is str else None
+        ip, port = text, None
+        if self._extended and type(text) is str and (parsed := addresses.parse(text)):
+            ip, port = parsed
+        found = self._geo.lookup(ip) if type(ip) is str else None
         if found is None:
             problems.append(f"{name}: {text!r:.60} is not an IP address")
             return {}
-        address: dict[str, Any] = {"ip": text}
+        address: dict[str, Any] = {"ip": ip}
+        if ip != text:
+            address["address"] = text
+        if port is not None:
+            address["port"] = port
         if found.geo:
             address["geo"] = found.geo
         if found.as_:
             address["as"] = found.as_
         return address
+
+    def _known(self, data: dict[str, Any]) -> extended.Known | None:
+        """What the catalogue says of an event's type; one that it lacks is counted."""
+        service, action = data.get("service"), data.get("event_type")
+        if type(action) is not str:
+            return None
+        service = service if type(service) is str and len(service) <= _LONGEST_NAME else None
+        found = extended.known(service, action) if len(action) <= _LONGEST_NAME else None
+        if found is None:
+            name = action[:_LONGEST_NAME]
+            with self._counting:
+                named = name in self.unknown_types or len(self.unknown_types) < _UNKNOWN_NAMES
+                self.unknown_types[name if named else OTHER] += 1
+        return found
 
     def _time_of_collection(self, received_ns: int) -> str:
         created = self._created  # read once: another thread may exchange it
@@ -180,32 +235,6 @@ class Mapper:
 def new_id() -> str:
     """An id for `agent.id` and `agent.ephemeral_id`."""
     return str(uuid.uuid4())
-
-
-def _object(value: Any) -> dict[str, Any]:
-    """`value` where it is an object; the first object where it is a list of them."""
-    if type(value) is list:
-        value = next((each for each in value if type(each) is dict), None)
-    return value if type(value) is dict else {}
-
-
-def _copy(source: dict[str, Any], names: tuple[tuple[str, str], ...], target: dict[str, Any]) -> dict[str, Any]:
-    for name, new_name in names:
-        if name in source:
-            target[new_name] = source[name]
-    return target
-
-
-def _user_agent(said: dict[str, Any]) -> dict[str, Any]:
-    if not said:
-        return said
-    agent = _copy(said, (("name", "name"), ("version", "version")), {})
-    system = _copy(said, (("os_name", "name"), ("os_full", "full"), ("os_version", "version")), {})
-    if system:
-        agent["os"] = system
-    if "device" in said:
-        agent["device"] = {"name": said["device"]}
-    return agent
 
 
 def _remove_duplicates(data: dict[str, Any]) -> None:

@@ -43,19 +43,38 @@ def clean(data: dict[str, Any], declared: Declared, problems: list[str], *, stri
 def _object(data: dict[str, Any], declared: Declared, path: str, depth: int, problems: list[str]) -> dict[str, Any]:
     cleaned = {}
     for key, value in data.items():
-        kind = declared.get(key)
+        name, kind = key, declared.get(key)
+        if kind is None and ("." in key or not key.strip()):
+            name, kind = _as_in_a_store(key, declared)
         if type(value) is str:
             if not value:
                 continue
-            if kind is None or kind == "keyword":  # nine values of ten
+            if (kind is None or kind == "keyword") and name is key:  # nine values of ten
                 cleaned[key] = value
                 continue
         elif value is None:
             continue
         item = _value(value, kind, path, key, depth + 1, problems)
         if item is not _NOTHING:
-            cleaned[key] = item
+            if name is not key:
+                problems.append(f"{path}.{key}: a name that no store takes; kept as {name!r:.60}")
+            cleaned[name] = item
     return cleaned
+
+
+def _as_in_a_store(key: str, declared: Declared) -> tuple[str, Kind]:
+    """A name with dots in it, and its type: to a store each dot is one level down, and nothing there may be blank."""
+    names = key.split(".")
+    if not all(map(str.strip, names)):
+        key = ".".join(name if name.strip() else "_" for name in names)
+        return key, None
+    kind: Kind = declared
+    for level, name in enumerate(names):
+        if type(kind) is not dict:
+            within = kind is not None and kind != "flattened"
+            return key, f"{kind}, which {'.'.join(names[:level])} is" if within else None
+        kind = kind.get(name)
+    return key, kind
 
 
 def _value(value: Any, kind: Kind, path: str, key: str, depth: int, problems: list[str]) -> Any:
