@@ -6,7 +6,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 the key was refu
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -87,12 +87,46 @@ def map_(path: Path | None, overrides: tuple[str, ...], files: tuple[Path, ...])
 
 
 @cli.command()
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json", "markdown"]),
+    default="table",
+    show_default=True,
+    help="markdown: the page conf/fields.md.",
+)
 def fields(form: str) -> None:
     """Show the fields that a record can have: name, type, description."""
     from in_jumpcloud.commands import fields as command
 
     command.show(form)
+
+
+@cli.command()
+@click.argument("store", type=click.Choice(["elasticsearch", "opensearch"]))
+@click.option(
+    "--index-pattern",
+    "patterns",
+    metavar="PATTERN",
+    multiple=True,
+    help="The names that it applies to, such as jumpcloud-*, in place of those in conf/outputs. Repeatable.",
+)
+@click.option(
+    "--data-stream/--no-data-stream", default=True, show_default=True, help="For data streams, or for indices."
+)
+@click.option(
+    "--profile",
+    type=click.Choice(["extended", "elastic"]),
+    default="extended",
+    show_default=True,
+    help="The setting ecs.profile, which says what types there are.",
+)
+def template(store: Literal["elasticsearch", "opensearch"], **options: Any) -> None:
+    """Print an index template for a store, with which it refuses no record. See conf/index-templates."""
+    from in_jumpcloud.commands import template as command
+    from in_jumpcloud.ecs.template import Options
+
+    command.show(store, Options(**options))
 
 
 @cli.command()
