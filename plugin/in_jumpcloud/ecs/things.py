@@ -12,6 +12,7 @@ ALERTS = frozenset({"alerts", "alert"})
 
 _NAMED = (("id", "id"), ("name", "name"))
 _END = (("object_id", "id"), ("name", "name"))
+_ASSOCIATED = (("id", "id"),)
 _AGENT = (("name", "name"), ("version", "version"))
 _AGENTS_SYSTEM = (("os_name", "name"), ("os_full", "full"), ("os_version", "version"))
 _HOST = (("id", "id"), ("hostname", "hostname"), ("hostname", "name"), ("displayName", "name"))
@@ -84,7 +85,7 @@ def _group(data: dict[str, Any], resource: dict[str, Any], kind: str) -> dict[st
                 return copy(end, _END, {})
         association = first_object(data["association"])
         if text(association, "type").lower().endswith("group"):
-            return copy(association, _NAMED, {})
+            return copy(association, _ASSOCIATED, {})
     return {}
 
 

@@ -41,24 +41,28 @@ def clean(data: dict[str, Any], declared: Declared, problems: list[str], *, stri
 
 
 def _object(data: dict[str, Any], declared: Declared, path: str, depth: int, problems: list[str]) -> dict[str, Any]:
-    cleaned = {}
+    cleaned: dict[str, Any] = {}
     for key, value in data.items():
-        name, kind = key, declared.get(key)
+        kind = declared.get(key)
         if kind is None and ("." in key or not key.strip()):
             name, kind = _as_in_a_store(key, declared)
+            item = _value(value, kind, path, key, depth + 1, problems)
+            if item is not _NOTHING:
+                cleaned[name] = item
+                if name != key:
+                    problems.append(f"{path}.{key}: a name that no store takes; kept as {name!r:.60}")
+            continue
         if type(value) is str:
             if not value:
                 continue
-            if (kind is None or kind == "keyword") and name is key:  # nine values of ten
+            if kind is None or kind == "keyword":  # nine values of ten
                 cleaned[key] = value
                 continue
         elif value is None:
             continue
         item = _value(value, kind, path, key, depth + 1, problems)
         if item is not _NOTHING:
-            if name is not key:
-                problems.append(f"{path}.{key}: a name that no store takes; kept as {name!r:.60}")
-            cleaned[name] = item
+            cleaned[key] = item
     return cleaned
 
 
@@ -66,8 +70,7 @@ def _as_in_a_store(key: str, declared: Declared) -> tuple[str, Kind]:
     """A name with dots in it, and its type: to a store each dot is one level down, and nothing there may be blank."""
     names = key.split(".")
     if not all(map(str.strip, names)):
-        key = ".".join(name if name.strip() else "_" for name in names)
-        return key, None
+        return ".".join(name if name.strip() else "_" for name in names), None
     kind: Kind = declared
     for level, name in enumerate(names):
         if type(kind) is not dict:

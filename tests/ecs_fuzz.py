@@ -1,0 +1,320 @@
+"""A fuzz of the mapping: hostile events in, records out that keep their declared types, through a real Fluent Bit too.
+
+By hand:
+
+    FLUENT_BIT=/path/to/fluent-bit .venv/bin/python tests/ecs_fuzz.py --events 100000 --seed 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import ipaddress
+import json
+import math
+import random
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from ecs_hostile import events
+from fluent_bit_support import BINARY, FluentBit
+from support import ROOT, wait_until
+
+from in_jumpcloud import config
+from in_jumpcloud.ecs import fields
+from in_jumpcloud.ecs.geo import GeoIP
+from in_jumpcloud.ecs.mapper import Mapper
+from in_jumpcloud.forward import wire
+from in_jumpcloud.forward.chunks import filled
+from in_jumpcloud.forward.sender import AckSender
+from in_jumpcloud.insights.event import read
+
+SHARE_OF_ELASTIC = 5
+"""Of so many events, one is mapped by both profiles."""
+_TAG = "jumpcloud.fuzz"
+_NUMBER = "number"  # under this, records carry which one they are; no field of ECS has the name
+_SHOWN, _NOTED = 5, 1000  # defects
+
+Path_ = tuple[str, ...]
+EVENT = tuple(fields.EVENT.split("."))
+TYPES = {tuple(row.name.split(".")): row.type for row in fields.table()}
+PARENTS = {path[:length] for path in TYPES for length in range(1, len(path))}
+SEED = {tuple(row.name.split(".")) for row in fields.table() if row.origin == "seed"}
+SEED_PARENTS = {path[:length] for path in SEED for length in range(1, len(path))}
+OWN = {("error",), ("tags",), ("event", "kind"), ("event", "original")}
+_TEXTS = {"keyword", "constant_keyword", "wildcard", "match_only_text"}
+_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
+
+
+@dataclass
+class Figures:
+    """What came of it."""
+
+    seed: int
+    events: int = 0
+    raw_bytes: int = 0
+    reported: int = 0
+    """Records that say of themselves that something could not be mapped."""
+    leaves: int = 0
+    """Values of declared fields whose type was checked, in what was mapped."""
+    compared: int = 0
+    """Events that both profiles mapped."""
+    lines: int | None = None
+    """Lines that came out of a real Fluent Bit; None: there was none."""
+    leaves_out: int = 0
+    """Values of declared fields whose type was checked, in what came out of it."""
+    seconds: float = 0
+    defects: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [
+            f"seed {self.seed}: {self.events} events, {self.raw_bytes / 1e6:.1f} MB, in {self.seconds:.0f} s",
+            (
+                f"mapped {self.events}, {self.reported} of them with something reported; "
+                f"{self.leaves} values of declared fields checked; {self.compared} compared with profile elastic"
+            ),
+            "not delivered to a real Fluent Bit: set FLUENT_BIT, or put fluent-bit on PATH"
+            if self.lines is None
+            else (
+                f"Fluent Bit: {self.events} records in, {self.lines} lines out, each compared with what was sent; "
+                f"{self.leaves_out} values of declared fields checked"
+            ),
+            f"defects: {len(self.defects)}",
+            *self.defects[:_SHOWN],
+        ]
+        return "\n".join(lines)
+
+
+class Entry(NamedTuple):
+    """A record as it travels."""
+
+    tag: str
+    packed: bytes
+
+
+class Fuzz:
+    """Hostile events through both profiles and, where there is one, a real Fluent Bit."""
+
+    def __init__(self, directory: Path, *, events: int, seed: int, deliver: bool) -> None:
+        self._directory = directory
+        self._with_fluent_bit = deliver
+        self._count = events
+        self._digests: list[bytes] = []
+        self._counted = 0
+        self._extended, self._elastic = (
+            Mapper(
+                settings,
+                GeoIP(ROOT / "geoip" / "demo-city.mmdb", ROOT / "geoip" / "demo-asn.mmdb", extended=extended),
+                agent_id="the agent",
+                ephemeral_id="the process",
+            )
+            for settings, extended in ((config.Ecs(), True), (config.Ecs(profile="elastic"), False))
+        )
+        self.figures = Figures(seed)
+
+    def run(self) -> Figures:
+        """Do it all."""
+        began = time.monotonic()
+        if self._with_fluent_bit:
+            with FluentBit.with_input(self._directory, {}) as fluent_bit:
+                self._deliver(fluent_bit)
+                with fluent_bit.output.open("rb") as output:
+                    wait_until(lambda: self._lines_of(output) >= self.figures.events, 60 + self._count / 1000)
+                fluent_bit.stop()
+            self._check_output(fluent_bit.output)
+        else:
+            for _ in self._entries():
+                pass
+        self.figures.seconds = time.monotonic() - began
+        return self.figures
+
+    def _entries(self) -> Iterator[Entry]:
+        packer = wire.EntryPacker()
+        now_ns = time.time_ns()
+        for number, raw in enumerate(events(self._count, self.figures.seed)):
+            self.figures.events += 1
+            self.figures.raw_bytes += len(raw)
+            record = self._extended.map(read(raw), now_ns)
+            self.figures.reported += "error" in record.body
+            self.figures.leaves += self._check_types(record.body, raw, sent=True)
+            if number % SHARE_OF_ELASTIC == 0:
+                self.figures.compared += 1
+                base = self._elastic.map(read(raw), now_ns).body
+                self._note([f"extended lacks {'.'.join(path)}" for path in lacking(base, record.body)], raw)
+            body = record.body | {_NUMBER: number}
+            self._digests.append(_digest(_printed(body)))
+            yield Entry(_TAG, packer.entry(record.time_ns, body))
+
+    def _deliver(self, fluent_bit: FluentBit) -> None:
+        server = config.Server(host="127.0.0.1", port=fluent_bit.port)
+        sender = AckSender(server, config.Forward(servers=(server,)))
+        for entries in filled(self._entries(), 1_000_000):
+            packed = b"".join(entry.packed for entry in entries)
+            sender.deliver(wire.chunk(_TAG, packed, len(entries)), threading.Event())
+        sender.close()
+
+    def _lines_of(self, output: BinaryIO) -> int:
+        """How many lines came so far; what was counted before is not read again."""
+        self._counted += sum(block.count(b"\n") for block in iter(lambda: output.read(2**20), b""))
+        return self._counted
+
+    def _check_output(self, output: Path) -> None:
+        self.figures.lines = 0
+        missing = set(range(self.figures.events))
+        with output.open("rb") as lines:
+            for line in lines:
+                self.figures.lines += 1
+                try:
+                    body = strictly(line)
+                except ValueError as error:
+                    self._note([f"not JSON: {error}"], line)
+                    continue
+                number = body[_NUMBER]
+                if number not in missing:
+                    self._note([f"record {number} came twice"], line)
+                    continue
+                missing.discard(number)
+                if _digest(body) != self._digests[number]:
+                    self._note([f"record {number} came out changed"], line)
+                del body[_NUMBER]
+                self.figures.leaves_out += self._check_types(body, line, sent=False)
+        self._note([f"record {number} did not come out" for number in sorted(missing)], b"")
+
+    def _check_types(self, body: dict[str, Any], of: bytes, *, sent: bool) -> int:
+        checked = 0
+        for path, value in leaves(body):
+            if path in TYPES:
+                checked += 1
+                if not conforms(value, TYPES[path], sent=sent):
+                    self._note([f"{'.'.join(path)} is not of type {TYPES[path]}: {value!r:.80}"], of)
+            elif path in PARENTS:
+                self._note([f"{'.'.join(path)} is not an object: {value!r:.80}"], of)
+            elif path[: len(EVENT)] != EVENT:
+                self._note([f"{'.'.join(path)} is not declared"], of)
+        return checked
+
+    def _note(self, defects: list[str], of: bytes) -> None:
+        if len(self.figures.defects) < _NOTED:
+            self.figures.defects.extend(f"{defect} | {of[:2000]!r}" for defect in defects)
+
+
+def leaves(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
+    """Every value that holds no more, or that has a declared type; as in a store, a dot in a name makes an object."""
+    if isinstance(value, list):
+        for each in value:
+            yield from leaves(each, path)
+    elif isinstance(value, dict) and path not in TYPES:
+        for key, each in value.items():
+            yield from leaves(each, (*path, *key.split(".")))
+    else:
+        yield path, value
+
+
+def conforms(value: Any, kind: str, *, sent: bool) -> bool:
+    """Whether a store takes the value for this type; `sent`: as it is sent, where a float is never written as 1."""
+    if kind in _TEXTS:
+        return type(value) is str
+    if kind == "long":
+        return type(value) is int and -(2**63) <= value < 2**63
+    if kind == "float":
+        return (type(value) is float and math.isfinite(value)) or (type(value) is int and not sent)
+    if kind == "boolean":
+        return type(value) is bool
+    if kind == "flattened":
+        return type(value) is dict
+    if kind == "geo_point":
+        return value.keys() == {"lat", "lon"} and all(conforms(each, "float", sent=sent) for each in value.values())
+    if type(value) is not str:
+        return False
+    if kind == "date":
+        return _DATE.fullmatch(value) is not None
+    assert kind == "ip"
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return "%" not in value
+
+
+def lacking(base: Any, more: Any, path: Path_ = ()) -> Iterator[Path_]:
+    """Where the record by profile extended does not hold what the one by profile elastic, `base`, holds.
+
+    Not compared is what each profile says for itself: its complaints, and fields that only profile extended declares.
+    """
+    if path in OWN or (path[: len(EVENT)] == EVENT and path not in SEED | SEED_PARENTS):
+        return
+    if isinstance(base, dict) and path not in TYPES:
+        for key, each in base.items():
+            below = more.get(key) if isinstance(more, dict) else None
+            yield from lacking(each, below, (*path, *key.split(".")))
+    elif path not in PARENTS and not _holds(base, more, path):
+        yield path
+
+
+def _holds(base: Any, more: Any, path: Path_) -> bool:
+    if path == ("event", "outcome"):  # results in words tell more; a sign-on that waits for a second factor is open
+        return base in {more, "unknown"} or (base, more) == ("failure", "unknown")
+    if path[1:] == ("ip",):  # IPv4 written as IPv6 becomes IPv4
+        address = ipaddress.ip_address(base)
+        return ipaddress.ip_address(more) in {address, getattr(address, "ipv4_mapped", None)}
+    if isinstance(base, list) and path[: len(EVENT)] != EVENT:
+        return bool(more[: len(base)] == base)
+    return repr(base) == repr(more)
+
+
+def strictly(line: bytes) -> dict[str, Any]:
+    """What a line of JSON says.
+
+    Raises:
+        ValueError: it is not UTF-8, not one object of strict JSON, or an object holds a name twice.
+    """
+
+    def refuse(literal: str) -> Any:
+        raise ValueError(f"{literal} is no JSON")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a name stands twice")
+        return found
+
+    body = json.loads(line.decode(), parse_constant=refuse, object_pairs_hook=unique)
+    if type(body) is not dict:
+        raise ValueError("it is no object")
+    return body
+
+
+def _digest(body: Any) -> bytes:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
+
+
+def _printed(value: Any) -> Any:
+    """The value with floats as Fluent Bit writes them, of 16 digits."""
+    if isinstance(value, dict):
+        return {key: _printed(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_printed(each) for each in value]
+    return float(f"{value:.16g}") if type(value) is float else value
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--events", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}", flush=True)  # noqa: T201 - the result
+    with tempfile.TemporaryDirectory(prefix="in-jumpcloud-fuzz-") as directory:
+        figures = Fuzz(Path(directory), **vars(arguments), deliver=BINARY is not None).run()
+    print(figures)  # noqa: T201 - the result
+    raise SystemExit(bool(figures.defects))
+
+
+if __name__ == "__main__":
+    main()
