@@ -113,6 +113,7 @@ class Command:
             "dead_letter.path": str(self.dead_letters),
             "geoip.asn": "geoip/demo-asn.mmdb",
             "log.format": "text",
+            "http.listen": None,
         }
         values |= {name.replace("__", "."): value for name, value in overrides.items()}
         options = ["-c", str(ROOT / "conf" / "jumpcloud.yaml")]

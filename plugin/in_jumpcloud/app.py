@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from in_jumpcloud import config
 from in_jumpcloud.collector import Collector, Stream
-from in_jumpcloud.deadletter import DeadLetterFile
-from in_jumpcloud.delivery import Rooms
-from in_jumpcloud.ecs import geo
-from in_jumpcloud.ecs.mapper import Mapper, new_id
 from in_jumpcloud.errors import ConfigError, Failed, InJumpCloudError, Stopped, TryAgain
-from in_jumpcloud.forward.servers import Servers
-from in_jumpcloud.insights.api import DirectoryInsights, Scope
-from in_jumpcloud.insights.auth import of as auth_of
-from in_jumpcloud.insights.budget import RequestBudget
-from in_jumpcloud.state import State
+from in_jumpcloud.insights.api import Scope
+from in_jumpcloud.rooms import House, only_streams_differ
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +24,8 @@ _GRACE = 5.0
 """Seconds that the workers have to end, once the process was asked to."""
 _TRIES_ONCE = 6
 """Failures in a row after which `--once` gives a stream up: about a minute."""
+_LOOK_UP = 0.5
+"""Seconds after which the main thread looks whether there is something for it to do."""
 
 
 def now_ms() -> int:
@@ -37,63 +33,145 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class App:
-    """The running plugin: the rooms, wired together, and one collector for each stream."""
+class _Slot:
+    """A stream's place among the workers. `stop` ends its own work, with all the others' or alone."""
 
-    def __init__(
-        self,
-        api: DirectoryInsights,
-        rooms: Rooms,
-        settings: config.Config,
-        *,
-        once: bool = False,
-        now_ms: Callable[[], int] = now_ms,
-    ) -> None:
+    def __init__(self, collector: Collector) -> None:
+        self.collector = collector
         self.stop = threading.Event()
+        self.busy = False
+
+
+class App:
+    """The running plugin: one collector for each stream, and the workers that drive them."""
+
+    def __init__(self, house: House, *, once: bool = False, now_ms: Callable[[], int] = now_ms) -> None:
+        self.stop = threading.Event()
+        """Set it to end the process; `end` does."""
+        self.house = house
         self._once = once
-        self._rooms = rooms
-        patience = float(settings.forward.ack_timeout) if once else None
-        ahead = threading.Semaphore(WORKERS)
-        self.collectors = [
-            Collector(stream, api, rooms, settings, ahead=ahead, patience=patience, now_ms=now_ms)
-            for stream in streams(settings)
-        ]
-        # A heap of (when it is due, number), and one of those that are due: (is it behind, since when, number).
-        self._later: list[tuple[float, int]] = [(0.0, number) for number in range(len(self.collectors))]
-        self._due: list[tuple[bool, float, int]] = []
-        self._under_way = 0
+        self._now_ms = now_ms
+        self._ahead = threading.Semaphore(WORKERS)
+        self._number = itertools.count()
+        self._slots: dict[str, _Slot] = {}
+        # A heap of (when it is due, number, slot), and one of those that are due: (is it behind, since when, …).
+        self._later: list[tuple[float, int, _Slot]] = []
+        self._due: list[tuple[bool, float, int, _Slot]] = []
+        self._workers: list[threading.Thread] = []
         self._fatal: ConfigError | None = None
         self._changed = threading.Condition()
+        self._reload: Callable[[], None] | None = None
+        self._every_look: Callable[[], None] = lambda: None
+        self._add_streams()
 
-    def run(self) -> InJumpCloudError | None:
+    @property
+    def collectors(self) -> list[Collector]:
+        """One for each stream."""
+        return [slot.collector for slot in list(self._slots.values())]
+
+    @property
+    def alive(self) -> bool:
+        """Whether every worker is at work, or waits on purpose."""
+        return all(worker.is_alive() for worker in self._workers)
+
+    def run(self, every_look: Callable[[], None] = lambda: None) -> InJumpCloudError | None:
         """Work until `stop` is set, or, with `once`, until every stream has come up to now.
+
+        `every_look` is called about twice a second, by the thread that called this.
 
         Returns:
             The error that ended it before its time, if any; with `once` that which kept a stream from coming up to now.
         """
+        self._every_look = every_look
         if self._once:
-            self._rooms.servers.connect(self.stop)
-        workers = [
-            threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
-            for number in range(min(WORKERS, len(self.collectors)))
-        ]
-        for worker in workers:
-            worker.start()
-        self.stop.wait()
+            self.house.servers.connect(self.stop)
+        self._start_workers()
+        while not self.stop.wait(_LOOK_UP):
+            self._every_look()
+            if self._reload:
+                reload, self._reload = self._reload, None
+                reload()
         deadline = time.monotonic() + _GRACE
         with self._changed:
+            for slot in self._slots.values():
+                slot.stop.set()
             self._changed.notify_all()
-        for worker in workers:
+        for worker in self._workers:
             worker.join(timeout=max(0.0, deadline - time.monotonic()))
         if self._fatal or not self._once:
             return self._fatal
         return next((each.error for each in self.collectors if each.error), None)
 
+    def reload(self, load: Callable[[], config.Config], done: Callable[[], None] = lambda: None) -> None:
+        """Take up what `load` gives, soon, and call `done`; fit to be called by a signal's handler."""
+
+        def reload() -> None:
+            self._take_up(load)
+            done()
+
+        self._reload = reload
+
+    def _take_up(self, load: Callable[[], config.Config]) -> None:
+        """Go on with new settings, or, where anything is wrong with them, with the old. Unchanged streams go on."""
+        old = self.house.settings
+        try:
+            settings = load()
+            replaced = self.house.renew(settings)
+        except InJumpCloudError as error:
+            for line in str(error).splitlines():
+                log.error("not reloaded: %s", line)  # noqa: TRY400 - no traceback
+            return
+        wanted = {stream.name for stream in streams(settings)}
+        stay = wanted if only_streams_differ(old, settings) else set()
+        with self._changed:
+            leaving = [slot for name, slot in self._slots.items() if name not in stay]
+            for slot in leaving:
+                slot.stop.set()
+            self._slots = {name: slot for name, slot in self._slots.items() if name in stay}
+            kept = len(self._slots)
+            # A stream has one collector at a time: the next begins where this one has come to.
+            while any(slot.busy for slot in leaving) and not self.stop.is_set():
+                self._changed.wait(_LOOK_UP)
+                self._every_look()
+        if self.stop.is_set():
+            return
+        replaced.close()
+        self._add_streams()
+        self._start_workers()
+        log.info("reloaded: %d streams, %d of them as before", len(self._slots), kept)
+
+    def _add_streams(self) -> None:
+        """Make a collector for each stream that has none."""
+        settings = self.house.settings
+        patience = float(settings.forward.ack_timeout) if self._once else None
+        with self._changed:
+            for stream in streams(settings):
+                if stream.name in self._slots:
+                    continue
+                collector = Collector(
+                    stream,
+                    self.house.api,
+                    self.house.rooms,
+                    settings,
+                    ahead=self._ahead,
+                    patience=patience,
+                    now_ms=self._now_ms,
+                )
+                slot = self._slots[stream.name] = _Slot(collector)
+                heapq.heappush(self._later, (0.0, next(self._number), slot))
+            self._changed.notify_all()
+
+    def _start_workers(self) -> None:
+        for number in range(len(self._workers), min(WORKERS, len(self._slots))):
+            worker = threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
+            self._workers.append(worker)
+            worker.start()
+
     def _work(self) -> None:
-        while (number := self._next()) is not None:
-            collector = self.collectors[number]
+        while (slot := self._next()) is not None:
+            collector = slot.collector
             try:
-                delay = collector.step(self.stop)
+                delay = collector.step(slot.stop)
             except Stopped:
                 delay = 0.0
             except ConfigError as error:
@@ -106,24 +184,27 @@ class App:
                 collector.error = Failed(f"{collector.stream.name}: an error of the plugin itself; the log has it")
                 delay = 60.0
             with self._changed:
-                self._under_way -= 1
-                if not (self._once and self._is_done(collector)):
-                    heapq.heappush(self._later, (time.monotonic() + delay, number))
+                slot.busy = False
+                if not (slot.stop.is_set() or (self._once and self._is_done(collector))):
+                    heapq.heappush(self._later, (time.monotonic() + delay, next(self._number), slot))
                 self._changed.notify_all()
 
-    def _next(self) -> int | None:
+    def _next(self) -> _Slot | None:
         """The next stream that is due, those near now first: a backfill must not hold them up. None at the end."""
         with self._changed:
             while not self.stop.is_set():
                 now = time.monotonic()
                 while self._later and self._later[0][0] <= now:
-                    since, number = heapq.heappop(self._later)
-                    heapq.heappush(self._due, (not self.collectors[number].caught_up, since, number))
-                if self._due:
-                    self._under_way += 1
-                    return heapq.heappop(self._due)[2]
-                if not self._later and not self._under_way:  # with `once`: every stream is done
-                    self.stop.set()
+                    since, number, slot = heapq.heappop(self._later)
+                    if not slot.stop.is_set():
+                        heapq.heappush(self._due, (not slot.collector.caught_up, since, number, slot))
+                while self._due:
+                    slot = heapq.heappop(self._due)[-1]
+                    if not slot.stop.is_set():
+                        slot.busy = True
+                        return slot
+                if self._once and not self._later and not any(slot.busy for slot in self._slots.values()):
+                    self.stop.set()  # every stream is done
                     return None
                 self._changed.wait(self._later[0][0] - now if self._later else None)
         return None
@@ -152,18 +233,8 @@ def opened(settings: config.Config, *, once: bool = False, now_ms: Callable[[], 
     Raises:
         ConfigError, Failed: a room could not be opened.
     """
-    with ExitStack() as stack:
-        geoip = geo.opened(settings)
-        stack.callback(geoip.close)
-        state = stack.enter_context(State(settings.state.path, new_agent_id=new_id()))
-        if state.is_new:
-            log.info("%s: a new state; every stream begins at jumpcloud.start", state.path)
-        budget = RequestBudget(settings.jumpcloud.requests_per_second)
-        auth = auth_of(settings.jumpcloud, budget)
-        api = DirectoryInsights(settings.jumpcloud, auth, budget, now_ns=lambda: now_ms() * 1_000_000)
-        stack.callback(api.close)
-        servers = Servers(settings.forward)
-        stack.callback(servers.close)
-        mapper = Mapper(settings.ecs, geoip, agent_id=state.agent_id, ephemeral_id=new_id())
-        dead_letters = DeadLetterFile(settings.dead_letter.path, max_bytes=settings.dead_letter.max_bytes)
-        yield App(api, Rooms(mapper, servers, state, dead_letters), settings, once=once, now_ms=now_ms)
+    house = House(settings, now_ms=now_ms)
+    try:
+        yield App(house, once=once, now_ms=now_ms)
+    finally:
+        house.close()

@@ -115,6 +115,16 @@ class Collector:
             ConfigError: the state is damaged, or a path of the configuration is of no use any more.
             Stopped: `stop` was set; nothing is lost, the state has the position.
         """
+        pulse, delay = self.counters.pulse, 0.0
+        pulse.begin()
+        try:
+            delay = self._step(stop)
+        finally:
+            pulse.rest(delay)
+        pulse.came_up |= self.caught_up
+        return delay
+
+    def _step(self, stop: threading.Event) -> float:
         try:
             try:
                 self._advance(stop)
@@ -238,6 +248,7 @@ class Collector:
 
     def _page(self, pager: Pager, stop: threading.Event) -> Page:
         page = pager.page(stop)
+        self.counters.pulse.beat()
         self.counters.pages += 1
         self.counters.page_bytes += page.size
         return page

@@ -88,20 +88,25 @@ class Delivery:
             Stopped: `stop` was set. What was acknowledged is committed.
         """
         waiting: list[_Entry] = []
-        for chunk in filled(self._entries(page, before, stop), self._chunk_bytes):
+        try:
+            for chunk in filled(self._entries(page, before, stop), self._chunk_bytes):
+                if waiting:
+                    self._settle(waiting, before, before, stop)
+                waiting = chunk
+                self._counters.under_way = _oldest(waiting, page)
             if waiting:
-                self._settle(waiting, before, before, stop)
-            waiting = chunk
-        if waiting:
-            self._settle(waiting, before, after, stop)
-        else:
-            self._commit([], after, stop)
+                self._settle(waiting, before, after, stop)
+            else:
+                self._commit([], after, stop)
+        finally:
+            self._counters.under_way = None
 
     def _entries(self, page: Page, before: Position, stop: threading.Event) -> Iterator[_Entry]:
         """The new events of `page`, packed; those that are too large for any message are buried here."""
         packer = wire.EntryPacker()
         for event in self._new_events(page):
             record = self._rooms.mapper.map(event, page.received_ns)
+            self._counters.mapped += 1
             self._counters.looked_up += record.looked_up
             self._counters.with_problems += "error" in record.body
             late = event.time_ns is not None and event.time_ns < before.watermark_ms * 1_000_000
@@ -178,6 +183,8 @@ class Delivery:
         failures = refusals = 0
         while True:
             self._counters.sent += chunk.records
+            self._counters.sent_bytes += len(chunk.message)
+            self._counters.pulse.beat()
             try:
                 self._rooms.servers.deliver(chunk, stop)
             except ReceiverDown as error:
@@ -218,6 +225,7 @@ class Delivery:
         failures = 0
         while True:
             try:
+                self._counters.pulse.beat()
                 self._rooms.state.commit(self._stream, keys, after, late=late, dead_lettered=dead_lettered)
             except StateFull as error:
                 failures += 1
@@ -229,4 +237,11 @@ class Delivery:
                     raise Stopped from None
             else:
                 self._counters.acknowledged += len(keys) - dead_lettered
+                self._counters.pulse.advance()
                 return
+
+
+def _oldest(entries: Sequence[_Entry], page: Page) -> tuple[int, int]:
+    """The time of the oldest of `entries`, and that of their page, in epoch nanoseconds."""
+    times = (entry.event.time_ns for entry in entries)
+    return min((each for each in times if each is not None), default=page.received_ns), page.received_ns

@@ -21,11 +21,18 @@ from __future__ import annotations
 
 
 class InJumpCloudError(Exception):
-    """The root: catching it catches whatever this package raises on purpose."""
+    """The root: catching it catches whatever this package raises on purpose.
+
+    `exit_code` is what a command that ends with it tells the shell.
+    """
+
+    exit_code = 1
 
 
 class ConfigError(InJumpCloudError):
     """The configuration, or something it points to, has to be changed."""
+
+    exit_code = 2
 
 
 class Failed(InJumpCloudError):
@@ -42,6 +49,8 @@ class Refused(InJumpCloudError):
 
 class KeyRefused(Refused):
     """JumpCloud answered 401: the key is wrong, revoked, expired, or of another region."""
+
+    exit_code = 3
 
 
 class NotLicensed(Refused):
@@ -76,6 +85,8 @@ class ReceiverDown(InJumpCloudError):
 
     `reached` names the receivers that were sent the chunk: it may be just this one that they do not want.
     """
+
+    exit_code = 4
 
     def __init__(self, message: str, *, reached: frozenset[str] = frozenset()) -> None:
         super().__init__(message)

@@ -76,6 +76,12 @@ class Start:
         """Epoch milliseconds of the beginning, seen from `now_ms`; 1970 where it lies before that."""
         return max(0, self._time_ms if self._time_ms is not None else now_ms - self._back_ms)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Start) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
     def __repr__(self) -> str:
         return f"Start({self._text!r})"
 
@@ -91,6 +97,12 @@ class Secret:
     def reveal(self) -> str:
         """The text itself: for the wire, never for a log."""
         return self._text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
 
     def __repr__(self) -> str:
         return "Secret(...)"

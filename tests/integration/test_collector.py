@@ -232,7 +232,7 @@ def test_a_full_disk_holds_the_commit_back_and_resends_nothing(
     monkeypatch.setattr(delivery, "pause", lambda _failures: 0.05)
     with app.opened(settings) as plugin:
         (one,) = plugin.collectors
-        database = plugin._rooms.state._database
+        database = plugin.house.state._database
         one.step(stop)
         pages = database.execute("PRAGMA page_count").fetchone()[0]
         database.execute(f"PRAGMA max_page_count = {pages}")

@@ -85,7 +85,7 @@ def test_a_record_that_the_receiver_refuses_is_found_and_kept(
         (one,) = plugin.collectors
         _until_caught_up(one, threading.Event())
         assert one.counters.dead_lettered == 2
-        assert plugin._rooms.state.streams()[0].dead_lettered == 2
+        assert plugin.house.state.streams()[0].dead_lettered == 2
 
     assert time.monotonic() - began < 60
     assert set(_letters(settings)) == {"large-1", "large-2"}

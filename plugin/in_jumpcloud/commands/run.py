@@ -6,31 +6,31 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
 
 from in_jumpcloud import __version__, app, config
-from in_jumpcloud.watch import logs
+from in_jumpcloud.watch import logs, server, snapshot
+from in_jumpcloud.watch.health import not_alive
+from in_jumpcloud.watch.notify import ServiceManager
 
 log = logging.getLogger("in_jumpcloud")
 
 
-def run(settings: config.Config, *, once: bool) -> None:
+def run(load: Callable[[], config.Config], *, once: bool) -> None:
     """Run until SIGTERM or SIGINT; with `once`, until every stream has come up to now.
+
+    `load` gives the settings, now and at each SIGHUP.
 
     Raises:
         InJumpCloudError: it could not begin, or, with `once`, a stream did not come up to now.
     """
-    logs.set_up(settings.log)
+    settings = load()
+    manager = ServiceManager()
     began = time.monotonic()
-    with app.opened(settings, once=once) as plugin:
-
-        def end(number: int, _: FrameType | None) -> None:
-            if plugin.stop.is_set():  # asked twice: somebody is in a hurry, and nothing is lost
-                os._exit(128 + number)
-            plugin.stop.set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, end)
+    listen = None if once else settings.http.listen
+    with logs.Log(settings) as output, app.opened(settings, once=once) as plugin, server.serving(listen, plugin):
+        _heed_signals(plugin, load, output, manager)
         log.info(
             "in_jumpcloud %s: %s, from %s to %s",
             __version__,
@@ -38,7 +38,9 @@ def run(settings: config.Config, *, once: bool) -> None:
             settings.jumpcloud.base_url,
             ", ".join(map(str, settings.forward.servers)),
         )
-        error = plugin.run()
+        manager.ready(f"{len(plugin.collectors)} streams")
+        error = plugin.run(lambda: manager.alive(lambda: _works(plugin, began)))
+        manager.stopping()
         counted = [each.counters for each in plugin.collectors]
         log.info(
             "ended after %.1f s: %d events received, %d known from before, %d records acknowledged, %d of them late, "
@@ -52,3 +54,28 @@ def run(settings: config.Config, *, once: bool) -> None:
         )
     if error:
         raise error
+
+
+def _works(plugin: app.App, began: float) -> bool:
+    return not not_alive(snapshot.take(plugin, now_ms=app.now_ms(), began=began))
+
+
+def _heed_signals(
+    plugin: app.App, load: Callable[[], config.Config], output: logs.Log, manager: ServiceManager
+) -> None:
+    def end(number: int, _: FrameType | None) -> None:
+        if plugin.stop.is_set():  # asked twice: somebody is in a hurry, and nothing is lost
+            os._exit(128 + number)
+        plugin.stop.set()
+
+    def reload(_: int, __: FrameType | None) -> None:
+        manager.reloading()
+        plugin.reload(load, done=reloaded)
+
+    def reloaded() -> None:
+        output.apply(plugin.house.settings)
+        manager.ready(f"{len(plugin.collectors)} streams")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    signal.signal(signal.SIGHUP, reload)

@@ -11,15 +11,19 @@ import click
 
 from in_jumpcloud import app, config
 from in_jumpcloud.deadletter import DeadLetterFile
+from in_jumpcloud.errors import InJumpCloudError
 from in_jumpcloud.insights.window import rfc3339
 from in_jumpcloud.state import StreamRow, reading
+from in_jumpcloud.watch import client
+from in_jumpcloud.watch.health import spelt
 
-_UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+__all__ = ["show", "spelt"]
+
 _SIZES = ("B", "KiB", "MiB", "GiB")
 
 
 def show(settings: config.Config, *, as_json: bool) -> None:
-    """Print what the state and the file of dead letters say.
+    """Print what the state and the file of dead letters say, and the running process where it can be asked.
 
     Raises:
         ConfigError: the state cannot be read.
@@ -36,6 +40,10 @@ def show(settings: config.Config, *, as_json: bool) -> None:
     else:
         click.echo(f"state         {state['path']}, not there yet; the first `in-jumpcloud run` makes it")
     click.echo(f"dead letters  {letters['path']}, {_size(letters['bytes']) if letters['bytes'] else 'none'}")
+    running = found["running"]
+    for receiver in running["receivers"] if running else ():
+        up = {True: "up", False: "down", None: "not tried yet"}[receiver["up"]]
+        click.echo(f"receiver      {receiver['name']}, {up}")
     for stream in found["streams"]:
         click.echo(f"\n{stream['name']}" + ("" if stream["configured"] else "  (no longer configured)"))
         for name, value in _lines(stream):
@@ -52,14 +60,34 @@ def _gather(settings: config.Config, now_ms: int) -> dict[str, Any]:
             holder = state.holder
             rows = {row.name: row for row in state.streams()}
     names = [*configured, *(name for name in rows if name not in configured)]
+    running = _running(settings) if holder else None
+    rates = {each["name"]: each["events_per_minute"] for each in running["streams"]} if running else {}
     letters = DeadLetterFile(settings.dead_letter.path, max_bytes=settings.dead_letter.max_bytes)
     return {
         "state": {"path": str(path), "exists": path.exists(), "bytes": _bytes(path), "held_by": holder},
         "dead_letter": {"path": str(letters.path), "bytes": letters.size()},
+        "running": running,
         "streams": [
-            {"name": name, "configured": name in configured, **_facts(rows.get(name), now_ms)} for name in names
+            {
+                "name": name,
+                "configured": name in configured,
+                **_facts(rows.get(name), now_ms),
+                "events_per_minute": rates.get(name),
+            }
+            for name in names
         ],
     }
+
+
+def _running(settings: config.Config) -> dict[str, Any] | None:
+    """What the process says that has the state, without its history; None: it cannot be asked."""
+    try:
+        said = json.loads(client.ask(settings.http.listen, "/status.json", timeout=2).body)
+        if said["state"]["path"] != str(settings.state.path.resolve()):
+            return None  # that of another plugin
+        return {key: said[key] for key in ("pid", "version", "uptime_seconds", "not_ready", "receivers", "streams")}
+    except (InJumpCloudError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _facts(row: StreamRow | None, now_ms: int) -> dict[str, Any]:
@@ -96,19 +124,11 @@ def _lines(stream: dict[str, Any]) -> list[tuple[str, str]]:
         ("dead letters", str(stream["dead_lettered"])),
         ("last error", f"{stream['error_time']}  {stream['error']}" if stream["error"] else "none"),
     ]
+    if stream["events_per_minute"] is not None:
+        lines.append(("rate", f"{stream['events_per_minute']:g} events a minute"))
     if stream["updated"]:
         lines.append(("last commit", stream["updated"]))
     return lines
-
-
-def spelt(seconds: int) -> str:
-    """A duration in its two largest units, such as `3d 4h` or `42s`."""
-    parts = []
-    for unit, length in _UNITS:
-        count, seconds = divmod(seconds, length)
-        parts.append((count, unit))
-    largest = next((index for index, (count, _) in enumerate(parts) if count), -1)
-    return " ".join(f"{count}{unit}" for count, unit in parts[largest:][:2] if count) or "0s"
 
 
 def _bytes(path: Path) -> int:

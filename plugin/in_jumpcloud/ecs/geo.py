@@ -94,6 +94,8 @@ class GeoIP:
         self._old: dict[str, Address | None] = {}
         self._half = cache // 2
         self._epoch = 0  # counts replaced databases, so that an answer from the one before is not kept
+        self.hits = self.misses = 0
+        """Look-ups that the cache answered, and those that the databases had to."""
         self._storing = threading.Lock()
         self._checking = threading.Lock()
 
@@ -105,9 +107,16 @@ class GeoIP:
         if self._clock() >= self._check_at:
             self._check()
         try:
-            return self._young[text]
+            answer = self._young[text]
         except (KeyError, TypeError):
             return self._miss(text)
+        self.hits += 1
+        return answer
+
+    def databases(self) -> list[tuple[str, str, int]]:
+        """Of each database in use: its setting, its type, and when it was built, in epoch seconds."""
+        opened = [("geoip.city", self._city), ("geoip.asn", self._asn)]
+        return [(name, *file.about()) for name, file in opened if file]
 
     def close(self) -> None:
         """Let the databases go; further look-ups find nothing. A file is unmapped once no thread reads it."""
@@ -119,7 +128,10 @@ class GeoIP:
         if not isinstance(text, str) or len(text) > _LONGEST or "%" in text:
             return None  # not kept: whatever a field holds must not fill the memory. A "%" begins a scope id
         epoch, old = self._epoch, self._old
-        answer = old[text] if text in old else self._ask(text)
+        known = text in old
+        answer = old[text] if known else self._ask(text)
+        self.hits += known
+        self.misses += not known
         with self._storing:
             if epoch == self._epoch and self._half:
                 if len(self._young) >= self._half:
@@ -205,6 +217,10 @@ class _File:
                 cure = "what could not be read is left out of the events; replace the file, see geoip/README.md"
                 logger.warning("%s: %s is damaged (%r): %s", self._setting, self._path, error, cure)
             return None
+
+    def about(self) -> tuple[str, int]:
+        """Its type, and when it was built, in epoch seconds."""
+        return self._opened.type, self._opened.reader.metadata().build_epoch
 
     def refresh(self) -> bool:
         """Open the file anew where it was replaced; true: answers may differ from now on. Never raises."""

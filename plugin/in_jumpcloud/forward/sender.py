@@ -19,6 +19,7 @@ from in_jumpcloud.forward import connection, tls, wire
 from in_jumpcloud.forward.connection import Deadline
 from in_jumpcloud.forward.handshake import Credentials, Handshake
 from in_jumpcloud.forward.wire import AckReader, AnswerReader, Chunk
+from in_jumpcloud.watch.counters import Latencies
 
 _GRACE = 3.0
 """Seconds that an ack under way is still waited for once the process was asked to end."""
@@ -43,6 +44,10 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         """
         super().__init__("", host=server.host or "", port=server.port, timeout=settings.connect_timeout)
         self.server = server
+        self.up: bool | None = None
+        """Whether the last try went well; None before the first."""
+        self.latencies = Latencies()
+        """From the beginning of a chunk to its ack."""
         self._ack_timeout = settings.ack_timeout
         self._handshake_timeout = min(_HANDSHAKE, settings.ack_timeout)
         self._tls = tls.context(settings.tls) if settings.tls.enabled else None
@@ -74,8 +79,10 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
                 self._reached = True
                 late = ReceiverDown(f"no ack within {self._ack_timeout:g} s")
                 deadline = Deadline(self._ack_timeout, stop, late, grace=_GRACE)
+                began = time.monotonic()
                 connection.send(connected, chunk.message, deadline)
                 self._await_ack(connected, chunk.id, deadline)
+                self.latencies.observe(time.monotonic() - began)
 
     def probe(self, tag: str, stop: threading.Event) -> bool:
         """Whether the receiver acknowledges a message without records."""
@@ -111,8 +118,10 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         self._reached = False
         try:
             yield
+            self.up = True
         except (OSError, UnicodeError, ReceiverDown) as error:  # UnicodeError: a name that no host can have
             self._close()
+            self.up = False
             told = _told(error)
             self._failed_at = time.monotonic()
             self._failure = f"receiver {self.server}: {told}"

@@ -10,11 +10,10 @@ from collections.abc import Collection
 from in_jumpcloud import config
 from in_jumpcloud.errors import ReceiverDown, Stopped
 from in_jumpcloud.forward.sender import AckSender
-from in_jumpcloud.forward.wire import Chunk
+from in_jumpcloud.forward.wire import PROBE_TAG, Chunk
 
 log = logging.getLogger(__name__)
 
-_PROBE_TAG = "in_jumpcloud.probe"
 _FIRST_LOOK = 0.5
 _LAST_LOOK = 30.0
 """Seconds between two looks at a receiver that is down: at first, doubled each time, at last."""
@@ -40,6 +39,11 @@ class Servers:
         self._lock = threading.Lock()
         self._last: AckSender | None = None
 
+    @property
+    def senders(self) -> tuple[AckSender, ...]:
+        """One for each receiver, in the order of the settings; to be looked at."""
+        return tuple(self._senders)
+
     def deliver(self, chunk: Chunk, stop: threading.Event) -> None:
         """Send `chunk` to one receiver after the other, each once, until one has acknowledged it.
 
@@ -61,7 +65,7 @@ class Servers:
 
     def probe(self, among: Collection[str], stop: threading.Event) -> bool:
         """Whether one of the receivers of these names acknowledges a message without records."""
-        return any(sender.probe(_PROBE_TAG, stop) for sender in self._senders if str(sender.server) in among)
+        return any(sender.probe(PROBE_TAG, stop) for sender in self._senders if str(sender.server) in among)
 
     def connect(self, stop: threading.Event) -> None:
         """Make sure that one of the receivers is there.
@@ -114,7 +118,7 @@ class Servers:
         while not self._closing.wait(pause):
             pause = min(2 * pause, _LAST_LOOK)
             try:
-                if silent and not sender.probe(_PROBE_TAG, self._closing):
+                if silent and not sender.probe(PROBE_TAG, self._closing):
                     continue
                 sender.connect(self._closing)
             except ReceiverDown:

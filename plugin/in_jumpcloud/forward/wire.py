@@ -20,6 +20,8 @@ from in_jumpcloud.errors import ReceiverDown, Unwelcome
 
 SAFE_COMPRESSED = 1_000_000
 """Bytes of entries that are compressed at most: Fluent Bit before 5.0 tears what inflates to more than 1,024,000."""
+PROBE_TAG = "in_jumpcloud.probe"
+"""Of messages without records; no output has to match it."""
 _LONGEST_ANSWER = 64 * 1024
 ENVELOPE = 128
 """More bytes than a message has besides its tag and its entries."""

@@ -70,6 +70,7 @@ class DirectoryInsights:
         self._auth = auth
         self._budget = budget
         self._transport = Transport(settings, auth.redact, clock=ClockWatch(), now_ns=now_ns)
+        self.requests = self._transport.requests
 
     def fetch(self, window: Window, scope: Scope, stop: threading.Event) -> Page:
         """The page of `window` behind its cursor.

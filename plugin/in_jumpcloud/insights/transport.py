@@ -22,6 +22,7 @@ from in_jumpcloud.errors import InJumpCloudError, PageTooLarge, Refused, TryAgai
 from in_jumpcloud.insights.budget import RequestBudget
 from in_jumpcloud.insights.clock import ClockWatch, http_date
 from in_jumpcloud.insights.deadline import Adapter, Deadline
+from in_jumpcloud.watch.counters import Requests
 
 LONGEST_RETRY_AFTER = 300.0
 _READ = 65_536
@@ -51,6 +52,7 @@ class Transport:
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         """`redact` takes the secrets out of whatever ends in an error's text; `clock` sees the answers' dates."""
+        self.requests = Requests()
         self._redact = redact
         self._now_ns = now_ns
         self._clock = clock
@@ -73,7 +75,8 @@ class Transport:
         Raises:
             TryAgain, PageTooLarge: no whole answer came. Its status is not looked at here.
         """
-        sent_ns = self._now_ns()
+        sent_ns, began = self._now_ns(), time.monotonic()
+        status: int | None = None
         with Deadline(self._longest_answer) as deadline:
             try:
                 with self._session.post(
@@ -90,9 +93,12 @@ class Transport:
                     if self._clock:
                         self._clock.compare(response.headers.get("Date"), sent_ns, self._now_ns())
                     content = self._read(response, deadline)
+                    status = response.status_code
             except (OSError, HTTPError) as error:  # those of requests are OSErrors; some of urllib3 come through bare
                 reason = deadline.reason if deadline.over else _reason(error)
                 raise TryAgain(self.clean(f"{url}: {reason}")) from None
+            finally:
+                self.requests.count(status, time.monotonic() - began)
         return Answer(
             response.status_code,
             response.reason or "",

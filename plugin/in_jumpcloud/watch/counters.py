@@ -1,8 +1,46 @@
-"""What was done, in numbers."""
+"""What was done, in numbers; each is written where the work is done, and read by whoever watches."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+import time
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Seconds: the upper bounds of the buckets of a histogram; one more bucket holds what took longer."""
+
+
+@dataclass(slots=True)
+class Pulse:
+    """When a stream last showed that it is alive; seconds of the monotonic clock."""
+
+    beat_at: float = field(default_factory=time.monotonic)
+    """The last sign of life: a page, a chunk that is sent, a wait that has ended."""
+    advanced_at: float = field(default_factory=time.monotonic)
+    """The last time that something was committed, or the beginning."""
+    due_at: float | None = 0.0
+    """When a worker is to take it up; None while one is at it."""
+    came_up: bool = False
+    """Whether it has ever come up to now since the process began."""
+
+    def beat(self) -> None:
+        """It goes on."""
+        self.beat_at = time.monotonic()
+
+    def advance(self) -> None:
+        """It goes on, and is further than before."""
+        self.advanced_at = self.beat_at = time.monotonic()
+
+    def begin(self) -> None:
+        """A worker is at it."""
+        self.due_at = None
+        self.beat()
+
+    def rest(self, seconds: float) -> None:
+        """No worker need look at it for so long."""
+        self.beat()
+        self.due_at = self.beat_at + seconds
 
 
 @dataclass(slots=True)
@@ -20,16 +58,64 @@ class Counters:
     """By how much the latest of them came after its timestamp."""
     foreign: int = 0
     """Events of another organization than the one asked for; delivered all the same."""
+    mapped: int = 0
     with_problems: int = 0
+    """Events that could not be mapped as a whole; delivered all the same."""
     looked_up: int = 0
     sent: int = 0
     """Records in chunks that were sent, each sending counted."""
+    sent_bytes: int = 0
+    """Of those messages, each sending counted."""
     acknowledged: int = 0
     """Records whose chunk was acknowledged and committed."""
     dead_lettered: int = 0
     """Events that the receiver refuses for good, kept on disk."""
+    under_way: tuple[int, int] | None = None
+    """The oldest event that is fetched and not yet acknowledged: its time and that of its page, epoch nanoseconds."""
+    pulse: Pulse = field(default_factory=Pulse)
 
     def found_late(self, seconds: float) -> None:
         """Count one late event, so many seconds after its timestamp."""
         self.late += 1
         self.latest_seconds = max(self.latest_seconds, seconds)
+
+
+class Latencies:
+    """A histogram of seconds. Several threads may write it."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BOUNDS) + 1)
+        self._sum = 0.0
+        self._lock = threading.Lock()
+
+    def observe(self, seconds: float) -> None:
+        """Count one that took so long."""
+        with self._lock:
+            self._counts[bisect_left(BOUNDS, seconds)] += 1
+            self._sum += seconds
+
+    def read(self) -> tuple[list[int], float]:
+        """How many took up to each of BOUNDS and no less than the one before, and longer; and the sum of all."""
+        with self._lock:
+            return list(self._counts), self._sum
+
+
+class Requests:
+    """The requests of the API, by the status of the answer. Several threads may write it."""
+
+    def __init__(self) -> None:
+        self.latencies = Latencies()
+        self._codes: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def count(self, status: int | None, seconds: float) -> None:
+        """Count one, answered with this status after so long; None: no whole answer came, "none" among the codes."""
+        code = "none" if status is None else str(status)
+        with self._lock:
+            self._codes[code] = self._codes.get(code, 0) + 1
+        self.latencies.observe(seconds)
+
+    def codes(self) -> dict[str, int]:
+        """How many there were of each code."""
+        with self._lock:
+            return dict(self._codes)

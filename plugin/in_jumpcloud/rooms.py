@@ -1,0 +1,121 @@
+"""The rooms that all streams share, opened as the settings say, and opened anew where new settings differ."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import msgspec
+
+from in_jumpcloud import config
+from in_jumpcloud.deadletter import DeadLetterFile
+from in_jumpcloud.delivery import Rooms
+from in_jumpcloud.ecs import geo as databases
+from in_jumpcloud.ecs.mapper import Mapper, new_id
+from in_jumpcloud.errors import ConfigError
+from in_jumpcloud.forward.servers import Servers
+from in_jumpcloud.insights.api import DirectoryInsights
+from in_jumpcloud.insights.auth import of as auth_of
+from in_jumpcloud.insights.budget import RequestBudget
+from in_jumpcloud.state import State
+
+log = logging.getLogger(__name__)
+
+
+class House:
+    """Holds the rooms that are in use. The state is the same for the whole life of the process."""
+
+    def __init__(self, settings: config.Config, *, now_ms: Callable[[], int]) -> None:
+        """Open every room. `now_ms` is the clock, in epoch milliseconds.
+
+        Raises:
+            ConfigError, Failed: a room could not be opened.
+        """
+        self.settings = settings
+        self._now_ms = now_ms
+        self._ephemeral_id = new_id()
+        with ExitStack() as on_failure:
+            self.state = on_failure.enter_context(State(settings.state.path, new_agent_id=new_id()))
+            self.geo = databases.opened(settings)
+            on_failure.callback(self.geo.close)
+            self.mapper = self._new_mapper(settings)
+            self.api = self._new_api(settings)
+            on_failure.callback(self.api.close)
+            self.servers = Servers(settings.forward)
+            on_failure.pop_all()
+        self.dead_letters = _dead_letters(settings)
+        if self.state.is_new:
+            log.info("%s: a new state; every stream begins at jumpcloud.start", self.state.path)
+
+    @property
+    def rooms(self) -> Rooms:
+        """What a page passes through."""
+        return Rooms(self.mapper, self.servers, self.state, self.dead_letters)
+
+    def renew(self, settings: config.Config) -> ExitStack:
+        """Take up `settings`, opening anew only the rooms that they change; all of it, or nothing.
+
+        Returns:
+            The closing of the rooms that were replaced, due once nobody uses them any more.
+
+        Raises:
+            ConfigError: they cannot be taken up; everything is as it was.
+        """
+        old = self.settings
+        if old.state != settings.state:
+            raise ConfigError("state.path: can only be changed by a restart")
+        if old.http.listen != settings.http.listen:
+            raise ConfigError("http.listen: can only be changed by a restart")
+        with ExitStack() as on_failure, ExitStack() as replaced:
+            geo, api, servers = self.geo, self.api, self.servers
+            if (old.geoip, old.ecs.profile) != (settings.geoip, settings.ecs.profile):
+                geo = databases.opened(settings)
+                on_failure.callback(geo.close)
+                replaced.callback(self.geo.close)
+            if _asking(old) != _asking(settings):
+                api = self._new_api(settings)
+                on_failure.callback(api.close)
+                replaced.callback(self.api.close)
+            if old.forward != settings.forward:
+                servers = Servers(settings.forward)
+                replaced.callback(self.servers.close)
+            on_failure.pop_all()
+            self.settings, self.geo, self.api, self.servers = settings, geo, api, servers
+            if (old.geoip, old.ecs) != (settings.geoip, settings.ecs):
+                self.mapper = self._new_mapper(settings)
+            self.dead_letters = _dead_letters(settings)
+            return replaced.pop_all()
+
+    def close(self) -> None:
+        """Close every room."""
+        with ExitStack() as stack:
+            stack.callback(self.state.close)
+            stack.callback(self.geo.close)
+            stack.callback(self.api.close)
+            stack.callback(self.servers.close)
+
+    def _new_api(self, settings: config.Config) -> DirectoryInsights:
+        budget = RequestBudget(settings.jumpcloud.requests_per_second)
+        auth = auth_of(settings.jumpcloud, budget)
+        return DirectoryInsights(settings.jumpcloud, auth, budget, now_ns=lambda: self._now_ms() * 1_000_000)
+
+    def _new_mapper(self, settings: config.Config) -> Mapper:
+        return Mapper(settings.ecs, self.geo, agent_id=self.state.agent_id, ephemeral_id=self._ephemeral_id)
+
+
+def only_streams_differ(one: config.Config, other: config.Config) -> bool:
+    """Whether two configurations say the same of every stream that both have."""
+    return _of_a_stream(one) == _of_a_stream(other)
+
+
+def _of_a_stream(settings: config.Config) -> config.Config:
+    return msgspec.structs.replace(settings, jumpcloud=_asking(settings), log=config.Log(), http=config.Http())
+
+
+def _asking(settings: config.Config) -> config.JumpCloud:
+    return msgspec.structs.replace(settings.jumpcloud, organizations=(), provider_id=None)
+
+
+def _dead_letters(settings: config.Config) -> DeadLetterFile:
+    return DeadLetterFile(settings.dead_letter.path, max_bytes=settings.dead_letter.max_bytes)

@@ -1,0 +1,91 @@
+"""What the tests of the watching share: a plugin between the simulators, stepped by the test, and its pages."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+from support import KEY, ROOT
+
+from in_jumpcloud import app, config
+from in_jumpcloud.simulator.api import SimulatedApi
+from in_jumpcloud.units import Secret, Start
+from in_jumpcloud.watch import server
+
+PAGES = ("/", "/status.json", "/metrics", "/healthz", "/readyz")
+
+
+class Answer(NamedTuple):
+    """One answer of the server; header names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: str
+
+    @property
+    def json(self) -> Any:
+        """The body, decoded."""
+        return json.loads(self.body)
+
+
+class Watched(NamedTuple):
+    """A plugin that is opened but not running, and where its pages are."""
+
+    plugin: app.App
+    url: str
+
+    def get(self, path: str, method: str = "GET", **headers: str) -> Answer:
+        """One request."""
+        where = urlsplit(self.url)
+        connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=30)
+        try:
+            connection.request(method, path, headers=headers)
+            response = connection.getresponse()
+            found = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, found, response.read().decode())
+        finally:
+            connection.close()
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample, by its name and labels as they stand in the text."""
+        lines = self.get("/metrics").body.splitlines()
+        samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
+
+
+def settings_of(url: str, directory: Path, *ports: int, **changes: Any) -> config.Config:
+    """Settings between an API and receivers at these ports; a change is `section__key=value`."""
+    servers = tuple(config.Server(host="127.0.0.1", port=port) for port in ports)
+    settings = config.Config(
+        jumpcloud=config.JumpCloud(api_key=Secret(KEY), url=url, start=Start("3h"), requests_per_second=1000),
+        geoip=config.GeoIP(city=ROOT / "geoip" / "demo-city.mmdb"),
+        forward=config.Forward(servers=servers or (config.Server(host="127.0.0.1"),)),
+        state=config.State(path=directory / "state.db"),
+        dead_letter=config.DeadLetter(path=directory / "dead-letter.ndjson"),
+    )
+    for name, value in changes.items():
+        section, key = name.split("__")
+        changed = msgspec.structs.replace(getattr(settings, section), **{key: value})
+        settings = msgspec.structs.replace(settings, **{section: changed})
+    return settings
+
+
+@contextmanager
+def watched(
+    settings: config.Config, *, once: bool = False, now_ms: Callable[[], int] = app.now_ms
+) -> Iterator[Watched]:
+    """Open the plugin and serve its pages at a port that is free."""
+    with app.opened(settings, once=once) as plugin, server.serving("127.0.0.1:0", plugin, now_ms=now_ms) as url:
+        assert url is not None
+        yield Watched(plugin, url)
+
+
+def refusing(api: SimulatedApi) -> dict[str, Any]:
+    """The change of settings by which one of two streams is refused: the second organization does not exist."""
+    return {"jumpcloud__organizations": (next(iter(api.sources)), "missing")}
