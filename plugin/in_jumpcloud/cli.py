@@ -84,10 +84,9 @@ def cli() -> None:
 @click.option("--once", is_flag=True, help="Bring every stream up to now, and end.")
 def run(path: Path, overrides: tuple[str, ...], once: bool) -> None:
     """Run the plugin: poll JumpCloud, deliver to Fluent Bit, until it is asked to end (SIGTERM, Ctrl-C)."""
-    from in_jumpcloud import config
     from in_jumpcloud.commands import run as command
 
-    command.run(lambda: config.load(path, overrides), once=once)
+    command.run(path, overrides, once=once)
 
 
 @cli.command(

@@ -89,3 +89,20 @@ def test_tls_and_user_from_files(command: Command, api: SimulatedApi, tmp_path: 
         assert done.returncode == 0, done.stderr
         assert len(receiver.ids) == sum(receiver.ids.values()) > 100
         assert receiver.poisoned == 0
+
+
+def test_a_secret_that_others_may_read_is_warned_about(
+    command: Command, api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path
+) -> None:
+    """A key's file that everybody may read is told at the start, without the key."""
+    key = tmp_path / "api-key"
+    key.write_text("simulated-key")
+    key.chmod(0o644)
+    with api:
+        settings = command.settings(api, receiver, jumpcloud__api_key=None, jumpcloud__api_key_file=str(key))
+        done = command("run", "--once", *settings)
+        assert done.returncode == 0, done.stderr
+        assert f"{key}" in done.stderr.decode()
+        assert "simulated-key" not in done.stderr.decode()
+        key.chmod(0o600)
+        assert str(key) not in command("run", "--once", *settings).stderr.decode()

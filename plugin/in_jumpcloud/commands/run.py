@@ -6,10 +6,12 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 
 from in_jumpcloud import __version__, app, config
+from in_jumpcloud.checks import machine
 from in_jumpcloud.watch import logs, server, snapshot
 from in_jumpcloud.watch.health import not_alive
 from in_jumpcloud.watch.notify import ServiceManager
@@ -17,20 +19,27 @@ from in_jumpcloud.watch.notify import ServiceManager
 log = logging.getLogger("in_jumpcloud")
 
 
-def run(load: Callable[[], config.Config], *, once: bool) -> None:
+def run(path: Path, overrides: Sequence[str], *, once: bool) -> None:
     """Run until SIGTERM or SIGINT; with `once`, until every stream has come up to now.
 
-    `load` gives the settings, now and at each SIGHUP.
+    The configuration is read now, and again at each SIGHUP.
 
     Raises:
         InJumpCloudError: it could not begin, or, with `once`, a stream did not come up to now.
     """
+
+    def load() -> config.Config:
+        return config.load(path, overrides)
+
     settings = load()
     manager = ServiceManager()
     began = time.monotonic()
     listen = None if once else settings.http.listen
     with logs.Log(settings) as output, app.opened(settings, once=once) as plugin, server.serving(listen, plugin):
         _heed_signals(plugin, load, output, manager)
+        for finding in machine.secrets(path, overrides, settings):
+            if finding.mark == "warning":
+                log.warning("%s; %s", finding.found, finding.advice)
         log.info(
             "in_jumpcloud %s: %s, from %s to %s",
             __version__,
