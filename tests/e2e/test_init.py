@@ -94,7 +94,14 @@ def test_every_comment_is_kept(tmp_path: Path) -> None:
     gone = [line for line in before if line not in after]
     new = [line for line in after if line not in before]
     assert [line.split(":")[0].strip() for line in new] == ["region", "provider_id", "city", "- unix"]
-    assert [line.split(":")[0].strip() for line in gone] == ["region", "provider_id", "city", "- host", "port"]
+    assert [line.split(":")[0].strip() for line in gone] == [
+        "region",
+        "provider_id",
+        "city",
+        "- host",
+        "port",
+        "# monitor",
+    ]
     for old, changed in zip(gone[:3], new[:3], strict=True):
         assert changed.index("#") == old.index("#")
         assert changed.partition("#")[2] == old.partition("#")[2]
