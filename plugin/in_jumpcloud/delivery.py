@@ -25,8 +25,8 @@ from in_jumpcloud.watch.counters import Counters
 
 log = logging.getLogger(__name__)
 
-_BATCH = 200
-"""Events that are decoded at a time, so that a page of large ones is never held decoded as a whole."""
+_BATCH, _BATCH_BYTES = 200, 1_000_000
+"""Events that are decoded at a time, and about how many bytes, so that a page is never held decoded as a whole."""
 _REFUSALS = 3
 """Times that a chunk has to be refused, while a probe is acknowledged, before it counts as poison."""
 _UNWELCOME = 60.0
@@ -44,6 +44,7 @@ class Rooms(NamedTuple):
 
 class _Entry(NamedTuple):
     event: Event
+    key: Key
     tag: str
     packed: bytes
     late: bool
@@ -104,7 +105,7 @@ class Delivery:
     def _entries(self, page: Page, before: Position, stop: threading.Event) -> Iterator[_Entry]:
         """The new events of `page`, packed; those that are too large for any message are buried here."""
         packer = wire.EntryPacker()
-        for event in self._new_events(page):
+        for event, key in self._new_events(page):
             record = self._rooms.mapper.map(event, page.received_ns)
             self._counters.mapped += 1
             self._counters.looked_up += record.looked_up
@@ -113,27 +114,30 @@ class Delivery:
             if late:
                 self._counters.found_late((page.received_ns - record.time_ns) / 1e9)
             tag = self._tag.of(*self._origin(event))
-            entry = _Entry(event, tag, packer.entry(record.time_ns, record.body), late)
-            if wire.message_bytes(tag, len(entry.packed)) > self._settings.message_max_bytes:
-                reason = f"its record of {len(entry.packed)} bytes is larger than forward.message_max_bytes"
+            entry = _Entry(event, key, tag, packer.entry(record.time_ns, record.body), late)
+            size = len(entry.packed)
+            if size > self._chunk_bytes and wire.message_bytes(tag, size) > self._settings.message_max_bytes:
+                reason = f"its record of {size} bytes is larger than forward.message_max_bytes"
                 self._bury(entry, reason, before, stop)
             else:
                 yield entry
 
-    def _new_events(self, page: Page) -> Iterator[Event]:
+    def _new_events(self, page: Page) -> Iterator[tuple[Event, Key]]:
         """The events that were not delivered before, each once."""
         seen: set[Key] = set()
-        for begin in range(0, len(page.events), _BATCH):
-            events = [read(raw) for raw in page.events[begin : begin + _BATCH]]
+        count = min(_BATCH, max(1, _BATCH_BYTES * len(page.events) // max(1, page.size)))
+        for begin in range(0, len(page.events), count):
+            events = [read(raw) for raw in page.events[begin : begin + count]]
             self._counters.received += len(events)
-            seen |= self._rooms.state.delivered(self._stream, [event.key for event in events])
-            for event in events:
-                if event.key in seen:
+            keys = [event.key for event in events]
+            seen |= self._rooms.state.delivered(self._stream, keys)
+            for event, key in zip(events, keys, strict=True):
+                if key in seen:
                     self._counters.duplicates += 1
                     continue
-                seen.add(event.key)
+                seen.add(key)
                 self._look_for_strangers(event)
-                yield event
+                yield event, key
 
     def _origin(self, event: Event) -> tuple[Any, Any]:
         """The event's service and organization."""
@@ -220,7 +224,7 @@ class Delivery:
         self, entries: Sequence[_Entry], after: Position, stop: threading.Event, *, dead_lettered: int = 0
     ) -> None:
         """Write down what was acknowledged. While the disk is full, wait with it: a resend would double it."""
-        keys = [entry.event.key for entry in entries]
+        keys = [entry.key for entry in entries]
         late = sum(entry.late for entry in entries)
         failures = 0
         while True:

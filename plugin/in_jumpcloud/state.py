@@ -142,12 +142,15 @@ class State(Reading):
 
     def delivered(self, stream: str, keys: Collection[Key]) -> set[Key]:
         """Those of `keys` that were delivered before."""
+        of_minutes: dict[int, list[str]] = {}
+        for minute, key in keys:
+            of_minutes.setdefault(minute, []).append(key)
         return set(
             self._read(
-                "SELECT ledger.minute, ledger.id FROM json_each(?1) AS key CROSS JOIN ledger "
-                "WHERE stream = (SELECT number FROM stream WHERE name = ?2) "
-                "AND minute = json_extract(key.value, '$[0]') AND ledger.id = json_extract(key.value, '$[1]')",
-                (json.dumps(list(keys)), stream),
+                "SELECT minute, ledger.id FROM json_each(?1) AS ids CROSS JOIN json_each(ids.value) AS wanted "
+                "CROSS JOIN ledger WHERE stream = (SELECT number FROM stream WHERE name = ?2) "
+                "AND minute = CAST(ids.key AS INTEGER) AND ledger.id = wanted.value",
+                (json.dumps(of_minutes), stream),
             )
         )
 

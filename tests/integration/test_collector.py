@@ -405,7 +405,7 @@ def test_the_last_page_of_a_window_does_not_lift_the_limit_again(
         small = _with(
             settings,
             jumpcloud__url=api.url,
-            jumpcloud__page_bytes=Size(60_000),
+            jumpcloud__page_bytes=Size(70_000),
             jumpcloud__window=Duration(2400),
         )
         with app.opened(small) as plugin:

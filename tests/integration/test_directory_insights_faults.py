@@ -214,7 +214,7 @@ def test_answer_that_drips(client: Client, serve: Serve) -> None:
     """An answer that never pauses for `read_timeout`, but goes on and on, is given up after five times that."""
 
     def drip(request: Request) -> None:
-        request.wfile.write(answer(b"", {"Content-Length": "50000000"}))
+        request.wfile.write(answer(b"", {"Content-Length": "30000000"}))
         while not request.server.ended.wait(0.01):
             request.wfile.write(b" " * 8192)
             request.wfile.flush()
@@ -323,12 +323,12 @@ def test_sorted_the_other_way(client: Client, serve: Serve) -> None:
 
 
 def test_too_large(client: Client, api: SimulatedApi) -> None:
-    """An answer of more than four times `page_bytes` is not held, also where it is small before it is unpacked."""
+    """An answer of more than twice `page_bytes` is not held, also where it is small before it is unpacked."""
     size = fetch(client(api.url)).size
-    assert fetch(client(api.url, page_bytes=Size(size // 4 + 1))).size == size
-    error = failure(client(api.url, page_bytes=Size(size // 4 - 1)))
+    assert fetch(client(api.url, page_bytes=Size(size // 2 + 1))).size == size
+    error = failure(client(api.url, page_bytes=Size(size // 2 - 1)))
     assert type(error) is PageTooLarge
-    assert f"the answer is larger than {(size // 4 - 1) * 4} bytes (request " in str(error)
+    assert f"the answer is larger than {(size // 2 - 1) * 2} bytes (request " in str(error)
 
 
 def test_packed_bomb(client: Client, serve: Serve) -> None:

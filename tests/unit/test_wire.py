@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 import pytest
+from fluent.sender import EventTime
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,6 +51,31 @@ class TestEntry:
         """Text leaves as str in UTF-8, a float with all its 64 bits."""
         packed = EntryPacker().entry(0, {"é": -27.658})
         assert packed[11:] == b"\x81\xa2\xc3\xa9\xcb" + struct.pack(">d", -27.658)
+
+    @given(
+        st.integers(0, 2**32 * SECOND - 1),
+        st.dictionaries(
+            st.text(st.characters(codec="utf-8")),
+            st.recursive(
+                st.none()
+                | st.booleans()
+                | st.integers(-(2**63), 2**64 - 1)
+                | st.floats(allow_nan=False)
+                | st.text(st.characters(codec="utf-8")),
+                lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner),
+            ),
+        ),
+    )
+    def test_as_the_reference_packs_it(self, time_ns: int, body: dict[str, Any]) -> None:
+        """An entry is, byte for byte, what fluent-logger and msgpack make of the same moment and record."""
+        expected = msgpack.packb((EventTime.from_unix_nano(time_ns), body))
+        assert EntryPacker().entry(time_ns, body) == expected
+
+    def test_long_texts_and_many_members(self) -> None:
+        """Lengths are written in as few bytes as they need, on either side of each bound."""
+        for length in (15, 16, 31, 32, 255, 256, 65_535, 65_536):
+            body = {"text": "x" * length, "list": [1] * length, "map": {str(each): each for each in range(length)}}
+            assert EntryPacker().entry(0, body) == msgpack.packb((EventTime(0), body))
 
     def test_after_one_that_cannot_be_packed(self) -> None:
         """What was left of a record that could not be packed does not get into the next one."""

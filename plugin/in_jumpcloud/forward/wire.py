@@ -11,10 +11,11 @@ import gzip
 import hashlib
 import os
 import reprlib
+import struct
 from typing import Any, Literal, NamedTuple
 
 import msgpack
-from fluent.sender import EventTime
+import msgspec
 
 from in_jumpcloud.errors import ReceiverDown, Unwelcome
 
@@ -25,6 +26,10 @@ PROBE_TAG = "in_jumpcloud.probe"
 _LONGEST_ANSWER = 64 * 1024
 ENVELOPE = 128
 """More bytes than a message has besides its tag and its entries."""
+
+_ENTRY = struct.Struct(">BBBII")
+_PAIR = 0x92
+_EVENT_TIME = (0xD7, 0)  # an extension of 8 bytes, of type 0: seconds, nanoseconds
 
 Compression = Literal["none", "gzip"]
 
@@ -38,15 +43,14 @@ class Chunk(NamedTuple):
 
 
 class EntryPacker:
-    """Packs records one by one, reusing one buffer."""
+    """Packs records one by one."""
 
     def __init__(self) -> None:
-        self._pack = msgpack.Packer(autoreset=True).pack
+        self._pack = msgspec.msgpack.Encoder().encode  # the bytes of msgpack.Packer in half of its time
 
     def entry(self, time_ns: int, body: dict[str, Any]) -> bytes:
         """One entry, `[EventTime, body]`, with all nanoseconds."""
-        packed: bytes = self._pack((EventTime.from_unix_nano(time_ns), body))
-        return packed
+        return _ENTRY.pack(_PAIR, *_EVENT_TIME, *divmod(time_ns, 1_000_000_000)) + self._pack(body)
 
 
 def chunk(tag: str, entries: bytes, records: int, *, compress: Compression = "none") -> Chunk:

@@ -189,7 +189,7 @@ class _Histogram(msgspec.Struct):
 _histogram = msgspec.json.Decoder(_Histogram).decode
 
 
-def _counted(body: bytes, first: int, end: int) -> dict[int, int] | None:
+def _counted(body: bytes | bytearray, first: int, end: int) -> dict[int, int] | None:
     """The counts of a histogram, or None where it is not one of the minutes `[first, end)`."""
     try:
         buckets = _histogram(body).buckets

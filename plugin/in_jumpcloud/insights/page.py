@@ -29,7 +29,7 @@ class Page(NamedTuple):
     received_ns: int
 
 
-def split(body: bytes) -> Sequence[bytes | msgspec.Raw]:
+def split(body: bytes | bytearray) -> Sequence[bytes | msgspec.Raw]:
     """The elements of a JSON array, byte for byte.
 
     An array that a strict decoder refuses (a lone surrogate, NaN, nesting without end) is split by its brackets, so
@@ -41,7 +41,7 @@ def split(body: bytes) -> Sequence[bytes | msgspec.Raw]:
     try:
         return _split(body)
     except (msgspec.DecodeError, RecursionError):
-        return _split_by_brackets(body)
+        return _split_by_brackets(bytes(body))
 
 
 def _split_by_brackets(body: bytes) -> list[bytes]:

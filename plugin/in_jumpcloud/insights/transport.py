@@ -35,7 +35,7 @@ class Answer(NamedTuple):
     status: int
     reason: str
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes | bytearray
     received_ns: int
     sent: Mapping[str, str]
 
@@ -58,7 +58,7 @@ class Transport:
         self._clock = clock
         self._timeout = (float(settings.connect_timeout), float(settings.read_timeout))
         self._longest_answer = 5 * settings.read_timeout
-        self._largest_answer = 4 * settings.page_bytes
+        self._largest_answer = 2 * settings.page_bytes
         self._session = session = requests.Session()
         session.headers.update({"User-Agent": f"in_jumpcloud/{__version__}", "Accept-Encoding": "gzip"})
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -127,24 +127,22 @@ class Transport:
         """Close the idle connections."""
         self._session.close()
 
-    def _read(self, response: requests.Response, deadline: Deadline) -> bytes:
+    def _read(self, response: requests.Response, deadline: Deadline) -> bytes | bytearray:
         if response.status_code != requests.codes.ok:
             return _beginning(response)
         largest = self._largest_answer
         packed = "Content-Encoding" in response.headers
         too_large = not packed and (response.raw.length_remaining or 0) > largest
-        parts: list[bytes] = []
-        size = 0
+        body = bytearray()  # grows in place: a page is never held twice
         while not too_large and (part := response.raw.read(_READ, decode_content=True)):
-            parts.append(part)
-            size += len(part)
-            too_large = size > largest
+            body += part
+            too_large = len(body) > largest
         where = request_id(response.headers)
         if deadline.over:  # a connection that was shut down looks like one that ended
             raise TryAgain(self.clean(f"{deadline.reason}{where}"))
         if too_large:
             raise PageTooLarge(self.clean(f"the answer is larger than {largest} bytes{where}"))
-        return b"".join(parts)
+        return body
 
 
 def passing(answer: Answer, text: str, budget: RequestBudget) -> InJumpCloudError | None:
