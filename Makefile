@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test bench lint clean
 
 help:
 	@echo "make demo   see it work, without an account: simulated JumpCloud -> plugin -> receiver"
 	@echo "make test   lint, types and every test"
+	@echo "make bench  measure it beside a plain script; tests/bench/README.md has the figures"
 	@echo "make clean  remove the virtual environment and the caches"
 
 demo: .venv/runtime
@@ -14,6 +15,9 @@ demo: .venv/runtime
 
 test: lint
 	$(BIN)/pytest
+
+bench: .venv/dev
+	@PYTHONPATH=tests $(BIN)/python -m bench $(OPTIONS)
 
 lint: .venv/dev
 	$(BIN)/ruff check

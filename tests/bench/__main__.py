@@ -1,0 +1,156 @@
+"""The bench: the plugin beside a plain script, the floor and Fluent Bit's own way, interleaved, in one go.
+
+    make bench
+    make bench OPTIONS='--events 20000 --runs 3 --json figures.json'
+
+Fluent Bit takes part where FLUENT_BIT names its binary, or it is on PATH.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from bench import fluent_bit
+from bench.contenders import CONTENDERS, NEED_FLUENT_BIT, Field, Run, field, interleaved
+from bench.processes import Failed, measured, plugin
+
+_TITLES = {
+    "plugin": "in_jumpcloud",
+    "script": "plain script",
+    "floor": "floor: decode and pack",
+    "fluent-bit": "in_jumpcloud to Fluent Bit",
+    "tail": "Fluent Bit: tail, Lua, geoip2",
+}
+
+
+class Medians(NamedTuple):
+    """Of all runs of a contender: events a second, µs of the processor for an event, start in s, peak in bytes.
+
+    What a run without events takes, the start, is taken off the first two.
+    """
+
+    rate: float
+    cpu_us: float
+    other_us: float
+    start: float
+    peak: float
+
+
+def medians(runs: list[Run], events: int) -> Medians:
+    """The median of each figure."""
+    return Medians(
+        rate=median(events / max(run.all.wall - run.none.wall, 1e-9) for run in runs),
+        cpu_us=median((run.all.cpu - run.none.cpu) / events * 1e6 for run in runs),
+        other_us=median(run.other_cpu / events * 1e6 for run in runs),
+        start=median(run.none.cpu for run in runs),
+        peak=median(run.all.peak for run in runs),
+    )
+
+
+def table(found: dict[str, Medians]) -> str:
+    """The figures for people, in Markdown."""
+    lines = [
+        "| | events/s | CPU µs/event | of the script's | of the floor's | start, CPU s | peak MiB |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, each in found.items():
+        ratios = [f"{each.cpu_us / found[base].cpu_us:.2f}" if base in found else "" for base in ("script", "floor")]
+        behind = f" + {each.other_us:.1f} in Fluent Bit" if each.other_us else ""
+        cells = [
+            _TITLES[name],
+            "" if name == "tail" else f"{each.rate:,.0f}",  # its end alone takes whole seconds
+            f"{each.cpu_us:.1f}{behind}",
+            *ratios,
+            f"{each.start:.2f}",
+            f"{each.peak / 2**20:.0f}" if each.peak else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def by_stage(field: Field, events: int, directory: Path) -> dict[str, float]:
+    """µs of the processor for an event, by stage of the plugin, from a run of its own."""
+    result = directory / "stages.json"
+    command = plugin(field.api, field.receiver.port, directory, "--once")
+    measured([sys.executable, "-m", "bench.stages", result, *command], directory)
+    field.check("stages", events)
+    told = json.loads(result.read_text())
+    return {name: seconds / events * 1e6 for name, seconds in {**told["stages"], "else": told["else"]}.items()}
+
+
+def stage_table(stages: dict[str, float]) -> str:
+    """The stages for people, in Markdown."""
+    whole = sum(stages.values())
+    lines = ["| stage | CPU µs/event | share |", "|---|---:|---:|"]
+    lines += [f"| {name} | {each:.1f} | {each / whole:.0%} |" for name, each in stages.items()]
+    return "\n".join(lines)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - the result
+
+
+def _bench(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
+    lacks = fluent_bit.lacks()
+    names = [name for name in arguments.only or CONTENDERS if not (lacks and name in NEED_FLUENT_BIT)]
+    with field(directory, arguments.events) as shared:
+        size = shared.path.stat().st_size / arguments.events
+        _say(f"{arguments.events:,} events of {size:,.0f} bytes, {arguments.runs} runs")
+        if lacks:
+            _say(f"without Fluent Bit: {lacks}")
+
+        def told(name: str, run: Run) -> None:
+            cpu_us = (run.all.cpu - run.none.cpu) / arguments.events * 1e6
+            _say(f"  {name}: {cpu_us:.1f} µs/event")
+
+        results = interleaved(shared, names, arguments.runs, told)
+        found = {name: medians(runs, arguments.events) for name, runs in results.items()}
+        _say(f"\n{table(found)}")
+        stages: dict[str, float] = {}
+        if "plugin" in names:
+            try:
+                stages = by_stage(shared, arguments.events, directory)
+                _say(f"\n{stage_table(stages)}")
+            except Failed as error:  # the other figures are not to be lost
+                _say(f"bench: {error}")
+    return {
+        "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
+        "events": arguments.events,
+        "bytes_per_event": size,
+        "without_fluent_bit": lacks,
+        "runs": {
+            name: [{"all": run.all._asdict(), "none": run.none._asdict(), "other_cpu": run.other_cpu} for run in runs]
+            for name, runs in results.items()
+        },
+        "medians": {name: each._asdict() for name, each in found.items()},
+        "stages_cpu_us": stages,
+    }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="bench", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--events", type=int, default=50_000)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), help="these contenders alone")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw figures there")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="in-jumpcloud-bench-") as directory:
+        try:
+            figures = _bench(arguments, Path(directory))
+        except Failed as error:
+            sys.exit(f"bench: {error}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

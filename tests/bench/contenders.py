@@ -1,0 +1,148 @@
+"""What is compared: how each is run, once with all events and once with none, and what came of it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench import fluent_bit
+from bench.processes import (
+    COMMAND,
+    KEY,
+    ROOT,
+    Cost,
+    Failed,
+    Helper,
+    acknowledged,
+    cpu_seconds,
+    measured,
+    plugin,
+    write_events,
+)
+
+
+class Run(NamedTuple):
+    """One run of a contender. `other_cpu`: seconds of the processor that the Fluent Bit behind it took."""
+
+    all: Cost
+    none: Cost
+    other_cpu: float = 0.0
+
+
+class Field:
+    """What all contenders share: the events, and the two processes at both ends."""
+
+    def __init__(self, directory: Path, events: int, api: Helper, receiver: Helper, path: Path) -> None:
+        self._directory = directory
+        self._events = events
+        self.api = f"http://127.0.0.1:{api.port}"
+        self.receiver = receiver
+        self.path = path
+        self._tail_is_whole = False
+
+    def plugin(self) -> Run:
+        """The plugin, to the receiver that only acknowledges."""
+        return Run(self._plugin(self.api, self._events), self._plugin(f"{self.api}/empty", 0))
+
+    def script(self) -> Run:
+        """The plain script."""
+        return Run(self._script(self.api, self._events), self._script(f"{self.api}/empty", 0))
+
+    def floor(self) -> Run:
+        """Decoding and packing alone."""
+        command = [sys.executable, "-m", "bench.floor", self.path]
+        with self._fresh() as directory:
+            cost = measured(command, directory)
+            packed = int((directory / "log").read_text())
+            self._check_count("floor", packed, self._events)
+            return Run(cost, measured([*command, "--empty"], directory))
+
+    def fluent_bit(self) -> Run:
+        """The plugin, to a real Fluent Bit."""
+        with self._fresh() as directory, fluent_bit.Receiver(directory) as receiver:
+            before = cpu_seconds(receiver.pid)
+            cost = self._run_plugin(self.api, receiver.port, self._events)
+            other = cpu_seconds(receiver.pid) - before
+            return Run(cost, self._run_plugin(f"{self.api}/empty", receiver.port, 0), other)
+
+    def tail(self) -> Run:
+        """Fluent Bit alone, from a file."""
+        with self._fresh() as directory:
+            if not self._tail_is_whole:
+                measured(fluent_bit.tail(directory, self.path, keep=True), directory)
+                with (directory / "kept").open("rb") as kept:
+                    self._check_count("tail", sum(b'"ecs"' in line for line in kept), self._events)
+                self._tail_is_whole = True
+            cost = measured(fluent_bit.tail(directory, self.path), directory)
+            nothing = directory / "nothing"
+            nothing.write_bytes(b"\n")
+            return Run(cost, measured(fluent_bit.tail(directory, nothing), directory))
+
+    def _plugin(self, url: str, expected: int) -> Cost:
+        cost = self._run_plugin(url, self.receiver.port, expected)
+        self.check("plugin", expected)
+        return cost
+
+    def _run_plugin(self, url: str, port: int, expected: int) -> Cost:
+        with self._fresh() as directory:
+            cost = measured([COMMAND, *plugin(url, port, directory, "--once")], directory)
+            self._check_count("plugin", acknowledged(directory / "state.db"), expected)
+            return cost
+
+    def _script(self, url: str, expected: int) -> Cost:
+        command = [sys.executable, ROOT / "tests" / "bench" / "plain_script.py", "--url", url, "--key", KEY]
+        with self._fresh() as directory:
+            cost = measured([*command, "--city", fluent_bit.CITY, "--port", self.receiver.port], directory)
+        self.check("script", expected)
+        return cost
+
+    def check(self, name: str, expected: int) -> None:
+        """Raise Failed unless the whole work was done: so many events have come to the receiver."""
+        self._check_count(name, self.receiver.ask(expected), expected)
+
+    @staticmethod
+    def _check_count(name: str, found: int, expected: int) -> None:
+        if found != expected:
+            raise Failed(f"{name}: {found} events came through instead of {expected}")
+
+    @contextmanager
+    def _fresh(self) -> Iterator[Path]:
+        directory = Path(tempfile.mkdtemp(dir=self._directory))
+        yield directory
+        shutil.rmtree(directory)
+
+
+CONTENDERS: dict[str, Callable[[Field], Run]] = {
+    "plugin": Field.plugin,
+    "script": Field.script,
+    "floor": Field.floor,
+    "fluent-bit": Field.fluent_bit,
+    "tail": Field.tail,
+}
+NEED_FLUENT_BIT = ("fluent-bit", "tail")
+
+
+@contextmanager
+def field(directory: Path, events: int) -> Iterator[Field]:
+    """Make the events, and start what serves and takes them."""
+    path = write_events(directory, events)
+    with ExitStack() as stack:
+        api = stack.enter_context(Helper("api", path))
+        receiver = stack.enter_context(Helper("receiver"))
+        yield Field(directory, events, api, receiver, path)
+
+
+def interleaved(field: Field, names: list[str], runs: int, told: Callable[[str, Run], Any]) -> dict[str, list[Run]]:
+    """Run each in turn, again and again, so that what else the machine does falls on all alike."""
+    results: dict[str, list[Run]] = {name: [] for name in names}
+    for _ in range(runs):
+        for name in names:
+            run = CONTENDERS[name](field)
+            results[name].append(run)
+            told(name, run)
+    return results

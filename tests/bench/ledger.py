@@ -1,0 +1,88 @@
+"""A ledger of millions of ids: filled as the plugin fills it, then measured. Prints JSON."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from pathlib import Path
+from statistics import median
+
+from in_jumpcloud.insights.event import Key
+from in_jumpcloud.insights.window import Position
+from in_jumpcloud.state import State
+
+STREAM = "own organization"
+MINUTES = 72 * 60
+CHUNK = 1000
+_FILL = 100_000
+_TIMED = 50
+
+
+def fill(path: Path, count: int) -> dict[str, float]:
+    """Put `count` ids of three days into a new ledger.
+
+    Returns:
+        its size in bytes for an id; ms to commit a chunk of 1,000 in an empty and in the full one, to look 1,000 up,
+        to prune the oldest minute, and to open it
+    """
+    position = Position.beginning(0)
+    first_minute = time.time_ns() // 60_000_000_000 - MINUTES
+    with State(path, new_agent_id="bench") as state:
+
+        def committed(begin: int) -> float:
+            keys = _keys(begin, CHUNK, count, first_minute)
+            began = time.perf_counter()
+            state.commit(STREAM, keys, position)
+            return (time.perf_counter() - began) * 1000
+
+        empty = [committed(number * CHUNK) for number in range(_TIMED)]
+        for begin in range(_TIMED * CHUNK, count - _TIMED * CHUNK, _FILL):
+            size = min(_FILL, count - _TIMED * CHUNK - begin)
+            state.commit(STREAM, _keys(begin, size, count, first_minute), position)
+        full = [committed(count - (number + 1) * CHUNK) for number in range(_TIMED)]
+        looked_up = []
+        for number in range(_TIMED):
+            keys = _keys(number * (count // _TIMED), CHUNK, count, first_minute)
+            began = time.perf_counter()
+            found = state.delivered(STREAM, keys)
+            looked_up.append((time.perf_counter() - began) * 1000)
+            assert len(found) == CHUNK
+        began = time.perf_counter()
+        pruned = state.prune(STREAM, first_minute + 1)
+        prune = (time.perf_counter() - began) * 1000
+    began = time.perf_counter()
+    with State(path, new_agent_id="bench"):
+        opened = (time.perf_counter() - began) * 1000
+    return {
+        "ids": count,
+        "bytes_per_id": path.stat().st_size / count,
+        "commit_empty_ms": median(empty),
+        "commit_full_ms": median(full),
+        "look_up_ms": median(looked_up),
+        "prune_ms": prune,
+        "pruned": pruned,
+        "open_ms": opened,
+    }
+
+
+def _keys(begin: int, size: int, count: int, first_minute: int) -> list[Key]:
+    """The keys of the numbers from `begin` on, spread evenly over the three days; ids are as JumpCloud's, 24 digits."""
+    return [
+        (first_minute + number * MINUTES // count, hashlib.blake2b(str(number).encode(), digest_size=12).hexdigest())
+        for number in range(begin, begin + size)
+    ]
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("path", type=Path)
+    parser.add_argument("ids", type=int)
+    arguments = parser.parse_args()
+    print(json.dumps(fill(arguments.path, arguments.ids)))  # noqa: T201 - whoever started it reads this
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Processes that are measured, and those that serve them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, NamedTuple, Self
+
+ROOT = Path(__file__).parents[2]
+COMMAND = Path(sys.executable).with_name("in-jumpcloud")
+KEY = "simulated-key"
+
+
+class Failed(Exception):
+    """A process did not do what it was measured for."""
+
+
+class Cost(NamedTuple):
+    """What one process took: seconds of the processor and of the clock; the most memory, in bytes, 0 if unknown."""
+
+    cpu: float
+    wall: float
+    peak: int
+
+
+def environment() -> dict[str, str]:
+    """The environment of every process: the key, our modules, and no proxy between two ends of loopback."""
+    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return {**kept, "JUMPCLOUD_API_KEY": KEY, "PYTHONPATH": str(ROOT / "tests")}
+
+
+def started(command: Sequence[object], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a command that is to be measured; what it says goes to `log`."""
+    return subprocess.Popen(  # noqa: S603 - our own commands
+        [*map(str, command)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, env=environment()
+    )
+
+
+def ended(process: subprocess.Popen[bytes], began: float) -> tuple[int, Cost]:
+    """Wait for its end: the exit code, and the cost since `began`, in monotonic seconds.
+
+    The kernel also counts what our own process held when it made that one, so we have to stay smaller.
+    """
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    cost = Cost(usage.ru_utime + usage.ru_stime, time.monotonic() - began, usage.ru_maxrss * 1024)
+    if cost.peak <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024:
+        cost = cost._replace(peak=0)  # it is not known
+    return process.returncode, cost
+
+
+def measured(command: Sequence[object], directory: Path) -> Cost:
+    """Run a command to its end.
+
+    Raises:
+        Failed: its exit code was not 0.
+    """
+    log = directory / "log"
+    with log.open("wb") as file:
+        began = time.monotonic()
+        code, cost = ended(started(command, file), began)
+    if code:
+        raise Failed(f"{Path(str(command[0])).name} ended with exit code {code}: {log.read_text()[-2000:]}")
+    return cost
+
+
+def acknowledged(state: Path) -> int:
+    """How many events a state counts as acknowledged."""
+    with contextlib.closing(sqlite3.connect(f"file:{state}?mode=ro", uri=True)) as database:
+        return int(database.execute("SELECT sum(acknowledged) FROM stream").fetchone()[0])
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process that runs has taken of the processor so far: Linux has a clock for each."""
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process that runs has held so far."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+class Helper:
+    """One of our modules as a process beside the measured one; its first line says at which port it listens."""
+
+    def __init__(self, module: str, *arguments: object) -> None:
+        self._process = subprocess.Popen(  # noqa: S603 - our own command
+            [sys.executable, "-m", f"bench.{module}", *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env=environment(),
+        )
+        self.port = int(self._line())
+
+    def ask(self, question: int) -> int:
+        """Its answer to a line."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{question}\n".encode())
+        self._process.stdin.flush()
+        return int(self._line())
+
+    def _line(self) -> bytes:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise Failed(f"{self._process.args!r} ended before its time")
+        return line
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()  # it ends with its standard input
+
+
+def write_events(directory: Path, count: int, *, bytes_each: int = 0) -> Path:
+    """Have a file of events made, in a process of its own; where it lies."""
+    path = directory / f"events-{count}-{bytes_each}"
+    subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-m", "bench.events", path, str(count), "--bytes-each", str(bytes_each)],
+        cwd=ROOT,
+        env=environment(),
+        check=True,
+    )
+    return path
+
+
+def plugin(url: str, port: int, directory: Path, *arguments: str, **overrides: object) -> list[object]:
+    """The plugin with default settings, but for where things are, and the rate at which JumpCloud may be asked.
+
+    The default of 5 requests a second is JumpCloud's limit, and not what the plugin can do. An override is
+    `section__key=value`.
+    """
+    values = {
+        "jumpcloud.url": url,
+        "jumpcloud.requests_per_second": 1000,
+        "forward.servers": [{"host": "127.0.0.1", "port": port}],
+        "state.path": str(directory / "state.db"),
+        "dead_letter.path": str(directory / "dead-letter.ndjson"),
+        **{name.replace("__", "."): value for name, value in overrides.items()},
+    }
+    options = [part for name, value in values.items() for part in ("-o", f"{name}={json.dumps(value)}")]
+    return ["run", "-c", ROOT / "conf" / "jumpcloud.yaml", *options, *arguments]

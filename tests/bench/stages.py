@@ -1,0 +1,147 @@
+"""Where the plugin's time goes: a run of its own, in which the rooms' methods are timed from outside.
+
+Arguments: the file for the result, as JSON, then those of `in-jumpcloud`. A stage's time is without that of the stages
+that it calls. What the timing itself costs, where it is done for each event, is measured first and taken off.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_thread_time, _wall_time = time.thread_time_ns, time.perf_counter_ns
+_MARKS = (
+    ("fetch", _thread_time, "in_jumpcloud.insights.transport", "Transport.post"),
+    ("decode", _thread_time, "in_jumpcloud.insights.api", "split"),
+    ("decode", _wall_time, "in_jumpcloud.delivery", "read"),
+    ("map", _wall_time, "in_jumpcloud.ecs.mapper", "Mapper.map"),
+    ("geo", _wall_time, "in_jumpcloud.ecs.geo", "GeoIP.lookup"),
+    ("pack", _wall_time, "in_jumpcloud.forward.wire", "EntryPacker.entry"),
+    ("pack", _thread_time, "in_jumpcloud.forward.wire", "chunk"),
+    ("send and ack", _thread_time, "in_jumpcloud.forward.servers", "Servers.deliver"),
+    ("ledger", _thread_time, "in_jumpcloud.state", "State.delivered"),
+    ("ledger", _thread_time, "in_jumpcloud.state", "State.commit"),
+    ("ledger", _thread_time, "in_jumpcloud.state", "State.prune"),
+    ("ledger", _thread_time, "in_jumpcloud.state", "Reading.counts"),
+)
+"""Stage, clock, module, and what is timed there.
+
+The clock of the thread's processor time is right for what waits, and ten times as dear as the other, which does for
+what is called for each event and never waits.
+"""
+STAGES = tuple(dict.fromkeys(stage for stage, _, _, _ in _MARKS))
+_CALLS = 50_000
+
+
+class _Overhead(NamedTuple):
+    """Nanoseconds that timing a call adds to its own stage, and to the one that calls it."""
+
+    inside: float
+    outside: float
+
+
+class Stopwatch:
+    """Adds up what the marked functions take, by stage, in nanoseconds."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+        self.calls = 0
+        self._overhead = _Overhead(0, 0)
+        self._local = threading.local()
+        self._lock = threading.Lock()
+
+    def timed(self, stage: str, now: Callable[[], int], function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, with its time by the clock `now` put to `stage`."""
+        local = self._local
+
+        @functools.wraps(function)
+        def wrapper(*arguments: Any, **named: Any) -> Any:
+            outer = getattr(local, "inner", None)  # what the stages took that the one around us called
+            local.inner = [0, 0]
+            began = now()
+            try:
+                return function(*arguments, **named)
+            finally:
+                took = now() - began
+                inner, calls = local.inner
+                own = took - inner - self._overhead.inside - calls * self._overhead.outside
+                with self._lock:
+                    self.calls += 1
+                    self.spent[stage] = self.spent.get(stage, 0) + own
+                local.inner = outer
+                if outer is not None:
+                    outer[0] += took
+                    outer[1] += 1
+
+        return wrapper
+
+    def calibrate(self) -> int:
+        """Find what timing costs; how many nanoseconds a call takes longer by it."""
+
+        def nothing() -> None:
+            pass
+
+        def often(function: Callable[[], None]) -> int:
+            began = _wall_time()
+            for _ in range(_CALLS):
+                function()
+            return _wall_time() - began
+
+        bare, marked = often(nothing), self.timed("calibration", _wall_time, nothing)
+        whole = often(marked)
+        inside = self.spent.pop("calibration") / _CALLS
+        each = (whole - bare) / _CALLS
+        self._overhead = _Overhead(inside, each - inside)
+        self.calls = 0
+        return round(each)
+
+
+def _mark(stopwatch: Stopwatch) -> None:
+    """Time everything that is marked."""
+    for stage, clock, module, path in _MARKS:
+        *owners, name = path.split(".")
+        owner: Any = importlib.import_module(module)
+        try:
+            for each in owners:
+                owner = getattr(owner, each)
+            setattr(owner, name, stopwatch.timed(stage, clock, getattr(owner, name)))
+        except AttributeError:
+            sys.exit(f"stages: {module} has no {path} (stage {stage}); name in tests/bench/stages.py what does it now")
+
+
+def main() -> None:
+    """Run the command, and write down where its time went: seconds by stage, of the start, and of all else."""
+    result, arguments = Path(sys.argv[1]), sys.argv[2:]
+    stopwatch = Stopwatch()
+    each_ns = stopwatch.calibrate()
+    _mark(stopwatch)
+    app = importlib.import_module("in_jumpcloud.app")
+    start: list[float] = []
+    run = app.App.run
+
+    def begun(self: Any, *rest: Any) -> Any:
+        start.append(time.process_time())
+        return run(self, *rest)
+
+    app.App.run = begun
+    sys.argv = ["in-jumpcloud", *arguments]
+    try:
+        importlib.import_module("in_jumpcloud.cli").main()
+    finally:
+        timing = stopwatch.calls * each_ns / 1e9
+        whole = time.process_time() - timing
+        stages = {stage: stopwatch.spent.get(stage, 0) / 1e9 for stage in STAGES}
+        rest = whole - start[0] - sum(stages.values()) if start else 0.0
+        told = {"start": start[0] if start else whole, "stages": stages, "else": rest, "taken off": timing}
+        result.write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

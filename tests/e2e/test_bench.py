@@ -1,0 +1,93 @@
+"""The short form of the bench, against gross regressions: ratios within one run, with a margin of two."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fluent_bit_support import needs_fluent_bit
+from support import ROOT
+
+EVENTS = 3000
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def run(module: str, directory: Path, *arguments: str) -> dict[str, Any]:
+    """The raw figures of one short run."""
+    path = directory / "figures.json"
+    done = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-m", module, "--json", str(path), *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)  # noqa: T201 - the figures are the point
+    figures: dict[str, Any] = json.loads(path.read_text())
+    return figures
+
+
+def bench(directory: Path, *only: str) -> dict[str, Any]:
+    """The same of the bench, with these contenders."""
+    return run("bench", directory, "--events", str(EVENTS), "--runs", "1", "--only", *only)
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What most of the tests look at."""
+    return bench(tmp_path_factory.mktemp("bench"), "plugin", "script", "floor")
+
+
+def test_an_event_costs_no_multiple_of_what_it_did(figures: dict[str, Any]) -> None:
+    """An event takes at most four times the processor time that the plain script spends on it.
+
+    That is twice what was measured; pages of few events, as here, are dearer than full ones.
+    """
+    plugin, script = figures["medians"]["plugin"], figures["medians"]["script"]
+
+    assert 0 < plugin["cpu_us"] <= 4 * script["cpu_us"]
+
+
+def test_start_and_memory_are_of_the_plain_script_s_size(figures: dict[str, Any]) -> None:
+    """The start takes at most four times the script's processor time, and the memory is at most twice the script's."""
+    plugin, script = figures["medians"]["plugin"], figures["medians"]["script"]
+
+    assert 0 < plugin["start"] <= 4 * script["start"]
+    assert 0 < plugin["peak"] <= 2 * script["peak"]
+
+
+def test_the_stages_are_found_where_the_bench_looks_for_them(figures: dict[str, Any]) -> None:
+    """Every stage has its time, and together they are more than half of what an event takes."""
+    stages = figures["stages_cpu_us"]
+
+    assert stages.keys() == {"fetch", "decode", "map", "geo", "pack", "send and ack", "ledger", "else"}
+    assert stages["else"] < sum(stages.values()) / 2
+
+
+@needs_fluent_bit
+def test_fluent_bit_takes_part(tmp_path: Path) -> None:
+    """With a real Fluent Bit, what the plugin and Fluent Bit itself take for an event are measured too."""
+    medians = bench(tmp_path, "fluent-bit", "tail")["medians"]
+
+    assert medians["fluent-bit"]["cpu_us"] > 0
+    assert medians["fluent-bit"]["other_us"] > 0
+    assert medians["tail"]["cpu_us"] > 0
+
+
+def test_growth_is_measured_over_the_whole_backfill(tmp_path: Path) -> None:
+    """The tenths of a backfill together are all of its events, and idle streams take next to nothing."""
+    parts = ["--only", "backfill", "streams", "--events", str(EVENTS), "--streams", "1", "3", "--seconds", "1"]
+    found = run("bench.growth", tmp_path, *parts)
+
+    assert sum(tenth["events"] for tenth in found["backfill"][0]["tenths"]) == EVENTS
+    assert [each["streams"] for each in found["streams"]] == [1, 3]
+    assert all(each["cpu_percent"] < 50 for each in found["streams"])
