@@ -197,7 +197,7 @@ def test_large_pages_make_the_next_window_ask_for_fewer_events(
     settings: config.Config, api: SimulatedApi, receiver: SimulatedReceiver, source: EventSource, stop: threading.Event
 ) -> None:
     """Above page_bytes the limit falls from the next window on; nothing is skipped."""
-    small = _with(settings, jumpcloud__page_bytes=Size(60_000), jumpcloud__window=Duration(2400))
+    small = _with(settings, jumpcloud__page_bytes=Size(75_000), jumpcloud__window=Duration(2400))
     with app.opened(small) as plugin:
         _until_caught_up(plugin.collectors[0], stop)
 
