@@ -133,6 +133,7 @@ class State(Reading):
             self._held.close()
             raise
         super().__init__(path, opened, None)
+        self._newest: dict[str, int] = {}
         self.is_new = opened.is_new
 
     def position(self, stream: str) -> Position | None:
@@ -142,9 +143,13 @@ class State(Reading):
 
     def delivered(self, stream: str, keys: Collection[Key]) -> set[Key]:
         """Those of `keys` that were delivered before."""
+        newest = self._newest_minute(stream)
         of_minutes: dict[int, list[str]] = {}
         for minute, key in keys:
-            of_minutes.setdefault(minute, []).append(key)
+            if minute <= newest:  # a backlog brings ever newer ones, and need not ask
+                of_minutes.setdefault(minute, []).append(key)
+        if not of_minutes:
+            return set()
         return set(
             self._read(
                 "SELECT minute, ledger.id FROM json_each(?1) AS ids CROSS JOIN json_each(ids.value) AS wanted "
@@ -166,6 +171,7 @@ class State(Reading):
             ConfigError: the file is damaged.
         """
         values = (stream, msgspec.json.encode(position).decode(), len(keys) - dead_lettered, late, dead_lettered)
+        newest = max([self._newest_minute(stream), *(minute for minute, _ in keys)])
         with self._transaction() as database:
             database.execute(
                 "INSERT INTO stream (name, position, acknowledged, late, dead_lettered, updated_ms) "
@@ -178,6 +184,7 @@ class State(Reading):
             database.executemany(
                 "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?)", [(number, minute, key) for minute, key in keys]
             )
+        self._newest[stream] = newest
 
     def tell(self, stream: str, error: str | None, now_ms: int) -> None:
         """Remember what keeps `stream` from going on, or (None) that nothing does; for whoever looks at the state.
@@ -207,6 +214,15 @@ class State(Reading):
         """Close the file and let another process have it."""
         super().close()
         self._held.close()
+
+    def _newest_minute(self, stream: str) -> int:
+        """The newest minute of which the ledger has an id; -1 where it has none."""
+        newest = self._newest.get(stream)
+        if newest is None:
+            query = "SELECT max(minute) FROM ledger WHERE stream = (SELECT number FROM stream WHERE name = ?)"
+            found = self._read(query, (stream,))[0][0]
+            newest = self._newest[stream] = -1 if found is None else found
+        return newest
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -47,6 +47,7 @@ ALTER TABLE stream ADD COLUMN updated_ms INTEGER;
 }
 FAULTS = (sqlite3.Error, UnicodeDecodeError)
 """What the database raises; the latter where it quotes bytes of a damaged file."""
+_CACHE_KIB = 256  # ids come in the order of their minutes: what is at work at a time is small
 _CHECKED_BYTES = 64 * 1024**2
 """The largest file that is gone through at opening, page by page: 0.25 s for a million ids, which are 40 MB."""
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
@@ -192,6 +193,7 @@ def open_to_write(path: Path, new_agent_id: str) -> Opened:
         empty = _require_ours(database, path)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
+        database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         if empty:
             database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {_APPLICATION};")
             database.execute("INSERT INTO identity VALUES (?)", (new_agent_id,))

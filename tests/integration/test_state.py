@@ -108,6 +108,15 @@ class TestKept:
         state.commit("a", keys(3), POSITION)
         assert state.delivered("a", []) == set()
 
+    def test_in_any_order(self, path: Path) -> None:
+        """What is older than the newest that was delivered is known, and what is newer is not."""
+        with State(path, new_agent_id="the agent") as state:
+            state.commit("a", keys(2, minute=9), POSITION)
+            state.commit("a", keys(2, minute=3), POSITION)
+            assert state.delivered("a", [*keys(3, 3), *keys(3, 9), *keys(3, 10)]) == {*keys(2, 3), *keys(2, 9)}
+        with reopened(path) as state:
+            assert state.delivered("a", [*keys(3, 3), *keys(3, 9), *keys(3, 10)]) == {*keys(2, 3), *keys(2, 9)}
+
     def test_many(self, state: State) -> None:
         """A page of 10,000 events is known and asked for at once."""
         state.commit("a", keys(10_000), POSITION)
