@@ -25,7 +25,7 @@ Kind = str | Declared | None
 
 
 def clean(data: dict[str, Any], declared: Declared, problems: list[str], *, strict: bool) -> dict[str, Any]:
-    """An event's `data`, cleaned; `@version` becomes `version`.
+    """An event's `data`, cleaned; `@version` becomes `version`, in `data` too.
 
     `declared` holds the types (fields.declared). `strict`: a strict decoder took it (see insights.event). To
     `problems` one sentence is added for each thing that went wrong.
@@ -36,7 +36,7 @@ def clean(data: dict[str, Any], declared: Declared, problems: list[str], *, stri
     if not strict:
         data = _encodable(data, EVENT, problems)
     if "@version" in data and "version" not in data:
-        data = {"version" if key == "@version" else key: value for key, value in data.items()}
+        data["version"] = data.pop("@version")
     return _object(data, declared, EVENT, 1, problems)
 
 
@@ -52,13 +52,21 @@ def _object(data: dict[str, Any], declared: Declared, path: str, depth: int, pro
                 if name != key:
                     problems.append(f"{path}.{key}: a name that no store takes; kept as {name!r:.60}")
             continue
-        if type(value) is str:
+        of = type(value)
+        if of is str:
             if not value:
                 continue
             if kind is None or kind == "keyword":  # nine values of ten
                 cleaned[key] = value
                 continue
         elif value is None:
+            continue
+        elif (of is bool and kind == "boolean") or (of is float and kind == "float"):
+            cleaned[key] = value
+            continue
+        elif of is dict and type(kind) is dict and depth < DEEPEST:
+            if inner := _object(value, kind, f"{path}.{key}", depth + 1, problems):
+                cleaned[key] = inner
             continue
         item = _value(value, kind, path, key, depth + 1, problems)
         if item is not _NOTHING:
