@@ -135,7 +135,6 @@ class Fuzz:
         return self.figures
 
     def _entries(self) -> Iterator[Entry]:
-        packer = wire.EntryPacker()
         now_ns = time.time_ns()
         for number, raw in enumerate(events(self._count, self.figures.seed)):
             self.figures.events += 1
@@ -149,12 +148,12 @@ class Fuzz:
                 self._note([f"extended lacks {'.'.join(path)}" for path in lacking(base, record.body)], raw)
             body = record.body | {_NUMBER: number}
             self._digests.append(_digest(_printed(body)))
-            yield Entry(_TAG, packer.entry(record.time_ns, body))
+            yield Entry(_TAG, wire.packed_entry(record.time_ns, body))
 
     def _deliver(self, fluent_bit: FluentBit) -> None:
         server = config.Server(host="127.0.0.1", port=fluent_bit.port)
         sender = AckSender(server, config.Forward(servers=(server,)))
-        for entries in filled(self._entries(), 1_000_000):
+        for entries, _ in filled(self._entries(), 1_000_000):
             packed = b"".join(entry.packed for entry in entries)
             sender.deliver(wire.chunk(_TAG, packed, len(entries)), threading.Event())
         sender.close()

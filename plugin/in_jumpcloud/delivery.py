@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from in_jumpcloud import config
 from in_jumpcloud.deadletter import DeadLetterFile
-from in_jumpcloud.ecs.mapper import Mapper
 from in_jumpcloud.errors import NotReady, ReceiverDown, StateFull, Stopped, Unwelcome
 from in_jumpcloud.forward import wire
 from in_jumpcloud.forward.chunks import filled
@@ -19,6 +20,7 @@ from in_jumpcloud.forward.tags import Tag
 from in_jumpcloud.insights.event import Event, Key, read
 from in_jumpcloud.insights.page import Page
 from in_jumpcloud.insights.window import Position
+from in_jumpcloud.recorder import Recorder
 from in_jumpcloud.retry import pause
 from in_jumpcloud.state import State
 from in_jumpcloud.watch.counters import Counters
@@ -36,14 +38,17 @@ _UNWELCOME = 60.0
 class Rooms(NamedTuple):
     """What all streams share."""
 
-    mapper: Mapper
+    recorder: Recorder
     servers: Servers
     state: State
     dead_letters: DeadLetterFile
 
 
-class _Entry(NamedTuple):
-    event: Event
+class _Entry(msgspec.Struct, frozen=True, gc=False):
+    """An event on its way, as it travels, and by what it is known. `raw` and `time_ns` are the event's."""
+
+    raw: bytes | msgspec.Raw
+    time_ns: int | None
     key: Key
     tag: str
     packed: bytes
@@ -88,64 +93,56 @@ class Delivery:
             ReceiverDown: for longer than the patience.
             Stopped: `stop` was set. What was acknowledged is committed.
         """
-        waiting: list[_Entry] = []
+        is_last = False
         try:
-            for chunk in filled(self._entries(page, before, stop), self._chunk_bytes):
-                if waiting:
-                    self._settle(waiting, before, before, stop)
-                waiting = chunk
-                self._counters.under_way = _oldest(waiting, page)
-            if waiting:
-                self._settle(waiting, before, after, stop)
-            else:
+            for chunk, is_last in filled(self._entries(page, before, stop), self._chunk_bytes):
+                self._counters.under_way = _oldest(chunk, page)
+                self._settle(chunk, before, after if is_last else before, stop)
+            if not is_last:
                 self._commit([], after, stop)
         finally:
             self._counters.under_way = None
 
     def _entries(self, page: Page, before: Position, stop: threading.Event) -> Iterator[_Entry]:
         """The new events of `page`, packed; those that are too large for any message are buried here."""
-        packer = wire.EntryPacker()
-        for event, key in self._new_events(page):
-            record = self._rooms.mapper.map(event, page.received_ns)
-            self._counters.mapped += 1
-            self._counters.looked_up += record.looked_up
-            self._counters.with_problems += "error" in record.body
-            late = event.time_ns is not None and event.time_ns < before.watermark_ms * 1_000_000
-            if late:
-                self._counters.found_late((page.received_ns - record.time_ns) / 1e9)
-            tag = self._tag.of(*self._origin(event))
-            entry = _Entry(event, key, tag, packer.entry(record.time_ns, record.body), late)
-            size = len(entry.packed)
+        counters, record, tag_of = self._counters, self._rooms.recorder.entry, self._tag.of
+        watermark_ns, received_ns = before.watermark_ms * 1_000_000, page.received_ns
+        for event in self._new_events(page):
+            packed, traits = record(event, received_ns)
+            counters.mapped += 1
+            counters.looked_up += traits.looked_up
+            counters.with_problems += traits.faulty
+            time_ns, late = event.time_ns, False
+            if time_ns is not None and time_ns < watermark_ns:
+                late = True
+                counters.found_late((received_ns - time_ns) / 1e9)
+            if self._organization:
+                self._look_for_strangers(traits.organization)
+            tag = tag_of(traits.service, traits.organization or self._organization)
+            entry = _Entry(event.raw, time_ns, event.key, tag, packed, late)
+            size = len(packed)
             if size > self._chunk_bytes and wire.message_bytes(tag, size) > self._settings.message_max_bytes:
                 reason = f"its record of {size} bytes is larger than forward.message_max_bytes"
                 self._bury(entry, reason, before, stop)
             else:
                 yield entry
 
-    def _new_events(self, page: Page) -> Iterator[tuple[Event, Key]]:
+    def _new_events(self, page: Page) -> Iterator[Event]:
         """The events that were not delivered before, each once."""
         seen: set[Key] = set()
         count = min(_BATCH, max(1, _BATCH_BYTES * len(page.events) // max(1, page.size)))
         for begin in range(0, len(page.events), count):
             events = [read(raw) for raw in page.events[begin : begin + count]]
             self._counters.received += len(events)
-            keys = [event.key for event in events]
-            seen |= self._rooms.state.delivered(self._stream, keys)
-            for event, key in zip(events, keys, strict=True):
-                if key in seen:
+            seen |= self._rooms.state.delivered(self._stream, [event.key for event in events])
+            for event in events:
+                if event.key in seen:
                     self._counters.duplicates += 1
-                    continue
-                seen.add(key)
-                self._look_for_strangers(event)
-                yield event, key
+                else:
+                    seen.add(event.key)
+                    yield event
 
-    def _origin(self, event: Event) -> tuple[Any, Any]:
-        """The event's service and organization."""
-        data = event.data or {}
-        return data.get("service"), data.get("organization") or self._organization
-
-    def _look_for_strangers(self, event: Event) -> None:
-        organization = event.data.get("organization") if self._organization and event.data else None
+    def _look_for_strangers(self, organization: Any) -> None:
         if organization in (None, "", self._organization):
             return
         self._counters.foreign += 1
@@ -165,8 +162,12 @@ class Delivery:
         halved: bool = False,
     ) -> None:
         """Deliver one chunk and commit it; where the receiver takes others but not this, find the record it refuses."""
-        packed = b"".join(entry.packed for entry in entries)
-        chunk = wire.chunk(entries[0].tag, packed, len(entries), compress=self._settings.compress)
+        chunk = wire.chunk(
+            entries[0].tag,
+            b"".join([entry.packed for entry in entries]),
+            len(entries),
+            compress=self._settings.compress,
+        )
         refusal = self._send(chunk, stop, tries=1 if halved and len(entries) > 1 else _REFUSALS)
         if refusal is None:
             self._commit(entries, after, stop)
@@ -211,11 +212,11 @@ class Delivery:
 
     def _bury(self, entry: _Entry, reason: str, after: Position, stop: threading.Event) -> None:
         """Keep the event on disk, since the receiver will never take it; then it counts as dealt with."""
-        event = entry.event
-        self._rooms.dead_letters.add(self._stream, event.id, reason, bytes(event.raw), now_ms=self._now_ms())
+        _, event_id = entry.key
+        self._rooms.dead_letters.add(self._stream, event_id, reason, bytes(entry.raw), now_ms=self._now_ms())
         log.error(
             "%s: event %s can not be delivered: %s; it is kept in %s",
-            *(self._stream, event.id, reason, self._rooms.dead_letters.path),
+            *(self._stream, event_id, reason, self._rooms.dead_letters.path),
         )
         self._counters.dead_lettered += 1
         self._commit([entry], after, stop, dead_lettered=1)
@@ -247,5 +248,5 @@ class Delivery:
 
 def _oldest(entries: Sequence[_Entry], page: Page) -> tuple[int, int]:
     """The time of the oldest of `entries`, and that of their page, in epoch nanoseconds."""
-    times = (entry.event.time_ns for entry in entries)
+    times = (entry.time_ns for entry in entries)
     return min((each for each in times if each is not None), default=page.received_ns), page.received_ns

@@ -18,6 +18,7 @@ from in_jumpcloud.forward.servers import Servers
 from in_jumpcloud.insights.api import DirectoryInsights
 from in_jumpcloud.insights.auth import of as auth_of
 from in_jumpcloud.insights.budget import RequestBudget
+from in_jumpcloud.recorder import Recorder
 from in_jumpcloud.state import State
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class House:
             self.state = on_failure.enter_context(State(settings.state.path, new_agent_id=new_id()))
             self.geo = databases.opened(settings)
             on_failure.callback(self.geo.close)
-            self.mapper = self._new_mapper(settings)
+            self._begin_to_map(settings)
             self.api = self._new_api(settings)
             on_failure.callback(self.api.close)
             self.servers = Servers(settings.forward)
@@ -51,7 +52,7 @@ class House:
     @property
     def rooms(self) -> Rooms:
         """What a page passes through."""
-        return Rooms(self.mapper, self.servers, self.state, self.dead_letters)
+        return Rooms(self._recorder, self.servers, self.state, self.dead_letters)
 
     def renew(self, settings: config.Config) -> ExitStack:
         """Take up `settings`, opening anew only the rooms that they change; all of it, or nothing.
@@ -83,7 +84,7 @@ class House:
             on_failure.pop_all()
             self.settings, self.geo, self.api, self.servers = settings, geo, api, servers
             if (old.geoip, old.ecs) != (settings.geoip, settings.ecs):
-                self.mapper = self._new_mapper(settings)
+                self._begin_to_map(settings)
             self.dead_letters = _dead_letters(settings)
             return replaced.pop_all()
 
@@ -100,8 +101,9 @@ class House:
         auth = auth_of(settings.jumpcloud, budget)
         return DirectoryInsights(settings.jumpcloud, auth, budget, now_ns=lambda: self._now_ms() * 1_000_000)
 
-    def _new_mapper(self, settings: config.Config) -> Mapper:
-        return Mapper(settings.ecs, self.geo, agent_id=self.state.agent_id, ephemeral_id=self._ephemeral_id)
+    def _begin_to_map(self, settings: config.Config) -> None:
+        self.mapper = Mapper(settings.ecs, self.geo, agent_id=self.state.agent_id, ephemeral_id=self._ephemeral_id)
+        self._recorder = Recorder(self.mapper, self.geo)
 
 
 def only_streams_differ(one: config.Config, other: config.Config) -> bool:

@@ -35,12 +35,13 @@ class Run(NamedTuple):
 
 
 class Field:
-    """What all contenders share: the events, and the two processes at both ends."""
+    """What all contenders share: the events, and the processes at both ends."""
 
-    def __init__(self, directory: Path, events: int, api: Helper, receiver: Helper, path: Path) -> None:
+    def __init__(self, directory: Path, events: int, api: Helper, unlike: Helper, receiver: Helper, path: Path) -> None:
         self._directory = directory
         self._events = events
         self.api = f"http://127.0.0.1:{api.port}"
+        self._api_unlike = f"http://127.0.0.1:{unlike.port}"
         self.receiver = receiver
         self.path = path
         self._tail_is_whole = False
@@ -48,6 +49,10 @@ class Field:
     def plugin(self) -> Run:
         """The plugin, to the receiver that only acknowledges."""
         return Run(self._plugin(self.api, self._events), self._plugin(f"{self.api}/empty", 0))
+
+    def unlike(self) -> Run:
+        """The same with events of which no two are alike: the worst case."""
+        return Run(self._plugin(self._api_unlike, self._events), self._plugin(f"{self._api_unlike}/empty", 0))
 
     def script(self) -> Run:
         """The plain script."""
@@ -119,6 +124,7 @@ class Field:
 
 CONTENDERS: dict[str, Callable[[Field], Run]] = {
     "plugin": Field.plugin,
+    "unlike": Field.unlike,
     "script": Field.script,
     "floor": Field.floor,
     "fluent-bit": Field.fluent_bit,
@@ -133,8 +139,9 @@ def field(directory: Path, events: int) -> Iterator[Field]:
     path = write_events(directory, events)
     with ExitStack() as stack:
         api = stack.enter_context(Helper("api", path))
+        unlike = stack.enter_context(Helper("api", write_events(directory, events, unlike=True)))
         receiver = stack.enter_context(Helper("receiver"))
-        yield Field(directory, events, api, receiver, path)
+        yield Field(directory, events, api, unlike, receiver, path)
 
 
 def interleaved(field: Field, names: list[str], runs: int, told: Callable[[str, Run], Any]) -> dict[str, list[Run]]:

@@ -47,8 +47,11 @@ class EventFile:
         return b"[" + lines.replace(b"\n", b",") + b"]"
 
 
-def write(path: Path, events: int, *, bytes_each: int = 0) -> None:
-    """Write so many of the simulator's events, ending a minute ago; they are about 1.2 kB, or `bytes_each` if more."""
+def write(path: Path, events: int, *, bytes_each: int = 0, unlike: bool = False) -> None:
+    """Write so many of the simulator's events, ending a minute ago; they are about 1.2 kB, or `bytes_each` if more.
+
+    `unlike`: no two say the same of any one.
+    """
     end_ms = (time.time_ns() // 1_000_000 // 60_000 - 1) * 60_000
     start_ms = end_ms - DAYS * _DAY_MS
     source = EventSource(seed=1, start_ms=start_ms, end_ms=end_ms, per_minute=(events + 1) / (DAYS * 1440))
@@ -59,6 +62,8 @@ def write(path: Path, events: int, *, bytes_each: int = 0) -> None:
                 if len(times) == events:
                     break
                 raw = _larger(item.raw, bytes_each) if bytes_each else item.raw
+                if unlike:
+                    raw = _unlike(raw, len(times))
                 length += file.write(raw + b"\n")
                 times.append(item.timestamp_ms)
                 ends.append(length)
@@ -76,14 +81,20 @@ def _larger(raw: bytes, size: int) -> bytes:
     return msgspec.json.encode(event)
 
 
+def _unlike(raw: bytes, number: int) -> bytes:
+    """The event with a user name that no other event has."""
+    return msgspec.json.encode(msgspec.json.decode(raw) | {"username": f"{number:06x}"})
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", type=Path)
     parser.add_argument("events", type=int)
     parser.add_argument("--bytes-each", type=int, default=0)
+    parser.add_argument("--unlike", action="store_true")
     arguments = parser.parse_args()
-    write(arguments.path, arguments.events, bytes_each=arguments.bytes_each)
+    write(arguments.path, arguments.events, bytes_each=arguments.bytes_each, unlike=arguments.unlike)
 
 
 if __name__ == "__main__":

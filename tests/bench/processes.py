@@ -132,11 +132,12 @@ class Helper:
         self._process.communicate()  # it ends with its standard input
 
 
-def write_events(directory: Path, count: int, *, bytes_each: int = 0) -> Path:
-    """Have a file of events made, in a process of its own; where it lies."""
-    path = directory / f"events-{count}-{bytes_each}"
+def write_events(directory: Path, count: int, *, bytes_each: int = 0, unlike: bool = False) -> Path:
+    """Have a file of events made, in a process of its own, as bench.events.write says; where it lies."""
+    path = directory / f"events-{count}-{bytes_each}-{unlike}"
+    options = ["--bytes-each", str(bytes_each), *["--unlike"][:unlike]]
     subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "bench.events", path, str(count), "--bytes-each", str(bytes_each)],
+        [sys.executable, "-m", "bench.events", path, str(count), *options],
         cwd=ROOT,
         env=environment(),
         check=True,

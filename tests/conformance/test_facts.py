@@ -33,7 +33,7 @@ from in_jumpcloud.ecs.mapper import Mapper
 from in_jumpcloud.errors import ConfigError, NotReady, ReceiverDown
 from in_jumpcloud.forward import sender as room
 from in_jumpcloud.forward.sender import AckSender
-from in_jumpcloud.forward.wire import Chunk, EntryPacker, chunk
+from in_jumpcloud.forward.wire import Chunk, chunk, packed_entry
 from in_jumpcloud.insights.event import read
 
 NEVER = threading.Event()
@@ -189,7 +189,7 @@ MAPPER = Mapper(
 
 def mapped(*events: bytes) -> Chunk:
     """The chunk that these raw events become with our mapper and packer."""
-    pack_entry = EntryPacker().entry
+    pack_entry = packed_entry
     records = [MAPPER.map(read(event), SECONDS * 10**9) for event in events]
     return chunk(TAG, b"".join(pack_entry(each.time_ns, each.body) for each in records), len(records))
 

@@ -44,17 +44,17 @@ def bench(directory: Path, *only: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What most of the tests look at."""
-    return bench(tmp_path_factory.mktemp("bench"), "plugin", "script", "floor")
+    return bench(tmp_path_factory.mktemp("bench"), "plugin", "unlike", "script", "floor")
 
 
 def test_an_event_costs_no_multiple_of_what_it_did(figures: dict[str, Any]) -> None:
-    """An event takes at most four times the processor time that the plain script spends on it.
+    """An event takes at most three times the processor time that the plain script spends on it.
 
-    That is twice what was measured; pages of few events, as here, are dearer than full ones.
+    That is twice what was measured; few events, as here, are dearer than many: most are the first of their kind.
     """
     plugin, script = figures["medians"]["plugin"], figures["medians"]["script"]
 
-    assert 0 < plugin["cpu_us"] <= 4 * script["cpu_us"]
+    assert 0 < plugin["cpu_us"] <= 3 * script["cpu_us"]
 
 
 def test_start_and_memory_are_of_the_plain_script_s_size(figures: dict[str, Any]) -> None:
@@ -69,8 +69,9 @@ def test_the_stages_are_found_where_the_bench_looks_for_them(figures: dict[str, 
     """Every stage has its time, and together they are more than half of what an event takes."""
     stages = figures["stages_cpu_us"]
 
-    assert stages.keys() == {"fetch", "decode", "map", "geo", "pack", "send and ack", "ledger", "else"}
+    assert stages.keys() == {"fetch", "decode", "map", "geo", "stencils", "pack", "send and ack", "ledger", "else"}
     assert stages["else"] < sum(stages.values()) / 2
+    assert 0 < figures["mapped"] < EVENTS
 
 
 @needs_fluent_bit

@@ -84,8 +84,7 @@ def fluentd(tmp_path: Path) -> Iterator[Fluentd]:
 
 
 def _chunk(*names: str, compress: wire.Compression = "none") -> wire.Chunk:
-    packer = wire.EntryPacker()
-    entries = b"".join(packer.entry(1_767_225_600_123_456_789, {"event": {"id": name}}) for name in names)
+    entries = b"".join(wire.packed_entry(1_767_225_600_123_456_789, {"event": {"id": name}}) for name in names)
     return wire.chunk("jumpcloud.events", entries, len(names), compress=compress)
 
 

@@ -114,7 +114,7 @@ class Receiver(FluentBit):
         """Deliver these, in one chunk."""
         settings = config.Forward()
         sender = AckSender(config.Server(host="127.0.0.1", port=self.port), settings)
-        entries = b"".join(wire.EntryPacker().entry(TIME_NS, record) for record in records)
+        entries = b"".join(wire.packed_entry(TIME_NS, record) for record in records)
         sender.deliver(wire.chunk("jumpcloud.events", entries, len(records)), threading.Event())
         sender.close()
 

@@ -57,7 +57,7 @@ class Receiver:
         """Deliver a record of this id, with the settings of the head and `overrides` over them."""
         settings = config.load(self._ours, overrides, needs_key=False).forward
         sender = AckSender(settings.servers[0], settings)
-        record = wire.EntryPacker().entry(1_767_225_600_123_456_789, {"event": {"id": name}})
+        record = wire.packed_entry(1_767_225_600_123_456_789, {"event": {"id": name}})
         try:
             sender.deliver(wire.chunk("jumpcloud.events", record, 1), threading.Event())
         finally:

@@ -31,7 +31,7 @@ from insights_support import (
 from in_jumpcloud import __version__
 from in_jumpcloud.errors import Refused, Stopped, TryAgain
 from in_jumpcloud.insights.api import Scope
-from in_jumpcloud.insights.event import read
+from in_jumpcloud.insights.event import decode, read
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
@@ -130,7 +130,7 @@ def test_organizations(client: Client) -> None:
     with SimulatedApi(sources, api_key=KEY, clock=lambda: NOW) as api:
         for asked, told in [("a", "a"), ("b", "b"), (None, "a")]:
             page = fetch(client(api.url), scope=Scope(organization=asked))
-            assert {(read(raw).data or {})["organization"] for raw in page.events} == {told}
+            assert {(decode(raw).data or {})["organization"] for raw in page.events} == {told}
         assert [request.headers.get("x-org-id") for request in api.requests] == ["a", "b", None]
         assert isinstance(failure(client(api.url), scope=Scope(organization="c")), Refused)
 

@@ -23,7 +23,7 @@ from in_jumpcloud import config
 from in_jumpcloud.errors import NotReady, ReceiverDown, Unwelcome
 from in_jumpcloud.forward import wire
 from in_jumpcloud.forward.sender import AckSender
-from in_jumpcloud.forward.wire import Chunk, EntryPacker
+from in_jumpcloud.forward.wire import Chunk, packed_entry
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.units import Secret
@@ -76,7 +76,7 @@ def _sender_to() -> Iterator[SenderTo]:
 
 def some_chunk(*names: str, compress: wire.Compression = "none") -> Chunk:
     """A chunk of a record with each of these ids."""
-    pack = EntryPacker().entry
+    pack = packed_entry
     payload = b"".join(pack(TIME_NS, record(name)) for name in names)
     return wire.chunk("tag", payload, len(names), compress=compress)
 
@@ -135,7 +135,7 @@ def test_our_chunk_is_such_a_message(receiver: NodeReceiver) -> None:
 def test_times_keep_every_nanosecond(receiver: NodeReceiver, sender_to: SenderTo) -> None:
     """It sees the very seconds and nanoseconds that were packed, from 1970 to the last second that has room."""
     times = [(0, 0), (0, 1), (SECONDS, 0), (SECONDS, NANOSECONDS), (SECONDS, 999_999_999), (2**32 - 3, 999_999_999)]
-    pack = EntryPacker().entry
+    pack = packed_entry
     payload = b"".join(pack(seconds * 10**9 + nanoseconds, {}) for seconds, nanoseconds in times)
 
     sender_to(receiver).deliver(wire.chunk("tag", payload, len(times)), NEVER)

@@ -20,7 +20,7 @@ from support import wait_until
 from in_jumpcloud import config
 from in_jumpcloud.errors import NotReady, ReceiverDown, Unwelcome
 from in_jumpcloud.forward.sender import AckSender
-from in_jumpcloud.forward.wire import Chunk, EntryPacker, chunk
+from in_jumpcloud.forward.wire import Chunk, chunk, packed_entry
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 from in_jumpcloud.units import Duration, Secret
 
@@ -29,7 +29,7 @@ NEVER = threading.Event()
 
 def some_chunk(name: str = "1") -> Chunk:
     """A chunk of one record."""
-    return chunk("t", EntryPacker().entry(10**18, {"event": {"id": name}}), 1)
+    return chunk("t", packed_entry(10**18, {"event": {"id": name}}), 1)
 
 
 class Peer:
@@ -199,7 +199,7 @@ class TestTls:
         tls = config.Tls(enabled=True, ca_file=certificates.ca)
         sender = sender_to(peer.port, tls=tls, shared_key=Secret("key"))
         arrived(peer, sender)
-        large = chunk("t", EntryPacker().entry(10**18, {"event": {"id": "large"}, "x": "y" * 5_000_000}), 1)
+        large = chunk("t", packed_entry(10**18, {"event": {"id": "large"}, "x": "y" * 5_000_000}), 1)
         sender.deliver(large, NEVER)
         wait_until(lambda: "large" in peer.ids(), 20)
         assert sender.socket.version() in {"TLSv1.2", "TLSv1.3"}

@@ -17,7 +17,7 @@ from in_jumpcloud import config
 from in_jumpcloud.errors import ReceiverDown, Stopped
 from in_jumpcloud.forward import sender as room
 from in_jumpcloud.forward.sender import AckSender
-from in_jumpcloud.forward.wire import Chunk, EntryPacker, chunk
+from in_jumpcloud.forward.wire import Chunk, chunk, packed_entry
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 from in_jumpcloud.units import Duration
 
@@ -28,7 +28,7 @@ NEVER = threading.Event()
 
 def some_chunk(*ids: str) -> Chunk:
     """A chunk of small records with these event ids."""
-    pack = EntryPacker().entry
+    pack = packed_entry
     return chunk("jumpcloud.events", b"".join(pack(10**18, {"event": {"id": each}}) for each in ids), len(ids))
 
 
@@ -154,7 +154,7 @@ class TestDelivery:
 
     def test_large(self, receiver: SimulatedReceiver, sender_to: MakeSender) -> None:
         """A chunk larger than any buffer on its way arrives whole."""
-        large = chunk("t", EntryPacker().entry(0, {"event": {"id": "1"}, "x": "y" * 6_000_000}), 1)
+        large = chunk("t", packed_entry(0, {"event": {"id": "1"}, "x": "y" * 6_000_000}), 1)
         sender_to(receiver).deliver(large, NEVER)
         assert (receiver.ids, receiver.bytes) == ({"1": 1}, len(large.message))
 

@@ -15,7 +15,7 @@ from in_jumpcloud import config
 from in_jumpcloud.errors import NotReady, ReceiverDown, Unwelcome
 from in_jumpcloud.forward import connection, servers
 from in_jumpcloud.forward.servers import Servers
-from in_jumpcloud.forward.wire import Chunk, EntryPacker, chunk
+from in_jumpcloud.forward.wire import Chunk, chunk, packed_entry
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 from in_jumpcloud.units import Duration, Secret
 
@@ -25,7 +25,7 @@ SOON = 10.0
 
 def some_chunk(name: str) -> Chunk:
     """A chunk of one record with this event id."""
-    return chunk("t", EntryPacker().entry(10**18, {"event": {"id": name}}), 1)
+    return chunk("t", packed_entry(10**18, {"event": {"id": name}}), 1)
 
 
 Make = Callable[..., Servers]
@@ -148,7 +148,7 @@ class TestFailover:
         first, second = pair
         first.faults.refuse_above(100)
         sender = make(*pair)
-        large = chunk("t", EntryPacker().entry(0, {"event": {"id": "large"}, "x": "y" * 200}), 1)
+        large = chunk("t", packed_entry(0, {"event": {"id": "large"}, "x": "y" * 200}), 1)
         sender.deliver(large, NEVER)
         assert second.ids == {"large": 1}
         second.stop()

@@ -19,7 +19,7 @@ from in_jumpcloud.ecs import fields
 from in_jumpcloud.ecs.geo import GeoIP
 from in_jumpcloud.ecs.mapper import Mapper
 from in_jumpcloud.ecs.typed import clean
-from in_jumpcloud.forward.wire import EntryPacker
+from in_jumpcloud.forward.wire import packed_entry
 from in_jumpcloud.insights.event import Event, read
 
 GONE: Any = "(taken out)"
@@ -327,7 +327,7 @@ class TestAnyEvent:
         """A record is always made, it fits the wire and JSON, and its declared fields have their declared types."""
         event = self.read(value)
         made = MAPPERS[True].map(event, RECEIVED_NS)
-        entry = EntryPacker().entry(made.time_ns, made.body)
+        entry = packed_entry(made.time_ns, made.body)
         assert msgpack.unpackb(entry)[1] == made.body
         json.dumps(made.body, allow_nan=False, ensure_ascii=False).encode()
         assert conforms(made.body.get("jumpcloud", {}).get("event", {}), fields.declared())

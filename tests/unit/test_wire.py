@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from in_jumpcloud.errors import ReceiverDown
 from in_jumpcloud.forward.chunks import filled
-from in_jumpcloud.forward.wire import SAFE_COMPRESSED, AckReader, EntryPacker, chunk, message_bytes
+from in_jumpcloud.forward.wire import SAFE_COMPRESSED, AckReader, chunk, message_bytes, packed_entry
 from in_jumpcloud.insights.event import Key
 
 SECOND = 1_000_000_000
@@ -40,16 +40,16 @@ class TestEntry:
         """An entry is a pair of an EventTime, D7 00 with big-endian seconds and nanoseconds, and a map."""
         moment = 0x65A1B2C3 * SECOND + 987_654_321
         expected = b"\x92\xd7\x00" + struct.pack(">II", 0x65A1B2C3, 987_654_321) + b"\x81" + fixstr("a") + b"\x01"
-        assert EntryPacker().entry(moment, {"a": 1}) == expected
+        assert packed_entry(moment, {"a": 1}) == expected
 
     def test_seconds_beyond_31_bits(self) -> None:
         """Seconds are unsigned: the last one before Fluent Bit's group marks, in 2106, still fits."""
-        packed = EntryPacker().entry((2**32 - 3) * SECOND + 999_999_999, {})
+        packed = packed_entry((2**32 - 3) * SECOND + 999_999_999, {})
         assert packed == b"\x92\xd7\x00\xff\xff\xff\xfd\x3b\x9a\xc9\xff\x80"
 
     def test_text_is_str_and_floats_are_doubles(self) -> None:
         """Text leaves as str in UTF-8, a float with all its 64 bits."""
-        packed = EntryPacker().entry(0, {"é": -27.658})
+        packed = packed_entry(0, {"é": -27.658})
         assert packed[11:] == b"\x81\xa2\xc3\xa9\xcb" + struct.pack(">d", -27.658)
 
     @given(
@@ -69,20 +69,20 @@ class TestEntry:
     def test_as_the_reference_packs_it(self, time_ns: int, body: dict[str, Any]) -> None:
         """An entry is, byte for byte, what fluent-logger and msgpack make of the same moment and record."""
         expected = msgpack.packb((EventTime.from_unix_nano(time_ns), body))
-        assert EntryPacker().entry(time_ns, body) == expected
+        assert packed_entry(time_ns, body) == expected
 
     def test_long_texts_and_many_members(self) -> None:
         """Lengths are written in as few bytes as they need, on either side of each bound."""
         for length in (15, 16, 31, 32, 255, 256, 65_535, 65_536):
             body = {"text": "x" * length, "list": [1] * length, "map": {str(each): each for each in range(length)}}
-            assert EntryPacker().entry(0, body) == msgpack.packb((EventTime(0), body))
+            assert packed_entry(0, body) == msgpack.packb((EventTime(0), body))
 
     def test_after_one_that_cannot_be_packed(self) -> None:
         """What was left of a record that could not be packed does not get into the next one."""
-        packer = EntryPacker()
+        before = packed_entry(0, {"a": 1})
         with pytest.raises((TypeError, ValueError)):
-            packer.entry(0, {"a": "half", "b": object()})
-        assert packer.entry(0, {"a": 1}) == EntryPacker().entry(0, {"a": 1})
+            packed_entry(0, {"a": "half", "b": object()})
+        assert packed_entry(0, {"a": 1}) == before
 
 
 class TestChunk:
@@ -252,7 +252,9 @@ class Packed(NamedTuple):
 def fill(sizes: list[int], chunk_bytes: int) -> tuple[list[list[Packed]], list[Packed]]:
     """The chunks for entries of these sizes, and the entries."""
     entries = [Packed((number, f"id-{number}"), bytes([number % 256]) * size) for number, size in enumerate(sizes)]
-    return list(filled(entries, chunk_bytes)), entries
+    made = list(filled(entries, chunk_bytes))
+    assert [is_last for _, is_last in made] == [False] * (len(made) - 1) + [True] * bool(made)
+    return [each for each, _ in made], entries
 
 
 def payload(entries: list[Packed]) -> bytes:
@@ -295,7 +297,9 @@ class TestFilling:
     def test_tags(self, entries: list[tuple[str, int]], chunk_bytes: int) -> None:
         """A chunk has one tag; the entries of each tag keep their order, and none is lost."""
         packed = [Packed((number, "id"), bytes(size), tag) for number, (tag, size) in enumerate(entries)]
-        made = list(filled(packed, chunk_bytes))
+        found = list(filled(packed, chunk_bytes))
+        assert [is_last for _, is_last in found] == [False] * (len(found) - 1) + [True] * bool(found)
+        made = [each for each, _ in found]
         assert all(len({entry.tag for entry in each}) == 1 for each in made)
         for tag in "abc":
             kept = [entry for each in made for entry in each if entry.tag == tag]

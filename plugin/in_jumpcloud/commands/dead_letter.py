@@ -100,11 +100,9 @@ class _Replayer:
             Stopped: somebody asked for the end.
         """
         received_ns = parse_timestamp(letter.time) or time.time_ns()
-        event = read(letter.event)
-        record = self._mapper.map(event, received_ns)
-        data = event.data or {}
-        tag = self._tag.of(data.get("service"), data.get("organization"))
-        refusal = self._send(tag, wire.EntryPacker().entry(record.time_ns, record.body))
+        record = self._mapper.map(read(letter.event), received_ns)
+        tag = self._tag.of(record.service, record.organization)
+        refusal = self._send(tag, wire.packed_entry(record.time_ns, record.body))
         if refusal:
             click.echo(f"in-jumpcloud: {letter.stream}: event {_printable(letter.id)} stays: {refusal}", err=True)
             return False

@@ -12,13 +12,15 @@ import uuid
 from collections import Counter
 from typing import Any, NamedTuple
 
+import msgspec
+
 from in_jumpcloud import __version__, config
 from in_jumpcloud.ecs import addresses, extended, fields
 from in_jumpcloud.ecs.geo import GeoIP
 from in_jumpcloud.ecs.things import user_agent
 from in_jumpcloud.ecs.typed import clean
 from in_jumpcloud.ecs.values import copy, first_object
-from in_jumpcloud.insights.event import Event
+from in_jumpcloud.insights.event import Event, decode
 from in_jumpcloud.insights.window import rfc3339
 
 ECS_VERSION = "8.11.0"
@@ -59,12 +61,16 @@ _INNER_DUPLICATES = {"system": ("id", "hostname"), "initiated_by": ("id", "email
 class Record(NamedTuple):
     """What is sent: `time_ns` since the epoch, and `body`, which must not be changed: its parts are shared.
 
-    `looked_up` tells that an address in it was found in the city database.
+    `service` and `organization` are what the event says, whatever that is. `looked_up` tells that an address in it was
+    found in the city database; `regular` that there was no problem, and the catalogue knows its type.
     """
 
     time_ns: int
     body: dict[str, Any]
+    service: Any
+    organization: Any
     looked_up: bool
+    regular: bool
 
 
 class Mapper:
@@ -110,15 +116,18 @@ class Mapper:
 
     def map(self, event: Event, received_ns: int) -> Record:
         """The record of an event whose page was received at `received_ns`. Never raises, never drops."""
-        created = self._time_of_collection(received_ns)
-        problems = [event.problem] if event.problem else []
+        created = self.created(received_ns)
+        data, problem, strict = decode(event.raw)
+        service, organization = (data.get("service"), data.get("organization")) if data else (None, None)
+        problems, known = [problem] if problem else [], None
         about: dict[str, Any] = {"created": created, **self._constant_of_event}
         body: dict[str, Any] = {"@timestamp": created, **self._constant, "event": about}
-        if event.data is not None:
-            data = self._cleaned(event.data, event, problems)
+        if data is not None:
+            data = self._cleaned(data, problems, strict=strict)
             self._fill(body, about, data, event, problems)
             if self._extended:
-                extended.extend(body, data, self._known(data))
+                known = self._known(data)
+                extended.extend(body, data, known)
             if not self._keep_duplicates:
                 _remove_duplicates(data)
             if data:
@@ -127,23 +136,32 @@ class Mapper:
             about["kind"] = "pipeline_error"
             body["error"] = {"message": problems}
         if problems or self._keep_original:
-            about["original"] = bytes(event.raw).decode(errors="replace")
+            about["original"] = original(event.raw)
         if self._hash_original:
-            about["hash"] = hashlib.sha256(event.raw).hexdigest()
+            about["hash"] = digest(event.raw)
         body["tags"] = self._tags_of_a_problem if problems else self._tags
         looked_up = "geo" in body.get("client", ()) or "geo" in body.get("source", ())
-        return Record(received_ns if event.time_ns is None else event.time_ns, body, looked_up)
+        regular = not problems and (known is not None or not self._extended)
+        time_ns = received_ns if event.time_ns is None else event.time_ns
+        return Record(time_ns, body, service, organization, looked_up, regular)
 
-    def _cleaned(self, data: dict[str, Any], event: Event, problems: list[str]) -> dict[str, Any]:
+    def created(self, received_ns: int) -> str:
+        """The time of collection, `event.created`, of the events of a page."""
+        created = self._created  # read once: another thread may exchange it
+        if created[0] != received_ns:
+            created = self._created = (received_ns, rfc3339(received_ns // 1_000_000))
+        return created[1]
+
+    def _cleaned(self, data: dict[str, Any], problems: list[str], *, strict: bool) -> dict[str, Any]:
         told = len(problems)
         try:
-            return clean(data, self._declared, problems, strict=event.strict)
+            return clean(data, self._declared, problems, strict=strict)
         except RecursionError:
             del problems[told:]
         cleaned: dict[str, Any] = {}
         for name, value in data.items():  # one is nested too deeply even to be written as text; the others are sound
             try:
-                cleaned |= clean({name: value}, self._declared, problems, strict=event.strict)
+                cleaned |= clean({name: value}, self._declared, problems, strict=strict)
             except RecursionError:
                 problems.append(f"jumpcloud.event.{name!r:.60}: nested too deeply to be mapped; see event.original")
         return cleaned
@@ -151,12 +169,11 @@ class Mapper:
     def _fill(
         self, body: dict[str, Any], about: dict[str, Any], data: dict[str, Any], event: Event, problems: list[str]
     ) -> None:
-        timestamp = data.get("timestamp")
         if event.time_ns is not None:
-            body["@timestamp"] = _timestamp(timestamp, event.time_ns)
+            body["@timestamp"] = stamp(event)
         elif "timestamp" in data:
             problems.append(
-                f"timestamp: {timestamp!r:.60} is not a readable time; the time of collection stands for it"
+                f"timestamp: {data['timestamp']!r:.60} is not a readable time; the time of collection stands for it"
             )
 
         action = data.get("event_type")
@@ -225,16 +242,29 @@ class Mapper:
                 self.unknown_types[name if named else OTHER] += 1
         return found
 
-    def _time_of_collection(self, received_ns: int) -> str:
-        created = self._created  # read once: another thread may exchange it
-        if created[0] != received_ns:
-            created = self._created = (received_ns, rfc3339(received_ns // 1_000_000))
-        return created[1]
-
 
 def new_id() -> str:
     """An id for `agent.id` and `agent.ephemeral_id`."""
     return str(uuid.uuid4())
+
+
+def stamp(event: Event) -> str:
+    """`@timestamp` of an event that has a time: in UTC, with exactly three fraction digits, as most have it already."""
+    text = event.timestamp
+    assert text is not None and event.time_ns is not None  # noqa: PT018, S101
+    if text[-1] == "Z" and text[10] == "T" and text[19] in ".Z":
+        return text if len(text) == 24 else f"{text[:19]}.{text[20:-1]:0<3.3}Z"  # noqa: PLR2004
+    return rfc3339(event.time_ns // 1_000_000)
+
+
+def original(raw: bytes | msgspec.Raw) -> str:
+    """`event.original` of an event: its JSON, with a mark for what is not UTF-8."""
+    return bytes(raw).decode(errors="replace")
+
+
+def digest(raw: bytes | msgspec.Raw) -> str:
+    """`event.hash` of an event."""
+    return hashlib.sha256(raw).hexdigest()
 
 
 def _remove_duplicates(data: dict[str, Any]) -> None:
@@ -247,10 +277,3 @@ def _remove_duplicates(data: dict[str, Any]) -> None:
                 inner.pop(inner_name, None)
             if not inner:
                 del data[name]
-
-
-def _timestamp(text: Any, time_ns: int) -> str:
-    """Exactly three fraction digits; most events have them already."""
-    if type(text) is str and len(text) == 24 and text[10] == "T" and text[-1] == "Z":  # noqa: PLR2004
-        return text
-    return rfc3339(time_ns // 1_000_000)

@@ -21,19 +21,20 @@ class Packed(Protocol):
 Entry = TypeVar("Entry", bound=Packed)
 
 
-def filled(entries: Iterable[Entry], chunk_bytes: int) -> Iterator[list[Entry]]:
+def filled(entries: Iterable[Entry], chunk_bytes: int) -> Iterator[tuple[list[Entry], bool]]:
     """Fill chunk after chunk, each of one tag, with at most `chunk_bytes` of entries; a larger entry travels alone.
 
-    The entries of a tag keep their order.
+    The entries of a tag keep their order. With each chunk comes whether it is the last.
     """
     open_chunks: dict[str, list[Entry]] = {}
     sizes: dict[str, int] = {}
     for entry in entries:
-        size = len(entry.packed)
-        chunk = open_chunks.setdefault(entry.tag, [])
-        if chunk and sizes[entry.tag] + size > chunk_bytes:
-            yield chunk
-            chunk = open_chunks[entry.tag] = []
-        sizes[entry.tag] = size + (sizes[entry.tag] if chunk else 0)
-        chunk.append(entry)
-    yield from open_chunks.values()
+        tag, size = entry.tag, len(entry.packed)
+        before = sizes.get(tag, 0)
+        if before and before + size > chunk_bytes:
+            yield open_chunks.pop(tag), False
+            before = 0
+        open_chunks.setdefault(tag, []).append(entry)
+        sizes[tag] = before + size
+    for number, chunk in enumerate(open_chunks.values(), 1):
+        yield chunk, number == len(open_chunks)

@@ -22,47 +22,91 @@ _TIMESTAMP = re.compile(
 )
 _EVENT_TIME_SECONDS = 2**32 - 2  # the two highest values mark groups inside Fluent Bit
 _decode = msgspec.json.Decoder().decode
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MINUTE_NS = 60 * 10**9
+_REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class Event(NamedTuple):
-    """An event as JumpCloud sent it.
+class Particulars(msgspec.Struct, frozen=True, gc=False):
+    """The members in which each event differs from all others, even where the same has happened."""
 
-    `raw` is its JSON text, byte for byte. `data` is what it says, or None where it is not one JSON object; `problem`
-    then says why. `strict` tells that a strict decoder took it: all its text is valid Unicode, all its numbers finite.
-    `time_ns` is its timestamp in nanoseconds since the epoch, or None. `id` is its own, or a hash of its bytes where
-    it has none.
+    id: str
+    timestamp: str
+    system_timestamp: str | None = None
+    connection_id: str | None = None
+    command_uuid: str | None = None
+    jc_transformation_ts: str | int | None = None
+
+
+_particulars = msgspec.json.Decoder(Particulars).decode
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """An event as JumpCloud sent it, known by time and id, and not yet decoded as a whole.
+
+    `raw` is its JSON text, byte for byte. `key` is by what the ledger knows it. `timestamp` is its own where that is
+    readable, and `time_ns` the same in nanoseconds since the epoch; both None elsewhere. `particulars` are None where
+    the event is odd: not one JSON object, without a sound id or timestamp of its own, or with others of other types.
     """
 
     raw: bytes | msgspec.Raw
+    key: Key
+    timestamp: str | None
+    time_ns: int | None
+    particulars: Particulars | None
+
+    @property
+    def id(self) -> str:
+        """Its own, or a hash of its bytes where it has none."""
+        return self.key[1]
+
+
+class Content(NamedTuple):
+    """What an event says: `data`, or None where it is not one JSON object; `problem` then says why.
+
+    `strict` tells that a strict decoder took it: all its text is valid Unicode, all its numbers finite.
+    """
+
     data: dict[str, Any] | None
     problem: str | None
     strict: bool
-    time_ns: int | None
-    id: str
-
-    @property
-    def key(self) -> Key:
-        """By what the ledger knows it."""
-        return (UNDATED if self.time_ns is None else self.time_ns // 60_000_000_000, self.id)
 
 
 def read(raw: bytes | msgspec.Raw) -> Event:
-    """Make an Event of one element of a page. Never raises: what cannot be read is carried on with the reason."""
+    """Make an Event of one element of a page. Never raises: what is odd is carried on."""
+    try:
+        particulars = _particulars(raw)
+    except _REFUSED:
+        return _read_odd(bytes(raw))
+    event_id, timestamp = particulars.id, particulars.timestamp
+    time_ns = parse_timestamp(timestamp)
+    if time_ns is None or not event_id or not event_id.isprintable():
+        return _read_odd(bytes(raw))
+    return Event(raw, (time_ns // _MINUTE_NS, event_id), timestamp, time_ns, particulars)
+
+
+def _read_odd(raw: bytes) -> Event:
+    data = decode(raw).data or {}
+    event_id, timestamp = data.get("id"), data.get("timestamp")
+    if type(event_id) is not str or not event_id or not event_id.isprintable():
+        event_id = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+    time_ns = parse_timestamp(timestamp) if type(timestamp) is str else None
+    if time_ns is None:
+        return Event(raw, (UNDATED, event_id), None, None, None)
+    return Event(raw, (time_ns // _MINUTE_NS, event_id), timestamp, time_ns, None)
+
+
+def decode(raw: bytes | msgspec.Raw) -> Content:
+    """What an event says. Never raises."""
     problem, strict = None, True
     try:
         data = _decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _REFUSED:
         data, problem = _decode_leniently(bytes(raw))
         strict = False
     if type(data) is not dict:
-        problem = problem or "the event is not a JSON object"
-        return Event(bytes(raw), None, problem, strict, None, _fingerprint(raw))
-    event_id = data.get("id")
-    if type(event_id) is not str or not event_id or not event_id.isprintable():
-        event_id = _fingerprint(raw)
-    timestamp = data.get("timestamp")
-    time_ns = parse_timestamp(timestamp) if type(timestamp) is str else None
-    return Event(raw, data, problem, strict, time_ns, event_id)
+        return Content(None, problem or "the event is not a JSON object", strict)
+    return Content(data, problem, strict)
 
 
 def _decode_leniently(raw: bytes) -> tuple[Any, str | None]:
@@ -93,15 +137,24 @@ def _decode_leniently(raw: bytes) -> tuple[Any, str | None]:
     return data, problem
 
 
-def _fingerprint(raw: bytes | msgspec.Raw) -> str:
-    return f"sha256:{hashlib.sha256(raw).hexdigest()}"
-
-
 def parse_timestamp(text: str) -> int | None:
     """RFC 3339 to nanoseconds since the epoch; None where it is not, or is outside 1970 to 2106 (EventTime's reach).
 
     Digits behind the ninth are cut. A timestamp without a zone is UTC, as everything that JumpCloud sends.
     """
+    # Most are spelled 2026-01-02T15:04:05.678Z, which Python's own parser reads in a third of the time.
+    usual = len(text) == 24 and text[7] == "-" and text[10] == "T" and text[19] == "." and text[23] == "Z"  # noqa: PLR2004
+    if not usual or text[11:13] > "23":
+        return _parse(text)
+    try:
+        since = datetime.fromisoformat(text) - _EPOCH
+    except ValueError:
+        return None
+    seconds = since.days * 86_400 + since.seconds
+    return seconds * 10**9 + since.microseconds * 1000 if 0 <= seconds < _EVENT_TIME_SECONDS else None
+
+
+def _parse(text: str) -> int | None:
     match = _TIMESTAMP.fullmatch(text)
     if match is None:
         return None

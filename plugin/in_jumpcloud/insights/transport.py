@@ -25,7 +25,7 @@ from in_jumpcloud.insights.deadline import Adapter, Deadline
 from in_jumpcloud.watch.counters import Requests
 
 LONGEST_RETRY_AFTER = 300.0
-_READ = 65_536
+_READ = 262_144
 _LARGEST_ERROR = 65_536
 
 
