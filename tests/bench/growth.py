@@ -3,7 +3,7 @@
     PYTHONPATH=tests .venv/bin/python -m bench.growth
     PYTHONPATH=tests .venv/bin/python -m bench.growth --only streams --seconds 120
 
-All of it takes about a quarter of an hour; most of that is a backfill of a million events, and the making of them.
+All of it takes up to a quarter of an hour; most of that is a backfill of a million events, and the making of them.
 """
 
 from __future__ import annotations
