@@ -29,7 +29,8 @@ CARRIED = tuple(name for name in _PARTICULARS if name not in {"id", "timestamp"}
 
 _ROOM = 8 * 1024**2
 _LARGEST = 4096  # bytes of an event; a larger one is dear to keep, and not likely to recur
-_PAYS, _LATELY, _NOW_AND_THEN = 0.25, 1024, 8  # events, but for the first, which is a share of them
+_PAYS = 0.25  # the share of events that has to recur for each to be looked up
+_LATELY, _NOW_AND_THEN = 1024, 8  # events
 _STENCIL, _ENTRY = 512, 100  # bytes that a stencil takes besides its parts, and a place in a dictionary, about
 
 # Members of a record: those that are the same in every one, those that many have in common, those that stand by
@@ -155,21 +156,18 @@ class _Memory:
         return found
 
     def add(self, key: bytes, stencil: _Stencil) -> None:
-        """Keep one."""
+        """Keep one; of parts that several have in common, one is kept."""
         with self._adding:
             if key in self._stencils:
                 return
             before = self._shared_size
-            stencil = _Stencil(
-                self._once(stencil.traits),
-                self._once(stencil.begin),
-                tuple(map(self._once, stencil.above)),
-                self._once(stencil.middle),
-                stencil.original,
-                stencil.hashed,
-                stencil.rest,
-                tuple(map(self._once, stencil.below)),
-                stencil.carried,
+            stencil = msgspec.structs.replace(
+                stencil,
+                traits=self._once(stencil.traits),
+                begin=self._once(stencil.begin),
+                above=tuple(map(self._once, stencil.above)),
+                middle=self._once(stencil.middle),
+                below=tuple(map(self._once, stencil.below)),
             )
             size = _STENCIL + len(stencil.rest) + self._shared_size - before
             self._stencils[key] = stencil, size
