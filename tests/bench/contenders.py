@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,24 +36,24 @@ class Run(NamedTuple):
 
 
 class Field:
-    """What all contenders share: the events, and the processes at both ends."""
+    """What all contenders share: the events, and the processes at both ends, which end with `stack`."""
 
-    def __init__(self, directory: Path, events: int, api: Helper, unlike: Helper, receiver: Helper, path: Path) -> None:
+    def __init__(self, directory: Path, events: int, stack: ExitStack) -> None:
         self._directory = directory
         self._events = events
-        self.api = f"http://127.0.0.1:{api.port}"
-        self._api_unlike = f"http://127.0.0.1:{unlike.port}"
-        self.receiver = receiver
-        self.path = path
+        self._stack = stack
+        self.path = write_events(directory, events)
+        self.api = self._serve(self.path)
+        self.receiver = stack.enter_context(Helper("receiver"))
         self._tail_is_whole = False
 
     def plugin(self) -> Run:
         """The plugin, to the receiver that only acknowledges."""
-        return Run(self._plugin(self.api, self._events), self._plugin(f"{self.api}/empty", 0))
+        return self._both(self.api)
 
     def unlike(self) -> Run:
         """The same with events of which no two are alike: the worst case."""
-        return Run(self._plugin(self._api_unlike, self._events), self._plugin(f"{self._api_unlike}/empty", 0))
+        return self._both(self._api_unlike)
 
     def script(self) -> Run:
         """The plain script."""
@@ -87,6 +88,16 @@ class Field:
             nothing = directory / "nothing"
             nothing.write_bytes(b"\n")
             return Run(cost, measured(fluent_bit.tail(directory, nothing), directory))
+
+    @cached_property
+    def _api_unlike(self) -> str:
+        return self._serve(write_events(self._directory, self._events, unlike=True))
+
+    def _serve(self, events: Path) -> str:
+        return f"http://127.0.0.1:{self._stack.enter_context(Helper('api', events)).port}"
+
+    def _both(self, url: str) -> Run:
+        return Run(self._plugin(url, self._events), self._plugin(f"{url}/empty", 0))
 
     def _plugin(self, url: str, expected: int) -> Cost:
         cost = self._run_plugin(url, self.receiver.port, expected)
@@ -136,12 +147,8 @@ NEED_FLUENT_BIT = ("fluent-bit", "tail")
 @contextmanager
 def field(directory: Path, events: int) -> Iterator[Field]:
     """Make the events, and start what serves and takes them."""
-    path = write_events(directory, events)
     with ExitStack() as stack:
-        api = stack.enter_context(Helper("api", path))
-        unlike = stack.enter_context(Helper("api", write_events(directory, events, unlike=True)))
-        receiver = stack.enter_context(Helper("receiver"))
-        yield Field(directory, events, api, unlike, receiver, path)
+        yield Field(directory, events, stack)
 
 
 def interleaved(field: Field, names: list[str], runs: int, told: Callable[[str, Run], Any]) -> dict[str, list[Run]]:

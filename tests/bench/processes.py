@@ -135,7 +135,7 @@ class Helper:
 def write_events(directory: Path, count: int, *, bytes_each: int = 0, unlike: bool = False) -> Path:
     """Have a file of events made, in a process of its own, as bench.events.write says; where it lies."""
     path = directory / f"events-{count}-{bytes_each}-{unlike}"
-    options = ["--bytes-each", str(bytes_each), *["--unlike"][:unlike]]
+    options = ["--bytes-each", str(bytes_each), *(["--unlike"] if unlike else [])]
     subprocess.run(  # noqa: S603 - our own command
         [sys.executable, "-m", "bench.events", path, str(count), *options],
         cwd=ROOT,

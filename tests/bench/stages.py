@@ -53,7 +53,6 @@ class Stopwatch:
     def __init__(self) -> None:
         self.spent: dict[str, float] = {}
         self.times: dict[str, int] = {}
-        self.calls = 0
         self._overhead = _Overhead(0, 0)
         self._local = threading.local()
         self._lock = threading.Lock()
@@ -74,7 +73,6 @@ class Stopwatch:
                 inner, calls = local.inner
                 own = took - inner - self._overhead.inside - calls * self._overhead.outside
                 with self._lock:
-                    self.calls += 1
                     self.spent[stage] = self.spent.get(stage, 0) + own
                     self.times[stage] = self.times.get(stage, 0) + 1
                 local.inner = outer
@@ -98,10 +96,9 @@ class Stopwatch:
 
         bare, marked = often(nothing), self.timed("calibration", _wall_time, nothing)
         whole = often(marked)
-        inside = self.spent.pop("calibration") / _CALLS
+        inside = self.spent.pop("calibration") / self.times.pop("calibration")
         each = (whole - bare) / _CALLS
         self._overhead = _Overhead(inside, each - inside)
-        self.calls = 0
         return round(each)
 
 
@@ -137,7 +134,7 @@ def main() -> None:
     try:
         importlib.import_module("in_jumpcloud.cli").main()
     finally:
-        timing = stopwatch.calls * each_ns / 1e9
+        timing = sum(stopwatch.times.values()) * each_ns / 1e9
         whole = time.process_time() - timing
         stages = {stage: stopwatch.spent.get(stage, 0) / 1e9 for stage in STAGES}
         rest = whole - start[0] - sum(stages.values()) if start else 0.0

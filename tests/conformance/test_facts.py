@@ -189,9 +189,8 @@ MAPPER = Mapper(
 
 def mapped(*events: bytes) -> Chunk:
     """The chunk that these raw events become with our mapper and packer."""
-    pack_entry = packed_entry
     records = [MAPPER.map(read(event), SECONDS * 10**9) for event in events]
-    return chunk(TAG, b"".join(pack_entry(each.time_ns, each.body) for each in records), len(records))
+    return chunk(TAG, b"".join(packed_entry(each.time_ns, each.body) for each in records), len(records))
 
 
 def deep(depth: int, opening: bytes = b'{"n":', closing: bytes = b"}") -> bytes:

@@ -76,8 +76,7 @@ def _sender_to() -> Iterator[SenderTo]:
 
 def some_chunk(*names: str, compress: wire.Compression = "none") -> Chunk:
     """A chunk of a record with each of these ids."""
-    pack = packed_entry
-    payload = b"".join(pack(TIME_NS, record(name)) for name in names)
+    payload = b"".join(packed_entry(TIME_NS, record(name)) for name in names)
     return wire.chunk("tag", payload, len(names), compress=compress)
 
 
@@ -135,8 +134,7 @@ def test_our_chunk_is_such_a_message(receiver: NodeReceiver) -> None:
 def test_times_keep_every_nanosecond(receiver: NodeReceiver, sender_to: SenderTo) -> None:
     """It sees the very seconds and nanoseconds that were packed, from 1970 to the last second that has room."""
     times = [(0, 0), (0, 1), (SECONDS, 0), (SECONDS, NANOSECONDS), (SECONDS, 999_999_999), (2**32 - 3, 999_999_999)]
-    pack = packed_entry
-    payload = b"".join(pack(seconds * 10**9 + nanoseconds, {}) for seconds, nanoseconds in times)
+    payload = b"".join(packed_entry(seconds * 10**9 + nanoseconds, {}) for seconds, nanoseconds in times)
 
     sender_to(receiver).deliver(wire.chunk("tag", payload, len(times)), NEVER)
 

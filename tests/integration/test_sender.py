@@ -28,8 +28,7 @@ NEVER = threading.Event()
 
 def some_chunk(*ids: str) -> Chunk:
     """A chunk of small records with these event ids."""
-    pack = packed_entry
-    return chunk("jumpcloud.events", b"".join(pack(10**18, {"event": {"id": each}}) for each in ids), len(ids))
+    return chunk("jumpcloud.events", b"".join(packed_entry(10**18, {"event": {"id": each}}) for each in ids), len(ids))
 
 
 def server_of(address: tuple[str, int] | str) -> config.Server:

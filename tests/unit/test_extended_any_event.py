@@ -20,7 +20,7 @@ from in_jumpcloud.ecs import fields
 from in_jumpcloud.ecs.geo import GeoIP
 from in_jumpcloud.ecs.mapper import Mapper
 from in_jumpcloud.forward.wire import packed_entry
-from in_jumpcloud.insights.event import read
+from in_jumpcloud.insights.event import decode, read
 from in_jumpcloud.simulator.events import EventSource
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,6 +218,7 @@ def test_simulated() -> None:
         check_types(raw)
         check_superset(raw)
         assert "error" not in EXTENDED.map(read(raw), 0).body
+        assert decode(raw).data is not None
     named = {json.loads(raw)["event_type"] for raw in SIMULATED}
     assert len(named) > 10
     assert named.isdisjoint(EXTENDED.unknown_types)
