@@ -12,6 +12,7 @@ import msgspec
 
 from in_jumpcloud import config
 from in_jumpcloud.deadletter import DeadLetterFile
+from in_jumpcloud.ecs.encoder import RecordEncoder
 from in_jumpcloud.errors import NotReady, ReceiverDown, StateFull, Stopped, Unwelcome
 from in_jumpcloud.forward import wire
 from in_jumpcloud.forward.chunks import filled
@@ -20,7 +21,6 @@ from in_jumpcloud.forward.tags import Tag
 from in_jumpcloud.insights.event import Event, Key, read
 from in_jumpcloud.insights.page import Page
 from in_jumpcloud.insights.window import Position
-from in_jumpcloud.recorder import Recorder
 from in_jumpcloud.retry import pause
 from in_jumpcloud.state import State
 from in_jumpcloud.watch.counters import Counters
@@ -38,7 +38,7 @@ _UNWELCOME = 60.0
 class Rooms(NamedTuple):
     """What all streams share."""
 
-    recorder: Recorder
+    encoder: RecordEncoder
     servers: Servers
     state: State
     dead_letters: DeadLetterFile
@@ -105,20 +105,20 @@ class Delivery:
 
     def _entries(self, page: Page, before: Position, stop: threading.Event) -> Iterator[_Entry]:
         """The new events of `page`, packed; those that are too large for any message are buried here."""
-        counters, record, tag_of = self._counters, self._rooms.recorder.entry, self._tag.of
+        counters, encode, tag_of = self._counters, self._rooms.encoder.encode, self._tag.of
         watermark_ns, received_ns = before.watermark_ms * 1_000_000, page.received_ns
         for event in self._new_events(page):
-            packed, traits = record(event, received_ns)
+            packed, info = encode(event, received_ns)
             counters.mapped += 1
-            counters.looked_up += traits.looked_up
-            counters.with_problems += traits.faulty
+            counters.looked_up += info.looked_up
+            counters.with_problems += info.faulty
             time_ns, late = event.time_ns, False
             if time_ns is not None and time_ns < watermark_ns:
                 late = True
                 counters.found_late((received_ns - time_ns) / 1e9)
             if self._organization:
-                self._look_for_strangers(traits.organization)
-            tag = tag_of(traits.service, traits.organization or self._organization)
+                self._look_for_strangers(info.organization)
+            tag = tag_of(info.service, info.organization or self._organization)
             entry = _Entry(event.raw, time_ns, event.key, tag, packed, late)
             size = len(packed)
             if size > self._chunk_bytes and wire.message_bytes(tag, size) > self._settings.message_max_bytes:

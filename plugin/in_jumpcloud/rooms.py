@@ -12,13 +12,13 @@ from in_jumpcloud import config
 from in_jumpcloud.deadletter import DeadLetterFile
 from in_jumpcloud.delivery import Rooms
 from in_jumpcloud.ecs import geo as databases
+from in_jumpcloud.ecs.encoder import RecordEncoder
 from in_jumpcloud.ecs.mapper import Mapper, new_id
 from in_jumpcloud.errors import ConfigError
 from in_jumpcloud.forward.servers import Servers
 from in_jumpcloud.insights.api import DirectoryInsights
 from in_jumpcloud.insights.auth import of as auth_of
 from in_jumpcloud.insights.budget import RequestBudget
-from in_jumpcloud.recorder import Recorder
 from in_jumpcloud.state import State
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class House:
     @property
     def rooms(self) -> Rooms:
         """What a page passes through."""
-        return Rooms(self._recorder, self.servers, self.state, self.dead_letters)
+        return Rooms(self._encoder, self.servers, self.state, self.dead_letters)
 
     def renew(self, settings: config.Config) -> ExitStack:
         """Take up `settings`, opening anew only the rooms that they change; all of it, or nothing.
@@ -103,7 +103,7 @@ class House:
 
     def _begin_to_map(self, settings: config.Config) -> None:
         self.mapper = Mapper(settings.ecs, self.geo, agent_id=self.state.agent_id, ephemeral_id=self._ephemeral_id)
-        self._recorder = Recorder(self.mapper, self.geo)
+        self._encoder = RecordEncoder(self.mapper)
 
 
 def only_streams_differ(one: config.Config, other: config.Config) -> bool:

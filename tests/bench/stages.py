@@ -23,7 +23,7 @@ _MARKS = (
     ("decode", _wall_time, "in_jumpcloud.delivery", "read"),
     ("map", _wall_time, "in_jumpcloud.ecs.mapper", "Mapper.map"),
     ("geo", _wall_time, "in_jumpcloud.ecs.geo", "GeoIP.lookup"),
-    ("stencils", _wall_time, "in_jumpcloud.recorder", "Recorder.entry"),
+    ("encode", _wall_time, "in_jumpcloud.ecs.encoder", "RecordEncoder.encode"),
     ("pack", _thread_time, "in_jumpcloud.forward.wire", "chunk"),
     ("send and ack", _thread_time, "in_jumpcloud.forward.servers", "Servers.deliver"),
     ("ledger", _thread_time, "in_jumpcloud.state", "State.delivered"),
@@ -143,7 +143,6 @@ def main() -> None:
             "stages": stages,
             "else": rest,
             "taken off": timing,
-            "mapped": stopwatch.times.get("map", 0),
         }
         result.write_text(json.dumps(told))
 

@@ -69,9 +69,8 @@ def test_the_stages_are_found_where_the_bench_looks_for_them(figures: dict[str, 
     """Every stage has its time, and together they are more than half of what an event takes."""
     stages = figures["stages_cpu_us"]
 
-    assert stages.keys() == {"fetch", "decode", "map", "geo", "stencils", "pack", "send and ack", "ledger", "else"}
+    assert stages.keys() == {"fetch", "decode", "map", "geo", "encode", "pack", "send and ack", "ledger", "else"}
     assert stages["else"] < sum(stages.values()) / 2
-    assert 0 < figures["mapped"] < EVENTS
 
 
 @needs_fluent_bit

@@ -222,7 +222,7 @@ def test_invalid_utf8() -> None:
 def test_unreadable(raw: bytes, problem: str) -> None:
     """What is not one JSON object is carried on undated, with its bytes, a hash for an id, and the reason."""
     assert decode(raw)[:2] == (None, problem)
-    assert read(raw) == read(msgspec.Raw(raw)) == Event(raw, (UNDATED, digest(raw)), None, None, None)
+    assert read(raw) == read(msgspec.Raw(raw)) == Event(raw, (UNDATED, digest(raw)), None, None)
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(

@@ -113,12 +113,6 @@ class GeoIP:
         self.hits += 1
         return answer
 
-    def epoch(self) -> int:
-        """A number that is another once a database was replaced; where it is due, the files are looked at first."""
-        if self._clock() >= self._check_at:
-            self._check()
-        return self._epoch
-
     def databases(self) -> list[tuple[str, str, int]]:
         """Of each database in use: its setting, its type, and when it was built, in epoch seconds."""
         opened = [("geoip.city", self._city), ("geoip.asn", self._asn)]

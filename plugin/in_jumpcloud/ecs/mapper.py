@@ -12,8 +12,6 @@ import uuid
 from collections import Counter
 from typing import Any, NamedTuple
 
-import msgspec
-
 from in_jumpcloud import __version__, config
 from in_jumpcloud.ecs import addresses, extended, fields
 from in_jumpcloud.ecs.geo import GeoIP
@@ -62,7 +60,7 @@ class Record(NamedTuple):
     """What is sent: `time_ns` since the epoch, and `body`, which must not be changed: its parts are shared.
 
     `service` and `organization` are what the event says, whatever that is. `looked_up` tells that an address in it was
-    found in the city database; `regular` that there was no problem, and the catalogue knows its type.
+    found in the city database.
     """
 
     time_ns: int
@@ -70,7 +68,6 @@ class Record(NamedTuple):
     service: Any
     organization: Any
     looked_up: bool
-    regular: bool
 
 
 class Mapper:
@@ -116,18 +113,17 @@ class Mapper:
 
     def map(self, event: Event, received_ns: int) -> Record:
         """The record of an event whose page was received at `received_ns`. Never raises, never drops."""
-        created = self.created(received_ns)
+        created = self._created_at(received_ns)
         data, problem, strict = decode(event.raw)
         service, organization = (data.get("service"), data.get("organization")) if data else (None, None)
-        problems, known = [problem] if problem else [], None
+        problems = [problem] if problem else []
         about: dict[str, Any] = {"created": created, **self._constant_of_event}
         body: dict[str, Any] = {"@timestamp": created, **self._constant, "event": about}
         if data is not None:
             data = self._cleaned(data, problems, strict=strict)
             self._fill(body, about, data, event, problems)
             if self._extended:
-                known = self._known(data)
-                extended.extend(body, data, known)
+                extended.extend(body, data, self._known(data))
             if not self._keep_duplicates:
                 _remove_duplicates(data)
             if data:
@@ -136,17 +132,16 @@ class Mapper:
             about["kind"] = "pipeline_error"
             body["error"] = {"message": problems}
         if problems or self._keep_original:
-            about["original"] = original(event.raw)
+            about["original"] = bytes(event.raw).decode(errors="replace")
         if self._hash_original:
-            about["hash"] = digest(event.raw)
+            about["hash"] = hashlib.sha256(event.raw).hexdigest()
         body["tags"] = self._tags_of_a_problem if problems else self._tags
         looked_up = "geo" in body.get("client", ()) or "geo" in body.get("source", ())
-        regular = not problems and (known is not None or not self._extended)
         time_ns = received_ns if event.time_ns is None else event.time_ns
-        return Record(time_ns, body, service, organization, looked_up, regular)
+        return Record(time_ns, body, service, organization, looked_up)
 
-    def created(self, received_ns: int) -> str:
-        """The time of collection, `event.created`, of the events of a page."""
+    def _created_at(self, received_ns: int) -> str:
+        """`event.created`: the time of collection, the same for all events of a page."""
         created = self._created  # read once: another thread may exchange it
         if created[0] != received_ns:
             created = self._created = (received_ns, rfc3339(received_ns // 1_000_000))
@@ -170,7 +165,7 @@ class Mapper:
         self, body: dict[str, Any], about: dict[str, Any], data: dict[str, Any], event: Event, problems: list[str]
     ) -> None:
         if event.time_ns is not None:
-            body["@timestamp"] = stamp(event)
+            body["@timestamp"] = _timestamp(event)
         elif "timestamp" in data:
             problems.append(
                 f"timestamp: {data['timestamp']!r:.60} is not a readable time; the time of collection stands for it"
@@ -248,23 +243,13 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
-def stamp(event: Event) -> str:
+def _timestamp(event: Event) -> str:
     """`@timestamp` of an event that has a time: in UTC, with exactly three fraction digits, as most have it already."""
     text = event.timestamp
     assert text is not None and event.time_ns is not None  # noqa: PT018, S101
     if text[-1] == "Z" and text[10] == "T" and text[19] in ".Z":
         return text if len(text) == 24 else f"{text[:19]}.{text[20:-1]:0<3.3}Z"  # noqa: PLR2004
     return rfc3339(event.time_ns // 1_000_000)
-
-
-def original(raw: bytes | msgspec.Raw) -> str:
-    """`event.original` of an event: its JSON, with a mark for what is not UTF-8."""
-    return bytes(raw).decode(errors="replace")
-
-
-def digest(raw: bytes | msgspec.Raw) -> str:
-    """`event.hash` of an event."""
-    return hashlib.sha256(raw).hexdigest()
 
 
 def _remove_duplicates(data: dict[str, Any]) -> None:

@@ -27,33 +27,25 @@ _MINUTE_NS = 60 * 10**9
 _REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class Particulars(msgspec.Struct, frozen=True, gc=False):
-    """The members in which each event differs from all others, even where the same has happened."""
-
+class _Identity(msgspec.Struct, frozen=True, gc=False):
     id: str
     timestamp: str
-    system_timestamp: str | None = None
-    connection_id: str | None = None
-    command_uuid: str | None = None
-    jc_transformation_ts: str | int | None = None
 
 
-_particulars = msgspec.json.Decoder(Particulars).decode
+_identity = msgspec.json.Decoder(_Identity).decode
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
     """An event as JumpCloud sent it, known by time and id, and not yet decoded as a whole.
 
     `raw` is its JSON text, byte for byte. `key` is by what the ledger knows it. `timestamp` is its own where that is
-    readable, and `time_ns` the same in nanoseconds since the epoch; both None elsewhere. `particulars` are None where
-    the event is odd: not one JSON object, without a sound id or timestamp of its own, or with others of other types.
+    readable, and `time_ns` the same in nanoseconds since the epoch; both None elsewhere.
     """
 
     raw: bytes | msgspec.Raw
     key: Key
     timestamp: str | None
     time_ns: int | None
-    particulars: Particulars | None
 
     @property
     def id(self) -> str:
@@ -75,14 +67,14 @@ class Content(NamedTuple):
 def read(raw: bytes | msgspec.Raw) -> Event:
     """Make an Event of one element of a page. Never raises: what is odd is carried on."""
     try:
-        particulars = _particulars(raw)
+        identity = _identity(raw)
     except _REFUSED:
         return _read_odd(bytes(raw))
-    event_id, timestamp = particulars.id, particulars.timestamp
+    event_id, timestamp = identity.id, identity.timestamp
     time_ns = parse_timestamp(timestamp)
     if time_ns is None or not event_id or not event_id.isprintable():
         return _read_odd(bytes(raw))
-    return Event(raw, (time_ns // _MINUTE_NS, event_id), timestamp, time_ns, particulars)
+    return Event(raw, (time_ns // _MINUTE_NS, event_id), timestamp, time_ns)
 
 
 def _read_odd(raw: bytes) -> Event:
@@ -92,8 +84,8 @@ def _read_odd(raw: bytes) -> Event:
         event_id = f"sha256:{hashlib.sha256(raw).hexdigest()}"
     time_ns = parse_timestamp(timestamp) if type(timestamp) is str else None
     if time_ns is None:
-        return Event(raw, (UNDATED, event_id), None, None, None)
-    return Event(raw, (time_ns // _MINUTE_NS, event_id), timestamp, time_ns, None)
+        return Event(raw, (UNDATED, event_id), None, None)
+    return Event(raw, (time_ns // _MINUTE_NS, event_id), timestamp, time_ns)
 
 
 def decode(raw: bytes | msgspec.Raw) -> Content:
