@@ -26,14 +26,14 @@ from ecs_hostile import events
 from fluent_bit_support import BINARY, FluentBit
 from support import ROOT, wait_until
 
-from in_jumpcloud import config
+from in_jumpcloud.config.schema import EcsSettings, ForwardSettings, ServerSettings
 from in_jumpcloud.ecs import fields
-from in_jumpcloud.ecs.geo import GeoIP
+from in_jumpcloud.ecs.geoip import GeoIPLookup
 from in_jumpcloud.ecs.mapper import Mapper
 from in_jumpcloud.forward import wire
-from in_jumpcloud.forward.chunks import filled
+from in_jumpcloud.forward.chunks import batch
 from in_jumpcloud.forward.sender import AckSender
-from in_jumpcloud.insights.event import read
+from in_jumpcloud.insights.event import parse_event
 
 SHARE_OF_ELASTIC = 5
 """Of so many events, one is mapped by both profiles."""
@@ -110,11 +110,11 @@ class Fuzz:
         self._extended, self._elastic = (
             Mapper(
                 settings,
-                GeoIP(ROOT / "geoip" / "demo-city.mmdb", ROOT / "geoip" / "demo-asn.mmdb", extended=extended),
+                GeoIPLookup(ROOT / "geoip" / "demo-city.mmdb", ROOT / "geoip" / "demo-asn.mmdb", extended=extended),
                 agent_id="the agent",
                 ephemeral_id="the process",
             )
-            for settings, extended in ((config.Ecs(), True), (config.Ecs(profile="elastic"), False))
+            for settings, extended in ((EcsSettings(), True), (EcsSettings(profile="elastic"), False))
         )
         self.figures = Figures(seed)
 
@@ -139,23 +139,23 @@ class Fuzz:
         for number, raw in enumerate(events(self._count, self.figures.seed)):
             self.figures.events += 1
             self.figures.raw_bytes += len(raw)
-            record = self._extended.map(read(raw), now_ns)
+            record = self._extended.map(parse_event(raw), now_ns)
             self.figures.reported += "error" in record.body
             self.figures.leaves += self._check_types(record.body, raw, sent=True)
             if number % SHARE_OF_ELASTIC == 0:
                 self.figures.compared += 1
-                base = self._elastic.map(read(raw), now_ns).body
+                base = self._elastic.map(parse_event(raw), now_ns).body
                 self._note([f"extended lacks {'.'.join(path)}" for path in lacking(base, record.body)], raw)
             body = record.body | {_NUMBER: number}
             self._digests.append(_digest(_printed(body)))
-            yield Entry(_TAG, wire.packed_entry(record.time_ns, body))
+            yield Entry(_TAG, wire.pack_entry(record.time_ns, body))
 
     def _deliver(self, fluent_bit: FluentBit) -> None:
-        server = config.Server(host="127.0.0.1", port=fluent_bit.port)
-        sender = AckSender(server, config.Forward(servers=(server,)))
-        for entries, _ in filled(self._entries(), 1_000_000):
+        server = ServerSettings(host="127.0.0.1", port=fluent_bit.port)
+        sender = AckSender(server, ForwardSettings(servers=(server,)))
+        for entries, _ in batch(self._entries(), 1_000_000):
             packed = b"".join(entry.packed for entry in entries)
-            sender.deliver(wire.chunk(_TAG, packed, len(entries)), threading.Event())
+            sender.deliver(wire.build_chunk(_TAG, packed, len(entries)), threading.Event())
         sender.close()
 
     def _lines_of(self, output: BinaryIO) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from support import ROOT
 
-from in_jumpcloud.ecs import catalog, fields
+from in_jumpcloud.ecs import event_types, fields
 
 DATA = ROOT / "tests" / "data"
 DOCUMENTED: list[dict[str, Any]] = [
@@ -29,7 +29,7 @@ DECLARED = [
     if row.name.startswith(f"{fields.EVENT}.")
 ]
 NAMES = sorted({name for path in DECLARED for name in path})
-TYPES = [(row.service, row.name) for row in catalog.table()]
+TYPES = [(row.service, row.name) for row in event_types.table()]
 
 
 class Literal(str):

@@ -8,7 +8,7 @@ from typing import Any
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
-from in_jumpcloud.ecs.geo import GeoIP
+from in_jumpcloud.ecs.geoip import GeoIPLookup
 
 GEOIP = Path(__file__).resolve().parents[1] / "geoip"
 CITY, ASN = GEOIP / "demo-city.mmdb", GEOIP / "demo-asn.mmdb"
@@ -29,7 +29,7 @@ def named(name: str) -> dict[str, Any]:
     return {"city": {"names": {"en": name}}}
 
 
-def city(geoip: GeoIP, text: str) -> str | None:
+def city(geoip: GeoIPLookup, text: str) -> str | None:
     """The city of an address that must be valid; None where nothing is known."""
     found = geoip.lookup(text)
     assert found is not None

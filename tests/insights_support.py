@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from in_jumpcloud import config
+from in_jumpcloud.config.schema import JumpCloudSettings
+from in_jumpcloud.config.types import Duration, Secret
 from in_jumpcloud.errors import InJumpCloudError
 from in_jumpcloud.insights import auth
 from in_jumpcloud.insights.api import DirectoryInsights, Scope
-from in_jumpcloud.insights.budget import RequestBudget
-from in_jumpcloud.insights.page import Page
+from in_jumpcloud.insights.pages import Page
+from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.simulator.events import EventSource
-from in_jumpcloud.units import Duration, Secret
 
 KEY = "jca_Zw41PqLmN8sT0uV7xY2bC5dE9fG3hJ6kA1rB"
 NOW = 1_790_000_000_000
@@ -110,11 +110,13 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
         monkeypatch.delenv(name.upper(), raising=False)
     made: list[DirectoryInsights] = []
 
-    def client(url: str, *, key: str = KEY, budget: RequestBudget | None = None, **settings: Any) -> DirectoryInsights:
+    def client(
+        url: str, *, key: str = KEY, rate_limiter: RateLimiter | None = None, **settings: Any
+    ) -> DirectoryInsights:
         api_key = None if "client_id" in settings else Secret(key)
-        section = config.JumpCloud(url=url, api_key=api_key, **{"read_timeout": Duration(20), **settings})
-        budget = budget or RequestBudget(10_000)
-        made.append(DirectoryInsights(section, auth.of(section, budget), budget))
+        section = JumpCloudSettings(url=url, api_key=api_key, **{"read_timeout": Duration(20), **settings})
+        rate_limiter = rate_limiter or RateLimiter(10_000)
+        made.append(DirectoryInsights(section, auth.auth_for(section, rate_limiter), rate_limiter))
         return made[-1]
 
     yield client

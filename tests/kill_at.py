@@ -15,10 +15,10 @@ from collections.abc import Callable
 from typing import Any
 
 from in_jumpcloud import cli
-from in_jumpcloud.deadletter import DeadLetterFile
 from in_jumpcloud.forward.sender import AckSender
 from in_jumpcloud.insights.api import DirectoryInsights
-from in_jumpcloud.state import State
+from in_jumpcloud.state.dead_letters import DeadLetterFile
+from in_jumpcloud.state.store import StateStore
 
 
 class Instants:
@@ -60,15 +60,15 @@ def main() -> None:
     instants.around(DirectoryInsights, "fetch")
     instants.around(AckSender, "deliver")
     instants.around(DeadLetterFile, "add")
-    opened = State.__init__
+    opened = StateStore.__init__
 
     @functools.wraps(opened)
-    def watched(self: State, *arguments: Any, **options: Any) -> None:
+    def watched(self: StateStore, *arguments: Any, **options: Any) -> None:
         opened(self, *arguments, **options)
         # Rows differ in their values, which the statement's first words do not show.
         self._database.set_trace_callback(lambda statement: instants.pass_by(statement[:30]))
 
-    State.__init__ = watched  # type: ignore[method-assign]
+    StateStore.__init__ = watched  # type: ignore[method-assign]
     try:
         cli.main()
     finally:

@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from in_jumpcloud.insights.window import rfc3339
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import rfc3339
 
 ROOT = Path(__file__).parents[1]
 COMMAND = Path(sys.executable).with_name("in-jumpcloud")

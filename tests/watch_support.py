@@ -13,10 +13,20 @@ from urllib.parse import urlsplit
 import msgspec
 from support import KEY, ROOT
 
-from in_jumpcloud import app, config
+from in_jumpcloud import app
+from in_jumpcloud.config.schema import (
+    Config,
+    DeadLetterSettings,
+    ForwardSettings,
+    GeoIPSettings,
+    JumpCloudSettings,
+    ServerSettings,
+    StateSettings,
+)
+from in_jumpcloud.config.types import Secret, Start
+from in_jumpcloud.monitoring import server
 from in_jumpcloud.simulator.api import SimulatedApi
-from in_jumpcloud.units import Secret, Start
-from in_jumpcloud.watch import server
+from in_jumpcloud.timestamps import now_ms
 
 PAGES = ("/", "/status.json", "/metrics", "/healthz", "/readyz")
 
@@ -59,15 +69,15 @@ class Watched(NamedTuple):
         return {name: float(value) for name, _, value in samples}
 
 
-def settings_of(url: str, directory: Path, *ports: int, **changes: Any) -> config.Config:
+def settings_of(url: str, directory: Path, *ports: int, **changes: Any) -> Config:
     """Settings between an API and receivers at these ports; a change is `section__key=value`."""
-    servers = tuple(config.Server(host="127.0.0.1", port=port) for port in ports)
-    settings = config.Config(
-        jumpcloud=config.JumpCloud(api_key=Secret(KEY), url=url, start=Start("3h"), requests_per_second=1000),
-        geoip=config.GeoIP(city=ROOT / "geoip" / "demo-city.mmdb"),
-        forward=config.Forward(servers=servers or (config.Server(host="127.0.0.1"),)),
-        state=config.State(path=directory / "state.db"),
-        dead_letter=config.DeadLetter(path=directory / "dead-letter.ndjson"),
+    servers = tuple(ServerSettings(host="127.0.0.1", port=port) for port in ports)
+    settings = Config(
+        jumpcloud=JumpCloudSettings(api_key=Secret(KEY), url=url, start=Start("3h"), requests_per_second=1000),
+        geoip=GeoIPSettings(city=ROOT / "geoip" / "demo-city.mmdb"),
+        forward=ForwardSettings(servers=servers or (ServerSettings(host="127.0.0.1"),)),
+        state=StateSettings(path=directory / "state.db"),
+        dead_letter=DeadLetterSettings(path=directory / "dead-letter.ndjson"),
     )
     for name, value in changes.items():
         section, key = name.split("__")
@@ -77,11 +87,9 @@ def settings_of(url: str, directory: Path, *ports: int, **changes: Any) -> confi
 
 
 @contextmanager
-def watched(
-    settings: config.Config, *, once: bool = False, now_ms: Callable[[], int] = app.now_ms
-) -> Iterator[Watched]:
+def watched(settings: Config, *, once: bool = False, now_ms: Callable[[], int] = now_ms) -> Iterator[Watched]:
     """Open the plugin and serve its pages at a port that is free."""
-    with app.opened(settings, once=once) as plugin, server.serving("127.0.0.1:0", plugin, now_ms=now_ms) as url:
+    with app.open_app(settings, once=once) as plugin, server.serve("127.0.0.1:0", plugin, now_ms=now_ms) as url:
         assert url is not None
         yield Watched(plugin, url)
 

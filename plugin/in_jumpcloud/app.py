@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from in_jumpcloud import config
 from in_jumpcloud.collector import Collector, Stream
-from in_jumpcloud.errors import ConfigError, Failed, InJumpCloudError, Stopped, TryAgain
+from in_jumpcloud.config.schema import Config
+from in_jumpcloud.errors import ConfigError, Fatal, InJumpCloudError, Retryable, Stopped
 from in_jumpcloud.insights.api import Scope
-from in_jumpcloud.rooms import House, only_streams_differ
+from in_jumpcloud.resources import Resources, only_streams_differ
+from in_jumpcloud.timestamps import now_ms
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +25,8 @@ _GRACE = 5.0
 """Seconds that the workers have to end, once the process was asked to."""
 _TRIES_ONCE = 6
 """Failures in a row after which `--once` gives a stream up: about a minute."""
-_LOOK_UP = 0.5
+_TICK = 0.5
 """Seconds after which the main thread looks whether there is something for it to do."""
-
-
-def now_ms() -> int:
-    """The time of day."""
-    return time.time_ns() // 1_000_000
 
 
 class _Slot:
@@ -45,10 +41,10 @@ class _Slot:
 class App:
     """The running plugin: one collector for each stream, and the workers that drive them."""
 
-    def __init__(self, house: House, *, once: bool = False, now_ms: Callable[[], int] = now_ms) -> None:
+    def __init__(self, resources: Resources, *, once: bool = False, now_ms: Callable[[], int] = now_ms) -> None:
         self.stop = threading.Event()
         """Set it to end the process; `end` does."""
-        self.house = house
+        self.resources = resources
         self._once = once
         self._now_ms = now_ms
         self._ahead = threading.Semaphore(WORKERS)
@@ -61,7 +57,7 @@ class App:
         self._fatal: ConfigError | None = None
         self._changed = threading.Condition()
         self._reload: Callable[[], None] | None = None
-        self._every_look: Callable[[], None] = lambda: None
+        self._on_tick: Callable[[], None] = lambda: None
         self._add_streams()
 
     @property
@@ -74,20 +70,20 @@ class App:
         """Whether every worker is at work, or waits on purpose."""
         return all(worker.is_alive() for worker in self._workers)
 
-    def run(self, every_look: Callable[[], None] = lambda: None) -> InJumpCloudError | None:
+    def run(self, on_tick: Callable[[], None] = lambda: None) -> InJumpCloudError | None:
         """Work until `stop` is set, or, with `once`, until every stream has come up to now.
 
-        `every_look` is called about twice a second, by the thread that called this.
+        `on_tick` is called about twice a second, by the thread that called this.
 
         Returns:
             The error that ended it before its time, if any; with `once` that which kept a stream from coming up to now.
         """
-        self._every_look = every_look
+        self._on_tick = on_tick
         if self._once:
-            self.house.servers.connect(self.stop)
+            self.resources.servers.connect(self.stop)
         self._start_workers()
-        while not self.stop.wait(_LOOK_UP):
-            self._every_look()
+        while not self.stop.wait(_TICK):
+            self._on_tick()
             if self._reload:
                 reload, self._reload = self._reload, None
                 reload()
@@ -102,21 +98,21 @@ class App:
             return self._fatal
         return next((each.error for each in self.collectors if each.error), None)
 
-    def reload(self, load: Callable[[], config.Config], done: Callable[[], None] = lambda: None) -> None:
+    def reload(self, load: Callable[[], Config], done: Callable[[], None] = lambda: None) -> None:
         """Take up what `load` gives, soon, and call `done`; fit to be called by a signal's handler."""
 
         def reload() -> None:
-            self._take_up(load)
+            self._apply_reload(load)
             done()
 
         self._reload = reload
 
-    def _take_up(self, load: Callable[[], config.Config]) -> None:
+    def _apply_reload(self, load: Callable[[], Config]) -> None:
         """Go on with new settings, or, where anything is wrong with them, with the old. Unchanged streams go on."""
-        old = self.house.settings
+        old = self.resources.settings
         try:
             settings = load()
-            replaced = self.house.renew(settings)
+            replaced = self.resources.renew(settings)
         except InJumpCloudError as error:
             for line in str(error).splitlines():
                 log.error("not reloaded: %s", line)  # noqa: TRY400 - no traceback
@@ -131,8 +127,8 @@ class App:
             kept = len(self._slots)
             # A stream has one collector at a time: the next begins where this one has come to.
             while any(slot.busy for slot in leaving) and not self.stop.is_set():
-                self._changed.wait(_LOOK_UP)
-                self._every_look()
+                self._changed.wait(_TICK)
+                self._on_tick()
         if self.stop.is_set():
             return
         replaced.close()
@@ -142,19 +138,19 @@ class App:
 
     def _add_streams(self) -> None:
         """Make a collector for each stream that has none."""
-        settings = self.house.settings
-        patience = float(settings.forward.ack_timeout) if self._once else None
+        settings = self.resources.settings
+        give_up_after = float(settings.forward.ack_timeout) if self._once else None
         with self._changed:
             for stream in streams(settings):
                 if stream.name in self._slots:
                     continue
                 collector = Collector(
                     stream,
-                    self.house.api,
-                    self.house.rooms,
+                    self.resources.api,
+                    self.resources.for_pipeline,
                     settings,
                     ahead=self._ahead,
-                    patience=patience,
+                    give_up_after=give_up_after,
                     now_ms=self._now_ms,
                 )
                 slot = self._slots[stream.name] = _Slot(collector)
@@ -181,7 +177,7 @@ class App:
             except Exception:
                 # A fault of ours in one stream must not end the others.
                 log.exception("%s: an error of the plugin itself; next try in a minute", collector.stream.name)
-                collector.error = Failed(f"{collector.stream.name}: an error of the plugin itself; the log has it")
+                collector.error = Fatal(f"{collector.stream.name}: an error of the plugin itself; the log has it")
                 delay = 60.0
             with self._changed:
                 slot.busy = False
@@ -213,10 +209,10 @@ class App:
     def _is_done(collector: Collector) -> bool:
         if collector.error is None:
             return collector.caught_up
-        return not isinstance(collector.error, TryAgain) or collector.failures >= _TRIES_ONCE
+        return not isinstance(collector.error, Retryable) or collector.failures >= _TRIES_ONCE
 
 
-def streams(settings: config.Config) -> list[Stream]:
+def streams(settings: Config) -> list[Stream]:
     """One stream for each organization and for the provider; where there is neither, one for the key's own."""
     found = [Stream(f"organization {each}", Scope(organization=each)) for each in settings.jumpcloud.organizations]
     if settings.jumpcloud.provider_id:
@@ -227,14 +223,14 @@ def streams(settings: config.Config) -> list[Stream]:
 
 
 @contextmanager
-def opened(settings: config.Config, *, once: bool = False, now_ms: Callable[[], int] = now_ms) -> Iterator[App]:
+def open_app(settings: Config, *, once: bool = False, now_ms: Callable[[], int] = now_ms) -> Iterator[App]:
     """Open every room as `settings` say, and close them behind the App. `now_ms` is the clock, in epoch milliseconds.
 
     Raises:
         ConfigError, Failed: a room could not be opened.
     """
-    house = House(settings, now_ms=now_ms)
+    resources = Resources(settings, now_ms=now_ms)
     try:
-        yield App(house, once=once, now_ms=now_ms)
+        yield App(resources, once=once, now_ms=now_ms)
     finally:
-        house.close()
+        resources.close()

@@ -10,30 +10,30 @@ from typing import NamedTuple
 
 import msgspec
 
-from in_jumpcloud import config
-from in_jumpcloud.delivery import Delivery, Rooms
+from in_jumpcloud.backoff import backoff_delay
+from in_jumpcloud.config.schema import Config
+from in_jumpcloud.counters import Counters
 from in_jumpcloud.errors import (
     ConfigError,
+    CountsUnavailable,
     CursorLost,
     InJumpCloudError,
-    NoCounts,
     NotLicensed,
     PageTooLarge,
-    StateFull,
+    Retryable,
+    StateUnavailable,
     Stopped,
-    TryAgain,
 )
 from in_jumpcloud.insights.api import DirectoryInsights, Scope
-from in_jumpcloud.insights.page import Page
-from in_jumpcloud.insights.pager import Pager
-from in_jumpcloud.insights.window import Position, Window, plan, rfc3339
-from in_jumpcloud.reconcile import MINUTE_MS, Disagreements, spans
-from in_jumpcloud.retry import pause
-from in_jumpcloud.watch.counters import Counters
+from in_jumpcloud.insights.pages import Page, Pager
+from in_jumpcloud.insights.window import Position, Window, plan_window
+from in_jumpcloud.pipeline import Pipeline, PipelineResources
+from in_jumpcloud.reconciler import CountMismatches, spans
+from in_jumpcloud.timestamps import MINUTE_MS, rfc3339
 
 log = logging.getLogger(__name__)
 
-AFTER_A_REFUSAL = 300.0
+REJECTED_DELAY = 300.0
 """Seconds until JumpCloud is asked again what it refused: neither a fast retry nor a stop for good."""
 _PRUNE_EVERY_MS = 600_000
 _WITHOUT_COUNTS_EVERY_MS = 6 * 3_600_000
@@ -56,16 +56,16 @@ class Collector:
         self,
         stream: Stream,
         api: DirectoryInsights,
-        rooms: Rooms,
-        settings: config.Config,
+        resources: PipelineResources,
+        settings: Config,
         *,
         ahead: threading.Semaphore,
-        patience: float | None = None,
+        give_up_after: float | None = None,
         now_ms: Callable[[], int],
     ) -> None:
         """Take the stream up where the state has it. `now_ms` is the clock, in epoch milliseconds.
 
-        `ahead` bounds the pages that all streams together fetch ahead. `patience`: seconds after which a receiver
+        `ahead` bounds the pages that all streams together fetch ahead. `give_up_after`: seconds after which a receiver
         that is down is an error; None: never.
         """
         self.stream = stream
@@ -76,27 +76,27 @@ class Collector:
         self.failures = 0
         """Tries in a row that failed, without those that JumpCloud asked to put off."""
         self._api = api
-        self._rooms = rooms
+        self._resources = resources
         self._settings = settings
         self._ahead = ahead
         self._now_ms = now_ms
-        self._delivery = Delivery(
+        self._delivery = Pipeline(
             stream.name,
-            rooms,
+            resources,
             settings.forward,
             self.counters,
             now_ms=now_ms,
             organization=stream.scope.organization,
-            patience=patience,
+            give_up_after=give_up_after,
         )
         self._limit = settings.jumpcloud.page_limit
-        self._position = rooms.state.position(stream.name) or self._begin()
+        self._position = resources.state.position(stream.name) or self._begin()
         self._pager: Pager | None = None
         self._next_poll_ms = 0
         self._again: deque[Window] = deque()
         """Spans to read again, because events came late to them."""
         self._pager_again: Pager | None = None
-        self._disagreements = Disagreements()
+        self._disagreements = CountMismatches()
         self._next_comparison_ms = 0
         self._next_without_counts_ms = 0
         self._pruned_ms = 0
@@ -115,13 +115,13 @@ class Collector:
             ConfigError: the state is damaged, or a path of the configuration is of no use any more.
             Stopped: `stop` was set; nothing is lost, the state has the position.
         """
-        pulse, delay = self.counters.pulse, 0.0
-        pulse.begin()
+        liveness, delay = self.counters.liveness, 0.0
+        liveness.begin()
         try:
             delay = self._step(stop)
         finally:
-            pulse.rest(delay)
-        pulse.came_up |= self.caught_up
+            liveness.idle(delay)
+        liveness.caught_up_once |= self.caught_up
         return delay
 
     def _step(self, stop: threading.Event) -> float:
@@ -136,7 +136,7 @@ class Collector:
             return self._after(error)
         if self.error:
             log.info("%s: goes on", self.stream.name)
-            self._rooms.state.tell(self.stream.name, None, self._now_ms())
+            self._resources.state.record_error(self.stream.name, None, self._now_ms())
         self.error = None
         self.failures = 0
         wait_ms = min(self._until_poll_ms(), self._until_comparison_ms())
@@ -152,31 +152,31 @@ class Collector:
     def _begin(self) -> Position:
         start_ms = self._settings.jumpcloud.start.resolve(self._now_ms())
         log.info("%s: a new stream; begins at %s", self.stream.name, rfc3339(start_ms))
-        position = Position.beginning(start_ms)
+        position = Position.starting_at(start_ms)
         # Written down at once: "now" must not move on while the first request fails.
-        self._rooms.state.commit(self.stream.name, [], position)
+        self._resources.state.commit(self.stream.name, [], position)
         return position
 
     def _after(self, error: InJumpCloudError) -> float:
         """Get ready for the next try after `error`; the seconds until it is due."""
         if self.error is None or str(self.error) != str(error):
-            self._rooms.state.tell(self.stream.name, str(error), self._now_ms())
+            self._resources.state.record_error(self.stream.name, str(error), self._now_ms())
         self.error = error
-        asked_to_wait = isinstance(error, TryAgain) and error.after is not None
+        asked_to_wait = isinstance(error, Retryable) and error.after is not None
         self.failures += not asked_to_wait
         self.caught_up = False
         self._pager = self._pager_again = None
         if isinstance(error, PageTooLarge):
             self._limit = max(1, self._limit // 4)
         if isinstance(error, CursorLost | PageTooLarge):
-            self._begin_anew()
-        passing = isinstance(error, TryAgain | StateFull)
-        if isinstance(error, TryAgain) and error.after is not None:
+            self._restart_window()
+        passing = isinstance(error, Retryable | StateUnavailable)
+        if isinstance(error, Retryable) and error.after is not None:
             delay = error.after
         elif passing:
-            delay = pause(self.failures)
+            delay = backoff_delay(self.failures)
         else:
-            delay = AFTER_A_REFUSAL
+            delay = REJECTED_DELAY
             self._again.clear()
             self._disagreements.forget()
         log.log(
@@ -184,13 +184,13 @@ class Collector:
         )
         return delay
 
-    def _begin_anew(self) -> None:
+    def _restart_window(self) -> None:
         """What was under way begins at its window's start again; the ledger keeps it from being doubled."""
         self._again = deque(msgspec.structs.replace(each, limit=self._limit) for each in self._again)
         window = self._position.window
         if window:
             window = msgspec.structs.replace(window, limit=min(window.limit, self._limit), cursor=None)
-            self._position = self._position.under_way(window)
+            self._position = self._position.with_window(window)
 
     def _advance(self, stop: threading.Event) -> None:
         """One page: of the window under way, else of the next poll, else of what came late."""
@@ -206,7 +206,7 @@ class Collector:
     def _poll(self) -> Pager | None:
         """Page the window under way, or else the next one, which is frozen from here on."""
         settings, now_ms = self._settings.jumpcloud, self._now_ms()
-        window = plan(
+        window = plan_window(
             self._position,
             now_ms,
             services=settings.services,
@@ -219,7 +219,7 @@ class Collector:
             self._next_poll_ms = now_ms + settings.interval.ms
         if window is None:
             return None
-        self._position = self._position.under_way(window)
+        self._position = self._position.with_window(window)
         return Pager(window, self._fetch, self._ahead)
 
     def _fetch(self, window: Window, stop: threading.Event) -> Page:
@@ -228,7 +228,7 @@ class Collector:
     def _deliver_page(self, pager: Pager, stop: threading.Event) -> None:
         page, before = self._page(pager, stop), self._position
         pager.advance(page)
-        after = before.finished(pager.window) if pager.done else before.under_way(pager.window)
+        after = before.past(pager.window) if pager.done else before.with_window(pager.window)
         self._delivery.deliver(page, before, after, stop)
         self._position = after
         self._bound_pages(page, pager.window)
@@ -248,7 +248,7 @@ class Collector:
 
     def _page(self, pager: Pager, stop: threading.Event) -> Page:
         page = pager.page(stop)
-        self.counters.pulse.beat()
+        self.counters.liveness.touch()
         self.counters.pages += 1
         self.counters.page_bytes += page.size
         return page
@@ -268,14 +268,14 @@ class Collector:
         services = settings.jumpcloud.services
         try:
             theirs = self._api.counts(start * MINUTE_MS, end * MINUTE_MS, services, self.stream.scope, stop)
-        except NoCounts as error:
+        except CountsUnavailable as error:
             if now_ms < self._next_without_counts_ms:
                 return
             self._next_without_counts_ms = now_ms + _WITHOUT_COUNTS_EVERY_MS
             log.warning("%s: %s; the whole of reconcile.window is read again", self.stream.name, error)
             found = [(start * MINUTE_MS, end * MINUTE_MS)]
         else:
-            ours = self._rooms.state.counts(self.stream.name, start, end)
+            ours = self._resources.state.counts(self.stream.name, start, end)
             found = spans(self._disagreements.minutes(theirs, ours))
             if found:
                 log.info("%s: JumpCloud has other counts than the ledger in %d spans", self.stream.name, len(found))
@@ -305,7 +305,7 @@ class Collector:
                 *(self.stream.name, refusal, rfc3339(start_ms), rfc3339(asked_ms)),
             )
             self._pager = None
-            self._position = Position.beginning(start_ms)
+            self._position = Position.starting_at(start_ms)
             return
         raise refusal
 
@@ -329,8 +329,8 @@ class Collector:
         next_start_ms = self._position.watermark_ms - self._settings.jumpcloud.overlap.ms
         oldest_ms = min(now_ms - self._settings.ledger.keep.ms, next_start_ms)
         try:
-            forgotten = self._rooms.state.prune(self.stream.name, oldest_ms // MINUTE_MS)
-        except StateFull as error:
+            forgotten = self._resources.state.prune(self.stream.name, oldest_ms // MINUTE_MS)
+        except StateUnavailable as error:
             log.warning("%s: %s", self.stream.name, error)
         else:
             log.debug("%s: forgot %d delivered ids", self.stream.name, forgotten)

@@ -35,33 +35,33 @@ class ConfigError(InJumpCloudError):
     exit_code = 2
 
 
-class Failed(InJumpCloudError):
+class Fatal(InJumpCloudError):
     """It cannot go on, and neither waiting nor another configuration is known to help."""
 
 
-class StateFull(Failed):
+class StateUnavailable(Fatal):
     """The state could not be written for want of room or of a sound disk."""
 
 
-class Refused(InJumpCloudError):
+class RequestRejected(InJumpCloudError):
     """JumpCloud understood and said no: 400, 402, 403, a redirect."""
 
 
-class KeyRefused(Refused):
+class KeyRefused(RequestRejected):
     """JumpCloud answered 401: the key is wrong, revoked, expired, or of another region."""
 
     exit_code = 3
 
 
-class NotLicensed(Refused):
+class NotLicensed(RequestRejected):
     """JumpCloud answered 402: Directory Insights is not enabled, or the plan does not reach back so far."""
 
 
-class NoCounts(InJumpCloudError):
+class CountsUnavailable(InJumpCloudError):
     """JumpCloud's counts of a span cannot be had, or not be believed."""
 
 
-class TryAgain(InJumpCloudError):
+class Retryable(InJumpCloudError):
     """A passing fault: 429, 5xx, a timeout, a cut-off or senseless answer.
 
     `after` is the pause in seconds that JumpCloud asked for, or None where it named none.
@@ -72,11 +72,11 @@ class TryAgain(InJumpCloudError):
         self.after = after
 
 
-class CursorLost(TryAgain):
+class CursorLost(Retryable):
     """A `search_after` value that JumpCloud no longer takes, or that leads round in a circle."""
 
 
-class PageTooLarge(TryAgain):
+class PageTooLarge(Retryable):
     """An answer of more bytes than we are willing to hold."""
 
 
@@ -93,11 +93,11 @@ class ReceiverDown(InJumpCloudError):
         self.reached = reached
 
 
-class NotReady(ReceiverDown):
+class ReceiverPaused(ReceiverDown):
     """The receiver is there, but does not begin the handshake: a Fluent Bit that is paused."""
 
 
-class Unwelcome(ReceiverDown):
+class HandshakeRejected(ReceiverDown):
     """Receiver and sender do not accept each other: shared key, user, password, certificate."""
 
 

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from statistics import median
 
-from in_jumpcloud.insights.event import Key
+from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position
-from in_jumpcloud.state import State
+from in_jumpcloud.state.store import StateStore
 
 STREAM = "own organization"
 MINUTES = 72 * 60
@@ -27,9 +27,9 @@ def fill(path: Path, count: int) -> dict[str, float]:
         its size in bytes for an id; ms to commit a chunk of 1,000 in an empty and in the full one, to look 1,000 up,
         to prune the oldest minute, and to open it
     """
-    position = Position.beginning(0)
+    position = Position.starting_at(0)
     first_minute = time.time_ns() // 60_000_000_000 - MINUTES
-    with State(path, new_agent_id="bench") as state:
+    with StateStore(path, new_agent_id="bench") as state:
 
         def committed(begin: int) -> float:
             keys = _keys(begin, CHUNK, count, first_minute)
@@ -53,7 +53,7 @@ def fill(path: Path, count: int) -> dict[str, float]:
         pruned = state.prune(STREAM, first_minute + 1)
         prune = (time.perf_counter() - began) * 1000
     began = time.perf_counter()
-    with State(path, new_agent_id="bench"):
+    with StateStore(path, new_agent_id="bench"):
         opened = (time.perf_counter() - began) * 1000
     return {
         "ids": count,
@@ -67,7 +67,7 @@ def fill(path: Path, count: int) -> dict[str, float]:
     }
 
 
-def _keys(begin: int, size: int, count: int, first_minute: int) -> list[Key]:
+def _keys(begin: int, size: int, count: int, first_minute: int) -> list[EventKey]:
     """The keys of the numbers from `begin` on, spread evenly over the three days; ids are as JumpCloud's, 24 digits."""
     return [
         (first_minute + number * MINUTES // count, hashlib.blake2b(str(number).encode(), digest_size=12).hexdigest())

@@ -19,17 +19,17 @@ from typing import Any, NamedTuple
 _thread_time, _wall_time = time.thread_time_ns, time.perf_counter_ns
 _MARKS = (
     ("fetch", _thread_time, "in_jumpcloud.insights.transport", "Transport.post"),
-    ("decode", _thread_time, "in_jumpcloud.insights.api", "split"),
-    ("decode", _wall_time, "in_jumpcloud.delivery", "read"),
+    ("decode", _thread_time, "in_jumpcloud.insights.api", "split_page"),
+    ("decode", _wall_time, "in_jumpcloud.pipeline", "parse_event"),
     ("map", _wall_time, "in_jumpcloud.ecs.mapper", "Mapper.map"),
-    ("geo", _wall_time, "in_jumpcloud.ecs.geo", "GeoIP.lookup"),
+    ("geo", _wall_time, "in_jumpcloud.ecs.geoip", "GeoIPLookup.lookup"),
     ("encode", _wall_time, "in_jumpcloud.ecs.encoder", "RecordEncoder.encode"),
-    ("pack", _thread_time, "in_jumpcloud.forward.wire", "chunk"),
-    ("send and ack", _thread_time, "in_jumpcloud.forward.servers", "Servers.deliver"),
-    ("ledger", _thread_time, "in_jumpcloud.state", "State.delivered"),
-    ("ledger", _thread_time, "in_jumpcloud.state", "State.commit"),
-    ("ledger", _thread_time, "in_jumpcloud.state", "State.prune"),
-    ("ledger", _thread_time, "in_jumpcloud.state", "Reading.counts"),
+    ("pack", _thread_time, "in_jumpcloud.forward.wire", "build_chunk"),
+    ("send and ack", _thread_time, "in_jumpcloud.forward.failover", "Failover.deliver"),
+    ("ledger", _thread_time, "in_jumpcloud.state.store", "StateStore.delivered"),
+    ("ledger", _thread_time, "in_jumpcloud.state.store", "StateStore.commit"),
+    ("ledger", _thread_time, "in_jumpcloud.state.store", "StateStore.prune"),
+    ("ledger", _thread_time, "in_jumpcloud.state.store", "StateReader.counts"),
 )
 """Stage, clock, module, and what is timed there.
 

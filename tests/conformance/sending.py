@@ -7,9 +7,9 @@ from typing import Any
 from conformance.case import Ping
 from conformance.peers import Peer
 
-from in_jumpcloud import config
+from in_jumpcloud.config.schema import ForwardSettings, ServerSettings, TlsSettings
+from in_jumpcloud.config.types import Duration, Secret
 from in_jumpcloud.forward.sender import AckSender
-from in_jumpcloud.units import Duration, Secret
 
 PATIENCE = Duration(20)
 
@@ -23,10 +23,10 @@ def sender_to(
     **settings: Any,
 ) -> AckSender:
     """A sender to this receiver, or to this port, with the name that the cases have for their client."""
-    server = config.Server(host="127.0.0.1", port=peer if isinstance(peer, int) else peer.port)
+    server = ServerSettings(host="127.0.0.1", port=peer if isinstance(peer, int) else peer.port)
     if isinstance(peer, Peer) and peer.receiver.tls and "tls" not in settings:
-        settings["tls"] = config.Tls(enabled=True, ca_file=peer.certificates.authority)
-    made = config.Forward(
+        settings["tls"] = TlsSettings(enabled=True, ca_file=peer.certificates.authority)
+    made = ForwardSettings(
         servers=(server,),
         self_hostname=Ping("").hostname,
         shared_key=None if shared_key is None else Secret(shared_key),

@@ -25,12 +25,12 @@ from conformance.peers import Simulated, in_order
 from conformance.sending import sender_to
 
 from in_jumpcloud.errors import ReceiverDown
-from in_jumpcloud.forward.wire import AckReader, chunk
+from in_jumpcloud.forward.wire import AckReader, build_chunk
 
 NEVER = threading.Event()
-FIRST = chunk(TAG, entry("a"), 1)
+FIRST = build_chunk(TAG, entry("a"), 1)
 A = ingested("a", TAG)
-MEGABYTE = chunk(TAG, b"".join(entry(f"{number}", x="x" * 960) for number in range(1000)), 1000)
+MEGABYTE = build_chunk(TAG, b"".join(entry(f"{number}", x="x" * 960) for number in range(1000)), 1000)
 PATIENCE = 20.0
 
 

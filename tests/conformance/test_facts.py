@@ -27,20 +27,21 @@ from conformance.sending import sender_to
 from fluent_bit_support import FluentBit, needs_fluent_bit
 from support import wait_until
 
-from in_jumpcloud import config
-from in_jumpcloud.ecs.geo import GeoIP
+from in_jumpcloud.config.loader import load_config
+from in_jumpcloud.config.schema import EcsSettings, ForwardSettings
+from in_jumpcloud.ecs.geoip import GeoIPLookup
 from in_jumpcloud.ecs.mapper import Mapper
-from in_jumpcloud.errors import ConfigError, NotReady, ReceiverDown
+from in_jumpcloud.errors import ConfigError, ReceiverDown, ReceiverPaused
 from in_jumpcloud.forward import sender as room
 from in_jumpcloud.forward.sender import AckSender
-from in_jumpcloud.forward.wire import Chunk, chunk, packed_entry
-from in_jumpcloud.insights.event import read
+from in_jumpcloud.forward.wire import Chunk, build_chunk, pack_entry
+from in_jumpcloud.insights.event import parse_event
 
 NEVER = threading.Event()
 PLAIN = Receiver("plain, for facts")
 SECONDS = 1_767_225_600
-HEAVY = chunk(TAG, entry("a", SECONDS, x="x" * 150_000) + entry("b", SECONDS), 2)
-LIGHT = chunk(TAG, entry("c", SECONDS), 1)
+HEAVY = build_chunk(TAG, entry("a", SECONDS, x="x" * 150_000) + entry("b", SECONDS), 2)
+LIGHT = build_chunk(TAG, entry("c", SECONDS), 1)
 LiveFor = Callable[[Receiver], Peer]
 
 
@@ -83,7 +84,7 @@ def test_ack_after_sigkill_of_a_real_receiver(tmp_path: Path) -> None:
     with FluentBit.with_input(tmp_path, {}, service={"flush": 1000}, output=printing) as killed:
         sender = sender_to(killed.port)
         for number in numbers:
-            sender.deliver(chunk(TAG, entry(number), 1), NEVER)
+            sender.deliver(build_chunk(TAG, entry(number), 1), NEVER)
         killed.stop(signal.SIGKILL)
         sender.close()
     assert not out.exists()
@@ -118,7 +119,7 @@ class TestPauseBacklogDuplicate:
         first = sender(peer, shared_key="", ack_timeout=1)
         self.pause(sender(peer, shared_key=""))
 
-        with pytest.raises(NotReady, match="no HELO within 1 s") as doubt:
+        with pytest.raises(ReceiverPaused, match="no HELO within 1 s") as doubt:
             first.deliver(LIGHT, NEVER)
         peer.resume()
         assert not doubt.value.reached
@@ -149,7 +150,7 @@ class TestDecompressedLimit:
         """A chunk of any size that is configured as compressed comes out: a large one travels as it is."""
         peer = live(PLAIN)
 
-        sender(peer).deliver(chunk(TAG, padded_entry("a", size), 1, compress="gzip"), NEVER)
+        sender(peer).deliver(build_chunk(TAG, padded_entry("a", size), 1, compress="gzip"), NEVER)
 
         assert names(peer, 1) == ["a"]
 
@@ -168,20 +169,20 @@ class TestZstdBlockLimit:
         settings.write_text("jumpcloud: {api_key: a}\nforward: {compress: zstd}\n")
 
         with pytest.raises(ConfigError, match=r"forward\.compress"):
-            config.load(settings)
+            load_config(settings)
 
     def test_what_we_compress_stays_below_that_size(self) -> None:
         """Older Fluent Bits tear gzip at the same size: what is larger is not compressed."""
-        small = chunk(TAG, padded_entry("a", 1_000_000), 1, compress="gzip")
-        large = chunk(TAG, padded_entry("a", BLOCK), 1, compress="gzip")
+        small = build_chunk(TAG, padded_entry("a", 1_000_000), 1, compress="gzip")
+        large = build_chunk(TAG, padded_entry("a", BLOCK), 1, compress="gzip")
 
         assert len(small.message) < 100_000
         assert len(large.message) > BLOCK
 
 
 MAPPER = Mapper(
-    config.Ecs(preserve_original_event=True, preserve_duplicate_custom_fields=True),
-    GeoIP(None, None),
+    EcsSettings(preserve_original_event=True, preserve_duplicate_custom_fields=True),
+    GeoIPLookup(None, None),
     agent_id="agent",
     ephemeral_id="process",
 )
@@ -189,8 +190,8 @@ MAPPER = Mapper(
 
 def mapped(*events: bytes) -> Chunk:
     """The chunk that these raw events become with our mapper and packer."""
-    records = [MAPPER.map(read(event), SECONDS * 10**9) for event in events]
-    return chunk(TAG, b"".join(packed_entry(each.time_ns, each.body) for each in records), len(records))
+    records = [MAPPER.map(parse_event(event), SECONDS * 10**9) for event in events]
+    return build_chunk(TAG, b"".join(pack_entry(each.time_ns, each.body) for each in records), len(records))
 
 
 def deep(depth: int, opening: bytes = b'{"n":', closing: bytes = b"}") -> bytes:
@@ -273,7 +274,7 @@ class TestChunkPoisoning:
 
 def came_out_whole(peer: Peer, sender: AckSender, count: int) -> bool:
     """Whether so many records came out, and one behind them in a chunk of its own."""
-    sender.deliver(chunk(TAG, entry("last"), 1), NEVER)
+    sender.deliver(build_chunk(TAG, entry("last"), 1), NEVER)
     return len(peer.ingested(count + 1)) == count + 1
 
 
@@ -284,8 +285,8 @@ class TestUnroutableTag:
         """No sender can see it: the tag and the output's match have to fit, which is for their owner to check."""
         peer = live(ROUTED)
 
-        sender(peer).deliver(chunk("jumpcloud.events", entry("dropped"), 1), NEVER)
-        sender(peer).deliver(chunk("routed.events", entry("kept"), 1), NEVER)
+        sender(peer).deliver(build_chunk("jumpcloud.events", entry("dropped"), 1), NEVER)
+        sender(peer).deliver(build_chunk("routed.events", entry("kept"), 1), NEVER)
 
         assert names(peer, 1) == ["kept"]
 
@@ -296,7 +297,7 @@ class TestUnroutableTag:
 
         assert acknowledges_and_loses("tag_empty")
         with pytest.raises(ConfigError, match=r"forward\.tag"):
-            config.load(settings)
+            load_config(settings)
 
 
 class TestTlsHeadOfLine:
@@ -317,4 +318,4 @@ class TestTlsHeadOfLine:
     def test_by_default_they_are_longer_than_the_receivers(self) -> None:
         """The wait for TLS and the wait for an ack both exceed the 10 s of a receiver that is left as it is."""
         assert room._HANDSHAKE > 10
-        assert config.Forward().ack_timeout > 10
+        assert ForwardSettings().ack_timeout > 10

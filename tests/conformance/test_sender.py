@@ -15,21 +15,21 @@ from conformance.exchange import Line
 from conformance.messages import entry, padded_entry
 from conformance.peers import Peer, in_order
 
-from in_jumpcloud.errors import ReceiverDown, Unwelcome
+from in_jumpcloud.errors import HandshakeRejected, ReceiverDown
 from in_jumpcloud.forward import sender as room
-from in_jumpcloud.forward.handshake import Handshake
-from in_jumpcloud.forward.wire import chunk
+from in_jumpcloud.forward.handshake import ClientHandshake
+from in_jumpcloud.forward.wire import build_chunk
 
 NEVER = threading.Event()
-TWO = chunk(TAG, entry("a") + entry("b"), 2)
-ONE = chunk(TAG, entry("c"), 1)
+TWO = build_chunk(TAG, entry("a") + entry("b"), 2)
+ONE = build_chunk(TAG, entry("c"), 1)
 A, B, C = (ingested(each, TAG) for each in "abc")
 
 
 @pytest.fixture(autouse=True)
 def _no_surprise(monkeypatch: pytest.MonkeyPatch) -> None:
     """The salt and the probe's id are those of the recordings."""
-    monkeypatch.setattr(room, "Handshake", partial(Handshake, salt=SALT))
+    monkeypatch.setattr(room, "ClientHandshake", partial(ClientHandshake, salt=SALT))
     monkeypatch.setattr("os.urandom", bytes)
 
 
@@ -56,7 +56,7 @@ def test_a_chunk_is_acknowledged_and_comes_out(
     """Plain, compressed, with a key, as a user, inside TLS: each record comes out once."""
     peer = peer_for(name)
     compress = settings.get("compress", "none")
-    parcel = chunk(TAG, entry("a") + entry("b"), 2, compress=compress)
+    parcel = build_chunk(TAG, entry("a") + entry("b"), 2, compress=compress)
     assert parcel.id == FIRST
 
     sender(peer, **settings).deliver(parcel, NEVER)
@@ -102,7 +102,7 @@ def test_another_password_is_unwelcome(peer_for: PeerFor, sender: SenderTo) -> N
     """A PONG that says no is passed on with the receiver's reason and the settings to look at."""
     peer = peer_for("sender_with_wrong_password")
 
-    with pytest.raises(Unwelcome, match=r"username/password mismatch.*forward\.password"):
+    with pytest.raises(HandshakeRejected, match=r"username/password mismatch.*forward\.password"):
         sender(peer, shared_key="s3cr3t", username="alice", password="x").deliver(TWO, NEVER)
 
     assert came_out(peer)
@@ -110,8 +110,8 @@ def test_another_password_is_unwelcome(peer_for: PeerFor, sender: SenderTo) -> N
 
 def test_message_at_limit_and_one_above(peer_for: PeerFor, sender: SenderTo) -> None:
     """A message of buffer_max_size is delivered; of one byte more, the error says that it may be this one chunk."""
-    fitting = chunk(TAG, padded_entry("a", LONGEST_ENTRY), 1)
-    excessive = chunk(TAG, padded_entry("a", LONGEST_ENTRY + 1), 1)
+    fitting = build_chunk(TAG, padded_entry("a", LONGEST_ENTRY), 1)
+    excessive = build_chunk(TAG, padded_entry("a", LONGEST_ENTRY + 1), 1)
     assert (len(fitting.message), len(excessive.message)) == (6_144_000, 6_144_001)
 
     peer = peer_for("sender_at_the_limit")

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from support import KEY, Command
 
-from in_jumpcloud.insights.window import rfc3339
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import MINUTE, EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import rfc3339
 
 HOUR = 60 * MINUTE
 HOURS = 5

@@ -13,8 +13,8 @@ from fluent_bit_support import FluentBit, free_port, needs_fluent_bit
 from receiver_support import Peer, packed
 from support import Command
 
-from in_jumpcloud.checks.finding import Finding
-from in_jumpcloud.checks.fluent_bit import fluent_bit
+from in_jumpcloud.checks.fluent_bit import check_fluent_bit
+from in_jumpcloud.checks.result import CheckResult
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 
@@ -61,15 +61,15 @@ class Monitored:
         peer.exchange(packed(*names, chunk="c"))
         peer.close()
 
-    def tells(self, words: str) -> Finding:
+    def tells(self, words: str) -> CheckResult:
         """The finding with these words, once it is there: Fluent Bit counts every few seconds."""
         return self.waits_for(lambda finding: words in finding.found)
 
-    def waits_for(self, condition: Callable[[Finding], bool]) -> Finding:
+    def waits_for(self, condition: Callable[[CheckResult], bool]) -> CheckResult:
         """The first finding of that kind."""
         deadline = time.monotonic() + 60
         while True:
-            findings = list(fluent_bit(self.url))
+            findings = list(check_fluent_bit(self.url))
             for finding in findings:
                 if condition(finding):
                     return finding
@@ -85,8 +85,8 @@ def test_good_settings(tmp_path: Path) -> None:
     """Nothing to warn of; the version is told, and what no endpoint shows."""
     with Monitored(tmp_path, {"storage.type": "filesystem"}, STDOUT) as monitored:
         monitored.take("one")
-        version, *_, unseen = fluent_bit(monitored.url)
-        findings = list(fluent_bit(monitored.url))
+        version, *_, unseen = check_fluent_bit(monitored.url)
+        findings = list(check_fluent_bit(monitored.url))
 
     assert {finding.mark for finding in findings} == {"ok"}
     assert version.found.startswith(f"{monitored.url}: version ")
@@ -182,7 +182,7 @@ def test_a_monitor_that_is_none(tmp_path: Path, switch: str) -> None:
     """Nobody there, or no HTTP: a warning with what to set, and no failure."""
     with Monitored(tmp_path, {}, STDOUT) as monitored:
         url = "http://127.0.0.1:1" if switch == "off" else f"http://127.0.0.1:{monitored.bit.port}"
-        (finding,) = fluent_bit(url)
+        (finding,) = check_fluent_bit(url)
 
     assert finding.mark == "warning"
     assert "http_server: on" in finding.advice

@@ -15,7 +15,7 @@ import pytest
 import trustme
 from support import KEY, Command
 
-from in_jumpcloud.config import HOSTS
+from in_jumpcloud.config.schema import HOSTS
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver

@@ -14,11 +14,11 @@ import pytest
 from fluent_bit_support import free_port
 from support import ROOT, wait_until
 
-from in_jumpcloud import config
+from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
+from in_jumpcloud.config.types import Secret
 from in_jumpcloud.errors import ReceiverDown
 from in_jumpcloud.forward import wire
 from in_jumpcloud.forward.sender import AckSender
-from in_jumpcloud.units import Secret
 
 BINARY = os.environ.get("FLUENTD") or shutil.which("fluentd")
 
@@ -69,8 +69,8 @@ class Fluentd:
 
     def sender(self, password: str = "the password") -> AckSender:  # noqa: S107 - the test's own
         """A sender to it."""
-        server = config.Server(host="127.0.0.1", port=self.port)
-        settings = config.Forward(shared_key=Secret("the key"), username="jumpcloud", password=Secret(password))
+        server = ServerSettings(host="127.0.0.1", port=self.port)
+        settings = ForwardSettings(shared_key=Secret("the key"), username="jumpcloud", password=Secret(password))
         return AckSender(server, settings)
 
 
@@ -84,8 +84,8 @@ def fluentd(tmp_path: Path) -> Iterator[Fluentd]:
 
 
 def _chunk(*names: str, compress: wire.Compression = "none") -> wire.Chunk:
-    entries = b"".join(wire.packed_entry(1_767_225_600_123_456_789, {"event": {"id": name}}) for name in names)
-    return wire.chunk("jumpcloud.events", entries, len(names), compress=compress)
+    entries = b"".join(wire.pack_entry(1_767_225_600_123_456_789, {"event": {"id": name}}) for name in names)
+    return wire.build_chunk("jumpcloud.events", entries, len(names), compress=compress)
 
 
 def test_what_it_acknowledged_outlives_a_kill(fluentd: Fluentd) -> None:

@@ -19,7 +19,7 @@ import trustme
 from fluent_bit_support import BINARY, FluentBit, needs_fluent_bit
 from support import ROOT, wait_until
 
-from in_jumpcloud import config
+from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
 from in_jumpcloud.forward import wire
 from in_jumpcloud.forward.sender import AckSender
 
@@ -112,10 +112,10 @@ class Receiver(FluentBit):
 
     def deliver(self, *records: dict[str, Any]) -> None:
         """Deliver these, in one chunk."""
-        settings = config.Forward()
-        sender = AckSender(config.Server(host="127.0.0.1", port=self.port), settings)
-        entries = b"".join(wire.packed_entry(TIME_NS, record) for record in records)
-        sender.deliver(wire.chunk("jumpcloud.events", entries, len(records)), threading.Event())
+        settings = ForwardSettings()
+        sender = AckSender(ServerSettings(host="127.0.0.1", port=self.port), settings)
+        entries = b"".join(wire.pack_entry(TIME_NS, record) for record in records)
+        sender.deliver(wire.build_chunk("jumpcloud.events", entries, len(records)), threading.Event())
         sender.close()
 
 

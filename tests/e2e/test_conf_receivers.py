@@ -14,7 +14,7 @@ import trustme
 from fluent_bit_support import FluentBit, needs_fluent_bit
 from support import ROOT, wait_until
 
-from in_jumpcloud import config
+from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.errors import ReceiverDown
 from in_jumpcloud.forward import wire
 from in_jumpcloud.forward.sender import AckSender
@@ -55,11 +55,11 @@ class Receiver:
 
     def deliver(self, *overrides: str, name: str = "one") -> None:
         """Deliver a record of this id, with the settings of the head and `overrides` over them."""
-        settings = config.load(self._ours, overrides, needs_key=False).forward
+        settings = load_config(self._ours, overrides, needs_key=False).forward
         sender = AckSender(settings.servers[0], settings)
-        record = wire.packed_entry(1_767_225_600_123_456_789, {"event": {"id": name}})
+        record = wire.pack_entry(1_767_225_600_123_456_789, {"event": {"id": name}})
         try:
-            sender.deliver(wire.chunk("jumpcloud.events", record, 1), threading.Event())
+            sender.deliver(wire.build_chunk("jumpcloud.events", record, 1), threading.Event())
         finally:
             sender.close()
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from support import ROOT, Command
 
-from in_jumpcloud.insights.window import rfc3339
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import rfc3339
 
 NOW = time.time_ns() // 1_000_000
 CHUNK_RECORDS = 60

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from support import KEY, Command
 
-from in_jumpcloud.deadletter import DeadLetterFile
-from in_jumpcloud.insights.window import rfc3339
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.state.dead_letters import DeadLetterFile
+from in_jumpcloud.timestamps import rfc3339
 
 NOW = 1_767_225_600_000
 

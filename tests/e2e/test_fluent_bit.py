@@ -12,9 +12,9 @@ import pytest
 from fluent_bit_support import FluentBit, needs_fluent_bit
 from support import EVENTS, Command, fifty_thousand, wait_until
 
-from in_jumpcloud.insights.window import rfc3339
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
+from in_jumpcloud.timestamps import rfc3339
 
 pytestmark = needs_fluent_bit
 

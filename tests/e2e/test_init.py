@@ -14,22 +14,23 @@ import pytest
 from geo_support import build, named
 from support import KEY, ROOT, Command
 
-from in_jumpcloud import config
 from in_jumpcloud.cli import cli
-from in_jumpcloud.commands.init import init
+from in_jumpcloud.cli.init import init
+from in_jumpcloud.config.loader import load_config
+from in_jumpcloud.config.schema import Config, ServerSettings
+from in_jumpcloud.config.types import Secret
 from in_jumpcloud.errors import ConfigError
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.units import Secret
 
 TEMPLATE = (ROOT / "conf" / "jumpcloud.yaml").read_text()
 ENVIRON = {"JUMPCLOUD_API_KEY": KEY}
 
 
-def _init(path: Path, **options: Any) -> config.Config:
+def _init(path: Path, **options: Any) -> Config:
     """Run it where nothing is found unless it is given, and read what it wrote."""
     given = {"force": False, "servers": (), "databases": (), "environ": ENVIRON, **options}
     init(path, **given)
-    return config.load(path, environ=ENVIRON)
+    return load_config(path, environ=ENVIRON)
 
 
 def test_as_a_command(command: Command, tmp_path: Path) -> None:
@@ -45,8 +46,8 @@ def test_as_a_command(command: Command, tmp_path: Path) -> None:
     assert "from the environment variable JUMPCLOUD_API_KEY, which is set" in text
     assert f"next: in-jumpcloud check -c {path}\n" in text
     assert KEY not in text + path.read_text()
-    settings = config.load(path, environ=ENVIRON)
-    assert settings.forward.servers == (config.Server(host="127.0.0.1", port=4711),)
+    settings = load_config(path, environ=ENVIRON)
+    assert settings.forward.servers == (ServerSettings(host="127.0.0.1", port=4711),)
     assert settings.jumpcloud.region == "eu"
     assert settings.jumpcloud.organizations == ("5f1a",)
 
@@ -66,7 +67,7 @@ def test_it_never_overwrites_unasked(command: Command, tmp_path: Path) -> None:
     )
     assert forced.returncode == 0
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert config.load(path, environ=ENVIRON).forward.servers[0].host == "h"
+    assert load_config(path, environ=ENVIRON).forward.servers[0].host == "h"
 
 
 def test_nothing_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +76,7 @@ def test_nothing_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
     settings = _init(path, environ={})
 
-    assert settings == config.load(
+    assert settings == load_config(
         ROOT / "conf" / "jumpcloud.yaml", ["geoip.city=null", "geoip.asn=null"], environ=ENVIRON
     )
     text = capsys.readouterr().out
@@ -113,11 +114,11 @@ def test_a_fluent_bit_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(dead))
     with SimulatedReceiver() as receiver:
-        closed, open_ = config.Server(unix=dead), config.Server(host="127.0.0.1", port=receiver.port)
+        closed, open_ = ServerSettings(unix=dead), ServerSettings(host="127.0.0.1", port=receiver.port)
         settings = _init(tmp_path / "a.yaml", servers=(closed, open_))
         assert settings.forward.servers == (open_,)
     with SimulatedReceiver(unix_path=str(tmp_path / "live.sock")):
-        live = config.Server(unix=tmp_path / "live.sock")
+        live = ServerSettings(unix=tmp_path / "live.sock")
         assert _init(tmp_path / "b.yaml", servers=(live, open_)).forward.servers == (live,)
 
     assert f"{live}: takes connections" in capsys.readouterr().out
@@ -129,7 +130,7 @@ def test_a_fluent_bit_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_a_shared_key_is_found_out(tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, says: str) -> None:
     """An empty one, as conf/fluent-bit-unix.yaml has it, is put into the file; of another it is said."""
     with SimulatedReceiver(shared_key=key) as receiver:
-        server = config.Server(host="127.0.0.1", port=receiver.port)
+        server = ServerSettings(host="127.0.0.1", port=receiver.port)
         settings = _init(tmp_path / "a.yaml", servers=(server,))
 
     assert settings.forward.servers == (server,)
@@ -160,7 +161,7 @@ def test_a_key_in_a_file(tmp_path: Path) -> None:
 
     init(tmp_path / "a.yaml", force=False, api_key_file=key, servers=(), databases=(), environ={})
 
-    settings = config.load(tmp_path / "a.yaml", environ={})
+    settings = load_config(tmp_path / "a.yaml", environ={})
     assert settings.jumpcloud.api_key is not None
     assert settings.jumpcloud.api_key.reveal() == "a-key"
 
@@ -168,14 +169,14 @@ def test_a_key_in_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "server"),
     [
-        ("collector", config.Server(host="collector")),
-        ("collector.example.com:1", config.Server(host="collector.example.com", port=1)),
-        ("[::1]:24225", config.Server(host="::1", port=24225)),
-        ("unix:/run/a b.sock", config.Server(unix=Path("/run/a b.sock"))),
-        ("/run/forward.sock", config.Server(unix=Path("/run/forward.sock"))),
+        ("collector", ServerSettings(host="collector")),
+        ("collector.example.com:1", ServerSettings(host="collector.example.com", port=1)),
+        ("[::1]:24225", ServerSettings(host="::1", port=24225)),
+        ("unix:/run/a b.sock", ServerSettings(unix=Path("/run/a b.sock"))),
+        ("/run/forward.sock", ServerSettings(unix=Path("/run/forward.sock"))),
     ],
 )
-def test_a_receiver_that_is_named(tmp_path: Path, text: str, server: config.Server) -> None:
+def test_a_receiver_that_is_named(tmp_path: Path, text: str, server: ServerSettings) -> None:
     """Host, host and port, IPv6, or a socket's path."""
     assert _init(tmp_path / "a.yaml", server=text).forward.servers == (server,)
 

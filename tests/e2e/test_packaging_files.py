@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import trustme
 import yaml
+from click import Context
 from support import ROOT
 
-from in_jumpcloud import config
 from in_jumpcloud.cli import cli
+from in_jumpcloud.config.loader import load_config
 
 DOCKER = ROOT / "conf" / "docker"
 KUBERNETES = ROOT / "conf" / "kubernetes"
@@ -171,7 +172,7 @@ def test_the_plugin_takes_the_settings(tmp_path: Path, name: str) -> None:
         (tmp_path / secret).write_text("of-no-use\n")
     (tmp_path / "jumpcloud.yaml").write_text(text)
 
-    settings = config.load(tmp_path / "jumpcloud.yaml", environ={"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    settings = load_config(tmp_path / "jumpcloud.yaml", environ={"CREDENTIALS_DIRECTORY": str(tmp_path)})
 
     assert settings.state.path == Path("/var/lib/in-jumpcloud/in-jumpcloud.db")
     assert settings.dead_letter.path.parent == settings.state.path.parent
@@ -193,7 +194,7 @@ def test_the_plugin_takes_the_settings_for_tls(tmp_path: Path) -> None:
     text = (ROOT / "conf" / "systemd" / "jumpcloud-tls.yaml").read_text()
     (tmp_path / "jumpcloud.yaml").write_text(text.replace(": /etc/in-jumpcloud/", f": {tmp_path}/"))
 
-    settings = config.load(tmp_path / "jumpcloud.yaml", environ={"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    settings = load_config(tmp_path / "jumpcloud.yaml", environ={"CREDENTIALS_DIRECTORY": str(tmp_path)})
 
     assert settings.forward.tls.enabled
     assert set(re.findall(r"CREDENTIALS_DIRECTORY:-/etc/in-jumpcloud}/(\S+)", text)) == set(credentials)
@@ -237,5 +238,5 @@ def test_the_commands_of_the_page_are_a_shell_s(block: str) -> None:
 
     assert done.returncode == 0, done.stderr
     for command in re.findall(r"in-jumpcloud (check|status|run|health) -c /etc/in-jumpcloud/jumpcloud.yaml", block):
-        assert command in cli.commands
+        assert command in cli.list_commands(Context(cli))
     assert not re.findall(r"in-jumpcloud (?!check|status|run|health)\w+ -c", block)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support import KEY, Command
 
-from in_jumpcloud.commands.status import spelt
+from in_jumpcloud.cli.status import format_duration
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
@@ -46,7 +46,7 @@ def _json(command: Command, settings: list[str]) -> dict[str, Any]:
 )
 def test_a_lag_is_spelt_in_two_units(seconds: int, text: str) -> None:
     """The two largest units that say something."""
-    assert spelt(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_before_the_first_run(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:

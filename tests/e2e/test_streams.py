@@ -6,10 +6,10 @@ import time
 
 from support import Command, wait_until
 
-from in_jumpcloud.insights.window import rfc3339
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import rfc3339
 
 NOW = time.time_ns() // 1_000_000
 HOUR = 3_600_000
@@ -62,7 +62,7 @@ def test_a_provider_is_a_stream_beside_its_organizations(command: Command, recei
 
 
 def test_backfills_do_not_starve_a_stream_that_is_near_now(command: Command, receiver: SimulatedReceiver) -> None:
-    """While six organizations fetch their history through a scarce budget, another gets its new events in seconds."""
+    """While six organizations fetch their history through a scarce rate limit, another gets its new events soon."""
     sources = {f"backfill-{number}": _source(f"backfill-{number}", per_minute=100) for number in range(6)}
     live = EventSource(start_ms=NOW, organization="live", per_minute=0)
     with SimulatedApi({"live": live, **sources}) as api:

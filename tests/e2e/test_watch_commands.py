@@ -162,7 +162,7 @@ def test_no_secret_in_a_process(command: Command, api: SimulatedApi, receiver: S
         assert secret not in command.log.read_text()
 
 
-@pytest.mark.parametrize("module", ["in_jumpcloud.cli", "in_jumpcloud.commands.map", "in_jumpcloud.commands.run"])
+@pytest.mark.parametrize("module", ["in_jumpcloud.cli", "in_jumpcloud.cli.map", "in_jumpcloud.cli.run"])
 def test_metrics_are_imported_late(module: str) -> None:
     """Neither a command that shows no metrics nor a plugin that nobody scrapes loads their library."""
     program = f"import sys, {module}; sys.exit('prometheus_client' in sys.modules)"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from browser_support import PROGRAM, Browser
 from support import wait_until
 from watch_support import Watched, settings_of, watched
 
-from in_jumpcloud import app
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import now_ms
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium on PATH (chromium, google-chrome)")
 
@@ -37,13 +36,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """A plugin with some minutes' history, of three streams: one is well, one is named like a script, one refused."""
-    now_ms = time.time_ns() // 1_000_000
-    source = EventSource(start_ms=now_ms - 120 * MINUTE, end_ms=now_ms - MINUTE, per_minute=5)
+    now = now_ms()
+    source = EventSource(start_ms=now - 120 * MINUTE, end_ms=now - MINUTE, per_minute=5)
     passed = [0]
     with SimulatedApi({"one": source, EVIL: source}) as api, SimulatedReceiver(keep=False) as receiver:
         changes: dict[str, Any] = {"jumpcloud__organizations": ("one", EVIL, "missing")}
         settings = settings_of(api.url, tmp_path_factory.mktemp("plugin"), receiver.port, **changes)
-        with watched(settings, now_ms=lambda: app.now_ms() + passed[0]) as seen:
+        with watched(settings, now_ms=lambda: now_ms() + passed[0]) as seen:
             one, evil, missing = seen.plugin.collectors
             while not (one.caught_up and evil.caught_up):
                 one.step(NEVER)

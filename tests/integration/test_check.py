@@ -14,14 +14,15 @@ import pytest
 from geo_support import build, named
 from insights_support import Request, Serve, answer
 
-from in_jumpcloud import config
-from in_jumpcloud.checks import machine
-from in_jumpcloud.checks.finding import Check, Finding, concurrently, exit_code, failed, ok, warning
-from in_jumpcloud.checks.jumpcloud import jumpcloud
-from in_jumpcloud.commands.check import check
-from in_jumpcloud.errors import ConfigError, Failed, KeyRefused, ReceiverDown, Stopped
-from in_jumpcloud.insights.window import rfc3339
-from in_jumpcloud.units import Duration, Secret
+from in_jumpcloud.checks import local
+from in_jumpcloud.checks.jumpcloud import check_jumpcloud
+from in_jumpcloud.checks.result import CheckResult, exit_code, failed, ok, warning
+from in_jumpcloud.checks.runner import Check, run_checks
+from in_jumpcloud.cli.check import check
+from in_jumpcloud.config.schema import Config, DeadLetterSettings, GeoIPSettings, JumpCloudSettings, StateSettings
+from in_jumpcloud.config.types import Duration, Secret
+from in_jumpcloud.errors import ConfigError, Fatal, KeyRefused, ReceiverDown, Stopped
+from in_jumpcloud.timestamps import rfc3339
 
 DAY = 86_400
 
@@ -31,7 +32,7 @@ def test_an_old_database_is_a_warning(tmp_path: Path, days: int, mark: str) -> N
     """A month after it was built, with its age and its type."""
     path = build(tmp_path / "city.mmdb", {"1.1.1.0/24": named("Here")})
 
-    (city, asn) = machine.databases(config.GeoIP(city=path), now=time.time() + days * DAY)
+    (city, asn) = local.check_databases(GeoIPSettings(city=path), now=time.time() + days * DAY)
 
     assert city.mark == mark
     assert "Test-City of 20" in city.found
@@ -56,7 +57,7 @@ def test_which_file_holds_a_secret(tmp_path: Path, text: str, held: str) -> None
     file.write_text(text)
     file.chmod(0o644)
 
-    (finding,) = machine.secrets(file, [], config.Config())
+    (finding,) = local.check_secrets(file, [], Config())
 
     assert finding.mark == ("warning" if held else "ok")
     assert held in finding.found
@@ -71,9 +72,9 @@ def test_a_secret_file_is_found_through_the_environment(tmp_path: Path, monkeypa
     secret.chmod(0o604)
     settings.write_text("jumpcloud: {api_key_file: '${CREDENTIALS}/key'}")
 
-    (of_file,) = machine.secrets(settings, [], config.Config())
+    (of_file,) = local.check_secrets(settings, [], Config())
     settings.write_text("")
-    (of_option,) = machine.secrets(settings, ["jumpcloud.api_key_file=${CREDENTIALS}/key"], config.Config())
+    (of_option,) = local.check_secrets(settings, ["jumpcloud.api_key_file=${CREDENTIALS}/key"], Config())
 
     assert of_file == of_option
     assert of_file.mark == "warning"
@@ -85,7 +86,7 @@ def test_a_state_of_an_older_version_is_no_failure(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     path.touch()
 
-    (finding,) = machine.state(config.State(path=path))
+    (finding,) = local.check_state(StateSettings(path=path))
 
     assert finding.mark == "ok"
     assert "an empty file; the first `in-jumpcloud run` makes a state of it" in finding.found
@@ -95,7 +96,7 @@ def test_a_state_below_a_file(tmp_path: Path) -> None:
     """A folder that is a file: one line, of the configuration."""
     (tmp_path / "file").touch()
 
-    (finding,) = machine.state(config.State(path=tmp_path / "file" / "state.db"))
+    (finding,) = local.check_state(StateSettings(path=tmp_path / "file" / "state.db"))
 
     assert finding.mark == "FAILED"
     assert "Not a directory" in finding.found
@@ -104,9 +105,9 @@ def test_a_state_below_a_file(tmp_path: Path) -> None:
 
 def test_little_room_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the disk is full somebody is told."""
-    monkeypatch.setattr(machine, "_LITTLE_ROOM", 2**80)
+    monkeypatch.setattr(local, "_LITTLE_ROOM", 2**80)
 
-    (low, found) = machine.state(config.State(path=tmp_path / "new" / "state.db"))
+    (low, found) = local.check_state(StateSettings(path=tmp_path / "new" / "state.db"))
 
     assert (low.mark, found.mark) == ("warning", "ok")
     assert "MiB are free on its disk" in low.found
@@ -116,7 +117,7 @@ def test_little_room_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_dead_letters_that_cannot_be_read(tmp_path: Path) -> None:
     """A folder where the file should be."""
-    (finding,) = machine.dead_letters(config.DeadLetter(path=tmp_path))
+    (finding,) = local.check_dead_letters(DeadLetterSettings(path=tmp_path))
 
     assert finding.mark == "FAILED"
     assert "cannot be read" in finding.found
@@ -126,10 +127,10 @@ def test_dead_letters_that_cannot_be_read(tmp_path: Path) -> None:
     ("errors", "code"),
     [
         ([], 0),
-        ([Failed("x")], 1),
-        ([ReceiverDown("x"), Failed("x")], 4),
+        ([Fatal("x")], 1),
+        ([ReceiverDown("x"), Fatal("x")], 4),
         ([ReceiverDown("x"), KeyRefused("x")], 3),
-        ([Failed("x"), KeyRefused("x"), ConfigError("x")], 2),
+        ([Fatal("x"), KeyRefused("x"), ConfigError("x")], 2),
     ],
 )
 def test_the_exit_code_is_of_the_first_that_applies(errors: list[Exception], code: int) -> None:
@@ -143,17 +144,17 @@ def test_findings_come_in_order_and_nobody_waits_for_a_dead_end() -> None:
     """What hangs fails at the deadline, with the exit code of its kind; what it had found is kept."""
     never = threading.Event()
 
-    def hangs() -> Iterable[Finding]:
+    def hangs() -> Iterable[CheckResult]:
         yield ok("hangs", "so far")
         never.wait(60)
 
-    def raises() -> Iterable[Finding]:
-        raise Failed("told")
+    def raises() -> Iterable[CheckResult]:
+        raise Fatal("told")
 
-    def broken() -> Iterable[Finding]:
+    def broken() -> Iterable[CheckResult]:
         raise RuntimeError
 
-    def stopped() -> Iterable[Finding]:
+    def stopped() -> Iterable[CheckResult]:
         raise Stopped
 
     checks = [
@@ -165,7 +166,7 @@ def test_findings_come_in_order_and_nobody_waits_for_a_dead_end() -> None:
     ]
     began = time.monotonic()
 
-    findings = list(concurrently(checks, began + 0.5))
+    findings = list(run_checks(checks, began + 0.5))
     never.set()
 
     assert [(each.what, each.mark, each.code) for each in findings] == [
@@ -185,7 +186,7 @@ def test_more_checks_than_can_run_at_once() -> None:
     """Many are done by few, at most eight at the same time; all of them come to their end."""
     running, most, lock = 0, 0, threading.Lock()
 
-    def one() -> Iterable[Finding]:
+    def one() -> Iterable[CheckResult]:
         nonlocal running, most
         with lock:
             running += 1
@@ -194,16 +195,16 @@ def test_more_checks_than_can_run_at_once() -> None:
         with lock:
             running -= 1
 
-    findings = list(concurrently([Check("one", one) for _ in range(200)], time.monotonic() + 60))
+    findings = list(run_checks([Check("one", one) for _ in range(200)], time.monotonic() + 60))
 
     assert len(findings) == 200
     assert most <= 8
 
 
-def _jumpcloud(url: str, **settings: Any) -> list[Finding]:
-    section = config.JumpCloud(url=url, api_key=Secret("the-key-of-this-test"), **settings)
+def _jumpcloud(url: str, **settings: Any) -> list[CheckResult]:
+    section = JumpCloudSettings(url=url, api_key=Secret("the-key-of-this-test"), **settings)
     deadline = time.monotonic() + 60
-    return list(jumpcloud(config.Config(jumpcloud=section), threading.Event(), deadline))
+    return list(check_jumpcloud(Config(jumpcloud=section), threading.Event(), deadline))
 
 
 def test_a_plan_that_does_not_reach_back_so_far(serve: Serve) -> None:

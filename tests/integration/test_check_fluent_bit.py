@@ -10,9 +10,9 @@ import pytest
 from insights_support import Request
 from prometheus_client.samples import Sample
 
-from in_jumpcloud.checks.finding import Finding
-from in_jumpcloud.checks.fluent_bit import fluent_bit, judge
-from in_jumpcloud.config import load
+from in_jumpcloud.checks.fluent_bit import check_fluent_bit, judge
+from in_jumpcloud.checks.result import CheckResult
+from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.errors import ConfigError
 
 PLUGINS = ["forward", "tail", "emitter", "storage_backlog"]
@@ -20,7 +20,7 @@ PLUGINS = ["forward", "tail", "emitter", "storage_backlog"]
 
 def _judged(
     version: str = "5.1.1", metrics: list[Sample] | None = None, storage: dict[str, Any] | None = None
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     return judge(version, metrics or [], storage, PLUGINS)
 
 
@@ -95,7 +95,7 @@ def _replies(body: bytes, status: str = "200 OK") -> Any:
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"fluent-bit": 1}', b"\xff"])
 def test_somebody_else_answers(get_server: Any, body: bytes) -> None:
     """Whatever a stranger says, it is a warning in one line."""
-    (finding,) = fluent_bit(get_server(_replies(body)))
+    (finding,) = check_fluent_bit(get_server(_replies(body)))
 
     assert finding.mark == "warning"
     assert "no Fluent Bit answers there" in finding.found
@@ -105,7 +105,7 @@ def test_a_password_in_the_url_is_not_shown(get_server: Any) -> None:
     """The URL is shown without it."""
     url = get_server(_replies(b"{}", "401 Unauthorized")).replace("//", "//name:geheim@")
 
-    (finding,) = fluent_bit(url)
+    (finding,) = check_fluent_bit(url)
 
     assert "it answers 401" in finding.found
     assert "geheim" not in str(finding)
@@ -129,6 +129,6 @@ def test_a_monitor_is_a_url(monitor: str) -> None:
     server = json.dumps([{"host": "127.0.0.1", "monitor": monitor}])
 
     with pytest.raises(ConfigError, match=r"forward\.servers\[0\]\.monitor: expected such as http://") as raised:
-        load(None, ["jumpcloud.api_key=key", f"forward.servers={server}"])
+        load_config(None, ["jumpcloud.api_key=key", f"forward.servers={server}"])
 
     assert "geheim" not in str(raised.value)

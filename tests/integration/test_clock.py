@@ -11,11 +11,12 @@ from email.utils import format_datetime
 import pytest
 from insights_support import Client, Serve, answer, failure, fetch
 
-from in_jumpcloud.insights.clock import ClockWatch, http_date
+from in_jumpcloud.insights.clock_skew import ClockSkewMonitor
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.faults import Fault
+from in_jumpcloud.timestamps import parse_http_date
 
-LOGGER = "in_jumpcloud.insights.clock"
+LOGGER = "in_jumpcloud.insights.clock_skew"
 MOMENT = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
 MOMENT_NS = int(MOMENT.timestamp()) * 10**9
 
@@ -86,7 +87,7 @@ def dated(seconds: float) -> str:
 def test_once_an_hour(said: pytest.LogCaptureFixture) -> None:
     """While it stays wrong, or comes and goes, the warning is repeated after an hour and not before."""
     now = [50.0]
-    watch = ClockWatch(clock=lambda: now[0])
+    watch = ClockSkewMonitor(clock=lambda: now[0])
     for at, off in [(0, 900), (60, 900), (1000, 0), (1060, 900), (3599, 900), (3600, 900), (7199, 900)]:
         now[0] = 50.0 + at
         watch.compare(dated(off), MOMENT_NS, MOMENT_NS)
@@ -95,7 +96,7 @@ def test_once_an_hour(said: pytest.LogCaptureFixture) -> None:
 
 def test_a_slow_answer_is_not_a_wrong_clock(said: pytest.LogCaptureFixture) -> None:
     """An answer may have been dated at any time between the request and its arrival."""
-    watch = ClockWatch()
+    watch = ClockSkewMonitor()
     sent_ns, received_ns = MOMENT_NS - 600 * 10**9, MOMENT_NS
     for off in (-600 - 299, -600, -301, 0, 299):
         watch.compare(dated(off), sent_ns, received_ns)
@@ -106,13 +107,13 @@ def test_a_slow_answer_is_not_a_wrong_clock(said: pytest.LogCaptureFixture) -> N
 
 def test_days(said: pytest.LogCaptureFixture) -> None:
     """A clock that is off by years is told in days."""
-    ClockWatch().compare(dated(0), MOMENT_NS + 400 * 86_400 * 10**9, MOMENT_NS + 400 * 86_400 * 10**9)
+    ClockSkewMonitor().compare(dated(0), MOMENT_NS + 400 * 86_400 * 10**9, MOMENT_NS + 400 * 86_400 * 10**9)
     assert "400 days, 0:00:00 ahead of" in lines(said)[0][1]
 
 
 def test_date_of_a_header() -> None:
     """Dates are read with and without a zone; what none is, is None."""
-    assert http_date(dated(0)) == MOMENT
-    assert http_date("Mon, 23 Nov 2026 05:00:00 -0000") == MOMENT
-    assert http_date("Mon, 23 Nov 2026 07:00:00 +0200") == MOMENT
-    assert http_date(None) is None
+    assert parse_http_date(dated(0)) == MOMENT
+    assert parse_http_date("Mon, 23 Nov 2026 05:00:00 -0000") == MOMENT
+    assert parse_http_date("Mon, 23 Nov 2026 07:00:00 +0200") == MOMENT
+    assert parse_http_date(None) is None

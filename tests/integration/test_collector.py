@@ -14,15 +14,24 @@ import msgspec
 import pytest
 from support import KEY, ROOT
 
-from in_jumpcloud import app, config, delivery
-from in_jumpcloud.collector import AFTER_A_REFUSAL, Collector
-from in_jumpcloud.errors import CursorLost, KeyRefused, PageTooLarge, Refused, Stopped, TryAgain
-from in_jumpcloud.insights.window import rfc3339
+from in_jumpcloud import app, pipeline
+from in_jumpcloud.collector import REJECTED_DELAY, Collector
+from in_jumpcloud.config.schema import (
+    Config,
+    DeadLetterSettings,
+    ForwardSettings,
+    GeoIPSettings,
+    JumpCloudSettings,
+    ServerSettings,
+    StateSettings,
+)
+from in_jumpcloud.config.types import Duration, Secret, Size, Start
+from in_jumpcloud.errors import CursorLost, KeyRefused, PageTooLarge, RequestRejected, Retryable, Stopped
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.units import Duration, Secret, Size, Start
+from in_jumpcloud.timestamps import now_ms, rfc3339
 
 NOW = time.time_ns() // 1_000_000
 HOUR = 3_600_000
@@ -55,20 +64,20 @@ def stop() -> threading.Event:
 
 
 @pytest.fixture
-def settings(api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path) -> config.Config:
-    """Between those two; small pages, and no waiting for the budget."""
-    return config.Config(
-        jumpcloud=config.JumpCloud(
+def settings(api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path) -> Config:
+    """Between those two; small pages, and no waiting for the rate_limiter."""
+    return Config(
+        jumpcloud=JumpCloudSettings(
             api_key=Secret(KEY), url=api.url, start=Start("3h"), page_limit=100, requests_per_second=1000
         ),
-        geoip=config.GeoIP(city=ROOT / "geoip" / "demo-city.mmdb"),
-        forward=config.Forward(servers=(config.Server(host="127.0.0.1", port=receiver.port),)),
-        state=config.State(path=tmp_path / "state.db"),
-        dead_letter=config.DeadLetter(path=tmp_path / "dead-letter.ndjson"),
+        geoip=GeoIPSettings(city=ROOT / "geoip" / "demo-city.mmdb"),
+        forward=ForwardSettings(servers=(ServerSettings(host="127.0.0.1", port=receiver.port),)),
+        state=StateSettings(path=tmp_path / "state.db"),
+        dead_letter=DeadLetterSettings(path=tmp_path / "dead-letter.ndjson"),
     )
 
 
-def _with(settings: config.Config, **changes: object) -> config.Config:
+def _with(settings: Config, **changes: object) -> Config:
     """`settings` with `section__key=value` changed."""
     for name, value in changes.items():
         section, key = name.split("__")
@@ -98,10 +107,10 @@ def _bodies(api: SimulatedApi) -> list[dict[str, Any]]:
 
 
 def test_a_restart_takes_the_window_up_where_it_was(
-    settings: config.Config, api: SimulatedApi, receiver: SimulatedReceiver, source: EventSource, stop: threading.Event
+    settings: Config, api: SimulatedApi, receiver: SimulatedReceiver, source: EventSource, stop: threading.Event
 ) -> None:
     """The frozen query goes on behind the last committed page, word for word, though time has passed."""
-    with app.opened(settings) as plugin:
+    with app.open_app(settings) as plugin:
         (one,) = plugin.collectors
         for _ in range(4):
             one.step(stop)
@@ -111,7 +120,7 @@ def test_a_restart_takes_the_window_up_where_it_was(
         delivered = one.counters.acknowledged
     asked = len(_bodies(api))
 
-    with app.opened(settings) as plugin:
+    with app.open_app(settings) as plugin:
         (one,) = plugin.collectors
         _until_caught_up(one, stop)
 
@@ -121,15 +130,15 @@ def test_a_restart_takes_the_window_up_where_it_was(
 
 
 def test_other_services_drop_the_window_but_double_nothing(
-    settings: config.Config, receiver: SimulatedReceiver, source: EventSource, stop: threading.Event
+    settings: Config, receiver: SimulatedReceiver, source: EventSource, stop: threading.Event
 ) -> None:
     """A changed configuration asks the same span anew; what was delivered is known."""
-    with app.opened(settings) as plugin:
+    with app.open_app(settings) as plugin:
         for _ in range(4):
             plugin.collectors[0].step(stop)
     assert 0 < len(receiver.ids) < _count(source)
 
-    with app.opened(_with(settings, jumpcloud__services=("directory", "all"))) as plugin:
+    with app.open_app(_with(settings, jumpcloud__services=("directory", "all"))) as plugin:
         _until_caught_up(plugin.collectors[0], stop)
 
     assert sum(receiver.ids.values()) == len(receiver.ids) == _count(source)
@@ -140,18 +149,18 @@ def test_other_services_drop_the_window_but_double_nothing(
     [
         (Fault("status", status=400, message="search_after"), CursorLost),
         (Fault("repeat_cursor"), CursorLost),
-        (Fault("status", status=503), TryAgain),
-        (Fault("status", status=429), TryAgain),
-        (Fault("cut"), TryAgain),
-        (Fault("bad_json"), TryAgain),
-        (Fault("wrong_count"), TryAgain),
-        (Fault("drop"), TryAgain),
-        (Fault("redirect"), Refused),
-        (Fault("status", status=403), Refused),
+        (Fault("status", status=503), Retryable),
+        (Fault("status", status=429), Retryable),
+        (Fault("cut"), Retryable),
+        (Fault("bad_json"), Retryable),
+        (Fault("wrong_count"), Retryable),
+        (Fault("drop"), Retryable),
+        (Fault("redirect"), RequestRejected),
+        (Fault("status", status=403), RequestRejected),
     ],
 )
 def test_a_fault_of_the_api_skips_and_doubles_nothing(
-    settings: config.Config,
+    settings: Config,
     api: SimulatedApi,
     receiver: SimulatedReceiver,
     source: EventSource,
@@ -160,7 +169,7 @@ def test_a_fault_of_the_api_skips_and_doubles_nothing(
     error: type[Exception],
 ) -> None:
     """In the middle of a window: the page is asked again, or the window from its start, and each event arrives once."""
-    with app.opened(settings) as plugin:
+    with app.open_app(settings) as plugin:
         (one,) = plugin.collectors
         for _ in range(3):
             one.step(stop)
@@ -172,33 +181,31 @@ def test_a_fault_of_the_api_skips_and_doubles_nothing(
     assert sum(receiver.ids.values()) == len(receiver.ids) == _count(source)
 
 
-def test_a_refused_key_is_asked_again_after_minutes(
-    settings: config.Config, api: SimulatedApi, stop: threading.Event
-) -> None:
+def test_a_refused_key_is_asked_again_after_minutes(settings: Config, api: SimulatedApi, stop: threading.Event) -> None:
     """401: neither a fast retry nor a stop for good."""
-    with app.opened(_with(settings, jumpcloud__api_key=Secret("wrong"))) as plugin:
+    with app.open_app(_with(settings, jumpcloud__api_key=Secret("wrong"))) as plugin:
         (one,) = plugin.collectors
 
-        assert one.step(stop) == AFTER_A_REFUSAL
+        assert one.step(stop) == REJECTED_DELAY
         assert isinstance(one.error, KeyRefused)
     assert len(api.requests) == 1
 
 
 def test_throttled_it_waits_as_long_as_it_was_asked_to(
-    settings: config.Config, api: SimulatedApi, stop: threading.Event
+    settings: Config, api: SimulatedApi, stop: threading.Event
 ) -> None:
     """429 with Retry-After: the next step is due after that."""
     api.faults.once(Fault("status", status=429, retry_after="42"))
-    with app.opened(settings) as plugin:
+    with app.open_app(settings) as plugin:
         assert plugin.collectors[0].step(stop) == 42
 
 
 def test_large_pages_make_the_next_window_ask_for_fewer_events(
-    settings: config.Config, api: SimulatedApi, receiver: SimulatedReceiver, source: EventSource, stop: threading.Event
+    settings: Config, api: SimulatedApi, receiver: SimulatedReceiver, source: EventSource, stop: threading.Event
 ) -> None:
     """Above page_bytes the limit falls from the next window on; nothing is skipped."""
     small = _with(settings, jumpcloud__page_bytes=Size(75_000), jumpcloud__window=Duration(2400))
-    with app.opened(small) as plugin:
+    with app.open_app(small) as plugin:
         _until_caught_up(plugin.collectors[0], stop)
 
     limits = [body["limit"] for body in _bodies(api)]
@@ -210,10 +217,10 @@ def test_large_pages_make_the_next_window_ask_for_fewer_events(
 
 
 def test_a_page_too_large_to_hold_is_asked_again_in_parts(
-    settings: config.Config, api: SimulatedApi, receiver: SimulatedReceiver, source: EventSource, stop: threading.Event
+    settings: Config, api: SimulatedApi, receiver: SimulatedReceiver, source: EventSource, stop: threading.Event
 ) -> None:
     """An answer of several times page_bytes is refused before it is held, and the window comes in smaller pages."""
-    with app.opened(_with(settings, jumpcloud__page_bytes=Size(20_000))) as plugin:
+    with app.open_app(_with(settings, jumpcloud__page_bytes=Size(20_000))) as plugin:
         seen = _until_caught_up(plugin.collectors[0], stop)
 
     assert PageTooLarge in seen
@@ -222,17 +229,17 @@ def test_a_page_too_large_to_hold_is_asked_again_in_parts(
 
 
 def test_a_full_disk_holds_the_commit_back_and_resends_nothing(
-    settings: config.Config,
+    settings: Config,
     receiver: SimulatedReceiver,
     source: EventSource,
     stop: threading.Event,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What was acknowledged is written down as soon as there is room, without sending it again."""
-    monkeypatch.setattr(delivery, "pause", lambda _failures: 0.05)
-    with app.opened(settings) as plugin:
+    monkeypatch.setattr(pipeline, "backoff_delay", lambda _failures: 0.05)
+    with app.open_app(settings) as plugin:
         (one,) = plugin.collectors
-        database = plugin.house.state._database
+        database = plugin.resources.state._database
         one.step(stop)
         pages = database.execute("PRAGMA page_count").fetchone()[0]
         database.execute(f"PRAGMA max_page_count = {pages}")
@@ -245,16 +252,16 @@ def test_a_full_disk_holds_the_commit_back_and_resends_nothing(
 
 
 def test_a_lost_ack_is_answered_by_the_same_chunk_again(
-    settings: config.Config,
+    settings: Config,
     receiver: SimulatedReceiver,
     source: EventSource,
     stop: threading.Event,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same bytes under the same chunk id, on a new connection; every later chunk goes once."""
-    monkeypatch.setattr(delivery, "pause", lambda _failures: 0.01)
+    monkeypatch.setattr(pipeline, "backoff_delay", lambda _failures: 0.01)
     receiver.faults.reset_before_ack()
-    with app.opened(settings) as plugin:
+    with app.open_app(settings) as plugin:
         _until_caught_up(plugin.collectors[0], stop)
 
     assert receiver.chunks[0] == receiver.chunks[1]
@@ -264,7 +271,7 @@ def test_a_lost_ack_is_answered_by_the_same_chunk_again(
 
 
 def test_odd_events_are_carried_on_each_once(
-    settings: config.Config, receiver: SimulatedReceiver, source: EventSource, stop: threading.Event
+    settings: Config, receiver: SimulatedReceiver, source: EventSource, stop: threading.Event
 ) -> None:
     """Without an id, not an object, not JSON, of 100 kB, of another organization: delivered, once, and marked."""
     at = rfc3339(NOW - HOUR)
@@ -283,7 +290,7 @@ def test_odd_events_are_carried_on_each_once(
     for raw in odd:
         source.add(raw, timestamp_ms=NOW - HOUR)
     organization = source.organization
-    with app.opened(_with(settings, jumpcloud__organizations=(organization,))) as plugin:
+    with app.open_app(_with(settings, jumpcloud__organizations=(organization,))) as plugin:
         (one,) = plugin.collectors
         _until_caught_up(one, stop)
         assert one.counters.foreign == 1
@@ -300,12 +307,12 @@ def test_odd_events_are_carried_on_each_once(
 
 
 def test_an_event_of_the_future_is_delivered_when_its_time_has_come(
-    settings: config.Config, receiver: SimulatedReceiver, source: EventSource, stop: threading.Event
+    settings: Config, receiver: SimulatedReceiver, source: EventSource, stop: threading.Event
 ) -> None:
     """It neither moves the watermark past now nor is it lost."""
     soon = time.time_ns() // 1_000_000 + 1500
     source.add({"id": "tomorrow", "timestamp": rfc3339(soon)}, timestamp_ms=soon)
-    with app.opened(_with(settings, jumpcloud__interval=Duration(0.05))) as plugin:
+    with app.open_app(_with(settings, jumpcloud__interval=Duration(0.05))) as plugin:
         (one,) = plugin.collectors
         _until_caught_up(one, stop)
         assert "tomorrow" not in receiver.ids
@@ -319,11 +326,11 @@ def test_an_event_of_the_future_is_delivered_when_its_time_has_come(
 
 
 def test_delivered_ids_are_forgotten_when_they_are_old_enough(
-    settings: config.Config, receiver: SimulatedReceiver, stop: threading.Event, source: EventSource
+    settings: Config, receiver: SimulatedReceiver, stop: threading.Event, source: EventSource
 ) -> None:
     """The ledger is pruned below now less ledger.keep, and never above the next window's start."""
     short = _with(settings, ledger__keep=Duration(3600), reconcile__window=Duration(600))
-    with app.opened(short) as plugin:
+    with app.open_app(short) as plugin:
         _until_caught_up(plugin.collectors[0], stop)
     database = sqlite3.connect(settings.state.path)
     oldest, left = database.execute("SELECT min(minute), count(*) FROM ledger WHERE minute > 0").fetchone()
@@ -334,11 +341,11 @@ def test_delivered_ids_are_forgotten_when_they_are_old_enough(
 
 
 def test_stopped_while_the_receiver_is_away_it_ends_at_once(
-    settings: config.Config, receiver: SimulatedReceiver, stop: threading.Event
+    settings: Config, receiver: SimulatedReceiver, stop: threading.Event
 ) -> None:
     """The wait between two tries is interruptible, and the position stays where it was."""
     receiver.stop()
-    with app.opened(settings) as plugin:
+    with app.open_app(settings) as plugin:
         (one,) = plugin.collectors
         before = one.position.watermark_ms
         threading.Timer(0.3, stop.set).start()
@@ -353,7 +360,7 @@ def test_stopped_while_the_receiver_is_away_it_ends_at_once(
 
 @pytest.mark.parametrize(("refusals", "days"), [(1, 90), (2, 30), (3, 15), (5, 1)])
 def test_a_plan_that_reaches_back_less_far_shortens_the_start_and_says_so(
-    settings: config.Config,
+    settings: Config,
     api: SimulatedApi,
     receiver: SimulatedReceiver,
     source: EventSource,
@@ -364,11 +371,13 @@ def test_a_plan_that_reaches_back_less_far_shortens_the_start_and_says_so(
 ) -> None:
     """402 for history: the stream begins where the plan allows, with a warning that names the gap."""
     api.faults.once(*[Fault("status", status=402, message="not licensed")] * refusals)
-    with app.opened(_with(settings, jumpcloud__start=Start("120d"), jumpcloud__window=Duration(60 * 86_400))) as plugin:
+    with app.open_app(
+        _with(settings, jumpcloud__start=Start("120d"), jumpcloud__window=Duration(60 * 86_400))
+    ) as plugin:
         (one,) = plugin.collectors
-        now_ms = app.now_ms()
+        now = now_ms()
         _until_caught_up(one, stop)
-        assert abs(one.position.origin_ms - (now_ms - days * 24 * HOUR)) < 120_000
+        assert abs(one.position.origin_ms - (now - days * 24 * HOUR)) < 120_000
         begins = rfc3339(one.position.origin_ms)
 
     (warning,) = [record.getMessage() for record in caplog.records if "which the plan allows" in record.getMessage()]
@@ -378,27 +387,27 @@ def test_a_plan_that_reaches_back_less_far_shortens_the_start_and_says_so(
 
 
 def test_directory_insights_not_enabled_moves_nothing(
-    settings: config.Config, api: SimulatedApi, stop: threading.Event
+    settings: Config, api: SimulatedApi, stop: threading.Event
 ) -> None:
     """402 for whatever is asked: the position stays, for the day that it is enabled."""
     api.faults.always(Fault("status", status=402))
-    with app.opened(_with(settings, jumpcloud__start=Start("120d"))) as plugin:
+    with app.open_app(_with(settings, jumpcloud__start=Start("120d"))) as plugin:
         (one,) = plugin.collectors
         begin = one.position.origin_ms
 
-        assert one.step(stop) == AFTER_A_REFUSAL
+        assert one.step(stop) == REJECTED_DELAY
 
         assert one.position.origin_ms == begin
         assert "402" in str(one.error)
 
 
 def test_the_last_page_of_a_window_does_not_lift_the_limit_again(
-    settings: config.Config, receiver: SimulatedReceiver, stop: threading.Event
+    settings: Config, receiver: SimulatedReceiver, stop: threading.Event
 ) -> None:
     """A large full page and a small last one: the next window asks for fewer events all the same."""
     source = EventSource(start_ms=NOW, per_minute=0)
     for number in range(101):
-        at_ms = app.now_ms() - 170 * 60_000
+        at_ms = now_ms() - 170 * 60_000
         event = {"id": str(number), "timestamp": rfc3339(at_ms), "text": "x" * 1200}
         source.add(event, timestamp_ms=at_ms)
     with SimulatedApi(source) as api:
@@ -408,7 +417,7 @@ def test_the_last_page_of_a_window_does_not_lift_the_limit_again(
             jumpcloud__page_bytes=Size(70_000),
             jumpcloud__window=Duration(2400),
         )
-        with app.opened(small) as plugin:
+        with app.open_app(small) as plugin:
             _until_caught_up(plugin.collectors[0], stop)
         limits = {body["start_time"]: body["limit"] for body in _bodies(api)}
 

@@ -34,11 +34,11 @@ from insights_support import (
     fetch_all,
 )
 
-from in_jumpcloud.errors import KeyRefused, PageTooLarge, Refused, TryAgain
+from in_jumpcloud.config.types import Duration, Size
+from in_jumpcloud.errors import KeyRefused, PageTooLarge, RequestRejected, Retryable
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
-from in_jumpcloud.units import Duration, Size
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_proxy_that_is_down(client: Client, closed_port: int, scheme: str) -> No
     """It is the proxy that does not connect, and its password is not shown."""
     proxy = f"http://somebody:hunter2hunter2@127.0.0.1:{closed_port}"
     error = failure(client(f"{scheme}://api.invalid", proxy=proxy))
-    assert type(error) is TryAgain
+    assert type(error) is Retryable
     assert str(error) == (
         f"{scheme}://api.invalid/insights/directory/v1/events: the proxy (jumpcloud.proxy, or that of the environment) "
         "does not connect: Connection refused"
@@ -86,7 +86,7 @@ def test_proxy_that_wants_a_password(client: Client, serve: Serve) -> None:
     """A proxy that answers 407 is told from JumpCloud: the setting is named."""
     proxy = serve(answer(b"", status="407 Proxy Authentication Required"))
     error = failure(client("http://api.invalid", proxy=proxy.url))
-    assert type(error) is Refused
+    assert type(error) is RequestRejected
     assert "jumpcloud.proxy lacks a name and a password" in str(error)
 
 
@@ -103,7 +103,7 @@ def test_proxy_that_echoes_its_password(client: Client, serve: Serve) -> None:
 def test_name_that_nobody_knows(client: Client) -> None:
     """A host that no name server knows is named, with the resolver's own words."""
     error = failure(client("http://no-such-host.invalid"))
-    assert type(error) is TryAgain
+    assert type(error) is Retryable
     assert str(error).startswith(
         "http://no-such-host.invalid/insights/directory/v1/events: Failed to resolve 'no-such-host.invalid' ("
     )
@@ -172,7 +172,7 @@ def test_ca_file(client: Client, https: str, ca_file: Path) -> None:
 def test_certificate_that_nobody_signed(client: Client, https: str) -> None:
     """Without `ca_file` the same server is refused in one line that names the setting."""
     error = failure(client(https))
-    assert type(error) is TryAgain
+    assert type(error) is Retryable
     assert ": its certificate is not trusted: " in str(error)
     assert "unable to get local issuer certificate; jumpcloud.ca_file may name other authorities" in str(error)
     assert "_ssl.c" not in str(error)
@@ -188,7 +188,7 @@ def test_certificate_of_another_host(client: Client, elsewhere: str, ca_file: Pa
 def test_no_tls_behind_the_port(client: Client, serve: Serve) -> None:
     """A plain server where https was expected is one clear line."""
     error = failure(client(serve(answer()).url.replace("http:", "https:")))
-    assert type(error) is TryAgain
+    assert type(error) is Retryable
     assert "_ssl.c" not in str(error)
     assert "SSL" in str(error)
 
@@ -226,7 +226,7 @@ def test_answer_that_drips_byte_by_byte(client: Client, serve: Serve, where: str
     began = time.monotonic()
     error = failure(client(server.url, read_timeout=Duration(0.08)))
     assert time.monotonic() - began < 5
-    assert type(error) is TryAgain
+    assert type(error) is Retryable
     assert "the answer took longer than 0.4 s" in str(error)
     assert server.ended.wait(10), "the connection is still open"
 
@@ -290,16 +290,16 @@ def test_answer_of_200_mb(client: Client, serve: Serve, form: str) -> None:
 
 _PROGRAM = """
 import resource, sys, threading
-from in_jumpcloud import config
+from in_jumpcloud.config.schema import JumpCloudSettings
 from in_jumpcloud.errors import PageTooLarge
 from in_jumpcloud.insights import auth
 from in_jumpcloud.insights.api import DirectoryInsights, Scope
-from in_jumpcloud.insights.budget import RequestBudget
+from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.window import Window
-from in_jumpcloud.units import Secret
+from in_jumpcloud.config.types import Secret
 
-settings, budget = config.JumpCloud(url=sys.argv[1], api_key=Secret("k")), RequestBudget(10)
-api = DirectoryInsights(settings, auth.of(settings, budget), budget)
+settings, rate_limiter = JumpCloudSettings(url=sys.argv[1], api_key=Secret("k")), RateLimiter(10)
+api = DirectoryInsights(settings, auth.auth_for(settings, rate_limiter), rate_limiter)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     api.fetch(Window(start_ms=0, end_ms=1, services=("all",), limit=1), Scope(), threading.Event())
@@ -352,7 +352,7 @@ def test_numbers_that_are_absurd(client: Client, serve: Serve, name: str, value:
 def test_headers_that_are_too_long(client: Client, serve: Serve) -> None:
     """Header lines above what HTTP libraries take, and long ones within an error's text, are one short line."""
     for headers in ({"X-Long": "x" * 70_000}, {f"X-{number}": "x" for number in range(200)}):
-        assert type(failure(client(serve(answer(headers=headers)).url))) is TryAgain
+        assert type(failure(client(serve(answer(headers=headers)).url))) is Retryable
     long = {"X-Request-Id": "r" * 60_000, "X-Sort": "s" * 60_000}
     assert len(str(failure(client(serve(answer(headers=long)).url)))) < 500
     full = {"X-Limit": "1", "X-Search_after": "[" + "9" * 60_000, "X-Result-Count": "1"}

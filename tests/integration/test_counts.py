@@ -9,12 +9,20 @@ import msgspec
 import pytest
 from insights_support import BEGIN, KEY, NOW, OWN, Client, Serve, answer
 
-from in_jumpcloud.errors import InJumpCloudError, KeyRefused, NoCounts, NotLicensed, Refused, Stopped, TryAgain
+from in_jumpcloud.config.types import Size
+from in_jumpcloud.errors import (
+    CountsUnavailable,
+    InJumpCloudError,
+    KeyRefused,
+    NotLicensed,
+    RequestRejected,
+    Retryable,
+    Stopped,
+)
 from in_jumpcloud.insights.api import DirectoryInsights, Scope
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import MINUTE, EventSource
 from in_jumpcloud.simulator.faults import Fault
-from in_jumpcloud.units import Size
 
 FIRST = BEGIN // MINUTE
 
@@ -80,23 +88,23 @@ def test_a_providers_events(client: Client) -> None:
         found = counts(one, scope=Scope(provider="p"))
         assert sum(found.values()) == sources["provider:p"].count(BEGIN, NOW, now_ms=NOW)
         assert "x-org-id" not in api.requests[-1].headers
-        with pytest.raises(Refused):
+        with pytest.raises(RequestRejected):
             counts(one, scope=Scope(provider="q"))
 
 
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (400, NoCounts),
-        (404, NoCounts),
-        (405, NoCounts),
-        (501, NoCounts),
+        (400, CountsUnavailable),
+        (404, CountsUnavailable),
+        (405, CountsUnavailable),
+        (501, CountsUnavailable),
         (401, KeyRefused),
         (402, NotLicensed),
-        (403, Refused),
-        (429, TryAgain),
-        (500, TryAgain),
-        (503, TryAgain),
+        (403, RequestRejected),
+        (429, Retryable),
+        (500, Retryable),
+        (503, Retryable),
     ],
 )
 def test_statuses(client: Client, api: SimulatedApi, status: int, kind: type[InJumpCloudError]) -> None:
@@ -141,7 +149,7 @@ def buckets(*pairs: tuple[object, object]) -> bytes:
 def test_odd_answers(client: Client, serve: Serve, body: bytes) -> None:
     """Whatever is not the documented shape, or cannot be true, is no count, and nothing else than that is raised."""
     error = failure(client(serve(answer(body, {"X-Request-Id": "r7"})).url))
-    assert type(error) is NoCounts
+    assert type(error) is CountsUnavailable
     assert "answered no counts by minute" in str(error)
     assert "(request r7)" in str(error)
     assert len(str(error)) < 500
@@ -150,7 +158,7 @@ def test_odd_answers(client: Client, serve: Serve, body: bytes) -> None:
 def test_a_huge_answer_is_no_count(client: Client, serve: Serve) -> None:
     """An answer above the bound does not make the pages of events smaller."""
     error = failure(client(serve(answer(b" " * 5000)).url, page_bytes=Size(1000)))
-    assert type(error) is NoCounts
+    assert type(error) is CountsUnavailable
 
 
 def test_the_key_is_not_shown(client: Client, serve: Serve) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from in_jumpcloud.deadletter import DeadLetter, DeadLetterFile, Replayed
-from in_jumpcloud.errors import Failed, ReceiverDown
+from in_jumpcloud.errors import Fatal, ReceiverDown
+from in_jumpcloud.state.dead_letters import DeadLetter, DeadLetterFile, ReplayResult
 
 NOW = 1_767_225_600_000
 MIB = 1024**2
@@ -103,7 +103,7 @@ class TestAdding:
         whole = path.read_bytes()
         exact = DeadLetterFile(path, max_bytes=len(whole) * 3 // 2)
         add(exact, "3")
-        with pytest.raises(Failed, match=rf"full: {len(whole) * 3 // 2} bytes, and dead_letter\.max_bytes"):
+        with pytest.raises(Fatal, match=rf"full: {len(whole) * 3 // 2} bytes, and dead_letter\.max_bytes"):
             add(exact, "4")
         assert path.read_bytes()[: len(whole)] == whole
         assert ids(exact) == ["1", "2", "3"]
@@ -113,14 +113,14 @@ class TestAdding:
         add(file, "1")
         script = (
             "import pathlib, resource, signal, sys\n"
-            "from in_jumpcloud.deadletter import DeadLetterFile\n"
-            "from in_jumpcloud.errors import Failed\n"
+            "from in_jumpcloud.state.dead_letters import DeadLetterFile\n"
+            "from in_jumpcloud.errors import Fatal\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "path = pathlib.Path(sys.argv[1])\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, resource.RLIM_INFINITY))\n"
             "try:\n"
             "    DeadLetterFile(path, max_bytes=2**20).add('a', '2', 'refused', b'{}', now_ms=0)\n"
-            "except Failed as error:\n"
+            "except Fatal as error:\n"
             "    print(error)\n"
         )
         whole = path.read_bytes()
@@ -133,9 +133,9 @@ class TestAdding:
     def test_no_place(self, tmp_path: Path) -> None:
         """A path that cannot be used is told: the event must not be given up then."""
         (tmp_path / "file").touch()
-        with pytest.raises(Failed, match=r"^dead_letter\.path: .* cannot be written: "):
+        with pytest.raises(Fatal, match=r"^dead_letter\.path: .* cannot be written: "):
             add(DeadLetterFile(tmp_path / "file" / "x", max_bytes=MIB), "1")
-        with pytest.raises(Failed, match="cannot be read: Is a directory"):
+        with pytest.raises(Fatal, match="cannot be read: Is a directory"):
             list(DeadLetterFile(tmp_path, max_bytes=MIB).letters())
 
     def test_moved_away(self, file: DeadLetterFile, path: Path) -> None:
@@ -175,7 +175,7 @@ class TestDamage:
         path.write_bytes(path.read_bytes() + line + b"\n")
         add(file, "2")
         assert ids(file) == ["1", "2"]
-        assert file.replay(taking("1", "2")) == Replayed(delivered=2, kept=1)
+        assert file.replay(taking("1", "2")) == ReplayResult(delivered=2, kept=1)
         assert path.read_bytes() == line + b"\n"
 
     def test_fields_of_another_kind(self, file: DeadLetterFile, path: Path) -> None:
@@ -194,7 +194,7 @@ class TestReplay:
         """Only what was delivered is taken out; the rest stays byte for byte, in its order."""
         add(file, "1", "2", "3", event=ODD_EVENTS[1])
         lines = path.read_bytes().splitlines(keepends=True)
-        assert file.replay(taking("2")) == Replayed(delivered=1, kept=2)
+        assert file.replay(taking("2")) == ReplayResult(delivered=1, kept=2)
         assert path.read_bytes() == lines[0] + lines[2]
 
     def test_all(self, file: DeadLetterFile, path: Path) -> None:
@@ -224,7 +224,7 @@ class TestReplay:
         add(file, "1", "2", "3")
         script = (
             "import os, pathlib, signal, sys\n"
-            "from in_jumpcloud.deadletter import DeadLetterFile\n"
+            "from in_jumpcloud.state.dead_letters import DeadLetterFile\n"
             "def deliver(letter):\n"
             "    if letter.id == '2':\n"
             "        os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -260,7 +260,7 @@ class TestReplay:
         add(file, "1")
 
         def deliver(_: DeadLetter) -> bool:
-            with pytest.raises(Failed, match="another replay is under way"):
+            with pytest.raises(Fatal, match="another replay is under way"):
                 file.replay(taking())
             return True
 
@@ -286,7 +286,7 @@ def test_processes_at_once(file: DeadLetterFile, path: Path, caplog: pytest.LogC
     """Processes that add while others list and replay lose nothing, and no line is torn."""
     script = (
         "import pathlib, sys\n"
-        "from in_jumpcloud.deadletter import DeadLetterFile\n"
+        "from in_jumpcloud.state.dead_letters import DeadLetterFile\n"
         "file = DeadLetterFile(pathlib.Path(sys.argv[1]), max_bytes=2**30)\n"
         "for number in range(150):\n"
         "    file.add('a', f'{sys.argv[2]}-{number}', 'refused', b'x' * 20_000, now_ms=0)\n"

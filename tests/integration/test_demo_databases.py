@@ -12,7 +12,7 @@ import maxminddb
 import pytest
 from geo_support import ASN, CITY, GEOIP
 
-from in_jumpcloud.ecs.geo import GeoIP
+from in_jumpcloud.ecs.geoip import GeoIPLookup
 
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -84,7 +84,7 @@ def test_all_found() -> None:
     """Every network is found in both databases, and the places are spread over six continents."""
     with maxminddb.open_database(CITY) as reader:
         texts = [str(network[0]) for network, _ in reader]
-    geoip = GeoIP(CITY, ASN)
+    geoip = GeoIPLookup(CITY, ASN)
     found = [geoip.lookup(text) for text in texts]
     assert len(found) >= 30
     assert all(address and address.geo and address.as_ for address in found)

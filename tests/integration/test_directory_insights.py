@@ -29,9 +29,9 @@ from insights_support import (
 )
 
 from in_jumpcloud import __version__
-from in_jumpcloud.errors import Refused, Stopped, TryAgain
+from in_jumpcloud.errors import RequestRejected, Retryable, Stopped
 from in_jumpcloud.insights.api import Scope
-from in_jumpcloud.insights.event import decode, read
+from in_jumpcloud.insights.event import decode_event, parse_event
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
@@ -70,7 +70,7 @@ def test_page(client: Client, api: SimulatedApi) -> None:
     assert len(page.events) == 100
     assert page.size == sum(len(bytes(raw)) for raw in page.events) + 101
     assert page.cursor is not None
-    assert json.loads(page.cursor)[0] * 1_000_000 <= (read(page.events[-1]).time_ns or 0) + 999_999
+    assert json.loads(page.cursor)[0] * 1_000_000 <= (parse_event(page.events[-1]).time_ns or 0) + 999_999
     assert before <= page.received_ns <= time.time_ns()
 
 
@@ -130,9 +130,9 @@ def test_organizations(client: Client) -> None:
     with SimulatedApi(sources, api_key=KEY, clock=lambda: NOW) as api:
         for asked, told in [("a", "a"), ("b", "b"), (None, "a")]:
             page = fetch(client(api.url), scope=Scope(organization=asked))
-            assert {(decode(raw).data or {})["organization"] for raw in page.events} == {told}
+            assert {(decode_event(raw).data or {})["organization"] for raw in page.events} == {told}
         assert [request.headers.get("x-org-id") for request in api.requests] == ["a", "b", None]
-        assert isinstance(failure(client(api.url), scope=Scope(organization="c")), Refused)
+        assert isinstance(failure(client(api.url), scope=Scope(organization="c")), RequestRejected)
 
 
 def test_headers(client: Client, serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_ca_file(client: Client, serve: Serve, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "nowhere.pem"))
     for settings, says_nowhere in [({}, True), ({"ca_file": Path(certifi.where())}, False)]:
         error = failure(client(url, **settings))
-        assert isinstance(error, TryAgain)
+        assert isinstance(error, Retryable)
         assert ("nowhere.pem" in str(error)) == says_nowhere
 
 
@@ -182,7 +182,7 @@ def test_redirects(client: Client, serve: Serve, status: str) -> None:
     """A redirect is refused: the key is not sent on, not even to the same host."""
     other = serve(answer())
     error = failure(client(serve(answer(b"", {"Location": other.url}, status)).url))
-    assert isinstance(error, Refused)
+    assert isinstance(error, RequestRejected)
     assert f"answered {status[:3]}: " in str(error)
     assert "check jumpcloud.url" in str(error)
     assert not other.paths

@@ -27,12 +27,20 @@ from insights_support import (
     ten_minutes,
 )
 
-from in_jumpcloud.errors import CursorLost, InJumpCloudError, KeyRefused, NotLicensed, PageTooLarge, Refused, TryAgain
-from in_jumpcloud.insights.budget import RequestBudget
+from in_jumpcloud.config.types import Duration, Size
+from in_jumpcloud.errors import (
+    CursorLost,
+    InJumpCloudError,
+    KeyRefused,
+    NotLicensed,
+    PageTooLarge,
+    RequestRejected,
+    Retryable,
+)
+from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.faults import Fault, FaultKind
-from in_jumpcloud.units import Duration, Size
 
 # The error table
 
@@ -40,19 +48,19 @@ from in_jumpcloud.units import Duration, Size
 @pytest.mark.parametrize(
     ("status", "window", "kind", "words"),
     [
-        (400, WINDOW, Refused, "likely: a service name it does not know"),
+        (400, WINDOW, RequestRejected, "likely: a service name it does not know"),
         (400, SECOND_PAGE, CursorLost, ""),
         (401, WINDOW, KeyRefused, "the key is wrong, expired or revoked, or belongs to another region"),
         (401, SECOND_PAGE, KeyRefused, "the key is wrong"),
         (402, WINDOW, NotLicensed, "likely: Directory Insights is not enabled"),
-        (403, WINDOW, Refused, "likely: the administrator's role is too low"),
-        (404, WINDOW, Refused, "likely: jumpcloud.url is wrong"),
-        (408, WINDOW, TryAgain, ""),
-        (410, WINDOW, Refused, ""),
-        (429, WINDOW, TryAgain, ""),
-        (500, WINDOW, TryAgain, ""),
-        (503, SECOND_PAGE, TryAgain, ""),
-        (504, WINDOW, TryAgain, ""),
+        (403, WINDOW, RequestRejected, "likely: the administrator's role is too low"),
+        (404, WINDOW, RequestRejected, "likely: jumpcloud.url is wrong"),
+        (408, WINDOW, Retryable, ""),
+        (410, WINDOW, RequestRejected, ""),
+        (429, WINDOW, Retryable, ""),
+        (500, WINDOW, Retryable, ""),
+        (503, SECOND_PAGE, Retryable, ""),
+        (504, WINDOW, Retryable, ""),
     ],
 )
 def test_error_table(
@@ -73,7 +81,7 @@ def test_real_refusals(client: Client, api: SimulatedApi) -> None:
     assert "answered 404" in str(failure(client(f"{api.url}/v2")))
     unknown = Window(start_ms=WINDOW.start_ms, end_ms=NOW, services=("nonsense",), limit=1)
     error = failure(client(api.url), unknown)
-    assert type(error) is Refused
+    assert type(error) is RequestRejected
     assert "Unsupported service: nonsense" in str(error)
     cursor = fetch(client(api.url)).cursor
     assert type(failure(client(api.url), unknown.after(cursor))) is CursorLost
@@ -151,7 +159,7 @@ def test_retry_after(
     """`Retry-After` is seconds or a date, at most five minutes; nonsense and absence leave the pause to the caller."""
     api.faults.once(Fault("status", status=429, retry_after=header() if callable(header) else header))
     error = failure(client(api.url))
-    assert type(error) is TryAgain
+    assert type(error) is Retryable
     if least is None or most is None:
         assert error.after is None
     else:
@@ -160,19 +168,19 @@ def test_retry_after(
 
 
 def test_nothing_goes_out_while_retry_after_holds() -> None:
-    """After a 429 no client that shares the budget asks until the time is over, and then one after the other."""
+    """After a 429 no client that shares the rate_limiter asks until the time is over, and then one after the other."""
     clock = Clock()
-    budget = RequestBudget(2, clock=clock)
+    rate_limiter = RateLimiter(2, clock=clock)
     with (
         pytest.MonkeyPatch.context() as monkeypatch,
         clients(monkeypatch) as client,
         SimulatedApi(ten_minutes(), api_key=KEY, clock=lambda: round(clock.now * 1000)) as api,
     ):
         api.faults.once(Fault("status", status=429, retry_after="120"))
-        with pytest.raises(TryAgain):
-            client(api.url, budget=budget).fetch(WINDOW, OWN, clock)
+        with pytest.raises(Retryable):
+            client(api.url, rate_limiter=rate_limiter).fetch(WINDOW, OWN, clock)
         for _ in range(3):
-            client(api.url, budget=budget).fetch(WINDOW, OWN, clock)
+            client(api.url, rate_limiter=rate_limiter).fetch(WINDOW, OWN, clock)
         assert [request.time_ms - NOW for request in api.requests] == [0, 120_000, 120_500, 121_000]
 
 
@@ -180,8 +188,8 @@ def test_without_retry_after_nothing_is_held(client: Client, api: SimulatedApi) 
     """A 429 that names no time holds nobody else back: how long to wait is the caller's own affair."""
     api.faults.once(Fault("status", status=429))
     clock = Clock()
-    asks = client(api.url, budget=RequestBudget(1000, clock=clock))
-    with pytest.raises(TryAgain):
+    asks = client(api.url, rate_limiter=RateLimiter(1000, clock=clock))
+    with pytest.raises(Retryable):
         asks.fetch(WINDOW, OWN, clock)
     asks.fetch(WINDOW, OWN, clock)
     assert clock.now - NOW / 1000 < 0.01
@@ -194,7 +202,7 @@ def test_no_answer_in_time(client: Client, api: SimulatedApi) -> None:
     """An answer that does not begin within `read_timeout` is given up."""
     api.faults.once(Fault("delay", seconds=30))
     error = failure(client(api.url, read_timeout=Duration(0.1)))
-    assert type(error) is TryAgain
+    assert type(error) is Retryable
     assert str(error) == f"{api.url}/insights/directory/v1/events: no answer within jumpcloud.read_timeout"
 
 
@@ -206,7 +214,7 @@ def test_answer_that_stalls(client: Client, serve: Serve) -> None:
         request.server.ended.wait(30)
 
     error = failure(client(serve(stall).url, read_timeout=Duration(0.1)))
-    assert type(error) is TryAgain
+    assert type(error) is Retryable
     assert str(error).endswith("no answer within jumpcloud.read_timeout")
 
 
@@ -220,7 +228,7 @@ def test_answer_that_drips(client: Client, serve: Serve) -> None:
             request.wfile.flush()
 
     error = failure(client(serve(drip).url, read_timeout=Duration(0.06)))
-    assert type(error) is TryAgain
+    assert type(error) is Retryable
     assert "took longer than" in str(error)
 
 
@@ -229,7 +237,7 @@ def test_refused_connection(client: Client) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     error = failure(client(f"http://127.0.0.1:{port}"))
-    assert type(error) is TryAgain
+    assert type(error) is Retryable
     assert str(error) == f"http://127.0.0.1:{port}/insights/directory/v1/events: Connection refused"
 
 
@@ -241,7 +249,7 @@ def test_name_that_does_not_resolve(client: Client, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     error = failure(client("http://api.invalid"))
-    assert type(error) is TryAgain
+    assert type(error) is Retryable
     assert "Failed to resolve 'api.invalid'" in str(error)
 
 
@@ -249,7 +257,7 @@ def test_name_that_does_not_resolve(client: Client, monkeypatch: pytest.MonkeyPa
 def test_url_that_is_none(client: Client, url: str) -> None:
     """A base that no connection can be made to is an error like any other, whichever library finds out."""
     error = failure(client(url))
-    assert type(error) is TryAgain
+    assert type(error) is Retryable
     assert str(error).startswith(f"{url}/insights/directory/v1/events: ")
 
 
@@ -271,7 +279,7 @@ def test_faulty_answer(client: Client, api: SimulatedApi, fault: FaultKind, word
     good = fetch(asks)
     api.faults.once(Fault(fault))
     error = failure(asks)
-    assert type(error) is TryAgain
+    assert type(error) is Retryable
     assert words in str(error)
     assert fetch(asks)[:3] == good[:3]
 
@@ -289,7 +297,7 @@ def test_cut_off_without_a_length(client: Client, serve: Serve, headers: dict[st
     for share in (0.1, 0.5, 0.9):
         server = serve(whole[: len(whole) - len(body) + round(len(body) * share)])
         error = failure(client(server.url), window)
-        assert type(error) is TryAgain
+        assert type(error) is Retryable
         assert "breaks off" in str(error) or "gzip" in str(error)
 
 
@@ -310,14 +318,14 @@ def test_full_page_without_a_cursor(client: Client, serve: Serve, cursor: str | 
     """A full page whose cursor is missing, or cannot be sent back, is asked for again: the window goes on behind it."""
     headers = {"X-Limit": "2", "X-Result-Count": "2"} | ({} if cursor is None else {"X-Search_after": cursor})
     error = failure(client(serve(answer(b"[{},{}]", headers)).url))
-    assert type(error) is TryAgain
+    assert type(error) is Retryable
     assert "leads to no next one" in str(error)
 
 
 def test_sorted_the_other_way(client: Client, serve: Serve) -> None:
     """A page that is sorted newest first is not taken: its cursor would lead backwards."""
     error = failure(client(serve(answer(b"[{}]", {"X-Sort": "DESC"})).url))
-    assert type(error) is TryAgain
+    assert type(error) is Retryable
     assert "sorted the events 'DESC'" in str(error)
     assert len(fetch(client(serve(answer(b"[{}]", {"X-Sort": "asc"})).url)).events) == 1
 

@@ -15,10 +15,10 @@ import maxminddb
 import pytest
 from geo_support import ASN, CITY, Clock, build, city, named
 
-from in_jumpcloud.ecs.geo import Address, GeoIP
+from in_jumpcloud.ecs.geoip import GeoIPLookup, GeoResult
 from in_jumpcloud.errors import ConfigError
 
-NOTHING = Address(None, None)
+NOTHING = GeoResult(None, None)
 LONDON = {
     "city_name": "London",
     "continent_name": "Europe",
@@ -50,21 +50,21 @@ class TestAnswers:
 
     def test_seed(self) -> None:
         """The address of the documented example event gets exactly the geo of that event, key order included."""
-        found = GeoIP(CITY, ASN).lookup("81.2.69.144")
+        found = GeoIPLookup(CITY, ASN).lookup("81.2.69.144")
         assert found is not None
         assert json.dumps(found.geo) == json.dumps(LONDON)
         assert found.as_ == {"number": 64496, "organization": {"name": "Example Broadband Ltd"}}
 
     def test_extended(self) -> None:
         """On request geo also has continent code, postal code and time zone, after the documented fields."""
-        found = GeoIP(CITY, None, extended=True).lookup("81.2.69.144")
+        found = GeoIPLookup(CITY, None, extended=True).lookup("81.2.69.144")
         assert found is not None
         more = {"continent_code": "EU", "postal_code": "EC2V", "timezone": "Europe/London"}
         assert json.dumps(found.geo) == json.dumps(LONDON | more)
 
     def test_last_subdivision(self) -> None:
         """Of several subdivisions the last, narrowest one is the region."""
-        found = GeoIP(CITY, None).lookup("2.125.160.216")
+        found = GeoIPLookup(CITY, None).lookup("2.125.160.216")
         assert found is not None
         assert found.geo is not None
         assert (found.geo["region_iso_code"], found.geo["region_name"]) == ("GB-WBK", "West Berkshire")
@@ -79,45 +79,45 @@ class TestAnswers:
     )
     def test_absent_parts(self, text: str, geo: dict[str, Any]) -> None:
         """What a record does not hold is left out."""
-        assert GeoIP(CITY, None).lookup(text) == Address(geo, None)
+        assert GeoIPLookup(CITY, None).lookup(text) == GeoResult(geo, None)
 
     def test_country_database(self, tmp_path: Path) -> None:
         """A Country database serves for geo."""
         record = {"continent": {"names": {"en": "Europe"}}, "country": {"iso_code": "SE", "names": {"en": "Sweden"}}}
         path = build(tmp_path / "c.mmdb", {"192.0.2.0/24": record}, "GeoLite2-Country")
         geo = {"continent_name": "Europe", "country_iso_code": "SE", "country_name": "Sweden"}
-        assert GeoIP(path, None).lookup("192.0.2.1") == Address(geo, None)
+        assert GeoIPLookup(path, None).lookup("192.0.2.1") == GeoResult(geo, None)
 
     @pytest.mark.parametrize("kind", ["GeoIP2-Enterprise", "DBIP-City-Lite", "GeoIP2-City"])
     def test_types_for_city(self, tmp_path: Path, kind: str) -> None:
         """City databases of other publishers and editions are taken."""
         path = build(tmp_path / "c.mmdb", {"192.0.2.0/24": named("X")}, kind)
-        assert city(GeoIP(path, None), "192.0.2.1") == "X"
+        assert city(GeoIPLookup(path, None), "192.0.2.1") == "X"
 
     @pytest.mark.parametrize("kind", ["GeoIP2-ISP", "DBIP-ASN-Lite (compat=GeoLite2-ASN)"])
     def test_types_for_asn(self, tmp_path: Path, kind: str) -> None:
         """An ISP database serves for the autonomous system, and so does another publisher's."""
         path = build(tmp_path / "a.mmdb", {"192.0.2.0/24": {"autonomous_system_number": 64500}}, kind)
-        assert GeoIP(None, path).lookup("192.0.2.1") == Address(None, {"number": 64500})
+        assert GeoIPLookup(None, path).lookup("192.0.2.1") == GeoResult(None, {"number": 64500})
 
     def test_system_name_only(self, tmp_path: Path) -> None:
         """A record without a number still gives the organization."""
         path = build(tmp_path / "a.mmdb", {"192.0.2.0/24": {"autonomous_system_organization": "X"}}, "ASN")
-        assert GeoIP(None, path).lookup("192.0.2.1") == Address(None, {"organization": {"name": "X"}})
+        assert GeoIPLookup(None, path).lookup("192.0.2.1") == GeoResult(None, {"organization": {"name": "X"}})
 
     def test_unknown_address(self) -> None:
         """An address that no database holds is valid and has nothing."""
-        assert GeoIP(CITY, ASN).lookup("8.8.8.8") == NOTHING
+        assert GeoIPLookup(CITY, ASN).lookup("8.8.8.8") == NOTHING
 
     def test_no_databases(self) -> None:
         """With both databases off, validity is still told."""
-        geoip = GeoIP(None, None)
+        geoip = GeoIPLookup(None, None)
         assert geoip.lookup("81.2.69.144") == NOTHING
         assert geoip.lookup("nonsense") is None
 
     def test_closed(self) -> None:
         """After close nothing is found, not even what was known before, and nothing is raised."""
-        geoip = GeoIP(CITY, None, check_every=0)
+        geoip = GeoIPLookup(CITY, None, check_every=0)
         assert city(geoip, "81.2.69.144") == "London"
         geoip.close()
         assert geoip.lookup("81.2.69.144") == NOTHING
@@ -135,14 +135,14 @@ class TestText:
     )
     def test_invalid(self, anywhere: Path, text: str) -> None:
         """What is no plain address, one with a scope id included, is told apart: None, the second time too."""
-        geoip = GeoIP(anywhere, None)
+        geoip = GeoIPLookup(anywhere, None)
         assert geoip.lookup(text) is None
         assert geoip.lookup(text) is None
 
     @pytest.mark.parametrize("value", [None, 0, 3232235777, b"\xc0\x00\x02\x01", ["192.0.2.1"], {}, math.nan])
     def test_not_text(self, anywhere: Path, value: Any) -> None:
         """Other values than text are no addresses, and nothing is raised."""
-        assert GeoIP(anywhere, None).lookup(value) is None
+        assert GeoIPLookup(anywhere, None).lookup(value) is None
 
     @pytest.mark.parametrize(
         "text",
@@ -154,7 +154,7 @@ class TestText:
     )
     def test_local(self, anywhere: Path, text: str) -> None:
         """Private, loopback, link-local and unspecified addresses are valid but not looked up."""
-        assert GeoIP(anywhere, None).lookup(text) == NOTHING
+        assert GeoIPLookup(anywhere, None).lookup(text) == NOTHING
 
     @pytest.mark.parametrize(
         "text",
@@ -166,27 +166,27 @@ class TestText:
     )
     def test_not_local(self, anywhere: Path, text: str) -> None:
         """Addresses just outside of those ranges are looked up, and documentation networks too."""
-        assert city(GeoIP(anywhere, None), text) == ("Six" if ":" in text else "Four")
+        assert city(GeoIPLookup(anywhere, None), text) == ("Six" if ":" in text else "Four")
 
     @pytest.mark.parametrize("text", ["::ffff:81.2.69.144", "::FFFF:5102:4590", f"{'0000:' * 5}ffff:81.2.69.144"])
     def test_mapped(self, text: str) -> None:
         """An IPv4-mapped IPv6 address is looked up as IPv4, however it is written."""
-        assert city(GeoIP(CITY, None), text) == "London"
+        assert city(GeoIPLookup(CITY, None), text) == "London"
 
     def test_longest(self, anywhere: Path) -> None:
         """The longest text that is an address, 45 characters, is looked up."""
         text = f"{'0000:' * 5}ffff:198.168.100.100"
         assert len(text) == 45
-        assert city(GeoIP(anywhere, None), text) == "Four"
+        assert city(GeoIPLookup(anywhere, None), text) == "Four"
 
     def test_ipv6(self) -> None:
         """IPv6 addresses are found, however they are written."""
-        geoip = GeoIP(CITY, None)
+        geoip = GeoIPLookup(CITY, None)
         assert city(geoip, "2001:db8:4000::1") == city(geoip, "2001:0DB8:4000:0000:0000:0000:0000:0001") == "Tokyo"
 
     def test_ipv4_only(self, tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
         """In a database of IPv4 alone, IPv6 is a miss without a warning, and IPv4-mapped is found."""
-        geoip = GeoIP(build(tmp_path / "4.mmdb", {"192.0.2.0/24": named("Four")}, version=4), None)
+        geoip = GeoIPLookup(build(tmp_path / "4.mmdb", {"192.0.2.0/24": named("Four")}, version=4), None)
         assert geoip.lookup("2001:db8::1") == NOTHING
         assert city(geoip, "192.0.2.1") == city(geoip, "::ffff:192.0.2.1") == "Four"
         assert not log.records
@@ -214,26 +214,26 @@ class TestOddRecords:
     )
     def test_unusable(self, tmp_path: Path, record: Any) -> None:
         """Values of unexpected types, and points that are not on the globe, are left out; nothing is raised."""
-        geoip = GeoIP(build(tmp_path / "odd.mmdb", {"192.0.2.0/24": record}), None, extended=True)
+        geoip = GeoIPLookup(build(tmp_path / "odd.mmdb", {"192.0.2.0/24": record}), None, extended=True)
         assert geoip.lookup("192.0.2.1") == NOTHING
 
     def test_sound_part(self, tmp_path: Path) -> None:
         """One odd part does not cost the others; a region without a country has a name but no code."""
         record = named("Oslo") | {"country": "Norway", "subdivisions": [{"iso_code": "03", "names": {"en": "Oslo"}}]}
-        geoip = GeoIP(build(tmp_path / "odd.mmdb", {"192.0.2.0/24": record}), None)
-        assert geoip.lookup("192.0.2.1") == Address({"city_name": "Oslo", "region_name": "Oslo"}, None)
+        geoip = GeoIPLookup(build(tmp_path / "odd.mmdb", {"192.0.2.0/24": record}), None)
+        assert geoip.lookup("192.0.2.1") == GeoResult({"city_name": "Oslo", "region_name": "Oslo"}, None)
 
     def test_whole_degrees(self, tmp_path: Path) -> None:
         """A position given in whole degrees becomes floats, up to the poles and the date line."""
         record = {"location": {"latitude": -90, "longitude": 180}}
-        found = GeoIP(build(tmp_path / "odd.mmdb", {"192.0.2.0/24": record}), None).lookup("192.0.2.1")
-        assert repr(found) == "Address(geo={'location': {'lat': -90.0, 'lon': 180.0}}, as_=None)"
+        found = GeoIPLookup(build(tmp_path / "odd.mmdb", {"192.0.2.0/24": record}), None).lookup("192.0.2.1")
+        assert repr(found) == "GeoResult(geo={'location': {'lat': -90.0, 'lon': 180.0}}, as_=None)"
 
     @pytest.mark.parametrize("number", ["64500", True, 64500.5, 2**32, -1])
     def test_system(self, tmp_path: Path, number: Any) -> None:
         """What is no AS number is left out."""
         record = {"autonomous_system_number": number, "autonomous_system_organization": ["X"]}
-        geoip = GeoIP(None, build(tmp_path / "odd.mmdb", {"192.0.2.0/24": record}, "ASN"))
+        geoip = GeoIPLookup(None, build(tmp_path / "odd.mmdb", {"192.0.2.0/24": record}, "ASN"))
         assert geoip.lookup("192.0.2.1") == NOTHING
 
     def test_corrupt(self, tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
@@ -243,7 +243,7 @@ class TestOddRecords:
         start, end = whole.index(b"\0" * 16) + 16, whole.rindex(b"\xab\xcd\xefMaxMind.com")
         path.write_bytes(whole[:start] + b"\xff" * (end - start) + whole[end:])
         clock = Clock()
-        geoip = GeoIP(path, None, clock=clock)
+        geoip = GeoIPLookup(path, None, clock=clock)
         assert [geoip.lookup(f"192.0.2.{last}") for last in range(3)] == [NOTHING] * 3
         assert [record.levelname for record in log.records] == ["WARNING"]
         assert f"geoip.city: {path} is damaged" in log.messages[0]
@@ -259,7 +259,7 @@ class TestConstruction:
     def refusal(city: Path | None, asn: Path | None) -> str:
         """The message of the ConfigError that this raises, which has to be one line."""
         with pytest.raises(ConfigError) as caught:
-            GeoIP(city, asn)
+            GeoIPLookup(city, asn)
         message = str(caught.value)
         assert "\n" not in message
         assert "geoip/README.md" in message
@@ -320,10 +320,10 @@ class TestExtension:
 import logging, pathlib, sys
 if sys.argv[2] == "hidden":
     sys.modules["maxminddb.extension"] = None
-from in_jumpcloud.ecs.geo import GeoIP
+from in_jumpcloud.ecs.geoip import GeoIPLookup
 logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
 for _ in range(2):
-    print(GeoIP(pathlib.Path(sys.argv[1]), None).lookup("81.2.69.144").geo["city_name"])
+    print(GeoIPLookup(pathlib.Path(sys.argv[1]), None).lookup("81.2.69.144").geo["city_name"])
 """
 
     @pytest.mark.parametrize("how", ["hidden", "present"])

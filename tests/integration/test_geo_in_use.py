@@ -13,7 +13,7 @@ import maxminddb
 import pytest
 from geo_support import ASN, CITY, Clock, build, city, named
 
-from in_jumpcloud.ecs.geo import Address, GeoIP
+from in_jumpcloud.ecs.geoip import GeoIPLookup, GeoResult
 
 
 @pytest.fixture
@@ -54,13 +54,13 @@ class TestReplacement:
         return build(tmp_path / "c.mmdb", {"192.0.2.0/24": named("Old")})
 
     @pytest.fixture
-    def geoip(self, path: Path, clock: Clock) -> GeoIP:
+    def geoip(self, path: Path, clock: Clock) -> GeoIPLookup:
         """It is open, looked at every 5 seconds, and its answer is in the cache."""
-        geoip = GeoIP(path, ASN, check_every=5.0, clock=clock)
+        geoip = GeoIPLookup(path, ASN, check_every=5.0, clock=clock)
         assert city(geoip, "192.0.2.1") == "Old"
         return geoip
 
-    def test_replaced(self, geoip: GeoIP, path: Path, clock: Clock, log: pytest.LogCaptureFixture) -> None:
+    def test_replaced(self, geoip: GeoIPLookup, path: Path, clock: Clock, log: pytest.LogCaptureFixture) -> None:
         """A file renamed into place answers after at most check_every seconds, cached addresses too, with one INFO."""
         build(path, {"192.0.2.0/24": named("New")})
         clock.now += 4.9
@@ -75,17 +75,17 @@ class TestReplacement:
     def test_both_replaced(self, path: Path, tmp_path: Path, clock: Clock) -> None:
         """The second database is looked after as well, alone and in the same check as the first."""
         asn = build(tmp_path / "a.mmdb", {"192.0.2.0/24": {"autonomous_system_number": 1}}, "ASN")
-        geoip = GeoIP(path, asn, clock=clock)
-        assert geoip.lookup("192.0.2.1") == Address({"city_name": "Old"}, {"number": 1})
+        geoip = GeoIPLookup(path, asn, clock=clock)
+        assert geoip.lookup("192.0.2.1") == GeoResult({"city_name": "Old"}, {"number": 1})
         build(asn, {"192.0.2.0/24": {"autonomous_system_number": 2}}, "ASN")
         clock.now += 5
-        assert geoip.lookup("192.0.2.1") == Address({"city_name": "Old"}, {"number": 2})
+        assert geoip.lookup("192.0.2.1") == GeoResult({"city_name": "Old"}, {"number": 2})
         build(path, {"192.0.2.0/24": named("New")})
         build(asn, {"192.0.2.0/24": {"autonomous_system_number": 3}}, "ASN")
         clock.now += 5
-        assert geoip.lookup("192.0.2.1") == Address({"city_name": "New"}, {"number": 3})
+        assert geoip.lookup("192.0.2.1") == GeoResult({"city_name": "New"}, {"number": 3})
 
-    def test_same_time_and_size(self, geoip: GeoIP, path: Path, clock: Clock) -> None:
+    def test_same_time_and_size(self, geoip: GeoIPLookup, path: Path, clock: Clock) -> None:
         """A new file is noticed even where it has the size and the time of the old one."""
         old = path.stat()
         new = build(path.with_name("other.mmdb"), {"192.0.2.0/24": named("New")})
@@ -95,7 +95,7 @@ class TestReplacement:
         clock.now += 5
         assert city(geoip, "192.0.2.1") == "New"
 
-    def test_unchanged(self, geoip: GeoIP, clock: Clock, log: pytest.LogCaptureFixture) -> None:
+    def test_unchanged(self, geoip: GeoIPLookup, clock: Clock, log: pytest.LogCaptureFixture) -> None:
         """An untouched file is not opened again, and its answers stay in the cache."""
         before = geoip.lookup("192.0.2.1")
         clock.now += 100
@@ -103,7 +103,9 @@ class TestReplacement:
         assert not log.records
 
     @pytest.mark.parametrize("how", SPOILED)
-    def test_spoiled(self, geoip: GeoIP, path: Path, clock: Clock, log: pytest.LogCaptureFixture, how: str) -> None:
+    def test_spoiled(
+        self, geoip: GeoIPLookup, path: Path, clock: Clock, log: pytest.LogCaptureFixture, how: str
+    ) -> None:
         """A replacement that is of no use is warned about once; the old one answers until a sound one comes."""
         spoil, reason = SPOILED[how]
         spoil(path)
@@ -119,7 +121,7 @@ class TestReplacement:
         assert city(geoip, "192.0.2.1") == "New"
         assert [record.levelname for record in log.records] == ["WARNING", "INFO"]
 
-    def test_spoiled_twice(self, geoip: GeoIP, path: Path, clock: Clock, log: pytest.LogCaptureFixture) -> None:
+    def test_spoiled_twice(self, geoip: GeoIPLookup, path: Path, clock: Clock, log: pytest.LogCaptureFixture) -> None:
         """Each new state of a broken file is warned about."""
         for size in (1, 2):
             swap(path, b"x" * size)
@@ -127,7 +129,7 @@ class TestReplacement:
             assert city(geoip, "192.0.2.1") == "Old"
         assert len(log.records) == 2
 
-    def test_back_again(self, geoip: GeoIP, path: Path, clock: Clock, log: pytest.LogCaptureFixture) -> None:
+    def test_back_again(self, geoip: GeoIPLookup, path: Path, clock: Clock, log: pytest.LogCaptureFixture) -> None:
         """A file that was away and came back as it was is not opened again; its next absence is warned about."""
         aside = path.with_suffix(".aside")
         for moves in (1, 2):
@@ -140,7 +142,12 @@ class TestReplacement:
             assert [record.levelname for record in log.records] == ["WARNING"] * moves
 
     def test_readable_later(
-        self, geoip: GeoIP, path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+        self,
+        geoip: GeoIPLookup,
+        path: Path,
+        clock: Clock,
+        monkeypatch: pytest.MonkeyPatch,
+        log: pytest.LogCaptureFixture,
     ) -> None:
         """A new file whose permissions are corrected afterwards, which leaves no trace in stat, is taken up then."""
         build(path, {"192.0.2.0/24": named("New")})
@@ -158,7 +165,7 @@ class TestReplacement:
 
     def test_late_answer(self, path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
         """An answer from the old database that is ready only after the replacement is not kept."""
-        geoip = GeoIP(path, None, clock=clock)
+        geoip = GeoIPLookup(path, None, clock=clock)
         old = geoip._city
         assert old is not None
         slow = old.get
@@ -182,7 +189,7 @@ class TestCache:
     @pytest.mark.parametrize("text", ["81.2.69.144", "nonsense", "10.0.0.1"])
     def test_kept(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A second look-up of the same text, be it valid or not, does not parse or read again."""
-        geoip = GeoIP(CITY, None)
+        geoip = GeoIPLookup(CITY, None)
         first = geoip.lookup(text)
         monkeypatch.setattr(geoip, "_ask", lambda _: pytest.fail("asked again"))
         assert geoip.lookup(text) is first
@@ -190,7 +197,7 @@ class TestCache:
     @pytest.mark.parametrize("cache", [0, 1, 2, 7, 100])
     def test_bounded(self, cache: int) -> None:
         """Never more than `cache` answers are kept, and answers stay right."""
-        geoip = GeoIP(CITY, None, cache=cache)
+        geoip = GeoIPLookup(CITY, None, cache=cache)
         for number in range(1_000):
             geoip.lookup(f"198.18.{number >> 8}.{number & 255}")
             assert city(geoip, "81.2.69.144") == "London"
@@ -198,7 +205,7 @@ class TestCache:
 
     def test_popular(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """An address that is asked for all the time is not forgotten when many others pass by."""
-        geoip = GeoIP(CITY, None, cache=10)
+        geoip = GeoIPLookup(CITY, None, cache=10)
         geoip.lookup("81.2.69.144")
         asked: list[str] = []
         monkeypatch.setattr(geoip, "_ask", asked.append)
@@ -210,14 +217,14 @@ class TestCache:
 
     def test_huge_text(self) -> None:
         """Text too long for an address is answered but not kept, so that it cannot fill the memory."""
-        geoip = GeoIP(CITY, None)
+        geoip = GeoIPLookup(CITY, None)
         assert geoip.lookup("9" * 46) is None
         assert not geoip._young
 
     def test_threads(self, tmp_path: Path) -> None:
         """Several threads get right answers while files are replaced under them and the cache overflows."""
         path = build(tmp_path / "c.mmdb", {"192.0.2.0/24": named("Old")})
-        geoip = GeoIP(path, None, cache=20, check_every=0)
+        geoip = GeoIPLookup(path, None, cache=20, check_every=0)
         wrong: list[object] = []
         stop = threading.Event()
 

@@ -18,12 +18,13 @@ from insights_support import BEGIN, KEY, NOW, OWN, Client, failure, fetch, fetch
 from support import KEY as SIMULATED_KEY
 from support import Command
 
-from in_jumpcloud.errors import NotLicensed, Refused
-from in_jumpcloud.insights.window import Window, rfc3339
+from in_jumpcloud.errors import NotLicensed, RequestRejected
+from in_jumpcloud.insights.window import Window
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import MINUTE, EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import rfc3339
 
 HOUR = 60 * MINUTE
 EVENTS = "/insights/directory/v1/events"
@@ -357,7 +358,7 @@ def test_field_notes_402_asks_for_a_later_start(client: Client) -> None:
             api.faults.once(Fault("status", status=402))
             error = failure(one, each)
             assert type(error) is NotLicensed
-            assert isinstance(error, Refused)
+            assert isinstance(error, RequestRejected)
 
 
 def test_field_notes_booleans_are_never_sent(run: Run, api: SimulatedApi) -> None:

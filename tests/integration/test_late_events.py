@@ -10,14 +10,24 @@ from pathlib import Path
 import pytest
 from support import KEY, ROOT
 
-from in_jumpcloud import app, config
+from in_jumpcloud import app
 from in_jumpcloud.collector import Collector
-from in_jumpcloud.insights.window import rfc3339
+from in_jumpcloud.config.schema import (
+    Config,
+    DeadLetterSettings,
+    ForwardSettings,
+    GeoIPSettings,
+    JumpCloudSettings,
+    ReconcileSettings,
+    ServerSettings,
+    StateSettings,
+)
+from in_jumpcloud.config.types import Duration, Secret, Start
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.units import Duration, Secret, Start
+from in_jumpcloud.timestamps import rfc3339
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
@@ -60,15 +70,15 @@ def api(source: EventSource, clock: Clock) -> Iterator[SimulatedApi]:
 
 
 @pytest.fixture
-def settings(api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path) -> config.Config:
-    """As by default, but for the budget."""
-    return config.Config(
-        jumpcloud=config.JumpCloud(api_key=Secret(KEY), url=api.url, start=Start("now"), requests_per_second=10_000),
-        geoip=config.GeoIP(city=ROOT / "geoip" / "demo-city.mmdb"),
-        forward=config.Forward(servers=(config.Server(host="127.0.0.1", port=receiver.port),)),
-        state=config.State(path=tmp_path / "state.db"),
-        dead_letter=config.DeadLetter(path=tmp_path / "dead-letter.ndjson"),
-        reconcile=config.Reconcile(window=Duration(12 * 3600)),
+def settings(api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path) -> Config:
+    """As by default, but for the rate_limiter."""
+    return Config(
+        jumpcloud=JumpCloudSettings(api_key=Secret(KEY), url=api.url, start=Start("now"), requests_per_second=10_000),
+        geoip=GeoIPSettings(city=ROOT / "geoip" / "demo-city.mmdb"),
+        forward=ForwardSettings(servers=(ServerSettings(host="127.0.0.1", port=receiver.port),)),
+        state=StateSettings(path=tmp_path / "state.db"),
+        dead_letter=DeadLetterSettings(path=tmp_path / "dead-letter.ndjson"),
+        reconcile=ReconcileSettings(window=Duration(12 * 3600)),
     )
 
 
@@ -78,10 +88,10 @@ def _expected(source: EventSource) -> set[str]:
 
 
 def test_late_events_are_found_and_each_arrives_once(
-    settings: config.Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock, api: SimulatedApi
+    settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock, api: SimulatedApi
 ) -> None:
     """Hours after the last of them appeared nothing is missing, nothing doubled, and how late they were is counted."""
-    with app.opened(settings, now_ms=clock) as plugin:
+    with app.open_app(settings, now_ms=clock) as plugin:
         (one,) = plugin.collectors
         clock.run(one, NOW + 6 * HOUR)
         counters = one.counters
@@ -95,7 +105,7 @@ def test_late_events_are_found_and_each_arrives_once(
     assert len(compared) > 30
 
 
-def test_only_what_disagrees_is_read_again(settings: config.Config, receiver: SimulatedReceiver, clock: Clock) -> None:
+def test_only_what_disagrees_is_read_again(settings: Config, receiver: SimulatedReceiver, clock: Clock) -> None:
     """One late event costs one comparison and one short span, not a day of pages."""
     source = EventSource(start_ms=NOW, end_ms=NOW + HOUR, per_minute=15)
     source.add(
@@ -104,8 +114,8 @@ def test_only_what_disagrees_is_read_again(settings: config.Config, receiver: Si
         visible_ms=NOW + 2 * HOUR,
     )
     with SimulatedApi(source, clock=clock) as api:
-        there = config.JumpCloud(api_key=Secret(KEY), url=api.url, start=Start("now"), requests_per_second=10_000)
-        with app.opened(_replaced(settings, there), now_ms=clock) as plugin:
+        there = JumpCloudSettings(api_key=Secret(KEY), url=api.url, start=Start("now"), requests_per_second=10_000)
+        with app.open_app(_replaced(settings, there), now_ms=clock) as plugin:
             (one,) = plugin.collectors
             clock.run(one, NOW + 2 * HOUR - MINUTE)
             assert "late" not in receiver.ids
@@ -120,8 +130,8 @@ def test_only_what_disagrees_is_read_again(settings: config.Config, receiver: Si
     assert spans[-1] == (rfc3339(NOW + 30 * MINUTE), rfc3339(NOW + 31 * MINUTE))
 
 
-def _replaced(settings: config.Config, jumpcloud: config.JumpCloud) -> config.Config:
-    return config.Config(
+def _replaced(settings: Config, jumpcloud: JumpCloudSettings) -> Config:
+    return Config(
         jumpcloud=jumpcloud,
         geoip=settings.geoip,
         forward=settings.forward,
@@ -133,7 +143,7 @@ def _replaced(settings: config.Config, jumpcloud: config.JumpCloud) -> config.Co
 
 @pytest.mark.parametrize("status", [404, 501])
 def test_without_counts_the_whole_is_read_again_now_and_then(
-    settings: config.Config,
+    settings: Config,
     source: EventSource,
     receiver: SimulatedReceiver,
     clock: Clock,
@@ -142,7 +152,7 @@ def test_without_counts_the_whole_is_read_again_now_and_then(
 ) -> None:
     """Where JumpCloud does not count, the last hours are read again every six hours: late events are found too."""
     api.faults.always(Fault("status", status=status, path="/interval"))
-    with app.opened(settings, now_ms=clock) as plugin:
+    with app.open_app(settings, now_ms=clock) as plugin:
         (one,) = plugin.collectors
         clock.run(one, NOW + 7 * HOUR)
 
@@ -151,14 +161,14 @@ def test_without_counts_the_whole_is_read_again_now_and_then(
 
 
 def test_a_restart_finds_what_came_late_while_it_was_away(
-    settings: config.Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock
+    settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock
 ) -> None:
     """After hours without the plugin, the first comparison finds what the polls can not."""
-    with app.opened(settings, now_ms=clock) as plugin:
+    with app.open_app(settings, now_ms=clock) as plugin:
         clock.run(plugin.collectors[0], NOW + HOUR)
     clock.ms = NOW + 6 * HOUR
 
-    with app.opened(settings, now_ms=clock) as plugin:
+    with app.open_app(settings, now_ms=clock) as plugin:
         clock.run(plugin.collectors[0], NOW + 6 * HOUR + 2 * MINUTE)
 
     assert set(receiver.ids) == _expected(source)
@@ -166,15 +176,15 @@ def test_a_restart_finds_what_came_late_while_it_was_away(
 
 
 def test_a_minute_that_never_agrees_is_not_read_for_ever(
-    settings: config.Config, receiver: SimulatedReceiver, clock: Clock
+    settings: Config, receiver: SimulatedReceiver, clock: Clock
 ) -> None:
     """An event that JumpCloud counts twice is read again once, and then left alone."""
     source = EventSource(start_ms=NOW, end_ms=NOW + 10 * MINUTE, per_minute=15)
     for _ in range(2):
         source.add({"id": "twice", "timestamp": rfc3339(NOW + 5 * MINUTE)}, timestamp_ms=NOW + 5 * MINUTE)
     with SimulatedApi(source, clock=clock) as api:
-        there = config.JumpCloud(api_key=Secret(KEY), url=api.url, start=Start("now"), requests_per_second=10_000)
-        with app.opened(_replaced(settings, there), now_ms=clock) as plugin:
+        there = JumpCloudSettings(api_key=Secret(KEY), url=api.url, start=Start("now"), requests_per_second=10_000)
+        with app.open_app(_replaced(settings, there), now_ms=clock) as plugin:
             clock.run(plugin.collectors[0], NOW + 3 * HOUR)
         again = [
             request
@@ -190,13 +200,13 @@ def test_a_minute_that_never_agrees_is_not_read_for_ever(
 
 
 def test_a_clock_that_was_hours_ahead_and_is_set_right_leaves_no_gap(
-    settings: config.Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock
+    settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock
 ) -> None:
     """With the clock set back the stream polls on at once, and what fell into the gap is found by the counts."""
     wrong = Clock()
     with SimulatedApi(source, clock=clock) as api:
-        there = config.JumpCloud(api_key=Secret(KEY), url=api.url, start=Start("now"), requests_per_second=10_000)
-        with app.opened(_replaced(settings, there), now_ms=wrong) as plugin:
+        there = JumpCloudSettings(api_key=Secret(KEY), url=api.url, start=Start("now"), requests_per_second=10_000)
+        with app.open_app(_replaced(settings, there), now_ms=wrong) as plugin:
             (one,) = plugin.collectors
             for minute in range(90):
                 clock.ms = NOW + minute * MINUTE

@@ -19,14 +19,14 @@ from node_support import HOSTNAME, Certificates, Entry, NodeReceiver, installed,
 from receiver_support import TIME, TIME_NS, record
 from support import Command
 
-from in_jumpcloud import config
-from in_jumpcloud.errors import NotReady, ReceiverDown, Unwelcome
+from in_jumpcloud.config.schema import ForwardSettings, ServerSettings, TlsSettings
+from in_jumpcloud.config.types import Secret
+from in_jumpcloud.errors import HandshakeRejected, ReceiverDown, ReceiverPaused
 from in_jumpcloud.forward import wire
 from in_jumpcloud.forward.sender import AckSender
-from in_jumpcloud.forward.wire import Chunk, packed_entry
+from in_jumpcloud.forward.wire import Chunk, pack_entry
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
-from in_jumpcloud.units import Secret
 
 pytestmark = needs_node
 
@@ -65,9 +65,9 @@ def _sender_to() -> Iterator[SenderTo]:
     with contextlib.ExitStack() as stack:
 
         def make(receiver: NodeReceiver, **settings: Any) -> AckSender:
-            server = config.Server(host="127.0.0.1", port=receiver.port)
+            server = ServerSettings(host="127.0.0.1", port=receiver.port)
             waits = {"connect_timeout": SOON, "ack_timeout": SOON}
-            sender = AckSender(server, config.Forward(servers=(server,), **(waits | settings)))
+            sender = AckSender(server, ForwardSettings(servers=(server,), **(waits | settings)))
             stack.callback(sender.close)
             return sender
 
@@ -76,8 +76,8 @@ def _sender_to() -> Iterator[SenderTo]:
 
 def some_chunk(*names: str, compress: wire.Compression = "none") -> Chunk:
     """A chunk of a record with each of these ids."""
-    payload = b"".join(packed_entry(TIME_NS, record(name)) for name in names)
-    return wire.chunk("tag", payload, len(names), compress=compress)
+    payload = b"".join(pack_entry(TIME_NS, record(name)) for name in names)
+    return wire.build_chunk("tag", payload, len(names), compress=compress)
 
 
 def entry(name: str) -> Entry:
@@ -134,16 +134,16 @@ def test_our_chunk_is_such_a_message(receiver: NodeReceiver) -> None:
 def test_times_keep_every_nanosecond(receiver: NodeReceiver, sender_to: SenderTo) -> None:
     """It sees the very seconds and nanoseconds that were packed, from 1970 to the last second that has room."""
     times = [(0, 0), (0, 1), (SECONDS, 0), (SECONDS, NANOSECONDS), (SECONDS, 999_999_999), (2**32 - 3, 999_999_999)]
-    payload = b"".join(packed_entry(seconds * 10**9 + nanoseconds, {}) for seconds, nanoseconds in times)
+    payload = b"".join(pack_entry(seconds * 10**9 + nanoseconds, {}) for seconds, nanoseconds in times)
 
-    sender_to(receiver).deliver(wire.chunk("tag", payload, len(times)), NEVER)
+    sender_to(receiver).deliver(wire.build_chunk("tag", payload, len(times)), NEVER)
 
     assert [entry.time for entry in receiver.stop()] == times
 
 
 def test_a_message_without_records_is_acknowledged(receiver: NodeReceiver, sender_to: SenderTo) -> None:
     """It does acknowledge our probe, like Fluent Bit, and makes no entry of it; the connection stays usable."""
-    probe = wire.probe("tag")
+    probe = wire.build_probe("tag")
     assert exchange(receiver, probe.message) == {"ack": probe.id}
 
     sender = sender_to(receiver)
@@ -156,7 +156,7 @@ def test_a_message_without_records_is_acknowledged(receiver: NodeReceiver, sende
 def test_unreadable_entries_are_not_acknowledged(receiver: NodeReceiver, sender_to: SenderTo) -> None:
     """Unlike Fluent Bit it reads packed entries before the ack: a bad one costs the connection, not the records."""
     sender = sender_to(receiver)
-    bad = wire.chunk("tag", b"\xc1" + PAYLOAD, 3)
+    bad = wire.build_chunk("tag", b"\xc1" + PAYLOAD, 3)
 
     with pytest.raises(ReceiverDown) as raised:
         sender.deliver(bad, NEVER)
@@ -220,7 +220,7 @@ def test_who_is_not_welcome_is_told_why(
     receiver = receiver_with(**security("the key", USERS))
     sender = sender_to(receiver, **({"shared_key": Secret("the key")} | settings))
 
-    with pytest.raises(Unwelcome, match=reason):
+    with pytest.raises(HandshakeRejected, match=reason):
         sender.deliver(some_chunk("a"), NEVER)
 
     assert receiver.stop() == []
@@ -230,7 +230,7 @@ def test_a_key_where_none_is_asked_for(receiver: NodeReceiver, sender_to: Sender
     """It waits for a greeting that does not come, and says so; no record is sent."""
     sender = sender_to(receiver, shared_key=Secret("the key"), ack_timeout=0.5)
 
-    with pytest.raises(NotReady, match="no HELO"):
+    with pytest.raises(ReceiverPaused, match="no HELO"):
         sender.deliver(some_chunk("a"), NEVER)
 
     assert receiver.stop() == []
@@ -240,7 +240,7 @@ def test_no_key_where_one_is_asked_for(receiver_with: ReceiverWith, sender_to: S
     """Its greeting is taken for what it is: the error names the missing setting, and no record is taken."""
     receiver = receiver_with(**security("the key"))
 
-    with pytest.raises(Unwelcome, match=r"set forward\.shared_key"):
+    with pytest.raises(HandshakeRejected, match=r"set forward\.shared_key"):
         sender_to(receiver).deliver(some_chunk("a"), NEVER)
 
     assert receiver.stop() == []
@@ -254,7 +254,7 @@ def _certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def test_tls(receiver_with: ReceiverWith, sender_to: SenderTo, certificates: Certificates) -> None:
     """Encrypted, with the receiver's certificate checked against the authority and the name."""
     receiver = receiver_with(tlsOptions=certificates.options)
-    tls = config.Tls(enabled=True, ca_file=certificates.ca_file, server_name="receiver.example")
+    tls = TlsSettings(enabled=True, ca_file=certificates.ca_file, server_name="receiver.example")
 
     sender_to(receiver, tls=tls).deliver(some_chunk("a"), NEVER)
 
@@ -265,7 +265,7 @@ def test_everything_at_once(receiver_with: ReceiverWith, sender_to: SenderTo, ce
     """A certificate of our own, the key, name and password, compression, a large chunk: as strict as it can be."""
     strict = certificates.options | {"requestCert": True, "rejectUnauthorized": True}
     receiver = receiver_with(**security("the key", USERS), tlsOptions=strict)
-    tls = config.Tls(
+    tls = TlsSettings(
         enabled=True,
         ca_file=certificates.ca_file,
         cert_file=certificates.cert_file,
@@ -290,9 +290,11 @@ def test_everything_at_once(receiver_with: ReceiverWith, sender_to: SenderTo, ce
 @pytest.mark.parametrize(
     ("theirs", "ours", "kind", "told"),
     [
-        pytest.param({}, {"server_name": "elsewhere.example"}, Unwelcome, "forward.tls.server_name", id="its name"),
-        pytest.param({}, {"ca_file": None}, Unwelcome, "forward.tls.ca_file", id="its authority"),
-        pytest.param({"requestCert": True}, {}, Unwelcome, "forward.tls.cert_file", id="our certificate"),
+        pytest.param(
+            {}, {"server_name": "elsewhere.example"}, HandshakeRejected, "forward.tls.server_name", id="its name"
+        ),
+        pytest.param({}, {"ca_file": None}, HandshakeRejected, "forward.tls.ca_file", id="its authority"),
+        pytest.param({"requestCert": True}, {}, HandshakeRejected, "forward.tls.cert_file", id="our certificate"),
         pytest.param({}, {"enabled": False}, ReceiverDown, "closed the connection", id="TLS on its side alone"),
         pytest.param(None, {}, ReceiverDown, "does it speak TLS at this port?", id="TLS on our side alone"),
     ],
@@ -309,7 +311,7 @@ def test_tls_that_does_not_match(
     """Where one side does not accept the other, no record is taken, and the error tells what to look at."""
     receiver = receiver_with(**({} if theirs is None else {"tlsOptions": certificates.options | theirs}))
     right: dict[str, Any] = {"enabled": True, "ca_file": certificates.ca_file, "server_name": "receiver.example"}
-    sender = sender_to(receiver, tls=config.Tls(**(right | ours)))
+    sender = sender_to(receiver, tls=TlsSettings(**(right | ours)))
 
     with pytest.raises(kind, match=re.escape(told)):
         sender.deliver(some_chunk("a"), NEVER)
@@ -322,9 +324,9 @@ def test_a_refusal_in_the_middle_of_a_large_chunk(
 ) -> None:
     """It asks for our certificate while the chunk is already on its way: the error still tells so."""
     receiver = receiver_with(tlsOptions=certificates.options | {"requestCert": True})
-    tls = config.Tls(enabled=True, ca_file=certificates.ca_file, server_name="receiver.example")
+    tls = TlsSettings(enabled=True, ca_file=certificates.ca_file, server_name="receiver.example")
 
-    with pytest.raises(Unwelcome, match=r"forward\.tls\.cert_file"):
+    with pytest.raises(HandshakeRejected, match=r"forward\.tls\.cert_file"):
         sender_to(receiver, tls=tls).deliver(some_chunk(*map(str, range(25_000))), NEVER)
 
     assert receiver.stop() == []

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from in_jumpcloud import config
+from in_jumpcloud.config.schema import Config, ForwardSettings, LogSettings, ServerSettings
+from in_jumpcloud.config.types import Duration, Secret
+from in_jumpcloud.monitoring import logs
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.units import Duration, Secret
-from in_jumpcloud.watch import logs
 
 LOG = logging.getLogger("in_jumpcloud.test")
 
@@ -29,12 +29,12 @@ def said(capsys: pytest.CaptureFixture[str]) -> Iterator[Said]:
     logger.handlers, logger.level, logger.propagate = before
 
 
-def settings(port: int = 1, *, form: str = "json", forward: bool = False, **more: object) -> config.Config:
+def settings(port: int = 1, *, form: str = "json", forward: bool = False, **more: object) -> Config:
     """A log of this form; with `forward` to this port too."""
-    return config.Config(
-        log=config.Log(format=form, forward=forward),  # type: ignore[arg-type]  # one of the two
-        forward=config.Forward(
-            servers=(config.Server(host="127.0.0.1", port=port),),
+    return Config(
+        log=LogSettings(format=form, forward=forward),  # type: ignore[arg-type]  # one of the two
+        forward=ForwardSettings(
+            servers=(ServerSettings(host="127.0.0.1", port=port),),
             ack_timeout=Duration(5),
             **more,  # type: ignore[arg-type]  # whatever a test sets
         ),
@@ -43,7 +43,7 @@ def settings(port: int = 1, *, form: str = "json", forward: bool = False, **more
 
 def test_repeats_are_kept_back(said: Said) -> None:
     """The same line is shown once in ten seconds, a flood of one kind cut short; other lines are not held up."""
-    with logs.Log(settings(form="text")):
+    with logs.LogOutput(settings(form="text")):
         for _ in range(100):
             LOG.warning("%s: the receiver is down", "first")
         LOG.warning("%s: the receiver is down", "second")
@@ -59,7 +59,7 @@ def test_repeats_are_kept_back(said: Said) -> None:
 
 def test_json(said: Said) -> None:
     """A line is an object in ECS, a traceback within it."""
-    with logs.Log(settings()):
+    with logs.LogOutput(settings()):
         try:
             int("ö")
         except ValueError:
@@ -72,7 +72,7 @@ def test_json(said: Said) -> None:
 def test_to_the_receivers(said: Said) -> None:
     """Each line is a record under its own tag, delivered like the events: with handshake and ack; and on stderr too."""
     with SimulatedReceiver(shared_key="key") as receiver:
-        with logs.Log(settings(receiver.port, forward=True, shared_key=Secret("key"))):
+        with logs.LogOutput(settings(receiver.port, forward=True, shared_key=Secret("key"))):
             LOG.info("hello %s", "there")
             LOG.debug("not this")
             assert receiver.wait_until(lambda: receiver.received == 1, 10)
@@ -90,7 +90,7 @@ def test_a_receiver_that_is_down_holds_nothing_up(said: Said) -> None:
     """Without a receiver everything is on standard error all the same, and the end comes soon."""
     with SimulatedReceiver() as receiver:
         port = receiver.port
-    with logs.Log(settings(port, forward=True)):
+    with logs.LogOutput(settings(port, forward=True)):
         for number in range(2 * logs._WAITING):
             LOG.info(f"line {number}")  # noqa: G004 - each is a kind of its own
     assert len(said()) == 2 * logs._WAITING
@@ -99,7 +99,7 @@ def test_a_receiver_that_is_down_holds_nothing_up(said: Said) -> None:
 def test_turned_on_and_off(said: Said, tmp_path: Path) -> None:
     """A reload takes up where it goes."""
     with SimulatedReceiver() as receiver:
-        with logs.Log(settings(form="text")) as log:
+        with logs.LogOutput(settings(form="text")) as log:
             log.apply(settings(receiver.port, forward=True))
             LOG.info("to both")
             assert receiver.wait_until(lambda: receiver.received == 1, 10)

@@ -11,15 +11,24 @@ from pathlib import Path
 import pytest
 from support import KEY, ROOT
 
-from in_jumpcloud import app, config, delivery
-from in_jumpcloud.collector import AFTER_A_REFUSAL, Collector
-from in_jumpcloud.deadletter import DeadLetterFile
-from in_jumpcloud.errors import Failed, Stopped
-from in_jumpcloud.insights.window import rfc3339
+from in_jumpcloud import app, pipeline
+from in_jumpcloud.collector import REJECTED_DELAY, Collector
+from in_jumpcloud.config.schema import (
+    Config,
+    DeadLetterSettings,
+    ForwardSettings,
+    GeoIPSettings,
+    JumpCloudSettings,
+    ServerSettings,
+    StateSettings,
+)
+from in_jumpcloud.config.types import Duration, Secret, Size, Start
+from in_jumpcloud.errors import Fatal, Stopped
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.units import Duration, Secret, Size, Start
+from in_jumpcloud.state.dead_letters import DeadLetterFile
+from in_jumpcloud.timestamps import rfc3339
 
 NOW = time.time_ns() // 1_000_000
 HOUR = 3_600_000
@@ -27,7 +36,7 @@ HOUR = 3_600_000
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "pause", lambda _failures: 0.02)
+    monkeypatch.setattr(pipeline, "backoff_delay", lambda _failures: 0.02)
 
 
 @pytest.fixture
@@ -48,14 +57,16 @@ def api(source: EventSource) -> Iterator[SimulatedApi]:
 
 
 @pytest.fixture
-def settings(api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path) -> config.Config:
+def settings(api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path) -> Config:
     """Chunks that a large record shares with many others."""
-    return config.Config(
-        jumpcloud=config.JumpCloud(api_key=Secret(KEY), url=api.url, start=Start("3h"), requests_per_second=1000),
-        geoip=config.GeoIP(city=ROOT / "geoip" / "demo-city.mmdb"),
-        forward=config.Forward(servers=(config.Server(host="127.0.0.1", port=receiver.port),), ack_timeout=Duration(2)),
-        state=config.State(path=tmp_path / "state.db"),
-        dead_letter=config.DeadLetter(path=tmp_path / "dead-letter.ndjson"),
+    return Config(
+        jumpcloud=JumpCloudSettings(api_key=Secret(KEY), url=api.url, start=Start("3h"), requests_per_second=1000),
+        geoip=GeoIPSettings(city=ROOT / "geoip" / "demo-city.mmdb"),
+        forward=ForwardSettings(
+            servers=(ServerSettings(host="127.0.0.1", port=receiver.port),), ack_timeout=Duration(2)
+        ),
+        state=StateSettings(path=tmp_path / "state.db"),
+        dead_letter=DeadLetterSettings(path=tmp_path / "dead-letter.ndjson"),
     )
 
 
@@ -68,7 +79,7 @@ def _until_caught_up(one: Collector, stop: threading.Event) -> None:
     raise AssertionError("it did not catch up")
 
 
-def _letters(settings: config.Config) -> dict[str, str]:
+def _letters(settings: Config) -> dict[str, str]:
     file = DeadLetterFile(settings.dead_letter.path, max_bytes=settings.dead_letter.max_bytes)
     letters = list(file.letters())
     assert all(json.loads(each.event)["id"] == each.id for each in letters)
@@ -76,16 +87,16 @@ def _letters(settings: config.Config) -> dict[str, str]:
 
 
 def test_a_record_that_the_receiver_refuses_is_found_and_kept(
-    settings: config.Config, source: EventSource, receiver: SimulatedReceiver
+    settings: Config, source: EventSource, receiver: SimulatedReceiver
 ) -> None:
     """The chunk is halved until the one record is alone; all others arrive once, and well within a minute."""
     receiver.faults.refuse_above(250_000)
     began = time.monotonic()
-    with app.opened(settings) as plugin:
+    with app.open_app(settings) as plugin:
         (one,) = plugin.collectors
         _until_caught_up(one, threading.Event())
         assert one.counters.dead_lettered == 2
-        assert plugin.house.state.streams()[0].dead_lettered == 2
+        assert plugin.resources.state.streams()[0].dead_lettered == 2
 
     assert time.monotonic() - began < 60
     assert set(_letters(settings)) == {"large-1", "large-2"}
@@ -94,11 +105,13 @@ def test_a_record_that_the_receiver_refuses_is_found_and_kept(
 
 
 def test_a_record_larger_than_may_be_sent_is_kept_without_trying(
-    settings: config.Config, source: EventSource, receiver: SimulatedReceiver
+    settings: Config, source: EventSource, receiver: SimulatedReceiver
 ) -> None:
     """Above message_max_bytes nothing is sent in vain."""
-    small = config.Forward(servers=settings.forward.servers, message_max_bytes=Size(200_000), chunk_bytes=Size(200_000))
-    with app.opened(_with_forward(settings, small)) as plugin:
+    small = ForwardSettings(
+        servers=settings.forward.servers, message_max_bytes=Size(200_000), chunk_bytes=Size(200_000)
+    )
+    with app.open_app(_with_forward(settings, small)) as plugin:
         _until_caught_up(plugin.collectors[0], threading.Event())
 
     assert receiver.refused == 0
@@ -109,11 +122,11 @@ def test_a_record_larger_than_may_be_sent_is_kept_without_trying(
     assert len(receiver.ids) == source.count(0, now_ms, now_ms=now_ms) - 2
 
 
-def test_a_receiver_that_is_down_buries_nothing(settings: config.Config, receiver: SimulatedReceiver) -> None:
+def test_a_receiver_that_is_down_buries_nothing(settings: Config, receiver: SimulatedReceiver) -> None:
     """Refusals count only while a probe is acknowledged: through an outage, or resets of all it gets, it waits."""
     receiver.faults.refuse_above(1)  # even the probe
     stop = threading.Event()
-    with app.opened(settings) as plugin:
+    with app.open_app(settings) as plugin:
         (one,) = plugin.collectors
 
         def relent() -> None:
@@ -133,11 +146,11 @@ def test_a_receiver_that_is_down_buries_nothing(settings: config.Config, receive
 
 
 def test_a_lost_ack_now_and_then_buries_nothing(
-    settings: config.Config, source: EventSource, receiver: SimulatedReceiver
+    settings: Config, source: EventSource, receiver: SimulatedReceiver
 ) -> None:
     """A chunk that is reset twice and then taken was never poison."""
     receiver.faults.reset_before_ack(2)
-    with app.opened(settings) as plugin:
+    with app.open_app(settings) as plugin:
         _until_caught_up(plugin.collectors[0], threading.Event())
 
     assert not settings.dead_letter.path.exists()
@@ -146,20 +159,20 @@ def test_a_lost_ack_now_and_then_buries_nothing(
 
 
 def test_a_full_file_stops_the_stream_rather_than_dropping(
-    settings: config.Config, source: EventSource, receiver: SimulatedReceiver
+    settings: Config, source: EventSource, receiver: SimulatedReceiver
 ) -> None:
     """Without room for a dead letter nothing is passed over; with room again, everything goes on, once."""
     receiver.faults.refuse_above(250_000)
-    full = config.DeadLetter(path=settings.dead_letter.path, max_bytes=Size(400_000))
+    full = DeadLetterSettings(path=settings.dead_letter.path, max_bytes=Size(400_000))
     stop = threading.Event()
-    with app.opened(_with_dead_letter(settings, full)) as plugin:
+    with app.open_app(_with_dead_letter(settings, full)) as plugin:
         (one,) = plugin.collectors
         delays = [one.step(stop) for _ in range(3)]
-        assert AFTER_A_REFUSAL in delays
-        assert isinstance(one.error, Failed)
+        assert REJECTED_DELAY in delays
+        assert isinstance(one.error, Fatal)
         assert "dead_letter.max_bytes" in str(one.error)
 
-    with app.opened(settings) as plugin:
+    with app.open_app(settings) as plugin:
         _until_caught_up(plugin.collectors[0], stop)
 
     assert set(_letters(settings)) == {"large-1", "large-2"}
@@ -167,8 +180,8 @@ def test_a_full_file_stops_the_stream_rather_than_dropping(
     assert sum(receiver.ids.values()) == len(receiver.ids) == source.count(0, now_ms, now_ms=now_ms) - 2
 
 
-def _with_forward(settings: config.Config, forward: config.Forward) -> config.Config:
-    return config.Config(
+def _with_forward(settings: Config, forward: ForwardSettings) -> Config:
+    return Config(
         jumpcloud=settings.jumpcloud,
         geoip=settings.geoip,
         forward=forward,
@@ -177,8 +190,8 @@ def _with_forward(settings: config.Config, forward: config.Forward) -> config.Co
     )
 
 
-def _with_dead_letter(settings: config.Config, dead_letter: config.DeadLetter) -> config.Config:
-    return config.Config(
+def _with_dead_letter(settings: Config, dead_letter: DeadLetterSettings) -> Config:
+    return Config(
         jumpcloud=settings.jumpcloud,
         geoip=settings.geoip,
         forward=settings.forward,

@@ -17,19 +17,19 @@ import trustme
 from fluent_bit_support import FluentBit, needs_fluent_bit
 from support import wait_until
 
-from in_jumpcloud import config
-from in_jumpcloud.errors import NotReady, ReceiverDown, Unwelcome
+from in_jumpcloud.config.schema import ForwardSettings, ServerSettings, TlsSettings
+from in_jumpcloud.config.types import Duration, Secret
+from in_jumpcloud.errors import HandshakeRejected, ReceiverDown, ReceiverPaused
 from in_jumpcloud.forward.sender import AckSender
-from in_jumpcloud.forward.wire import Chunk, chunk, packed_entry
+from in_jumpcloud.forward.wire import Chunk, build_chunk, pack_entry
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.units import Duration, Secret
 
 NEVER = threading.Event()
 
 
 def some_chunk(name: str = "1") -> Chunk:
     """A chunk of one record."""
-    return chunk("t", packed_entry(10**18, {"event": {"id": name}}), 1)
+    return build_chunk("t", pack_entry(10**18, {"event": {"id": name}}), 1)
 
 
 class Peer:
@@ -126,8 +126,8 @@ def sender_to() -> Iterator[Make]:
     with contextlib.ExitStack() as stack:
 
         def make(port: int, *, host: str = "localhost", ack: float = 20, **settings: Any) -> AckSender:
-            server = config.Server(host=host, port=port)
-            sender = AckSender(server, config.Forward(servers=(server,), ack_timeout=Duration(ack), **settings))
+            server = ServerSettings(host=host, port=port)
+            sender = AckSender(server, ForwardSettings(servers=(server,), ack_timeout=Duration(ack), **settings))
             stack.callback(sender.close)
             return sender
 
@@ -144,7 +144,7 @@ def unwelcome(sender: AckSender) -> str:
     """Try twice to deliver: the second error, which is one that waits for another configuration."""
     with pytest.raises(ReceiverDown):
         sender.deliver(some_chunk(), NEVER)
-    with pytest.raises(Unwelcome) as caught:
+    with pytest.raises(HandshakeRejected) as caught:
         sender.deliver(some_chunk(), NEVER)
     assert not caught.value.reached
     return str(caught.value).removeprefix(f"receiver {sender.server}: ")
@@ -177,16 +177,18 @@ class TestSharedKey:
         right = {"shared_key": Secret("key"), "username": "alice", "password": Secret("pass word")}
         arrived(peer, sender_to(peer.port, **right))
         for wrong in ({"password": Secret("other")}, {"username": "eve"}, {"username": None, "password": None}):
-            with pytest.raises(Unwelcome, match=r"username/password mismatch; check forward\.username"):
+            with pytest.raises(HandshakeRejected, match=r"username/password mismatch; check forward\.username"):
                 sender_to(peer.port, **(right | wrong)).deliver(some_chunk(), NEVER)
 
     def test_key_on_one_side_only(self, start: Start, sender_to: Make) -> None:
         """A receiver that asks for a key says so; one that has none is not ready for who has one."""
         peer = start(shared_key="key")
-        with pytest.raises(Unwelcome, match=r"it asks for a shared key: set forward\.shared_key"):
+        with pytest.raises(HandshakeRejected, match=r"it asks for a shared key: set forward\.shared_key"):
             sender_to(peer.port).deliver(some_chunk(), NEVER)
         plain = start()
-        with pytest.raises(NotReady, match=r"no HELO within 0\.5 s: it is paused, or has no shared key, or speaks TLS"):
+        with pytest.raises(
+            ReceiverPaused, match=r"no HELO within 0\.5 s: it is paused, or has no shared key, or speaks TLS"
+        ):
             sender_to(plain.port, ack=0.5, shared_key=Secret("key")).deliver(some_chunk(), NEVER)
 
 
@@ -196,10 +198,10 @@ class TestTls:
     def test_delivered(self, start: Start, sender_to: Make, certificates: Certificates) -> None:
         """With the authority's certificate it is delivered, a chunk of many TLS records too, and with a key inside."""
         peer = start(pair=certificates.issue("localhost"), shared_key="key")
-        tls = config.Tls(enabled=True, ca_file=certificates.ca)
+        tls = TlsSettings(enabled=True, ca_file=certificates.ca)
         sender = sender_to(peer.port, tls=tls, shared_key=Secret("key"))
         arrived(peer, sender)
-        large = chunk("t", packed_entry(10**18, {"event": {"id": "large"}, "x": "y" * 5_000_000}), 1)
+        large = build_chunk("t", pack_entry(10**18, {"event": {"id": "large"}, "x": "y" * 5_000_000}), 1)
         sender.deliver(large, NEVER)
         wait_until(lambda: "large" in peer.ids(), 20)
         assert sender.socket.version() in {"TLSv1.2", "TLSv1.3"}
@@ -209,44 +211,49 @@ class TestTls:
         pair = certificates.issue("localhost")
         peer = start(pair=pair, client_ca=certificates.ca)
         cert, key = certificates.issue("client.example")
-        right = config.Tls(enabled=True, ca_file=certificates.ca, cert_file=cert, key_file=key)
+        right = TlsSettings(enabled=True, ca_file=certificates.ca, cert_file=cert, key_file=key)
         arrived(peer, sender_to(peer.port, tls=right))
 
         (certificates.directory / "other").mkdir()
         cert, key = Certificates(certificates.directory / "other").issue("client.example")
         for wrong in (
-            config.Tls(enabled=True, ca_file=certificates.ca),
-            config.Tls(enabled=True, ca_file=certificates.ca, cert_file=cert, key_file=key),
+            TlsSettings(enabled=True, ca_file=certificates.ca),
+            TlsSettings(enabled=True, ca_file=certificates.ca, cert_file=cert, key_file=key),
         ):
-            with pytest.raises(Unwelcome, match=r"it refuses our certificate \(.*\); check forward\.tls\.cert_file"):
+            with pytest.raises(
+                HandshakeRejected, match=r"it refuses our certificate \(.*\); check forward\.tls\.cert_file"
+            ):
                 sender_to(peer.port, tls=wrong).deliver(some_chunk(), NEVER)
 
     def test_which_check_failed(self, start: Start, sender_to: Make, certificates: Certificates) -> None:
         """An unknown authority and another name are told apart, each with what to do; server_name mends the latter."""
         peer = start(pair=certificates.issue("receiver.example"))
-        trusted = config.Tls(enabled=True, ca_file=certificates.ca)
+        trusted = TlsSettings(enabled=True, ca_file=certificates.ca)
         checks = {
-            "authority": (config.Tls(enabled=True), r"fails the check: .*; set forward\.tls\.ca_file to the authority"),
+            "authority": (
+                TlsSettings(enabled=True),
+                r"fails the check: .*; set forward\.tls\.ca_file to the authority",
+            ),
             "name": (trusted, r"fails the check: Hostname mismatch.*'localhost'; set forward\.tls\.server_name"),
         }
         for tls, told in checks.values():
-            with pytest.raises(Unwelcome, match=told):
+            with pytest.raises(HandshakeRejected, match=told):
                 sender_to(peer.port, tls=tls).connect(NEVER)
-        named = config.Tls(enabled=True, ca_file=certificates.ca, server_name="receiver.example")
+        named = TlsSettings(enabled=True, ca_file=certificates.ca, server_name="receiver.example")
         arrived(peer, sender_to(peer.port, tls=named))
-        arrived(peer, sender_to(peer.port, tls=config.Tls(enabled=True, verify=False)), "2")
+        arrived(peer, sender_to(peer.port, tls=TlsSettings(enabled=True, verify=False)), "2")
 
     def test_expired(self, start: Start, sender_to: Make, certificates: Certificates) -> None:
         """A certificate that is too old is told as that."""
         peer = start(pair=certificates.issue("localhost", not_after=datetime(2020, 1, 1, tzinfo=UTC)))
-        with pytest.raises(Unwelcome, match="certificate has expired; renew it, or set this machine's clock"):
-            sender_to(peer.port, tls=config.Tls(enabled=True, ca_file=certificates.ca)).connect(NEVER)
+        with pytest.raises(HandshakeRejected, match="certificate has expired; renew it, or set this machine's clock"):
+            sender_to(peer.port, tls=TlsSettings(enabled=True, ca_file=certificates.ca)).connect(NEVER)
 
     def test_tls_on_one_side_only(self, start: Start, sender_to: Make, certificates: Certificates) -> None:
         """A receiver that speaks none is told; one that does gets nothing from who does not, and no chunk is poison."""
         plain = start()
         with pytest.raises(ReceiverDown) as caught:
-            sender_to(plain.port, tls=config.Tls(enabled=True)).connect(NEVER)
+            sender_to(plain.port, tls=TlsSettings(enabled=True)).connect(NEVER)
         assert "does it speak TLS at this port?" in str(caught.value)
         peer = start(pair=certificates.issue("localhost"))
         sender = sender_to(peer.port, ack=2)
@@ -271,7 +278,7 @@ class TestTls:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             thread = threading.Thread(target=serve, args=(listener,))
             thread.start()
-            sender = sender_to(listener.getsockname()[1], tls=config.Tls(enabled=True, ca_file=certificates.ca))
+            sender = sender_to(listener.getsockname()[1], tls=TlsSettings(enabled=True, ca_file=certificates.ca))
             sender.connect(NEVER)
             sender.close()
             thread.join(10)
@@ -288,7 +295,7 @@ def test_a_stopped_receiver_costs_one_ack_timeout(tmp_path: Path, sender_to: Mak
         fluent_bit.signal(signal.SIGSTOP)
         with pytest.raises(ReceiverDown, match="no ack within 1 s"):
             sender.deliver(some_chunk("2"), NEVER)
-        with pytest.raises(NotReady, match="no HELO within 1 s"):
+        with pytest.raises(ReceiverPaused, match="no HELO within 1 s"):
             sender.deliver(some_chunk("2"), NEVER)
         fluent_bit.signal(signal.SIGCONT)
         sender.deliver(some_chunk("2"), NEVER)

@@ -13,13 +13,13 @@ from typing import Any
 import msgpack
 import pytest
 
-from in_jumpcloud import config
+from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
+from in_jumpcloud.config.types import Duration
 from in_jumpcloud.errors import ReceiverDown, Stopped
 from in_jumpcloud.forward import sender as room
 from in_jumpcloud.forward.sender import AckSender
-from in_jumpcloud.forward.wire import Chunk, chunk, packed_entry
+from in_jumpcloud.forward.wire import Chunk, build_chunk, pack_entry
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.units import Duration
 
 SOON = 10.0
 """Seconds after which a test gives up waiting for what must come at once."""
@@ -28,13 +28,15 @@ NEVER = threading.Event()
 
 def some_chunk(*ids: str) -> Chunk:
     """A chunk of small records with these event ids."""
-    return chunk("jumpcloud.events", b"".join(packed_entry(10**18, {"event": {"id": each}}) for each in ids), len(ids))
+    return build_chunk(
+        "jumpcloud.events", b"".join(pack_entry(10**18, {"event": {"id": each}}) for each in ids), len(ids)
+    )
 
 
-def server_of(address: tuple[str, int] | str) -> config.Server:
+def server_of(address: tuple[str, int] | str) -> ServerSettings:
     """The setting for a receiver at this address."""
     where = {"unix": Path(address)} if isinstance(address, str) else {"host": address[0], "port": address[1]}
-    return config.Server(**where)
+    return ServerSettings(**where)
 
 
 @pytest.fixture(params=["tcp", "ipv6", "unix"], name="anywhere")
@@ -69,7 +71,7 @@ def _sender_to() -> Iterator[MakeSender]:
         def make(peer: SimulatedReceiver | socket.socket, *, connect: float = SOON, ack: float = SOON) -> AckSender:
             address = peer.address if isinstance(peer, SimulatedReceiver) else peer.getsockname()
             server = server_of(address)
-            settings = config.Forward(servers=(server,), connect_timeout=Duration(connect), ack_timeout=Duration(ack))
+            settings = ForwardSettings(servers=(server,), connect_timeout=Duration(connect), ack_timeout=Duration(ack))
             sender = AckSender(server, settings)
             stack.callback(sender.close)
             return sender
@@ -153,7 +155,7 @@ class TestDelivery:
 
     def test_large(self, receiver: SimulatedReceiver, sender_to: MakeSender) -> None:
         """A chunk larger than any buffer on its way arrives whole."""
-        large = chunk("t", packed_entry(0, {"event": {"id": "1"}, "x": "y" * 6_000_000}), 1)
+        large = build_chunk("t", pack_entry(0, {"event": {"id": "1"}, "x": "y" * 6_000_000}), 1)
         sender_to(receiver).deliver(large, NEVER)
         assert (receiver.ids, receiver.bytes) == ({"1": 1}, len(large.message))
 
@@ -329,8 +331,8 @@ class TestConnection:
     @pytest.mark.parametrize("host", ["a..b", "a" * 70])
     def test_no_host_name(self, host: str) -> None:
         """A name that no host can have is told like a receiver that is down."""
-        server = config.Server(host=host)
-        sender = AckSender(server, config.Forward(servers=(server,)))
+        server = ServerSettings(host=host)
+        sender = AckSender(server, ForwardSettings(servers=(server,)))
         with pytest.raises(ReceiverDown, match=f"receiver {host}:24224: "):
             sender.connect(NEVER)
 
@@ -367,7 +369,7 @@ class TestEnd:
     @pytest.mark.parametrize("asked", [True, False])
     def test_while_sending(self, sender_to: MakeSender, asked: bool) -> None:
         """A receiver that does not read is given up after ack_timeout, or after the grace where a stop is asked for."""
-        large = chunk("t", bytes(32_000_000), 1)
+        large = build_chunk("t", bytes(32_000_000), 1)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             stop = threading.Event()
             delivery = InBackground(sender_to(listener, ack=600 if asked else 0.5), large, stop)

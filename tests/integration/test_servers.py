@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 import pytest
 from support import wait_until
 
-from in_jumpcloud import config
-from in_jumpcloud.errors import NotReady, ReceiverDown, Unwelcome
-from in_jumpcloud.forward import connection, servers
-from in_jumpcloud.forward.servers import Servers
-from in_jumpcloud.forward.wire import Chunk, chunk, packed_entry
+from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
+from in_jumpcloud.config.types import Duration, Secret
+from in_jumpcloud.errors import HandshakeRejected, ReceiverDown, ReceiverPaused
+from in_jumpcloud.forward import connection, failover
+from in_jumpcloud.forward.failover import Failover
+from in_jumpcloud.forward.wire import Chunk, build_chunk, pack_entry
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.units import Duration, Secret
 
 NEVER = threading.Event()
 SOON = 10.0
@@ -25,10 +25,10 @@ SOON = 10.0
 
 def some_chunk(name: str) -> Chunk:
     """A chunk of one record with this event id."""
-    return chunk("t", packed_entry(10**18, {"event": {"id": name}}), 1)
+    return build_chunk("t", pack_entry(10**18, {"event": {"id": name}}), 1)
 
 
-Make = Callable[..., Servers]
+Make = Callable[..., Failover]
 
 
 @pytest.fixture
@@ -36,10 +36,10 @@ def make() -> Iterator[Make]:
     """Make the plugin's end for these receivers."""
     with contextlib.ExitStack() as stack:
 
-        def make(*receivers: SimulatedReceiver, ack: float = SOON, **settings: object) -> Servers:
-            each = tuple(config.Server(host="127.0.0.1", port=receiver.port) for receiver in receivers)
-            made = Servers(
-                config.Forward(
+        def make(*receivers: SimulatedReceiver, ack: float = SOON, **settings: object) -> Failover:
+            each = tuple(ServerSettings(host="127.0.0.1", port=receiver.port) for receiver in receivers)
+            made = Failover(
+                ForwardSettings(
                     servers=each,
                     connect_timeout=Duration(SOON),
                     ack_timeout=Duration(ack),
@@ -148,7 +148,7 @@ class TestFailover:
         first, second = pair
         first.faults.refuse_above(100)
         sender = make(*pair)
-        large = chunk("t", packed_entry(0, {"event": {"id": "large"}, "x": "y" * 200}), 1)
+        large = build_chunk("t", pack_entry(0, {"event": {"id": "large"}, "x": "y" * 200}), 1)
         sender.deliver(large, NEVER)
         assert second.ids == {"large": 1}
         second.stop()
@@ -165,12 +165,12 @@ class TestFailover:
             for _ in range(2):
                 with pytest.raises(ReceiverDown):
                     sender.connect(NEVER)
-            with pytest.raises(Unwelcome):
+            with pytest.raises(HandshakeRejected):
                 sender.connect(NEVER)
             second.stop()
             with pytest.raises(ReceiverDown) as caught:
                 sender.connect(NEVER)
-            assert not isinstance(caught.value, Unwelcome | NotReady)
+            assert not isinstance(caught.value, HandshakeRejected | ReceiverPaused)
 
 
 class TestRoundRobin:
@@ -262,4 +262,4 @@ def _resolve(monkeypatch: pytest.MonkeyPatch, addresses: list[tuple[socket.Addre
 
 def test_looks_are_bounded() -> None:
     """A receiver that comes back is used again within half a minute, however long it was away."""
-    assert servers._LAST_LOOK <= 30
+    assert failover._LAST_LOOK <= 30

@@ -13,16 +13,16 @@ import requests
 from insights_support import NOW, OWN, WINDOW, Client, Serve, answer, clients, failure, fetch, ten_minutes
 from support import Command
 
-from in_jumpcloud import config
-from in_jumpcloud.errors import ConfigError, InJumpCloudError, KeyRefused, Refused, Stopped, TryAgain
+from in_jumpcloud.config.schema import JumpCloudSettings
+from in_jumpcloud.config.types import Duration, Secret
+from in_jumpcloud.errors import ConfigError, InJumpCloudError, KeyRefused, RequestRejected, Retryable, Stopped
 from in_jumpcloud.insights import auth
 from in_jumpcloud.insights.api import DirectoryInsights, Scope
-from in_jumpcloud.insights.budget import RequestBudget
+from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.units import Duration, Secret
 
 ID, SECRET = "5f0c1a2b3c4d", "Hc8~vB2_kq-R7.mZpX4tW9sLd0"
 TOKEN = "/oauth2/token"  # noqa: S105 - a path
@@ -186,7 +186,7 @@ def test_many_streams_share_a_failure(client: Client, serve: Serve) -> None:
     refused.set()
     for thread in threads:
         thread.join()
-    assert {type(error) for error in errors} == {TryAgain}
+    assert {type(error) for error in errors} == {Retryable}
     assert len(errors) == 5
     assert len(server.paths) == 1
 
@@ -196,18 +196,18 @@ def test_many_streams_share_a_failure(client: Client, serve: Serve) -> None:
     [
         ("401 No", b'{"error":"invalid_client"}', KeyRefused, "jumpcloud.client_id or client_secret is wrong"),
         ("400 No", b'{"error":"invalid_client"}', KeyRefused, "jumpcloud.client_id or client_secret is wrong"),
-        ("400 No", b'{"error":"invalid_scope"}', Refused, "check jumpcloud.token_url"),
-        ("403 No", b"{}", Refused, "the service account's role"),
-        ("404 No", b"{}", Refused, "check jumpcloud.token_url"),
-        ("302 No", b"", Refused, "redirects are not followed, check jumpcloud.token_url"),
-        ("429 No", b"{}", TryAgain, "answered 429"),
-        ("500 No", b"{}", TryAgain, "answered 500"),
-        ("200 OK", b"{}", TryAgain, "holds no access_token"),
-        ("200 OK", b"[]", TryAgain, "holds no access_token"),
-        ("200 OK", b'{"access_token":5}', TryAgain, "holds no access_token"),
-        ("200 OK", b'{"access_token":"a b"}', TryAgain, "holds no access_token"),
-        ("200 OK", b'{"access_token":"a\\r\\nx: y"}', TryAgain, "holds no access_token"),
-        ("200 OK", b"<html>", TryAgain, "holds no access_token"),
+        ("400 No", b'{"error":"invalid_scope"}', RequestRejected, "check jumpcloud.token_url"),
+        ("403 No", b"{}", RequestRejected, "the service account's role"),
+        ("404 No", b"{}", RequestRejected, "check jumpcloud.token_url"),
+        ("302 No", b"", RequestRejected, "redirects are not followed, check jumpcloud.token_url"),
+        ("429 No", b"{}", Retryable, "answered 429"),
+        ("500 No", b"{}", Retryable, "answered 500"),
+        ("200 OK", b"{}", Retryable, "holds no access_token"),
+        ("200 OK", b"[]", Retryable, "holds no access_token"),
+        ("200 OK", b'{"access_token":5}', Retryable, "holds no access_token"),
+        ("200 OK", b'{"access_token":"a b"}', Retryable, "holds no access_token"),
+        ("200 OK", b'{"access_token":"a\\r\\nx: y"}', Retryable, "holds no access_token"),
+        ("200 OK", b"<html>", Retryable, "holds no access_token"),
     ],
 )
 def test_token_faults(
@@ -233,7 +233,7 @@ def test_no_answer_to_the_token_request(client: Client, api: SimulatedApi) -> No
     """The token request has the same timeouts as all others."""
     api.faults.once(Fault("delay", seconds=30, path=TOKEN))
     error = failure(client(api, read_timeout=Duration(0.1)), scope=MINE)
-    assert type(error) is TryAgain
+    assert type(error) is Retryable
     assert str(error) == f"{api.token_url}: no answer within jumpcloud.read_timeout"
 
 
@@ -264,12 +264,12 @@ def test_lifetime(serve: Serve, time: Time, client: Client, expires: bytes, seco
 
 def test_token_requests_are_within_the_budget(client: Client, api: SimulatedApi) -> None:
     """A token request waits for its turn like all others, and a hold holds it back too."""
-    budget = RequestBudget(1000)
-    budget.hold(300)
+    rate_limiter = RateLimiter(1000)
+    rate_limiter.pause(300)
     stop = threading.Event()
     threading.Timer(0.05, stop.set).start()
     with pytest.raises(Stopped):
-        client(api, budget=budget).fetch(WINDOW, MINE, stop)
+        client(api, rate_limiter=rate_limiter).fetch(WINDOW, MINE, stop)
     assert not api.requests
 
 
@@ -301,12 +301,12 @@ def test_the_token_goes_through_the_proxy(client: Client, serve: Serve) -> None:
 
 def test_of() -> None:
     """A key, or a service account, or an error that names the key."""
-    budget = RequestBudget(1)
-    assert isinstance(auth.of(config.JumpCloud(api_key=Secret("k")), budget), auth.ApiKey)
-    account = config.JumpCloud(client_id=ID, client_secret=Secret(SECRET))
-    assert isinstance(auth.of(account, budget), auth.ServiceAccount)
+    rate_limiter = RateLimiter(1)
+    assert isinstance(auth.auth_for(JumpCloudSettings(api_key=Secret("k")), rate_limiter), auth.ApiKey)
+    account = JumpCloudSettings(client_id=ID, client_secret=Secret(SECRET))
+    assert isinstance(auth.auth_for(account, rate_limiter), auth.ServiceAccount)
     with pytest.raises(ConfigError, match="api_key"):
-        auth.of(config.JumpCloud(client_id=ID), budget)
+        auth.auth_for(JumpCloudSettings(client_id=ID), rate_limiter)
 
 
 # The installed command

@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from in_jumpcloud.errors import ConfigError, Failed, StateFull
-from in_jumpcloud.insights.event import Key
+from in_jumpcloud.errors import ConfigError, Fatal, StateUnavailable
+from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position, Window
-from in_jumpcloud.state import State
+from in_jumpcloud.state.store import StateStore
 
 WINDOW = Window(start_ms=5, end_ms=86_400_005, services=("sso", "ldap"), limit=1000, cursor='["é", 17, null]')
 POSITION = Position(origin_ms=1, watermark_ms=5, window=WINDOW)
-NEXT = POSITION.finished(WINDOW)
+NEXT = POSITION.past(WINDOW)
 ODD_IDS = ["'", '"', "''; --", "\\", "%", "é", "\U0001f600", " ", "$[0]", "null", "1", "01", "[1]", "x" * 10_000]
 
 
@@ -33,17 +33,17 @@ def _path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(name="state")
-def _state(path: Path) -> Iterator[State]:
-    with State(path, new_agent_id="the agent") as state:
+def _state(path: Path) -> Iterator[StateStore]:
+    with StateStore(path, new_agent_id="the agent") as state:
         yield state
 
 
-def reopened(path: Path) -> State:
+def reopened(path: Path) -> StateStore:
     """The state as a later process finds it."""
-    return State(path, new_agent_id="another agent")
+    return StateStore(path, new_agent_id="another agent")
 
 
-def keys(count: int, minute: int = 1, name: str = "id") -> list[Key]:
+def keys(count: int, minute: int = 1, name: str = "id") -> list[EventKey]:
     """So many keys of one minute."""
     return [(minute, f"{name}-{number}") for number in range(count)]
 
@@ -51,7 +51,7 @@ def keys(count: int, minute: int = 1, name: str = "id") -> list[Key]:
 class TestKept:
     """What is written, and what is read back."""
 
-    def test_new(self, state: State) -> None:
+    def test_new(self, state: StateStore) -> None:
         """A new state knows no stream and no event."""
         assert state.position("a") is None
         assert state.delivered("a", keys(3)) == set()
@@ -77,14 +77,14 @@ class TestKept:
         with reopened(path) as state:
             assert state.prune("a", 2) == 3
 
-    def test_latest_position(self, state: State) -> None:
+    def test_latest_position(self, state: StateStore) -> None:
         """The last committed position counts, and ids add up."""
         state.commit("a", keys(2), POSITION)
         state.commit("a", keys(3), NEXT)
         assert state.position("a") == NEXT
         assert state.delivered("a", keys(5)) == set(keys(3))
 
-    def test_streams(self, state: State) -> None:
+    def test_streams(self, state: StateStore) -> None:
         """Streams do not see each other's positions and ids."""
         state.commit("a", keys(2), POSITION)
         state.commit("b'; --", keys(2, name="other"), NEXT)
@@ -92,37 +92,37 @@ class TestKept:
         assert state.delivered("a", keys(2, name="other")) == state.delivered("b'; --", keys(2)) == set()
         assert state.prune("c", 10) == 0
 
-    def test_minute(self, state: State) -> None:
+    def test_minute(self, state: StateStore) -> None:
         """The same id in another minute is another event."""
         state.commit("a", [(7, "x")], POSITION)
         assert state.delivered("a", [(7, "x"), (8, "x"), (0, "x")]) == {(7, "x")}
 
-    def test_odd_ids(self, state: State) -> None:
+    def test_odd_ids(self, state: StateStore) -> None:
         """Ids of any text are told apart, exactly."""
         known = [(1, each) for each in ODD_IDS]
         state.commit("a", known, POSITION)
         assert state.delivered("a", [*known, *((1, each + "x") for each in ODD_IDS), (1, "É")]) == set(known)
 
-    def test_nothing_asked(self, state: State) -> None:
+    def test_nothing_asked(self, state: StateStore) -> None:
         """Of no events none was delivered."""
         state.commit("a", keys(3), POSITION)
         assert state.delivered("a", []) == set()
 
     def test_in_any_order(self, path: Path) -> None:
         """What is older than the newest that was delivered is known, and what is newer is not."""
-        with State(path, new_agent_id="the agent") as state:
+        with StateStore(path, new_agent_id="the agent") as state:
             state.commit("a", keys(2, minute=9), POSITION)
             state.commit("a", keys(2, minute=3), POSITION)
             assert state.delivered("a", [*keys(3, 3), *keys(3, 9), *keys(3, 10)]) == {*keys(2, 3), *keys(2, 9)}
         with reopened(path) as state:
             assert state.delivered("a", [*keys(3, 3), *keys(3, 9), *keys(3, 10)]) == {*keys(2, 3), *keys(2, 9)}
 
-    def test_many(self, state: State) -> None:
+    def test_many(self, state: StateStore) -> None:
         """A page of 10,000 events is known and asked for at once."""
         state.commit("a", keys(10_000), POSITION)
         assert len(state.delivered("a", keys(10_001))) == 10_000
 
-    def test_prune(self, state: State) -> None:
+    def test_prune(self, state: StateStore) -> None:
         """Pruning forgets what is before a minute, counts it, and keeps that minute, undated ids and other streams."""
         everything = [*keys(2, minute=0), *keys(3, minute=9), *keys(4, minute=10)]
         state.commit("a", everything, POSITION)
@@ -133,13 +133,13 @@ class TestKept:
 
     def test_agent_id(self, path: Path) -> None:
         """The agent's id is the one of the first opening, ever after."""
-        with State(path, new_agent_id="first") as state:
+        with StateStore(path, new_agent_id="first") as state:
             assert state.agent_id == "first"
         for _ in range(2):
             with reopened(path) as state:
                 assert state.agent_id == "first"
 
-    def test_threads(self, state: State) -> None:
+    def test_threads(self, state: StateStore) -> None:
         """Threads that commit and ask at the same time do not disturb each other."""
         errors: list[BaseException] = []
 
@@ -163,7 +163,7 @@ class TestKept:
 
 
 @contextmanager
-def full(state: State) -> Iterator[None]:
+def full(state: StateStore) -> Iterator[None]:
     """No room for another page of the database."""
     database = state._database
     most = database.execute("PRAGMA max_page_count").fetchone()[0]
@@ -173,10 +173,10 @@ def full(state: State) -> Iterator[None]:
     database.execute(f"PRAGMA max_page_count = {most}")
 
 
-class Interrupted(list[Key]):
+class Interrupted(list[EventKey]):
     """Keys that break off when they are gone through."""
 
-    def __iter__(self) -> Iterator[Key]:
+    def __iter__(self) -> Iterator[EventKey]:
         """Give one, then be interrupted."""
         yield (1, "first")
         raise KeyboardInterrupt
@@ -185,11 +185,11 @@ class Interrupted(list[Key]):
 class TestAtomic:
     """Ids and position are written together or not at all."""
 
-    def test_no_room(self, state: State, path: Path) -> None:
-        """With a full disk neither is written, StateFull says where; with room again it works."""
+    def test_no_room(self, state: StateStore, path: Path) -> None:
+        """With a full disk neither is written, StateUnavailable says where; with room again it works."""
         state.commit("a", keys(2), POSITION)
         with full(state):
-            with pytest.raises(StateFull, match=r"state\.db: cannot be written: .*full; free room"):
+            with pytest.raises(StateUnavailable, match=r"state\.db: cannot be written: .*full; free room"):
                 state.commit("a", keys(10_000, name="more"), NEXT)
             assert state.position("a") == POSITION
             assert state.delivered("a", keys(10_000, name="more")) == set()
@@ -199,15 +199,15 @@ class TestAtomic:
             assert later.position("a") == NEXT
             assert len(later.delivered("a", keys(10_000, name="more"))) == 10_000
 
-    def test_no_room_for_a_new_stream(self, state: State) -> None:
+    def test_no_room_for_a_new_stream(self, state: StateStore) -> None:
         """A stream whose first commit failed is still new, and has no part in the next new stream's ids."""
-        with full(state), pytest.raises(StateFull):
+        with full(state), pytest.raises(StateUnavailable):
             state.commit("a", keys(10_000), POSITION)
         state.commit("b", keys(3), POSITION)
         assert state.position("a") is None
         assert state.delivered("a", keys(3)) == set()
 
-    def test_interrupted(self, state: State) -> None:
+    def test_interrupted(self, state: StateStore) -> None:
         """A commit that is interrupted leaves nothing behind, and the next one works at once."""
         state.commit("a", [], POSITION)
         with pytest.raises(KeyboardInterrupt):
@@ -217,12 +217,12 @@ class TestAtomic:
         state.commit("a", keys(1), NEXT)
         assert state.position("a") == NEXT
 
-    def test_closed(self, state: State) -> None:
+    def test_closed(self, state: StateStore) -> None:
         """A closed state is not read from and not written to; closing it again does no harm."""
         state.close()
-        with pytest.raises(Failed):
+        with pytest.raises(Fatal):
             state.position("a")
-        with pytest.raises(StateFull):
+        with pytest.raises(StateUnavailable):
             state.commit("a", [], POSITION)
         state.close()
 
@@ -231,14 +231,14 @@ SCRIPT = """
 import sys, pathlib
 from in_jumpcloud.errors import InJumpCloudError
 from in_jumpcloud.insights.window import Position
-from in_jumpcloud.state import State
+from in_jumpcloud.state.store import StateStore
 {before}
 try:
-    state = State(pathlib.Path(sys.argv[1]), new_agent_id="child")
+    state = StateStore(pathlib.Path(sys.argv[1]), new_agent_id="child")
 except InJumpCloudError as error:
     print(type(error).__name__, error, flush=True)
 else:
-    state.commit("child", [(1, "x")], Position.beginning(7))
+    state.commit("child", [(1, "x")], Position.starting_at(7))
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -260,37 +260,37 @@ def process(path: Path, before: str = "") -> Iterator[tuple[subprocess.Popen[str
 class TestOneProcess:
     """One process at a time has the state."""
 
-    def test_second_is_refused(self, state: State) -> None:
+    def test_second_is_refused(self, state: StateStore) -> None:
         """A second process is told who holds the state."""
         with process(state.path) as (_, said):
-            assert said.startswith(f"Failed state.path: {state.path}: in use by process {os.getpid()} on ")
+            assert said.startswith(f"Fatal state.path: {state.path}: in use by process {os.getpid()} on ")
 
     def test_holder_before(self, path: Path) -> None:
         """Of a holder before nothing is left in what the next one is told."""
         path.with_name(f"{path.name}.lock").write_text(f"process 1 on {'a machine of a long name ' * 20}\n")
-        with reopened(path), pytest.raises(Failed) as caught:
+        with reopened(path), pytest.raises(Fatal) as caught:
             reopened(path)
         assert f"in use by process {os.getpid()} on {os.uname().nodename}; one" in str(caught.value)
 
-    def test_second_in_the_same_process(self, state: State) -> None:
+    def test_second_in_the_same_process(self, state: StateStore) -> None:
         """The state cannot be opened twice in one process either."""
-        with pytest.raises(Failed, match=f"in use by process {os.getpid()} "):
+        with pytest.raises(Fatal, match=f"in use by process {os.getpid()} "):
             reopened(state.path)
 
     def test_after_a_kill(self, path: Path) -> None:
         """After SIGKILL the next process gets the state, with all that was committed."""
         with process(path) as (child, said):
             assert said == "held"
-            with pytest.raises(Failed, match=f"in use by process {child.pid} "):
+            with pytest.raises(Fatal, match=f"in use by process {child.pid} "):
                 reopened(path)
             child.send_signal(signal.SIGKILL)
             child.wait(30)
             with reopened(path) as state:
-                assert state.position("child") == Position.beginning(7)
+                assert state.position("child") == Position.starting_at(7)
                 assert state.delivered("child", [(1, "x"), (1, "y")]) == {(1, "x")}
                 assert state.agent_id == "child"
 
-    def test_after_closing(self, state: State) -> None:
+    def test_after_closing(self, state: StateStore) -> None:
         """Once it is closed another process gets it."""
         state.close()
         with process(state.path) as (_, said):

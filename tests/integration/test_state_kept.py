@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from in_jumpcloud import statefile
-from in_jumpcloud.errors import ConfigError, Failed, StateFull
-from in_jumpcloud.insights.event import Key
+from in_jumpcloud.errors import ConfigError, Fatal, StateUnavailable
+from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position, Window
-from in_jumpcloud.state import State, StreamRow, reading
+from in_jumpcloud.state import database
+from in_jumpcloud.state.store import StateStore, StreamRow, open_readonly
 
 VERSION_1 = Path(__file__).parents[1] / "data" / "state_v1.sql"
-POSITION = Position.beginning(5)
+POSITION = Position.starting_at(5)
 NOW = 1_767_225_600_000
 
 
@@ -29,17 +29,17 @@ def _path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(name="state")
-def _state(path: Path) -> Iterator[State]:
+def _state(path: Path) -> Iterator[StateStore]:
     with opened(path) as state:
         yield state
 
 
-def opened(path: Path) -> State:
+def opened(path: Path) -> StateStore:
     """The state, at one and the same moment."""
-    return State(path, new_agent_id="the agent", now_ms=lambda: NOW)
+    return StateStore(path, new_agent_id="the agent", now_ms=lambda: NOW)
 
 
-def keys(count: int, minute: int = 1) -> list[Key]:
+def keys(count: int, minute: int = 1) -> list[EventKey]:
     """So many keys of one minute."""
     return [(minute, f"id-{number}") for number in range(count)]
 
@@ -55,58 +55,58 @@ def version_1(path: Path) -> None:
 class TestCounts:
     """What is counted, and who told what."""
 
-    def test_commit_counts(self, state: State) -> None:
+    def test_commit_counts(self, state: StateStore) -> None:
         """Late and dead-lettered events add up; what became a dead letter was not acknowledged."""
         state.commit("a", keys(5), POSITION, late=2)
         state.commit("a", keys(3, 2), POSITION, late=1, dead_lettered=1)
         assert state.streams() == [StreamRow("a", POSITION, 7, 3, 1, None, None, NOW)]
 
-    def test_a_failed_commit_counts_nothing(self, state: State) -> None:
+    def test_a_failed_commit_counts_nothing(self, state: StateStore) -> None:
         """Counts are of the same transaction as ids and position."""
         state.commit("a", keys(1), POSITION)
         pages = state._database.execute("PRAGMA page_count").fetchone()[0]
         state._database.execute(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(StateFull, match="free room on its disk"):
+        with pytest.raises(StateUnavailable, match="free room on its disk"):
             state.commit("a", keys(10_000), POSITION, late=4, dead_lettered=2)
         assert state.streams()[0][2:5] == (1, 0, 0)
 
-    def test_streams_by_name(self, state: State) -> None:
+    def test_streams_by_name(self, state: StateStore) -> None:
         """Every stream comes with its own position."""
         window = Window(start_ms=5, end_ms=9, services=("all",), limit=10, cursor="[1]")
-        state.commit("b", [], POSITION.under_way(window))
+        state.commit("b", [], POSITION.with_window(window))
         state.commit("a", [], POSITION)
         assert [(row.name, row.position) for row in state.streams()] == [
             ("a", POSITION),
-            ("b", POSITION.under_way(window)),
+            ("b", POSITION.with_window(window)),
         ]
 
-    def test_told(self, state: State) -> None:
+    def test_told(self, state: StateStore) -> None:
         """The last error is kept with its time over commits, until there is none."""
         state.commit("a", [], POSITION)
-        state.tell("a", "JumpCloud answered 401", 7)
-        state.tell("a", "JumpCloud answered 402", 8)
+        state.record_error("a", "JumpCloud answered 401", 7)
+        state.record_error("a", "JumpCloud answered 402", 8)
         state.commit("a", keys(1), POSITION)
         assert state.streams()[0][5:7] == ("JumpCloud answered 402", 8)
-        state.tell("a", None, 9)
+        state.record_error("a", None, 9)
         assert state.streams()[0][5:7] == (None, None)
 
-    def test_the_same_error_again(self, state: State) -> None:
+    def test_the_same_error_again(self, state: StateStore) -> None:
         """An error that comes again has the later time."""
         state.commit("a", [], POSITION)
-        state.tell("a", "down", 7)
-        state.tell("a", "down", 8)
+        state.record_error("a", "down", 7)
+        state.record_error("a", "down", 8)
         assert state.streams()[0].error_ms == 8
 
-    def test_told_of_a_new_stream(self, state: State) -> None:
+    def test_told_of_a_new_stream(self, state: StateStore) -> None:
         """An error makes no stream: it would have no position."""
-        state.tell("a", "JumpCloud answered 401", 7)
+        state.record_error("a", "JumpCloud answered 401", 7)
         assert state.streams() == []
         assert state.position("a") is None
 
-    def test_told_of_odd_text(self, state: State) -> None:
+    def test_told_of_odd_text(self, state: StateStore) -> None:
         """What another side sent may end in an error's words, whatever it is."""
         state.commit("a", [], POSITION)
-        state.tell("a", "\ud800 'é'", 7)
+        state.record_error("a", "\ud800 'é'", 7)
         assert state.streams()[0].error == "\\ud800 'é'"
 
     def test_telling_never_raises(self, path: Path) -> None:
@@ -114,11 +114,11 @@ class TestCounts:
         state = opened(path)
         state.commit("a", [], POSITION)
         state.close()
-        state.tell("a", "down", 7)
+        state.record_error("a", "down", 7)
         with opened(path) as later:
             assert later.streams()[0].error is None
 
-    def test_counts_by_minute(self, state: State) -> None:
+    def test_counts_by_minute(self, state: StateStore) -> None:
         """Ids are counted by minute, from the first up to but not with the last, of one stream."""
         state.commit("a", [*keys(2, 0), *keys(3, 9), *keys(1, 10), *keys(4, 11), *keys(5, 12)], POSITION)
         state.commit("b", keys(7, 10), POSITION)
@@ -177,13 +177,13 @@ class TestVersions:
         """A migration is done as a whole or not at all; the next opening does it."""
         version_1(path)
         with monkeypatch.context() as patch:
-            patch.setitem(statefile._MIGRATIONS, 1, statefile._MIGRATIONS[1] + "ALTER TABLE nowhere ADD COLUMN x;")
+            patch.setitem(database._MIGRATIONS, 1, database._MIGRATIONS[1] + "ALTER TABLE nowhere ADD COLUMN x;")
             with pytest.raises(ConfigError):
                 opened(path)
-        database = sqlite3.connect(path)
-        assert database.execute("PRAGMA user_version").fetchone() == (1,)
-        assert len(database.execute("PRAGMA table_info(stream)").fetchall()) == 4
-        database.close()
+        migrated = sqlite3.connect(path)
+        assert migrated.execute("PRAGMA user_version").fetchone() == (1,)
+        assert len(migrated.execute("PRAGMA table_info(stream)").fetchall()) == 4
+        migrated.close()
         with opened(path) as state:
             assert len(state.streams()) == 2
 
@@ -191,10 +191,10 @@ class TestVersions:
 class TestReading:
     """A look from outside, beside the process that holds the state."""
 
-    def test_beside_the_holder(self, state: State) -> None:
+    def test_beside_the_holder(self, state: StateStore) -> None:
         """Streams and counts are read while another connection writes, who holds it is told, nothing is locked."""
         state.commit("a", keys(3), POSITION)
-        with reading(state.path) as look:
+        with open_readonly(state.path) as look:
             assert look.holder == f"process {os.getpid()} on {os.uname().nodename}"
             assert look.agent_id == "the agent"
             assert look.streams() == state.streams()
@@ -206,7 +206,7 @@ class TestReading:
         """A state that nobody holds is read too, and nobody is named."""
         with opened(path) as state:
             state.commit("a", keys(3), POSITION)
-        with reading(path) as look:
+        with open_readonly(path) as look:
             assert look.holder is None
             assert look.counts("a", 0, 9) == {1: 3}
             opened(path).close()  # whoever only looks holds nothing
@@ -216,14 +216,14 @@ class TestReading:
         script = (
             "import os, pathlib, signal, sys\n"
             "from in_jumpcloud.insights.window import Position\n"
-            "from in_jumpcloud.state import State\n"
-            "state = State(pathlib.Path(sys.argv[1]), new_agent_id='x')\n"
-            "state.commit('a', [(1, 'x')], Position.beginning(5))\n"
+            "from in_jumpcloud.state.store import StateStore\n"
+            "state = StateStore(pathlib.Path(sys.argv[1]), new_agent_id='x')\n"
+            "state.commit('a', [(1, 'x')], Position.starting_at(5))\n"
             "os.kill(os.getpid(), signal.SIGKILL)\n"
         )
         done = subprocess.run([sys.executable, "-c", script, path], check=False, timeout=60)  # noqa: S603 - our own
         assert done.returncode < 0
-        with reading(path) as look:
+        with open_readonly(path) as look:
             assert look.holder is None
             assert look.counts("a", 0, 9) == {1: 1}
 
@@ -234,7 +234,7 @@ class TestReading:
 
         def look() -> None:
             while not done.is_set():
-                statefile.holder(path)
+                database.lock_holder(path)
 
         looker = threading.Thread(target=look)
         looker.start()
@@ -266,7 +266,7 @@ class TestReading:
             newer: "of version 99, newer than this program's 2; upgrade in-jumpcloud",
         }
         for each, reason in reasons.items():
-            with pytest.raises(ConfigError) as caught, reading(each):
+            with pytest.raises(ConfigError) as caught, open_readonly(each):
                 pass
             assert str(caught.value).startswith(f"state.path: {each}: {reason}")
         assert not (tmp_path / "missing").exists()
@@ -289,7 +289,7 @@ class TestDamage:
         for size in (1, 15, 16, 99, 100, 511, 512, 1000, 4095, 4096, 4097, 8192, len(whole) - 4096):
             path.write_bytes(whole[:size])
             with pytest.raises(ConfigError, match="move it away"):
-                reading(path).__enter__() if reader else opened(path)
+                open_readonly(path).__enter__() if reader else opened(path)
 
     def test_damage_deep_inside(self, path: Path) -> None:
         """A page of the ledger that is damaged is found at opening, before anything is asked for."""
@@ -327,13 +327,13 @@ class TestDamage:
             with pytest.raises(ConfigError, match="move it away"):
                 state.streams()
 
-    def test_busy(self, state: State) -> None:
+    def test_busy(self, state: StateStore) -> None:
         """While another program is at work in the file a commit waits for its end, and says so: that passes."""
         state.commit("a", keys(1), POSITION)
         state._database.execute("PRAGMA busy_timeout = 0")
         other = sqlite3.connect(state.path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StateFull, match="another program is at work in it"):
+        with pytest.raises(StateUnavailable, match="another program is at work in it"):
             state.commit("a", keys(2), POSITION)
         other.execute("ROLLBACK")
         other.close()
@@ -344,23 +344,23 @@ class TestDamage:
         """A disk that refuses to write is told as that, and passes."""
         script = (
             "import pathlib, resource, sys\n"
-            "from in_jumpcloud.errors import StateFull\n"
+            "from in_jumpcloud.errors import StateUnavailable\n"
             "from in_jumpcloud.insights.window import Position\n"
-            "from in_jumpcloud.state import State\n"
-            "state = State(pathlib.Path(sys.argv[1]), new_agent_id='x')\n"
+            "from in_jumpcloud.state.store import StateStore\n"
+            "state = StateStore(pathlib.Path(sys.argv[1]), new_agent_id='x')\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))\n"
             "try:\n"
-            "    state.commit('a', [(1, 'x')], Position.beginning(5))\n"
-            "except StateFull as error:\n"
+            "    state.commit('a', [(1, 'x')], Position.starting_at(5))\n"
+            "except StateUnavailable as error:\n"
             "    print(error)\n"
         )
         said = subprocess.run([sys.executable, "-c", script, path], capture_output=True, check=True, timeout=60)  # noqa: S603
         assert b"cannot be written: disk I/O error; its disk fails" in said.stdout
 
-    def test_a_second_opening_lets_go_of_nothing(self, state: State) -> None:
+    def test_a_second_opening_lets_go_of_nothing(self, state: StateStore) -> None:
         """A refused second opening in this process leaves the locks that SQLite has on the file."""
         state._database.execute("BEGIN IMMEDIATE")
-        with pytest.raises(Failed, match="in use by"):
+        with pytest.raises(Fatal, match="in use by"):
             opened(state.path)
         script = (
             "import sqlite3, sys\n"

@@ -9,12 +9,21 @@ from pathlib import Path
 import pytest
 from support import KEY, ROOT
 
-from in_jumpcloud import app, config
+from in_jumpcloud import app
+from in_jumpcloud.config.schema import (
+    Config,
+    DeadLetterSettings,
+    ForwardSettings,
+    GeoIPSettings,
+    JumpCloudSettings,
+    ServerSettings,
+    StateSettings,
+)
+from in_jumpcloud.config.types import Secret, Start
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.units import Secret, Start
 
 NOW = time.time_ns() // 1_000_000
 WAIT = 1.0
@@ -62,8 +71,8 @@ def test_the_wait_of_one_stream_holds_the_others_back_too(receiver: SimulatedRec
 
 
 def _seconds(api: SimulatedApi, receiver: SimulatedReceiver, state: Path, organizations: tuple[str, ...] = ()) -> float:
-    settings = config.Config(
-        jumpcloud=config.JumpCloud(
+    settings = Config(
+        jumpcloud=JumpCloudSettings(
             api_key=Secret(KEY),
             url=api.url,
             organizations=organizations,
@@ -71,13 +80,13 @@ def _seconds(api: SimulatedApi, receiver: SimulatedReceiver, state: Path, organi
             page_limit=200,
             requests_per_second=1000,
         ),
-        geoip=config.GeoIP(city=ROOT / "geoip" / "demo-city.mmdb"),
-        forward=config.Forward(servers=(config.Server(host="127.0.0.1", port=receiver.port),)),
-        state=config.State(path=state),
-        dead_letter=config.DeadLetter(path=state.with_suffix(".ndjson")),
+        geoip=GeoIPSettings(city=ROOT / "geoip" / "demo-city.mmdb"),
+        forward=ForwardSettings(servers=(ServerSettings(host="127.0.0.1", port=receiver.port),)),
+        state=StateSettings(path=state),
+        dead_letter=DeadLetterSettings(path=state.with_suffix(".ndjson")),
     )
     began = time.monotonic()
-    with app.opened(settings, once=True) as plugin:
+    with app.open_app(settings, once=True) as plugin:
         error = plugin.run()
     if error:
         pytest.fail(str(error))

@@ -17,15 +17,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from support import KEY, wait_until
 from watch_support import PAGES, Watched, refusing, settings_of, watched
 
-from in_jumpcloud import app, config
+from in_jumpcloud import app
 from in_jumpcloud.collector import Collector
+from in_jumpcloud.config.schema import Config
+from in_jumpcloud.config.types import Duration, Secret, Start
 from in_jumpcloud.errors import ConfigError
+from in_jumpcloud.monitoring import server
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.units import Duration, Secret, Start
-from in_jumpcloud.watch import server
+from in_jumpcloud.timestamps import now_ms
 
 MINUTE = 60_000
 NEVER = threading.Event()
@@ -46,13 +48,13 @@ def api(source: EventSource) -> Iterator[SimulatedApi]:
 
 
 @pytest.fixture
-def settings(api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path) -> config.Config:
+def settings(api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path) -> Config:
     """Between these two."""
     return settings_of(api.url, tmp_path, receiver.port)
 
 
 @pytest.fixture
-def seen(settings: config.Config) -> Iterator[Watched]:
+def seen(settings: Config) -> Iterator[Watched]:
     """The plugin, which has not begun yet."""
     with watched(settings) as seen:
         yield seen
@@ -148,11 +150,11 @@ class TestPages:
 
     def test_unknown_types(self, seen: Watched) -> None:
         """The types that the mapper met and does not know are told by name."""
-        seen.plugin.house.mapper.unknown_types.update({'odd"type': 3})
+        seen.plugin.resources.mapper.unknown_types.update({'odd"type': 3})
         found = seen.metrics()
         assert found['in_jumpcloud_unknown_type_events_total{event_type="odd\\"type"}'] == 3
 
-    def test_history(self, settings: config.Config) -> None:
+    def test_history(self, settings: Config) -> None:
         """A point a minute, by the clock."""
         now = [1_790_000_000_000]
         with watched(settings, now_ms=lambda: now[0]) as seen:
@@ -182,7 +184,7 @@ class TestTrouble:
             assert found[f'in_jumpcloud_stream_refused{{stream="{good.stream.name}"}}'] == 0
             assert [each["state"] for each in seen.get("/status.json").json["streams"]] == ["up to date", "refused"]
 
-    def test_no_receiver(self, settings: config.Config, receiver: SimulatedReceiver) -> None:
+    def test_no_receiver(self, settings: Config, receiver: SimulatedReceiver) -> None:
         """Down while it is away, with the age of what waits for it; up again when it is back."""
         receiver.stop()
         with watched(settings) as seen:
@@ -200,10 +202,10 @@ class TestTrouble:
             worker.join(60)
             assert seen.metrics()['in_jumpcloud_unacknowledged_age_seconds{stream="own organization"}'] == 0
 
-    def test_a_lag(self, settings: config.Config) -> None:
+    def test_a_lag(self, settings: Config) -> None:
         """Once a stream has come up to now, a lag of more than http.max_lag is a reason."""
         skew = [0]
-        with watched(settings, now_ms=lambda: app.now_ms() + skew[0]) as seen:
+        with watched(settings, now_ms=lambda: now_ms() + skew[0]) as seen:
             catch_up(seen.plugin.collectors[0])
             assert seen.get("/readyz").status == 200
             skew[0] = 20 * MINUTE
@@ -211,9 +213,9 @@ class TestTrouble:
 
     def test_a_worker_that_is_stuck(self, seen: Watched) -> None:
         """A step without a sign of life for hours is told by /healthz."""
-        pulse = seen.plugin.collectors[0].counters.pulse
-        pulse.begin()
-        pulse.beat_at -= 7200
+        liveness = seen.plugin.collectors[0].counters.liveness
+        liveness.begin()
+        liveness.touched_at -= 7200
         answer = seen.get("/healthz")
         assert answer[::2] == (503, "own organization: no sign of life for 2h\n")
 
@@ -291,7 +293,7 @@ class TestRequests:
         for each in (*dawdling, further):
             each.close()
 
-    def test_its_end_waits_for_nobody(self, settings: config.Config) -> None:
+    def test_its_end_waits_for_nobody(self, settings: Config) -> None:
         """A client that is still there does not keep the plugin from ending."""
         with watched(settings) as seen:
             client = _connected(seen.url)
@@ -318,20 +320,20 @@ def _answers(seen: Watched) -> bool:
         return False
 
 
-def test_a_port_in_use(settings: config.Config) -> None:
+def test_a_port_in_use(settings: Config) -> None:
     """One clear line that names the setting; a name that is none gets one too."""
-    with socket.socket() as taken, app.opened(settings) as plugin:
+    with socket.socket() as taken, app.open_app(settings) as plugin:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         for listen in (f"127.0.0.1:{taken.getsockname()[1]}", "192.0.2.1:2021"):
             with pytest.raises(ConfigError, match=rf"\Ahttp\.listen: {listen}: .*; name another address, or null"):
-                server.serving(listen, plugin).__enter__()
+                server.serve(listen, plugin).__enter__()
 
 
-def test_null_listens_nowhere(settings: config.Config) -> None:
+def test_null_listens_nowhere(settings: Config) -> None:
     """Without http.listen there is no server."""
     threads = set(threading.enumerate())
-    with app.opened(settings) as plugin, server.serving(None, plugin) as url:
+    with app.open_app(settings) as plugin, server.serve(None, plugin) as url:
         assert url is None
         assert set(threading.enumerate()) <= threads  # those of a test before may end meanwhile
 

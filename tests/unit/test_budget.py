@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from in_jumpcloud.backoff import MAX_DELAY, backoff_delay
 from in_jumpcloud.errors import Stopped
-from in_jumpcloud.insights.budget import RequestBudget
-from in_jumpcloud.retry import LONGEST, pause
+from in_jumpcloud.insights.rate_limit import RateLimiter
 
 
 class Clock(threading.Event):
@@ -47,69 +47,69 @@ def clock() -> Clock:
     return Clock()
 
 
-def turns(budget: RequestBudget, clock: Clock, count: int) -> list[float]:
+def turns(rate_limiter: RateLimiter, clock: Clock, count: int) -> list[float]:
     """When so many requests go out, from now on, one after the other."""
     times = []
     begin = clock.now
     for _ in range(count):
-        budget.wait_for_turn(clock)
+        rate_limiter.acquire(clock)
         times.append(round(clock.now - begin, 6))
     return times
 
 
 def test_spacing(clock: Clock) -> None:
     """The first request goes out at once, the others evenly behind it."""
-    assert turns(RequestBudget(5, clock=clock), clock, 6) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert turns(RateLimiter(5, clock=clock), clock, 6) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
 
 
 def test_no_credit_for_idle_time(clock: Clock) -> None:
     """Time in which nothing was asked is not saved up for a burst."""
-    budget = RequestBudget(2, clock=clock)
-    turns(budget, clock, 1)
+    rate_limiter = RateLimiter(2, clock=clock)
+    turns(rate_limiter, clock, 1)
     clock.now += 60
-    assert turns(budget, clock, 3) == [0, 0.5, 1.0]
+    assert turns(rate_limiter, clock, 3) == [0, 0.5, 1.0]
 
 
 def test_hold(clock: Clock) -> None:
     """While a hold lasts nothing goes out; behind it requests are spaced as before."""
-    budget = RequestBudget(2, clock=clock)
-    turns(budget, clock, 1)
-    budget.hold(30)
-    assert turns(budget, clock, 3) == [30, 30.5, 31]
+    rate_limiter = RateLimiter(2, clock=clock)
+    turns(rate_limiter, clock, 1)
+    rate_limiter.pause(30)
+    assert turns(rate_limiter, clock, 3) == [30, 30.5, 31]
 
 
 def test_shorter_hold_does_not_end_a_longer_one(clock: Clock) -> None:
     """Of two holds the one that ends later counts."""
-    budget = RequestBudget(0.5, clock=clock)
-    turns(budget, clock, 1)
-    clock.meanwhile = [lambda: list(map(budget.hold, (30, 1)))]
-    assert turns(budget, clock, 1) == [30]
+    rate_limiter = RateLimiter(0.5, clock=clock)
+    turns(rate_limiter, clock, 1)
+    clock.meanwhile = [lambda: list(map(rate_limiter.pause, (30, 1)))]
+    assert turns(rate_limiter, clock, 1) == [30]
 
 
 def test_hold_reaches_those_who_wait_already(clock: Clock) -> None:
     """A hold that comes while a request waits for its turn holds that one too."""
-    budget = RequestBudget(1, clock=clock)
-    clock.meanwhile = [lambda: budget.hold(30)]
-    assert turns(budget, clock, 3) == [0, 30, 31]
+    rate_limiter = RateLimiter(1, clock=clock)
+    clock.meanwhile = [lambda: rate_limiter.pause(30)]
+    assert turns(rate_limiter, clock, 3) == [0, 30, 31]
 
 
 def test_no_burst_behind_a_hold(clock: Clock) -> None:
     """Two requests that had their turns when a hold came go out one after the other behind it, not both at once."""
-    budget = RequestBudget(1, clock=clock)
-    budget.wait_for_turn(clock)
+    rate_limiter = RateLimiter(1, clock=clock)
+    rate_limiter.acquire(clock)
     others: list[float] = []
-    clock.meanwhile = [lambda: others.extend(turns(budget, clock, 1)), lambda: budget.hold(30)]
-    assert abs(turns(budget, clock, 1)[0] - others[0]) == 1
+    clock.meanwhile = [lambda: others.extend(turns(rate_limiter, clock, 1)), lambda: rate_limiter.pause(30)]
+    assert abs(turns(rate_limiter, clock, 1)[0] - others[0]) == 1
     assert min(others) >= 30
 
 
 def test_stop_while_waiting(clock: Clock) -> None:
     """Who waits for a turn, or for the end of a hold, is let go when the process is to end."""
-    budget = RequestBudget(1, clock=clock)
-    budget.hold(300)
+    rate_limiter = RateLimiter(1, clock=clock)
+    rate_limiter.pause(300)
     clock.stop_at = clock.now + 2
     with pytest.raises(Stopped):
-        budget.wait_for_turn(clock)
+        rate_limiter.acquire(clock)
     assert clock.now == clock.stop_at
 
 
@@ -117,19 +117,19 @@ def test_stopped_before(clock: Clock) -> None:
     """Once the process is to end nothing goes out any more, though the turn is free."""
     clock.set()
     with pytest.raises(Stopped):
-        RequestBudget(1, clock=clock).wait_for_turn(clock)
+        RateLimiter(1, clock=clock).acquire(clock)
 
 
 def test_stop_wakes_a_waiting_thread() -> None:
     """Setting the event ends a real wait at once."""
-    budget = RequestBudget(1)
-    budget.hold(300)
+    rate_limiter = RateLimiter(1)
+    rate_limiter.pause(300)
     stop = threading.Event()
     ended = threading.Event()
 
     def ask() -> None:
         with pytest.raises(Stopped):
-            budget.wait_for_turn(stop)
+            rate_limiter.acquire(stop)
         ended.set()
 
     thread = threading.Thread(target=ask, daemon=True)
@@ -143,8 +143,8 @@ def test_stop_wakes_a_waiting_thread() -> None:
 @given(st.integers(1, 10_000))
 def test_pause_is_bounded(failures: int) -> None:
     """A pause is between half of its step and the whole; steps double from a second up to a minute."""
-    step = min(LONGEST, 2.0 ** (min(failures, 20) - 1))
-    pauses = [pause(failures) for _ in range(20)]
+    step = min(MAX_DELAY, 2.0 ** (min(failures, 20) - 1))
+    pauses = [backoff_delay(failures) for _ in range(20)]
     assert all(step / 2 <= seconds <= step for seconds in pauses)
     assert len(set(pauses)) > 1, "no jitter"
 
@@ -152,4 +152,4 @@ def test_pause_is_bounded(failures: int) -> None:
 def test_pause_grows() -> None:
     """The steps are those that the design names: a second at first, a minute at most."""
     for failures, step in enumerate([1, 2, 4, 8, 16, 32, 60, 60], start=1):
-        assert max(pause(failures) for _ in range(200)) == pytest.approx(step, rel=0.05)
+        assert max(backoff_delay(failures) for _ in range(200)) == pytest.approx(step, rel=0.05)

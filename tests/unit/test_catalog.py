@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from in_jumpcloud.ecs import catalog
+from in_jumpcloud.ecs import event_types
 from in_jumpcloud.simulator.catalog import SERVICES, VARIANTS, render
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +68,7 @@ def test_pairs() -> None:
     pairs = allowed()
     wrong = [
         row.name
-        for row in catalog.table()
+        for row in event_types.table()
         if not set(row.types) <= {kind for category in row.categories for kind in pairs.get(category, ())}
         or not all(pairs.get(category, set()) & set(row.types) for category in row.categories)
     ]
@@ -77,7 +77,7 @@ def test_pairs() -> None:
 
 def test_category_or_reason() -> None:
     """A row has categories and types, none of them twice, or else a sentence that says why it has none."""
-    for row in catalog.table():
+    for row in event_types.table():
         if row.reason:
             assert (row.categories, row.types) == ((), ()), row.name
             assert re.fullmatch(r"[A-Z].{10,150}\.", row.reason), row.name
@@ -90,7 +90,7 @@ def test_category_or_reason() -> None:
 
 def test_words() -> None:
     """Every event type is described in one short sentence, and its other cells hold nothing but what they may."""
-    for row in catalog.table():
+    for row in event_types.table():
         assert re.fullmatch(r"[A-Z].{5,118}\.", row.description), row.name
         assert re.fullmatch(r"[a-z][a-z0-9_-]+", row.name), row.name
         assert re.fullmatch(r"[a-z_]*", row.service), row.name
@@ -99,21 +99,21 @@ def test_words() -> None:
 
 def test_subjects() -> None:
     """The module tells what every subject means, and no further ones."""
-    told = set(re.findall(r"^    (\w+)  ", catalog.__doc__ or "", re.MULTILINE))
-    assert told == {row.subject for row in catalog.table()} - {""}
+    told = set(re.findall(r"^    (\w+)  ", event_types.__doc__ or "", re.MULTILINE))
+    assert told == {row.subject for row in event_types.table()} - {""}
 
 
 @pytest.mark.parametrize("name", BASE)
 def test_base(name: str) -> None:
     """Where Elastic's integration gives a category and a type, those come first."""
-    found = catalog.lookup(None, name)
+    found = event_types.lookup(None, name)
     assert found
     assert (found.categories[0], found.types[0]) == (BASE[name], "info")
 
 
 def test_rows_differ() -> None:
     """No event type of a service stands twice, and no two rows have the same description."""
-    rows = catalog.table()
+    rows = event_types.table()
     counts = Counter((row.service, row.name) for row in rows) + Counter(("", row.description) for row in rows)
     assert [key for key, count in counts.items() if count > 1] == []
 
@@ -121,9 +121,9 @@ def test_rows_differ() -> None:
 def test_every_known_event_type() -> None:
     """Every known event type has a row of its own, with a category and a type or with the reason."""
     names = known()
-    rows = {(row.service, row.name): row for row in catalog.table()}
+    rows = {(row.service, row.name): row for row in event_types.table()}
     assert [key for key in names if key not in rows] == []
-    assert [key for key in names if catalog.lookup(*key) is not rows[key]] == []
+    assert [key for key in names if event_types.lookup(*key) is not rows[key]] == []
     reasons = sum(bool(row.reason) for row in rows.values())
     print(  # noqa: T201 - pytest -s shows it
         f"{len(names)} known event types in {len(rows)} rows, {reasons} of them without a category for a stated reason"
@@ -156,7 +156,7 @@ def test_names_of_the_reference() -> None:
 
     listed_here = {name for _, name in known()}
     assert names - listed_here == set()
-    assert {name for name in names if catalog.lookup(None, name) is None} == set()
+    assert {name for name in names if event_types.lookup(None, name) is None} == set()
     for beginning in beginnings:
         assert any(beginning in name for name in listed_here), beginning
 
@@ -170,7 +170,7 @@ def test_copy_of_the_pairs() -> None:
 
 def test_service_decides() -> None:
     """An event type of two services has two rows, and each service finds its own."""
-    by_service = {service: catalog.lookup(service, "user_lockout") for service in ("directory", "systems")}
+    by_service = {service: event_types.lookup(service, "user_lockout") for service in ("directory", "systems")}
     assert {service: row and row.service for service, row in by_service.items()} == {
         "directory": "directory",
         "systems": "systems",
@@ -180,10 +180,10 @@ def test_service_decides() -> None:
 @pytest.mark.parametrize("service", [None, "", "alert", "a service of tomorrow"])
 def test_unknown_service(service: str | None) -> None:
     """With no service, or one that has no row of that name, the first row of the name counts."""
-    alert = catalog.lookup(service, "rule_created")
+    alert = event_types.lookup(service, "rule_created")
     assert alert
     assert alert.service == "alerts"
-    lockout = catalog.lookup(service, "user_lockout")
+    lockout = event_types.lookup(service, "user_lockout")
     assert lockout
     assert lockout.service == "directory"
 
@@ -191,8 +191,8 @@ def test_unknown_service(service: str | None) -> None:
 @pytest.mark.parametrize("name", ["", "user_createx", "USER_CREATE", "directory"])
 def test_unknown_event_type(name: str) -> None:
     """What the catalogue lacks is not found, whatever the service."""
-    assert catalog.lookup(None, name) is None
-    assert catalog.lookup("directory", name) is None
+    assert event_types.lookup(None, name) is None
+    assert event_types.lookup("directory", name) is None
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_unknown_event_type(name: str) -> None:
 )
 def test_columns(service: str, name: str, categories: tuple[str, ...], types: tuple[str, ...], subject: str) -> None:
     """A row says of its event type what the file says."""
-    found = catalog.lookup(service, name)
+    found = event_types.lookup(service, name)
     assert found
     assert (found.service, found.name) == (service, name)
     assert (found.categories, found.types, found.subject) == (categories, types, subject)
@@ -226,6 +226,6 @@ def test_simulated_events(service: str) -> None:
         made.add(event["event_type"])
     assert made
     for name in made:
-        found = catalog.lookup(service, name)
+        found = event_types.lookup(service, name)
         assert found, name
         assert found.service == service

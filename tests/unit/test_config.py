@@ -12,26 +12,27 @@ import msgspec
 import pytest
 import yaml
 
-from in_jumpcloud import config
+from in_jumpcloud.config.loader import load_config
+from in_jumpcloud.config.schema import Config, JumpCloudSettings, ServerSettings
+from in_jumpcloud.config.types import Duration, Secret, Start
 from in_jumpcloud.errors import ConfigError
-from in_jumpcloud.units import Duration, Secret, Start
 
 DOCUMENTED = Path(__file__).parents[2] / "conf" / "jumpcloud.yaml"
 KEY = "jca_Zw41PqLmN8sT0uV7xY2bC5dE9fG3hJ6kA1rB"
 NO_START = "expected a duration back from now (15d), a date (2026-11-01T00:00:00Z) or now"
 ENVIRON = {"JUMPCLOUD_API_KEY": KEY}
 
-Load = Callable[..., config.Config]
+Load = Callable[..., Config]
 
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
     """Load a file of this text; the environment is the keyword arguments alone."""
 
-    def load(text: str | bytes, *overrides: str, offline: bool = False, **environ: str) -> config.Config:
+    def load(text: str | bytes, *overrides: str, offline: bool = False, **environ: str) -> Config:
         path = tmp_path / "the.yaml"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return config.load(path, overrides, offline=offline, environ=environ)
+        return load_config(path, overrides, offline=offline, environ=environ)
 
     return load
 
@@ -69,8 +70,8 @@ def walk(section: msgspec.Struct, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def test_documented_file_is_the_defaults() -> None:
     """`conf/jumpcloud.yaml` holds every key that there is, and every default exactly; only the key has none."""
-    written = dict(walk(config.load(DOCUMENTED, environ=ENVIRON)))
-    defaults = dict(walk(config.Config()))
+    written = dict(walk(load_config(DOCUMENTED, environ=ENVIRON)))
+    defaults = dict(walk(Config()))
     assert written.pop("jumpcloud.api_key") == "Secret(...)"
     assert defaults.pop("jumpcloud.api_key") is None
     assert written == defaults
@@ -78,13 +79,13 @@ def test_documented_file_is_the_defaults() -> None:
     for path in ["jumpcloud.api_key", *defaults]:
         *sections, key = path.split(".")
         assert key in functools.reduce(operator.getitem, sections, document), f"{path} is not documented"
-    assert list(document) == [field.name for field in msgspec.structs.fields(config.Config)]
+    assert list(document) == [field.name for field in msgspec.structs.fields(Config)]
 
 
 def test_without_a_file() -> None:
     """No file means the same as the documented one: `-o` alone can carry a configuration."""
-    alone = config.load(None, [f"jumpcloud.api_key={KEY}"], environ={})
-    assert dict(walk(alone)) == dict(walk(config.load(DOCUMENTED, environ=ENVIRON)))
+    alone = load_config(None, [f"jumpcloud.api_key={KEY}"], environ={})
+    assert dict(walk(alone)) == dict(walk(load_config(DOCUMENTED, environ=ENVIRON)))
 
 
 def test_environment(load: Load) -> None:
@@ -348,7 +349,7 @@ def test_offline(load: Load, problems: Callable[..., list[str]]) -> None:
 
 def test_empty_sections(load: Load) -> None:
     """A section, or a file, without anything in it is the defaults."""
-    assert repr(load("ecs:\n", offline=True)) == repr(load("", offline=True)) == repr(config.Config())
+    assert repr(load("ecs:\n", offline=True)) == repr(load("", offline=True)) == repr(Config())
 
 
 @pytest.mark.parametrize(
@@ -379,17 +380,17 @@ def test_unreadable_file(tmp_path: Path) -> None:
     """A file that is missing, or a directory, is named with the reason."""
     for path, reason in [(tmp_path / "no.yaml", "No such file or directory"), (tmp_path, "Is a directory")]:
         with pytest.raises(ConfigError) as raised:
-            config.load(path, environ={})
+            load_config(path, environ={})
         assert str(raised.value) == f"{path}: cannot be read: {reason}"
 
 
 def test_server_names_itself() -> None:
     """A receiver's text is what a person would type, with brackets around IPv6."""
-    assert str(config.Server(host="::1")) == "[::1]:24224"
+    assert str(ServerSettings(host="::1")) == "[::1]:24224"
 
 
 def test_region_and_url() -> None:
     """The base is the region's host, or `url` without a slash at its end."""
-    bases = [config.JumpCloud(region=region).base_url for region in ("us", "eu", "in")]
+    bases = [JumpCloudSettings(region=region).base_url for region in ("us", "eu", "in")]
     assert bases == ["https://api.jumpcloud.com", "https://api.eu.jumpcloud.com", "https://api.in.jumpcloud.com"]
-    assert config.JumpCloud(url="http://127.0.0.1:1//").base_url == "http://127.0.0.1:1"
+    assert JumpCloudSettings(url="http://127.0.0.1:1//").base_url == "http://127.0.0.1:1"

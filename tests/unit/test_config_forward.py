@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from in_jumpcloud import config
+from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.errors import ConfigError
-from in_jumpcloud.forward.tags import Tag
+from in_jumpcloud.tags import TagTemplate
 
 
 def problems(text: str, tmp_path: Path) -> list[str]:
@@ -17,7 +17,7 @@ def problems(text: str, tmp_path: Path) -> list[str]:
     file = tmp_path / "c.yaml"
     file.write_text(f"jumpcloud: {{api_key: k}}\nforward: {text}\n")
     try:
-        config.load(file, environ={})
+        load_config(file, environ={})
     except ConfigError as error:
         return [line.removeprefix(f"{file}: ") for line in str(error).splitlines()]
     return []
@@ -81,7 +81,7 @@ class TestTag:
 
     def test_fixed(self) -> None:
         """Without a placeholder every record has the same tag."""
-        tag = Tag("jumpcloud.events")
+        tag = TagTemplate("jumpcloud.events")
         assert (tag.varies, tag.of("sso", "o")) == (False, "jumpcloud.events")
 
     @pytest.mark.parametrize(
@@ -96,6 +96,6 @@ class TestTag:
     )
     def test_filled(self, service: object, organization: object, expected: str) -> None:
         """Whatever an event holds there, the tag is valid text of as many parts as the pattern has, and bounded."""
-        tag = Tag("jc.{service}.{organization}")
+        tag = TagTemplate("jc.{service}.{organization}")
         assert tag.of(service, organization) == expected
         assert len(expected.encode()) <= tag.most_bytes

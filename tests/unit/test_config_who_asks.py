@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from in_jumpcloud import config
+from in_jumpcloud.config.loader import load_config
+from in_jumpcloud.config.schema import TOKEN_URLS, JumpCloudSettings
 from in_jumpcloud.errors import ConfigError
 
 KEY = "jca_Zw41PqLmN8sT0uV7xY2bC5dE9fG3hJ6kA1rB"
@@ -18,11 +19,11 @@ def keyed(text: str = "") -> str:
     return f"jumpcloud:\n  api_key: {KEY}\n" + "".join(f"  {line}\n" for line in text.splitlines())
 
 
-def load(directory: Path, text: str) -> config.JumpCloud:
+def load(directory: Path, text: str) -> JumpCloudSettings:
     """The first section of a file of this text."""
     path = directory / "the.yaml"
     path.write_text(text)
-    return config.load(path, environ={}).jumpcloud
+    return load_config(path, environ={}).jumpcloud
 
 
 def problems(directory: Path, text: str) -> list[str]:
@@ -42,7 +43,7 @@ def account(text: str = "") -> str:
 def test_service_account(tmp_path: Path) -> None:
     """A service account stands instead of the key; its secret may lie in a file; its tokens are the region's."""
     (tmp_path / "secret").write_text(f"{KEY}\n")
-    for region, url in config.TOKEN_URLS.items():
+    for region, url in TOKEN_URLS.items():
         settings = load(tmp_path, account(f"region: {region}"))
         assert (settings.client_id, settings.token_endpoint) == (ID, url)
     text = f"jumpcloud: {{client_id: {ID}, client_secret_file: {tmp_path}/secret, organizations: [a]}}"

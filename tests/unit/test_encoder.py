@@ -13,11 +13,11 @@ from typing import Any
 import msgpack
 from ecs_hostile import DOCUMENTED
 
-from in_jumpcloud import config
+from in_jumpcloud.config.schema import EcsSettings
 from in_jumpcloud.ecs.encoder import RecordEncoder
-from in_jumpcloud.ecs.geo import GeoIP
+from in_jumpcloud.ecs.geoip import GeoIPLookup
 from in_jumpcloud.ecs.mapper import Mapper
-from in_jumpcloud.insights.event import read
+from in_jumpcloud.insights.event import parse_event
 from in_jumpcloud.simulator.events import EventSource
 
 Path = tuple[str | int, ...]
@@ -34,13 +34,13 @@ PEOPLE = {"initiated_by", "resource"}
 
 def encoder() -> RecordEncoder:
     """A new one, which has seen no event."""
-    settings = config.Ecs(preserve_duplicate_custom_fields=True)
-    return RecordEncoder(Mapper(settings, GeoIP(None, None), agent_id="a", ephemeral_id="b"))
+    settings = EcsSettings(preserve_duplicate_custom_fields=True)
+    return RecordEncoder(Mapper(settings, GeoIPLookup(None, None), agent_id="a", ephemeral_id="b"))
 
 
 def encode(encode_with: RecordEncoder, event: Any) -> bytes:
     """The packed record of an event."""
-    return encode_with.encode(read(json.dumps(event).encode()), RECEIVED_NS)[0]
+    return encode_with.encode(parse_event(json.dumps(event).encode()), RECEIVED_NS)[0]
 
 
 def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:

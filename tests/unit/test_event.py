@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from in_jumpcloud.insights.event import UNDATED, Event, decode, parse_timestamp, read
+from in_jumpcloud.insights.event import UNDATED, RawEvent, decode_event, parse_event
+from in_jumpcloud.timestamps import parse_rfc3339
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST = datetime(2106, 2, 7, 6, 28, 13, 999_999, tzinfo=UTC)  # EventTime's 32 bits, less two marks of Fluent Bit
@@ -43,7 +44,7 @@ def digest(raw: bytes) -> str:
 @pytest.mark.parametrize("zone", ["Z", "z", "", "+00:00", "-00:00", "+0000"])
 def test_fractions(fraction: str, nanoseconds: int, zone: str) -> None:
     """A second's fraction may have any number of digits; those behind the ninth are cut. No zone is UTC."""
-    assert parse_timestamp(f"2026-01-02T15:04:05{fraction}{zone}") == SECOND * 10**9 + nanoseconds
+    assert parse_rfc3339(f"2026-01-02T15:04:05{fraction}{zone}") == SECOND * 10**9 + nanoseconds
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_fractions(fraction: str, nanoseconds: int, zone: str) -> None:
 )
 def test_zones_and_spellings(text: str) -> None:
     """Offsets are taken off; lower case, and a blank in the middle, are allowed as RFC 3339 does."""
-    assert parse_timestamp(text) == SECOND * 10**9
+    assert parse_rfc3339(text) == SECOND * 10**9
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_zones_and_spellings(text: str) -> None:
 )
 def test_no_timestamp(text: str) -> None:
     """What is no RFC 3339 timestamp, or names no moment, is none."""
-    assert parse_timestamp(text) is None
+    assert parse_rfc3339(text) is None
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_no_timestamp(text: str) -> None:
 )
 def test_reach(text: str, time_ns: int | None) -> None:
     """Moments that an EventTime cannot hold, before 1970 or in and after February 2106, are none."""
-    assert parse_timestamp(text) == time_ns
+    assert parse_rfc3339(text) == time_ns
 
 
 @given(
@@ -120,13 +121,13 @@ def test_agrees_with_datetime(moment: datetime, offset: int, precision: str) -> 
     """Every moment within reach, in every zone and precision, reads as datetime reads it."""
     text = moment.replace(tzinfo=timezone(timedelta(minutes=offset))).isoformat(timespec=precision)
     since = datetime.fromisoformat(text) - EPOCH
-    assert parse_timestamp(text) == since // timedelta(microseconds=1) * 1000
+    assert parse_rfc3339(text) == since // timedelta(microseconds=1) * 1000
 
 
 @given(st.text() | st.from_regex(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)?", fullmatch=True))
 def test_timestamp_never_raises(text: str) -> None:
     """Any text is a moment within reach or none."""
-    time_ns = parse_timestamp(text)
+    time_ns = parse_rfc3339(text)
     assert time_ns is None or 0 <= time_ns < (2**32 - 2) * 10**9
 
 
@@ -136,7 +137,7 @@ def test_timestamp_never_raises(text: str) -> None:
 @pytest.mark.parametrize("event_id", ["5f1b3c", "d1d2D3-UPPER", "not hex at all", "ünï", "0"])
 def test_own_id(event_id: str) -> None:
     """An id is opaque text, taken as it is; with the minute of the timestamp it is the event's key."""
-    event = read(json.dumps({"id": event_id, "timestamp": "2026-01-02T15:04:59.999Z"}).encode())
+    event = parse_event(json.dumps({"id": event_id, "timestamp": "2026-01-02T15:04:59.999Z"}).encode())
     assert event.id == event_id
     assert event.key == (SECOND // 60, event_id)
 
@@ -147,16 +148,16 @@ def test_own_id(event_id: str) -> None:
 def test_hash_for_an_id(fields: str) -> None:
     """An event whose id is missing, empty, no text or not printable is known by a hash of its bytes, every time."""
     raw = f'{{"timestamp":"2026-01-02T15:04:05Z"{"," if fields else ""}{fields}}}'.encode()
-    event = read(raw)
-    assert event.id == digest(raw) == read(msgspec.Raw(raw)).id
+    event = parse_event(raw)
+    assert event.id == digest(raw) == parse_event(msgspec.Raw(raw)).id
     assert event.key == (SECOND // 60, digest(raw))
-    assert read(raw.replace(b"{", b"{ ", 1)).id != event.id
+    assert parse_event(raw.replace(b"{", b"{ ", 1)).id != event.id
 
 
 @pytest.mark.parametrize("timestamp", [None, 1_767_366_245, "soon", "", {}])
 def test_undated(timestamp: object) -> None:
     """An event without a readable timestamp has no time, and a key all the same."""
-    event = read(json.dumps({"id": "a", "timestamp": timestamp}).encode())
+    event = parse_event(json.dumps({"id": "a", "timestamp": timestamp}).encode())
     assert event.time_ns is None
     assert event.key == (UNDATED, "a")
 
@@ -167,10 +168,10 @@ def test_undated(timestamp: object) -> None:
 def test_ordinary() -> None:
     """An ordinary event is decoded strictly, and its bytes are kept as they came."""
     raw = b' {"id": "a", "n": 1.50, "timestamp":"2026-01-02T15:04:05.1Z"} '
-    event = read(raw)
+    event = parse_event(raw)
     assert (event.raw, event.timestamp) == (raw, "2026-01-02T15:04:05.1Z")
     assert event.time_ns == SECOND * 10**9 + 100_000_000
-    assert decode(raw) == ({"id": "a", "n": 1.5, "timestamp": "2026-01-02T15:04:05.1Z"}, None, True)
+    assert decode_event(raw) == ({"id": "a", "n": 1.5, "timestamp": "2026-01-02T15:04:05.1Z"}, None, True)
 
 
 @pytest.mark.parametrize(
@@ -186,13 +187,13 @@ def test_ordinary() -> None:
 def test_lenient(value: bytes, decoded: object) -> None:
     """Lone surrogates, infinities and raw control characters are read leniently, and `strict` says so."""
     raw = b'{"id":"a","x":' + value + b"}"
-    assert read(raw).id == "a"
-    assert decode(raw) == ({"id": "a", "x": decoded}, None, False)
+    assert parse_event(raw).id == "a"
+    assert decode_event(raw) == ({"id": "a", "x": decoded}, None, False)
 
 
 def test_not_a_number() -> None:
     """NaN is read, and can be told by being unequal to itself."""
-    data, problem, _ = decode(b'{"id":"a","x":NaN}')
+    data, problem, _ = decode_event(b'{"id":"a","x":NaN}')
     assert data is not None
     assert data["x"] != data["x"]
     assert problem is None
@@ -201,9 +202,9 @@ def test_not_a_number() -> None:
 def test_invalid_utf8() -> None:
     """Bytes that are not UTF-8 are replaced, the rest of the event stays, and the problem is named."""
     raw = b'{"id":"a","x":"caf\xe9"}'
-    data, problem, _ = decode(raw)
+    data, problem, _ = decode_event(raw)
     assert data == {"id": "a", "x": "caf\ufffd"}
-    assert read(raw).id == "a"
+    assert parse_event(raw).id == "a"
     assert problem == "the event holds bytes that are not UTF-8; they were replaced"
 
 
@@ -221,8 +222,8 @@ def test_invalid_utf8() -> None:
 )
 def test_unreadable(raw: bytes, problem: str) -> None:
     """What is not one JSON object is carried on undated, with its bytes, a hash for an id, and the reason."""
-    assert decode(raw)[:2] == (None, problem)
-    assert read(raw) == read(msgspec.Raw(raw)) == Event(raw, (UNDATED, digest(raw)), None, None)
+    assert decode_event(raw)[:2] == (None, problem)
+    assert parse_event(raw) == parse_event(msgspec.Raw(raw)) == RawEvent(raw, (UNDATED, digest(raw)), None, None)
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(
@@ -238,10 +239,10 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 @example(b'{"id":"\xed\xa0\x80"}')
 def test_never_raises(raw: bytes) -> None:
     """Any bytes make an event: its bytes are kept, its key is the same again, and without data it has a reason."""
-    event = read(raw)
+    event = parse_event(raw)
     assert bytes(event.raw) == raw
-    assert event.key == read(msgspec.Raw(raw)).key
-    data, problem, _ = decode(raw)
+    assert event.key == parse_event(msgspec.Raw(raw)).key
+    data, problem, _ = decode_event(raw)
     assert (data is None) <= (problem is not None)
     assert event.id
     assert event.id.isprintable()

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from in_jumpcloud import config
-from in_jumpcloud.ecs.geo import GeoIP
+from in_jumpcloud.config.schema import EcsSettings
+from in_jumpcloud.ecs.geoip import GeoIPLookup
 from in_jumpcloud.ecs.mapper import Mapper
-from in_jumpcloud.insights.event import read
+from in_jumpcloud.insights.event import parse_event
 
-MAPPER = Mapper(config.Ecs(), GeoIP(None, None), agent_id="a", ephemeral_id="b")
+MAPPER = Mapper(EcsSettings(), GeoIPLookup(None, None), agent_id="a", ephemeral_id="b")
 ABSENT = "(absent)"
 
 
@@ -286,6 +286,6 @@ ROWS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(("event", "expected"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
 def test_row(event: dict[str, Any], expected: dict[str, Any]) -> None:
     """Each row of the extended mapping holds, and none of these events is reported as faulty."""
-    body = MAPPER.map(read(json.dumps(event).encode()), 0).body
+    body = MAPPER.map(parse_event(json.dumps(event).encode()), 0).body
     assert {path: at(body, path) for path in expected} == expected
     assert "error" not in body

@@ -15,22 +15,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from in_jumpcloud import config
+from in_jumpcloud.config.schema import EcsSettings
 from in_jumpcloud.ecs import fields
-from in_jumpcloud.ecs.geo import GeoIP
+from in_jumpcloud.ecs.geoip import GeoIPLookup
 from in_jumpcloud.ecs.mapper import Mapper
-from in_jumpcloud.forward.wire import packed_entry
-from in_jumpcloud.insights.event import decode, read
+from in_jumpcloud.forward.wire import pack_entry
+from in_jumpcloud.insights.event import decode_event, parse_event
 from in_jumpcloud.simulator.events import EventSource
 
 ROOT = Path(__file__).resolve().parents[2]
-GEO = GeoIP(ROOT / "geoip" / "demo-city.mmdb", ROOT / "geoip" / "demo-asn.mmdb", extended=True)
-PLAIN_GEO = GeoIP(ROOT / "geoip" / "demo-city.mmdb", ROOT / "geoip" / "demo-asn.mmdb")
+GEO = GeoIPLookup(ROOT / "geoip" / "demo-city.mmdb", ROOT / "geoip" / "demo-asn.mmdb", extended=True)
+PLAIN_GEO = GeoIPLookup(ROOT / "geoip" / "demo-city.mmdb", ROOT / "geoip" / "demo-asn.mmdb")
 EXTENDED, ELASTIC = (
     Mapper(settings_, geo, agent_id="a", ephemeral_id="b")
     for settings_, geo in (
-        (config.Ecs(profile="extended", preserve_duplicate_custom_fields=True), GEO),
-        (config.Ecs(profile="elastic", preserve_duplicate_custom_fields=True), PLAIN_GEO),
+        (EcsSettings(profile="extended", preserve_duplicate_custom_fields=True), GEO),
+        (EcsSettings(profile="elastic", preserve_duplicate_custom_fields=True), PLAIN_GEO),
     )
 )
 DOCUMENTED = [
@@ -150,8 +150,8 @@ def missing(less: Any, more: Any, path: Path_ = ()) -> Iterator[Path_]:
 
 def check_types(raw: bytes) -> None:
     """The record fits the wire, and each of its values has its declared type; only the event has undeclared ones."""
-    made = EXTENDED.map(read(raw), 0)
-    assert msgpack.unpackb(packed_entry(made.time_ns, made.body))[1] == made.body
+    made = EXTENDED.map(parse_event(raw), 0)
+    assert msgpack.unpackb(pack_entry(made.time_ns, made.body))[1] == made.body
     json.dumps(made.body, allow_nan=False, ensure_ascii=False).encode()
     for path, value in leaves(made.body):
         if path in TYPES:
@@ -162,7 +162,7 @@ def check_types(raw: bytes) -> None:
 
 def check_superset(raw: bytes) -> None:
     """All that profile elastic says profile extended says too, but for what is named here."""
-    event = read(raw)
+    event = parse_event(raw)
     elastic, extended = (copy.deepcopy(mapper.map(event, 0).body) for mapper in (ELASTIC, EXTENDED))
     data = elastic.pop("jumpcloud", {}).get("event", {})
     assert same_types(data) == same_types(extended.pop("jumpcloud", {}).get("event", {}))
@@ -209,7 +209,7 @@ def test_documented(event: dict[str, Any]) -> None:
     raw = json.dumps(event).encode()
     check_types(raw)
     check_superset(raw)
-    assert "error" not in EXTENDED.map(read(raw), 0).body
+    assert "error" not in EXTENDED.map(parse_event(raw), 0).body
 
 
 def test_simulated() -> None:
@@ -217,8 +217,8 @@ def test_simulated() -> None:
     for raw in SIMULATED:
         check_types(raw)
         check_superset(raw)
-        assert "error" not in EXTENDED.map(read(raw), 0).body
-        assert decode(raw).data is not None
+        assert "error" not in EXTENDED.map(parse_event(raw), 0).body
+        assert decode_event(raw).data is not None
     named = {json.loads(raw)["event_type"] for raw in SIMULATED}
     assert len(named) > 10
     assert named.isdisjoint(EXTENDED.unknown_types)
@@ -227,8 +227,8 @@ def test_simulated() -> None:
 def test_every_field() -> None:
     """Every field of the Elastic Common Schema that is declared is one that a record can have."""
     raws = [*SIMULATED, *(json.dumps(event).encode() for event in [*DOCUMENTED, *RARE])]
-    mapper = Mapper(config.Ecs(preserve_original_event=True, hash_original=True), GEO, agent_id="a", ephemeral_id="b")
-    seen = {path for raw in raws for path, _ in leaves(mapper.map(read(raw), 0).body)}
+    mapper = Mapper(EcsSettings(preserve_original_event=True, hash_original=True), GEO, agent_id="a", ephemeral_id="b")
+    seen = {path for raw in raws for path, _ in leaves(mapper.map(parse_event(raw), 0).body)}
     assert {".".join(path) for path, _ in TYPES.items() if path[0] != "jumpcloud" and path not in seen} == set()
 
 

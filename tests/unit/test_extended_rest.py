@@ -9,27 +9,27 @@ from typing import Any
 
 import pytest
 
-from in_jumpcloud import config
-from in_jumpcloud.ecs import catalog
-from in_jumpcloud.ecs.geo import GeoIP, opened
+from in_jumpcloud.config.schema import Config, EcsSettings, GeoIPSettings
+from in_jumpcloud.ecs import event_types
+from in_jumpcloud.ecs.geoip import GeoIPLookup, open_databases
 from in_jumpcloud.ecs.mapper import OTHER, Mapper
-from in_jumpcloud.insights.event import read
+from in_jumpcloud.insights.event import parse_event
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"
 CITY = ROOT / "geoip" / "demo-city.mmdb"
-NO_GEO = GeoIP(None, None)
+NO_GEO = GeoIPLookup(None, None)
 ABSENT = "(absent)"
 
 
-def new_mapper(geo: GeoIP = NO_GEO, **settings: Any) -> Mapper:
+def new_mapper(geo: GeoIPLookup = NO_GEO, **settings: Any) -> Mapper:
     """A mapper of these settings."""
-    return Mapper(config.Ecs(**settings), geo, agent_id="a", ephemeral_id="b")
+    return Mapper(EcsSettings(**settings), geo, agent_id="a", ephemeral_id="b")
 
 
 def mapped(event: Any, mapper: Mapper | None = None) -> dict[str, Any]:
     """The record's body of what an event says."""
-    return (mapper or new_mapper()).map(read(json.dumps(event).encode()), 0).body
+    return (mapper or new_mapper()).map(parse_event(json.dumps(event).encode()), 0).body
 
 
 def at(body: dict[str, Any], path: str) -> Any:
@@ -89,13 +89,13 @@ def test_address_in_profile_elastic() -> None:
 
 def test_geo() -> None:
     """The databases are opened for the profile, and find an address that was sent with a port."""
-    settings = config.Config(geoip=config.GeoIP(city=CITY))
-    geo = opened(settings)
+    settings = Config(geoip=GeoIPSettings(city=CITY))
+    geo = open_databases(settings)
     found = mapped({"client_ip": "81.2.69.144:443"}, new_mapper(geo))["client"]["geo"]
     geo.close()
     assert found["city_name"] == "London"
     assert {"continent_code", "timezone"} <= found.keys()
-    plain = opened(config.Config(geoip=config.GeoIP(city=CITY), ecs=config.Ecs(profile="elastic")))
+    plain = open_databases(Config(geoip=GeoIPSettings(city=CITY), ecs=EcsSettings(profile="elastic")))
     assert {"continent_code", "timezone"}.isdisjoint(
         mapped({"client_ip": "81.2.69.144"}, new_mapper(plain))["client"]["geo"]
     )
@@ -103,9 +103,9 @@ def test_geo() -> None:
 
 
 @pytest.mark.parametrize(
-    "row", [row for row in catalog.table() if row.categories], ids=lambda row: f"{row.service}-{row.name}"
+    "row", [row for row in event_types.table() if row.categories], ids=lambda row: f"{row.service}-{row.name}"
 )
-def test_category(row: catalog.EventType) -> None:
+def test_category(row: event_types.EventType) -> None:
     """Every event type of the catalogue that has a category leaves with it and its types."""
     about = mapped({"service": row.service, "event_type": row.name})["event"]
     assert (about["category"], about["type"]) == (list(row.categories), list(row.types))
@@ -133,10 +133,10 @@ def test_unknown_types_of_any_length() -> None:
 def test_hash() -> None:
     """On request event.hash is the SHA-256 of the event's bytes, whether or not they can be read."""
     for raw in (b'{ "id":"1" }', b"{"):
-        about = new_mapper(hash_original=True).map(read(raw), 0).body["event"]
+        about = new_mapper(hash_original=True).map(parse_event(raw), 0).body["event"]
         assert about["hash"] == hashlib.sha256(raw).hexdigest()
-        assert "hash" not in new_mapper().map(read(raw), 0).body["event"]
-        assert "hash" not in new_mapper(hash_original=True, profile="elastic").map(read(raw), 0).body["event"]
+        assert "hash" not in new_mapper().map(parse_event(raw), 0).body["event"]
+        assert "hash" not in new_mapper(hash_original=True, profile="elastic").map(parse_event(raw), 0).body["event"]
 
 
 def test_faulty_event() -> None:
@@ -157,18 +157,18 @@ def test_records_share_nothing_that_changes() -> None:
     """Event after event leaves the records before it as they were."""
     mapper = new_mapper()
     lines = (DATA / "documented_events.ndjson").read_bytes().splitlines()
-    bodies = [mapper.map(read(line), 0).body for line in lines]
+    bodies = [mapper.map(parse_event(line), 0).body for line in lines]
     kept = [json.dumps(body) for body in bodies]
     for line in reversed(lines):
-        mapper.map(read(line), 1)
+        mapper.map(parse_event(line), 1)
     assert [json.dumps(body) for body in bodies] == kept
 
 
 def test_documented_example() -> None:
     """The one event whose record the documentation shows has every value of it in profile extended too."""
-    geo = GeoIP(CITY, None, extended=True)
+    geo = GeoIPLookup(CITY, None, extended=True)
     mapper = new_mapper(geo, preserve_original_event=True, preserve_duplicate_custom_fields=True, namespace="ep")
-    body = mapper.map(read((DATA / "seed_event.json").read_bytes()), 1_698_303_449_823_000_000).body
+    body = mapper.map(parse_event((DATA / "seed_event.json").read_bytes()), 1_698_303_449_823_000_000).body
     geo.close()
     documented = json.loads((DATA / "seed_record.json").read_text(encoding="utf-8"))
     del documented["agent"], documented["elastic_agent"], documented["input"]

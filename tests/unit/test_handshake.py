@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from in_jumpcloud.errors import ReceiverDown, Unwelcome
-from in_jumpcloud.forward.handshake import LONGEST_PING, Credentials, Handshake
+from in_jumpcloud.errors import HandshakeRejected, ReceiverDown
+from in_jumpcloud.forward.handshake import MAX_PING_BYTES, ClientHandshake, Credentials
 
 NONCE = bytes(range(240, 256))
 AUTH = bytes(range(128, 144))
@@ -34,24 +34,24 @@ class TestPing:
 
     def test_bytes(self) -> None:
         """Name, salt, digest of the key, user, digest of the password: six strings, the nonces as they came."""
-        sent = msgpack.unpackb(Handshake(US, salt="5a17").ping(HELO))
+        sent = msgpack.unpackb(ClientHandshake(US, salt="5a17").ping(HELO))
         key = sha512(b"5a17", b"us", NONCE, b"key")
         assert sent == ["PING", "us", "5a17", key, "alice", sha512(AUTH, b"alice", "pässword".encode())]
 
     def test_no_user_asked_for(self) -> None:
         """A receiver with an empty `auth` has no users, and is told none."""
-        sent = msgpack.unpackb(Handshake(US).ping([b"HELO", {b"nonce": NONCE, b"auth": b"", b"keepalive": True}]))
+        sent = msgpack.unpackb(ClientHandshake(US).ping([b"HELO", {b"nonce": NONCE, b"auth": b"", b"keepalive": True}]))
         assert sent[4:] == ["", ""]
 
     def test_new_salt_each_time(self) -> None:
         """Two handshakes never use the same salt."""
-        first, second = (msgpack.unpackb(Handshake(US).ping(HELO))[2] for _ in range(2))
+        first, second = (msgpack.unpackb(ClientHandshake(US).ping(HELO))[2] for _ in range(2))
         assert first != second
 
     def test_longest(self) -> None:
         """With names as long as the configuration allows, a PING still fits what Fluent Bit reads of it."""
         names = Credentials("h" * 300, "k" * 5000, "u" * 300, "p" * 5000)
-        assert len(Handshake(names).ping(HELO)) <= LONGEST_PING
+        assert len(ClientHandshake(names).ping(HELO)) <= MAX_PING_BYTES
 
     @pytest.mark.parametrize(
         "helo",
@@ -61,7 +61,7 @@ class TestPing:
     def test_no_helo(self, helo: Any) -> None:
         """Anything else is told, not raised as some other error."""
         with pytest.raises(ReceiverDown, match="HELO"):
-            Handshake(US).ping(helo)
+            ClientHandshake(US).ping(helo)
 
 
 class TestPong:
@@ -70,7 +70,7 @@ class TestPong:
     @given(st.binary(min_size=1, max_size=40), st.text(st.characters(codec="utf-8"), max_size=20))
     def test_proven(self, nonce: bytes, hostname: str) -> None:
         """The receiver's own digest proves that it knows the key, whatever the bytes of its nonce."""
-        handshake = Handshake(US, salt="s")
+        handshake = ClientHandshake(US, salt="s")
         handshake.ping([b"HELO", {b"nonce": nonce, b"auth": b""}])
         digest = sha512(b"s", hostname.encode(), nonce, b"key")
         handshake.verify(pong(True, b"", hostname.encode(), digest.encode()))
@@ -87,9 +87,9 @@ class TestPong:
     )
     def test_unwelcome(self, answer: list[Any], reason: str) -> None:
         """A receiver that refuses, or cannot prove itself, is not to be tried again at once."""
-        handshake = Handshake(US, salt="s")
+        handshake = ClientHandshake(US, salt="s")
         handshake.ping(HELO)
-        with pytest.raises(Unwelcome, match=reason):
+        with pytest.raises(HandshakeRejected, match=reason):
             handshake.verify(answer)
 
     @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ class TestPong:
     )
     def test_no_pong(self, answer: Any) -> None:
         """Anything else is told, not raised as some other error."""
-        handshake = Handshake(US)
+        handshake = ClientHandshake(US)
         handshake.ping(HELO)
         with pytest.raises(ReceiverDown, match="PONG"):
             handshake.verify(answer)

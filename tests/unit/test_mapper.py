@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 import in_jumpcloud
-from in_jumpcloud import config
-from in_jumpcloud.ecs.geo import GeoIP
+from in_jumpcloud.config.schema import EcsSettings
+from in_jumpcloud.ecs.geoip import GeoIPLookup
 from in_jumpcloud.ecs.mapper import Mapper, Record, new_id
-from in_jumpcloud.insights.event import read
+from in_jumpcloud.insights.event import parse_event
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"
@@ -28,22 +28,22 @@ ABSENT = "(absent)"
 
 
 @pytest.fixture(scope="module", name="geo")
-def _geo() -> Iterator[GeoIP]:
-    geo = GeoIP(CITY, ASN)
+def _geo() -> Iterator[GeoIPLookup]:
+    geo = GeoIPLookup(CITY, ASN)
     yield geo
     geo.close()
 
 
 @pytest.fixture(scope="module", name="no_geo")
-def _no_geo() -> GeoIP:
-    return GeoIP(None, None)
+def _no_geo() -> GeoIPLookup:
+    return GeoIPLookup(None, None)
 
 
-def record(event: Any, geo: GeoIP, **settings: Any) -> Record:
+def record(event: Any, geo: GeoIPLookup, **settings: Any) -> Record:
     """The record of an event, given as its JSON text or as what it says."""
     raw = event if isinstance(event, bytes) else json.dumps(event).encode()
-    mapper = Mapper(config.Ecs(profile="elastic", **settings), geo, agent_id="the agent", ephemeral_id="the process")
-    return mapper.map(read(raw), RECEIVED_NS)
+    mapper = Mapper(EcsSettings(profile="elastic", **settings), geo, agent_id="the agent", ephemeral_id="the process")
+    return mapper.map(parse_event(raw), RECEIVED_NS)
 
 
 def at(body: dict[str, Any], path: str) -> Any:
@@ -77,7 +77,7 @@ class TestDocumentedExample:
     def test_value_for_value(self) -> None:
         """With both originals preserved the record is the documented one, value for value."""
         settings = {"preserve_original_event": True, "preserve_duplicate_custom_fields": True, "namespace": "ep"}
-        made = record((DATA / "seed_event.json").read_bytes(), GeoIP(CITY, None), **settings)
+        made = record((DATA / "seed_event.json").read_bytes(), GeoIPLookup(CITY, None), **settings)
         assert made.body == self.expected()
         assert made.time_ns == 1_673_684_166_495_000_000
         assert made.looked_up
@@ -91,13 +91,13 @@ class TestDocumentedExample:
         for name in ("version", "timestamp", "client_ip", "id", "event_type", "service", "useragent"):
             del kept[name]
         kept["initiated_by"] = {"type": "admin"}
-        made = record((DATA / "seed_event.json").read_bytes(), GeoIP(CITY, None), namespace="ep")
+        made = record((DATA / "seed_event.json").read_bytes(), GeoIPLookup(CITY, None), namespace="ep")
         assert made.body == expected
 
     def test_twice(self) -> None:
         """Mapping the same event again makes the same record and leaves the event as it was."""
-        mapper = Mapper(config.Ecs(profile="elastic"), GeoIP(CITY, ASN), agent_id="a", ephemeral_id="b")
-        event = read((DATA / "seed_event.json").read_bytes())
+        mapper = Mapper(EcsSettings(profile="elastic"), GeoIPLookup(CITY, ASN), agent_id="a", ephemeral_id="b")
+        event = parse_event((DATA / "seed_event.json").read_bytes())
         before = copy.deepcopy(event)
         first = copy.deepcopy(mapper.map(event, RECEIVED_NS))
         assert mapper.map(event, RECEIVED_NS) == first
@@ -197,14 +197,14 @@ ROWS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("event", "expected"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
-def test_row(geo: GeoIP, event: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_row(geo: GeoIPLookup, event: dict[str, Any], expected: dict[str, Any]) -> None:
     """Each row of the base mapping holds, and none of these events is reported as faulty."""
     body = record(event, geo).body
     assert {path: at(body, path) for path in expected} == expected
     assert "error" not in body
 
 
-def test_removal_of_what_is_empty(no_geo: GeoIP) -> None:
+def test_removal_of_what_is_empty(no_geo: GeoIPLookup) -> None:
     """Row 2: null, empty text, objects and lists go, with parents that become empty; false and 0 stay."""
     event: dict[str, Any] = {
         "a": None,
@@ -223,7 +223,7 @@ def test_removal_of_what_is_empty(no_geo: GeoIP) -> None:
     assert json.dumps(body["jumpcloud"]["event"], sort_keys=True) == json.dumps(expected, sort_keys=True)
 
 
-def test_removal_of_everything(no_geo: GeoIP) -> None:
+def test_removal_of_everything(no_geo: GeoIPLookup) -> None:
     """Row 2: an event of which nothing is left has no jumpcloud.event at all."""
     assert "jumpcloud" not in record({"a": None, "b": {"c": [{}]}}, no_geo).body
 
@@ -232,12 +232,12 @@ def test_removal_of_everything(no_geo: GeoIP) -> None:
     ("timestamp", "nanoseconds"),
     [("2025-06-18T01:40:48.953962371Z", 953_962_371), ("2025-06-18T01:40:48.9Z", 900_000_000)],
 )
-def test_time_of_the_record(no_geo: GeoIP, timestamp: str, nanoseconds: int) -> None:
+def test_time_of_the_record(no_geo: GeoIPLookup, timestamp: str, nanoseconds: int) -> None:
     """Row 3: the time that goes over the wire keeps all nanoseconds."""
     assert record({"timestamp": timestamp}, no_geo).time_ns == 1_750_210_848_000_000_000 + nanoseconds
 
 
-def test_time_of_collection(no_geo: GeoIP) -> None:
+def test_time_of_collection(no_geo: GeoIPLookup) -> None:
     """Row 3: without a timestamp the record's time is when its page was received."""
     assert record({}, no_geo).time_ns == RECEIVED_NS
 
@@ -250,19 +250,19 @@ def test_time_of_collection(no_geo: GeoIP) -> None:
         *((f"user_{name}", "iam") for name in ("activation_email", "unlocked")),
     ],
 )
-def test_category(no_geo: GeoIP, action: str, category: str) -> None:
+def test_category(no_geo: GeoIPLookup, action: str, category: str) -> None:
     """Row 5: eight event types have a category and a type."""
     event = record({"event_type": action}, no_geo).body["event"]
     assert (event["category"], event["type"]) == ([category], ["info"])
 
 
 @pytest.mark.parametrize("event", [{}, {"event_type": "user_update"}, {"event_type": ["sso_auth"]}, {"event_type": 1}])
-def test_no_category(no_geo: GeoIP, event: dict[str, Any]) -> None:
+def test_no_category(no_geo: GeoIPLookup, event: dict[str, Any]) -> None:
     """Row 5: all others have neither."""
     assert {"category", "type"}.isdisjoint(record(event, no_geo).body["event"])
 
 
-def test_without_databases(no_geo: GeoIP) -> None:
+def test_without_databases(no_geo: GeoIPLookup) -> None:
     """Rows 16 and 17: without databases an address is there, and nothing about it."""
     made = record({"client_ip": "81.2.69.144", "src_ip": "81.2.69.144"}, no_geo)
     assert (made.body["client"], made.body["source"]) == ({"ip": "81.2.69.144"}, {"ip": "81.2.69.144"})
@@ -270,14 +270,14 @@ def test_without_databases(no_geo: GeoIP) -> None:
 
 
 @pytest.mark.parametrize(("original", "duplicates"), [*itertools.product([False, True], repeat=2)])
-def test_tags(no_geo: GeoIP, original: bool, duplicates: bool) -> None:
+def test_tags(no_geo: GeoIPLookup, original: bool, duplicates: bool) -> None:
     """Row 18: the configured tags stand behind those of the two settings that are on."""
     settings = {"preserve_original_event": original, "preserve_duplicate_custom_fields": duplicates}
     expected = [name for name, on in settings.items() if on] + ["a", "b"]
     assert record({}, no_geo, tags=("a", "b"), **settings).body["tags"] == expected
 
 
-def test_original(no_geo: GeoIP) -> None:
+def test_original(no_geo: GeoIPLookup) -> None:
     """Row 19: the original is the event's text exactly as it was sent, with its blanks, escapes and double keys."""
     raw = '{ "id":"1",  "n":1.50, "a":"\\u00e9 é \\/", "a":null }'
     body = record(raw.encode(), no_geo, preserve_original_event=True).body
@@ -302,45 +302,45 @@ FULL = {
 }
 
 
-def test_removal_of_duplicates(no_geo: GeoIP) -> None:
+def test_removal_of_duplicates(no_geo: GeoIPLookup) -> None:
     """Row 20: what the record holds elsewhere is removed below jumpcloud.event, and all the rest stays."""
     kept = record(FULL, no_geo).body["jumpcloud"]["event"]
     assert kept == {"system": {"displayName": "d"}, "initiated_by": {"type": "user"}, "success": True}
 
 
-def test_duplicates_preserved(no_geo: GeoIP) -> None:
+def test_duplicates_preserved(no_geo: GeoIPLookup) -> None:
     """Row 20: with preserve_duplicate_custom_fields all of it stays."""
     kept = record(FULL, no_geo, preserve_duplicate_custom_fields=True).body["jumpcloud"]["event"]
     assert kept == {"version" if name == "@version" else name: value for name, value in FULL.items()}
 
 
-def test_duplicates_change_nothing_else(no_geo: GeoIP) -> None:
+def test_duplicates_change_nothing_else(no_geo: GeoIPLookup) -> None:
     """Row 20: outside jumpcloud.event and tags the record is the same with and without duplicates."""
     bodies = [record(FULL, no_geo, preserve_duplicate_custom_fields=on).body for on in (False, True)]
     assert len({json.dumps({**body, "jumpcloud": 0, "tags": 0}) for body in bodies}) == 1
 
 
-def test_parents_of_duplicates(no_geo: GeoIP) -> None:
+def test_parents_of_duplicates(no_geo: GeoIPLookup) -> None:
     """Row 20: a parent that becomes empty goes too, up to jumpcloud itself."""
     event = {"id": "1", "system": {"id": "2", "hostname": "h"}, "initiated_by": {"username": "u"}}
     assert "jumpcloud" not in record(event, no_geo).body
 
 
-def test_actors_as_a_list(no_geo: GeoIP) -> None:
+def test_actors_as_a_list(no_geo: GeoIPLookup) -> None:
     """Where initiated_by is a list, the list itself stays below jumpcloud.event."""
     event = {"initiated_by": [{"id": "1", "email": ""}, {"id": "2"}]}
     assert record(event, no_geo).body["jumpcloud"]["event"] == {"initiated_by": [{"id": "1"}, {"id": "2"}]}
 
 
-def test_other_settings(no_geo: GeoIP) -> None:
+def test_other_settings(no_geo: GeoIPLookup) -> None:
     """The namespace of the data stream is the configured one."""
     assert record({}, no_geo, namespace="ep").body["data_stream"]["namespace"] == "ep"
 
 
-def test_pages(no_geo: GeoIP) -> None:
+def test_pages(no_geo: GeoIPLookup) -> None:
     """Event after event has the time of its own page as event.created."""
-    mapper = Mapper(config.Ecs(profile="elastic"), no_geo, agent_id="a", ephemeral_id="b")
-    times = [mapper.map(read(b"{}"), ns).body["event"]["created"] for ns in (0, 10**9, 0)]
+    mapper = Mapper(EcsSettings(profile="elastic"), no_geo, agent_id="a", ephemeral_id="b")
+    times = [mapper.map(parse_event(b"{}"), ns).body["event"]["created"] for ns in (0, 10**9, 0)]
     assert times == ["1970-01-01T00:00:00.000Z", "1970-01-01T00:00:01.000Z", "1970-01-01T00:00:00.000Z"]
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from in_jumpcloud.errors import TryAgain
-from in_jumpcloud.insights.page import split
+from in_jumpcloud.errors import Retryable
+from in_jumpcloud.insights.pages import split_page
 
 DEEP = b"[" * 5000 + b"]" * 5000
 TRICKY = [
@@ -35,7 +35,7 @@ ODD = [
 
 def parts(body: bytes) -> list[bytes]:
     """The elements of a page, as bytes."""
-    return [bytes(element) for element in split(body)]
+    return [bytes(element) for element in split_page(body)]
 
 
 @pytest.mark.parametrize("body", [b"[]", b" [ ] ", b"\n[\n]\n"])
@@ -78,37 +78,37 @@ def test_odd_elements_keep_nothing_back(odd: bytes) -> None:
 )
 def test_not_an_array(body: bytes) -> None:
     """Anything but one array is asked for again."""
-    with pytest.raises(TryAgain):
-        split(body)
+    with pytest.raises(Retryable):
+        split_page(body)
 
 
 def test_not_an_array_is_shown() -> None:
     """The error shows how the answer begins, in one line, so that a person recognizes a proxy's page."""
-    with pytest.raises(TryAgain, match=r"not a JSON array; it begins with '<html>\\n\ufffd'$"):
-        split(b"<html>\n\xff")
+    with pytest.raises(Retryable, match=r"not a JSON array; it begins with '<html>\\n\ufffd'$"):
+        split_page(b"<html>\n\xff")
 
 
 @pytest.mark.parametrize("elements", [TRICKY, ODD], ids=["tricky", "odd"])
 def test_cut_off_anywhere(elements: list[bytes]) -> None:
     """A page that breaks off after any of its bytes, also within text full of brackets, is asked for again."""
     body = b"[" + b",".join(element for element in elements if len(element) < 1000) + b"]"
-    assert len(split(body)) > 1
+    assert len(split_page(body)) > 1
     for end in range(len(body)):
-        with pytest.raises(TryAgain):
-            split(body[:end])
+        with pytest.raises(Retryable):
+            split_page(body[:end])
 
 
 @pytest.mark.parametrize("end", [b"}" * 3, b"]}" * 3, b"]", b'\\"]', b"\\"])
 def test_cut_off_in_text_that_looks_like_an_end(end: bytes) -> None:
     """Text that breaks off right behind its own brackets does not end the array."""
-    with pytest.raises(TryAgain, match="breaks off"):
-        split(b'[{"a":1},{"id":"b","message":"' + end)
+    with pytest.raises(Retryable, match="breaks off"):
+        split_page(b'[{"a":1},{"id":"b","message":"' + end)
 
 
 def test_cut_off_text_is_not_slow() -> None:
     """A page that breaks off within a long text full of escapes is found out in one pass, not one for each quote."""
-    with pytest.raises(TryAgain, match="breaks off"):
-        split(b'[NaN,"' + b'\\"[' * 300_000)
+    with pytest.raises(Retryable, match="breaks off"):
+        split_page(b'[NaN,"' + b'\\"[' * 300_000)
 
 
 VALUES: st.SearchStrategy[Any] = st.recursive(
@@ -134,5 +134,5 @@ def test_split_undoes_join(documents: list[bytes], comma: bytes) -> None:
 def test_no_prefix_is_a_page(documents: list[bytes], data: st.DataObject) -> None:
     """No array that was cut off anywhere passes for a shorter one."""
     body = b"[" + b",".join(documents) + b"]"
-    with pytest.raises(TryAgain):
-        split(body[: data.draw(st.integers(0, len(body) - 1))])
+    with pytest.raises(Retryable):
+        split_page(body[: data.draw(st.integers(0, len(body) - 1))])

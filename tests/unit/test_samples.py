@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 import in_jumpcloud
-from in_jumpcloud import config
-from in_jumpcloud.ecs.geo import GeoIP
+from in_jumpcloud.config.schema import EcsSettings
+from in_jumpcloud.ecs.geoip import GeoIPLookup
 from in_jumpcloud.ecs.mapper import Mapper
-from in_jumpcloud.insights.event import read
+from in_jumpcloud.insights.event import parse_event
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "tests" / "data" / "samples"
@@ -59,8 +59,8 @@ def samples() -> Iterator[Any]:
 
 @pytest.fixture(scope="module", name="mapper")
 def _mapper() -> Iterator[Mapper]:
-    geo = GeoIP(ROOT / "geoip" / "demo-city.mmdb", ROOT / "geoip" / "demo-asn.mmdb", extended=True)
-    yield Mapper(config.Ecs(), geo, agent_id="the agent", ephemeral_id="the process")
+    geo = GeoIPLookup(ROOT / "geoip" / "demo-city.mmdb", ROOT / "geoip" / "demo-asn.mmdb", extended=True)
+    yield Mapper(EcsSettings(), geo, agent_id="the agent", ephemeral_id="the process")
     geo.close()
 
 
@@ -92,7 +92,7 @@ def in_order(body: dict[str, Any]) -> str:
 def test_sample(mapper: Mapper, sample: dict[str, Any]) -> None:
     """The event becomes the expected record, no field missing and none in addition."""
     raw = json.dumps(sample["event"])
-    assert in_order(mapper.map(read(raw.encode()), RECEIVED_NS).body) == in_order(whole(sample, raw))
+    assert in_order(mapper.map(parse_event(raw.encode()), RECEIVED_NS).body) == in_order(whole(sample, raw))
 
 
 def test_every_service() -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from in_jumpcloud.ecs import fields
-from in_jumpcloud.ecs.template import PATTERNS, Dialect, Options, index_template
+from in_jumpcloud.ecs.index_template import PATTERNS, Dialect, TemplateOptions, index_template
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUTS = ROOT / "conf" / "outputs"
@@ -154,7 +154,7 @@ def test_users_settings() -> None:
 @for_each_dialect
 def test_options(dialect: Dialect) -> None:
     """A user's choices are in the template, and change nothing else."""
-    chosen = index_template(dialect, Options(("one-*", "two"), data_stream=False))
+    chosen = index_template(dialect, TemplateOptions(("one-*", "two"), data_stream=False))
     usual = index_template(dialect)
     assert chosen.pop("index_patterns") == ["one-*", "two"]
     assert usual.pop("index_patterns") == [PATTERNS[dialect]]

@@ -15,19 +15,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from in_jumpcloud import config
+from in_jumpcloud.config.schema import EcsSettings
 from in_jumpcloud.ecs import fields
-from in_jumpcloud.ecs.geo import GeoIP
+from in_jumpcloud.ecs.geoip import GeoIPLookup
+from in_jumpcloud.ecs.index_template import Dialect, Profile, TemplateOptions, index_template
 from in_jumpcloud.ecs.mapper import Mapper
-from in_jumpcloud.ecs.template import Dialect, Options, Profile, index_template
-from in_jumpcloud.insights.event import read
+from in_jumpcloud.insights.event import parse_event
 from in_jumpcloud.simulator.events import EventSource
 
 ROOT = Path(__file__).resolve().parents[2]
 DIALECTS: tuple[Dialect, ...] = ("elasticsearch", "opensearch")
 PROFILES: tuple[Profile, ...] = ("extended", "elastic")
 TEMPLATES = {
-    (dialect, profile): index_template(dialect, Options(profile=profile))
+    (dialect, profile): index_template(dialect, TemplateOptions(profile=profile))
     for dialect in DIALECTS
     for profile in PROFILES
 }
@@ -196,16 +196,18 @@ WELL_FORMED: dict[str, Callable[[Any], bool]] = {
 }
 
 GEO = {
-    profile: GeoIP(ROOT / "geoip" / "demo-city.mmdb", ROOT / "geoip" / "demo-asn.mmdb", extended=profile == "extended")
+    profile: GeoIPLookup(
+        ROOT / "geoip" / "demo-city.mmdb", ROOT / "geoip" / "demo-asn.mmdb", extended=profile == "extended"
+    )
     for profile in PROFILES
 }
 MAPPERS: dict[Profile, list[Mapper]] = {
     profile: [
         Mapper(chosen, GEO[profile], agent_id="a", ephemeral_id="b")
         for chosen in (
-            config.Ecs(profile=profile),
-            config.Ecs(profile=profile, preserve_duplicate_custom_fields=True, preserve_original_event=True),
-            config.Ecs(profile=profile, hash_original=True, namespace="another"),
+            EcsSettings(profile=profile),
+            EcsSettings(profile=profile, preserve_duplicate_custom_fields=True, preserve_original_event=True),
+            EcsSettings(profile=profile, hash_original=True, namespace="another"),
         )
     ]
     for profile in PROFILES
@@ -237,7 +239,7 @@ def put(store: Store, event: bytes, profile: Profile) -> list[str]:
     """Put every record of an event, with the key that the outputs add; the paths that were left unindexed."""
     ignored: list[str] = []
     for mapper in MAPPERS[profile]:
-        record = mapper.map(read(event), 0).body
+        record = mapper.map(parse_event(event), 0).body
         store.put({**record, "fluent_bit.time": "2025-06-18T01:40:48.953462371Z"})
         ignored += store.ignored
     return ignored

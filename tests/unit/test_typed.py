@@ -14,20 +14,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from in_jumpcloud import config
+from in_jumpcloud.config.schema import EcsSettings
 from in_jumpcloud.ecs import fields
-from in_jumpcloud.ecs.geo import GeoIP
+from in_jumpcloud.ecs.coercion import coerce
+from in_jumpcloud.ecs.geoip import GeoIPLookup
 from in_jumpcloud.ecs.mapper import Mapper
-from in_jumpcloud.ecs.typed import clean
-from in_jumpcloud.forward.wire import packed_entry
-from in_jumpcloud.insights.event import Event, read
+from in_jumpcloud.forward.wire import pack_entry
+from in_jumpcloud.insights.event import RawEvent, parse_event
 
 GONE: Any = "(taken out)"
 RECEIVED_NS = 1_698_303_449_823_000_000
-NO_GEO = GeoIP(None, None)
+NO_GEO = GeoIPLookup(None, None)
 MAPPERS = {
     keep: Mapper(
-        config.Ecs(profile="elastic", preserve_duplicate_custom_fields=keep), NO_GEO, agent_id="a", ephemeral_id="b"
+        EcsSettings(profile="elastic", preserve_duplicate_custom_fields=keep), NO_GEO, agent_id="a", ephemeral_id="b"
     )
     for keep in (False, True)
 }
@@ -35,13 +35,13 @@ MAPPERS = {
 
 def mapped(raw: bytes, *, keep_duplicates: bool = True) -> dict[str, Any]:
     """The record's body of an event's JSON text."""
-    return MAPPERS[keep_duplicates].map(read(raw), RECEIVED_NS).body
+    return MAPPERS[keep_duplicates].map(parse_event(raw), RECEIVED_NS).body
 
 
 def cleaned(**data: Any) -> tuple[Any, list[str]]:
     """An event's data, cleaned, and what was said about it."""
     problems: list[str] = []
-    return clean(data, fields.declared(), problems, strict=True), problems
+    return coerce(data, fields.declared(), problems, strict=True), problems
 
 
 class TestTypes:
@@ -173,9 +173,9 @@ class TestNothingLost:
     def test_tag_once(self) -> None:
         """Where the original is preserved anyway, its tag stands once."""
         mapper = Mapper(
-            config.Ecs(profile="elastic", preserve_original_event=True), NO_GEO, agent_id="a", ephemeral_id="b"
+            EcsSettings(profile="elastic", preserve_original_event=True), NO_GEO, agent_id="a", ephemeral_id="b"
         )
-        assert mapper.map(read(b'{"scope":"x"}'), 0).body["tags"] == ["preserve_original_event", "forwarded"]
+        assert mapper.map(parse_event(b'{"scope":"x"}'), 0).body["tags"] == ["preserve_original_event", "forwarded"]
 
     def test_sound_event_after_a_faulty_one(self) -> None:
         """A problem with one event leaves no trace in the next."""
@@ -221,7 +221,7 @@ class TestNothingLost:
     )
     def test_unreadable(self, raw: bytes) -> None:
         """An element that is no object, or cannot be read, becomes a record of the original and the reason."""
-        made = MAPPERS[False].map(read(raw), RECEIVED_NS)
+        made = MAPPERS[False].map(parse_event(raw), RECEIVED_NS)
         assert made.time_ns == RECEIVED_NS
         assert made.body["@timestamp"] == made.body["event"]["created"] == "2023-10-26T06:57:29.823Z"
         assert made.body["event"]["kind"] == "pipeline_error"
@@ -317,9 +317,9 @@ class TestAnyEvent:
     """What holds for every event there can be."""
 
     @staticmethod
-    def read(value: Any) -> Event:
+    def read(value: Any) -> RawEvent:
         """The event of a JSON value, as JumpCloud could send it."""
-        return read(json.dumps(value).encode())
+        return parse_event(json.dumps(value).encode())
 
     @settings(max_examples=120, deadline=None)
     @given(events() | JSON | nested())
@@ -327,7 +327,7 @@ class TestAnyEvent:
         """A record is always made, it fits the wire and JSON, and its declared fields have their declared types."""
         event = self.read(value)
         made = MAPPERS[True].map(event, RECEIVED_NS)
-        entry = packed_entry(made.time_ns, made.body)
+        entry = pack_entry(made.time_ns, made.body)
         assert msgpack.unpackb(entry)[1] == made.body
         json.dumps(made.body, allow_nan=False, ensure_ascii=False).encode()
         assert conforms(made.body.get("jumpcloud", {}).get("event", {}), fields.declared())

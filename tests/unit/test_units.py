@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from in_jumpcloud.units import Duration, Size, Start
+from in_jumpcloud.config.types import Duration, Size, Start
 
 
 @pytest.mark.parametrize(

@@ -6,28 +6,30 @@ from typing import Any
 
 import pytest
 
-from in_jumpcloud import config
-from in_jumpcloud.units import Duration
-from in_jumpcloud.watch import health
-from in_jumpcloud.watch.counters import Counters, Latencies
-from in_jumpcloud.watch.snapshot import Receiver, Snapshot, Stream, longest_silence
+from in_jumpcloud.config.schema import Config, ForwardSettings, JumpCloudSettings, ServerSettings
+from in_jumpcloud.config.types import Duration
+from in_jumpcloud.counters import Counters, LatencyHistogram
+from in_jumpcloud.monitoring import health
+from in_jumpcloud.monitoring.snapshot import ReceiverStatus, Snapshot, StreamStatus, max_silence
 
 LAG = 900.0
 SILENCE = 1200.0
 
 
-def stream(name: str = "one", **values: Any) -> Stream:
+def stream(name: str = "one", **values: Any) -> StreamStatus:
     """A stream that is well, but for these values."""
-    return Stream(**{"name": name, "watermark_ms": 0, "window": None, "lag": 1.0, "counters": Counters(), **values})
+    return StreamStatus(
+        **{"name": name, "watermark_ms": 0, "window": None, "lag": 1.0, "counters": Counters(), **values}
+    )
 
 
-def snapshot(*streams: Stream, receivers: tuple[bool | None, ...] = (True,), **values: Any) -> Snapshot:
+def snapshot(*streams: StreamStatus, receivers: tuple[bool | None, ...] = (True,), **values: Any) -> Snapshot:
     """A snapshot of these streams, and of receivers that are up or not."""
     return Snapshot(
         now_ms=0,
         uptime=60,
         streams=streams,
-        receivers=tuple(Receiver(f"r{number}", up, Latencies()) for number, up in enumerate(receivers)),
+        receivers=tuple(ReceiverStatus(f"r{number}", up, LatencyHistogram()) for number, up in enumerate(receivers)),
         allowed_lag=LAG,
         allowed_silence=SILENCE,
         **values,
@@ -38,7 +40,7 @@ def test_all_is_well() -> None:
     """Without a trouble there is nothing to say."""
     seen = snapshot(stream(), stream("two"))
     assert health.not_ready(seen) == health.not_alive(seen) == []
-    assert health.state(stream(), LAG) == "up to date"
+    assert health.stream_state(stream(), LAG) == "up to date"
 
 
 def test_a_stream_that_lags() -> None:
@@ -46,14 +48,14 @@ def test_a_stream_that_lags() -> None:
     assert health.not_ready(snapshot(stream(lag=LAG))) == []
     assert health.not_ready(snapshot(stream(lag=LAG + 1))) == ["one: lags 15m 1s behind now"]
     assert health.not_ready(snapshot(stream(lag=7200.0, error="no answer"))) == ["one: lags 2h behind now: no answer"]
-    assert health.state(stream(lag=LAG + 1), LAG) == "lagging"
+    assert health.stream_state(stream(lag=LAG + 1), LAG) == "lagging"
 
 
 def test_a_backfill_is_behind_by_nature() -> None:
     """A stream that has never come up to now is ready while it gets further, and not once it has stopped to."""
     behind: dict[str, Any] = {"lag": 10 * 86_400.0, "backfilling": True}
     assert health.not_ready(snapshot(stream(**behind, advanced=LAG))) == []
-    assert health.state(stream(**behind), LAG) == "catching up"
+    assert health.stream_state(stream(**behind), LAG) == "catching up"
     assert health.not_ready(snapshot(stream(**behind, advanced=LAG + 1))) == ["one: lags 10d behind now"]
 
 
@@ -62,8 +64,8 @@ def test_a_refusal_is_a_reason_at_once() -> None:
     refused = stream(error="JumpCloud answered 403: no", refused=True)
     assert health.not_ready(snapshot(stream("two"), refused)) == ["one: refused: JumpCloud answered 403: no"]
     assert health.not_ready(snapshot(stream(error="no answer"))) == []
-    assert health.state(refused, LAG) == "refused"
-    assert health.state(stream(error="no answer"), LAG) == "failing"
+    assert health.stream_state(refused, LAG) == "refused"
+    assert health.stream_state(stream(error="no answer"), LAG) == "failing"
 
 
 @pytest.mark.parametrize(
@@ -104,8 +106,8 @@ def test_lagging_and_down_are_not_dead() -> None:
 
 def test_silence_allows_for_the_longest_wait() -> None:
     """The limit is longer than any single request, pause or delivery that the settings permit."""
-    asking = config.JumpCloud(read_timeout=Duration(600))
-    forward = config.Forward(ack_timeout=Duration(900), servers=(config.Server(host="a"), config.Server(host="b")))
-    assert longest_silence(config.Config(jumpcloud=asking)) > 5 * 600 + 300
-    assert longest_silence(config.Config(forward=forward)) > 2 * 900 + 300
-    assert longest_silence(config.Config()) < 3600
+    asking = JumpCloudSettings(read_timeout=Duration(600))
+    forward = ForwardSettings(ack_timeout=Duration(900), servers=(ServerSettings(host="a"), ServerSettings(host="b")))
+    assert max_silence(Config(jumpcloud=asking)) > 5 * 600 + 300
+    assert max_silence(Config(forward=forward)) > 2 * 900 + 300
+    assert max_silence(Config()) < 3600

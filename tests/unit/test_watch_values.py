@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from in_jumpcloud import config
+from in_jumpcloud.config import addresses
+from in_jumpcloud.config.loader import load_config
+from in_jumpcloud.counters import BOUNDS, Counters, LatencyHistogram, Liveness, RequestCounters
 from in_jumpcloud.errors import ConfigError
-from in_jumpcloud.watch import address
-from in_jumpcloud.watch.counters import BOUNDS, Counters, Latencies, Pulse, Requests
-from in_jumpcloud.watch.history import KEPT, History, Point
-from in_jumpcloud.watch.snapshot import Snapshot, Stream
+from in_jumpcloud.monitoring.history import KEPT, History, Point
+from in_jumpcloud.monitoring.snapshot import Snapshot, StreamStatus
 
 MINUTE = 60_000
 
@@ -23,7 +23,7 @@ MINUTE = 60_000
 @given(st.lists(st.floats(min_value=0, max_value=1000)))
 def test_a_histogram_counts_each_once(seconds: list[float]) -> None:
     """Each lands in the first bucket whose bound is no less, or in the last."""
-    latencies = Latencies()
+    latencies = LatencyHistogram()
     for each in seconds:
         latencies.observe(each)
     counts, total = latencies.read()
@@ -37,7 +37,7 @@ def test_a_histogram_counts_each_once(seconds: list[float]) -> None:
 
 def test_threads_count_together() -> None:
     """Nothing is lost where several write at once."""
-    requests = Requests()
+    requests = RequestCounters()
 
     def count() -> None:
         for _ in range(2000):
@@ -55,23 +55,23 @@ def test_threads_count_together() -> None:
 
 def test_a_pulse() -> None:
     """At work it is not due; at rest it is, after a while; only a commit is an advance."""
-    pulse = Pulse()
-    began = pulse.advanced_at
-    pulse.begin()
-    at_work = pulse.due_at
-    pulse.beat()
+    liveness = Liveness()
+    began = liveness.progress_at
+    liveness.begin()
+    at_work = liveness.due_at
+    liveness.touch()
     assert at_work is None
-    assert pulse.advanced_at == began <= pulse.beat_at
-    pulse.advance()
-    assert pulse.advanced_at == pulse.beat_at
-    pulse.rest(30)
-    assert 0 < (pulse.due_at or 0) - time.monotonic() <= 30
+    assert liveness.progress_at == began <= liveness.touched_at
+    liveness.mark_progress()
+    assert liveness.progress_at == liveness.touched_at
+    liveness.idle(30)
+    assert 0 < (liveness.due_at or 0) - time.monotonic() <= 30
 
 
 def seen(minute: float, lag: float = 1.0, **acknowledged: int) -> Snapshot:
     """A snapshot at this minute, of streams with these counts."""
     streams = tuple(
-        Stream(name=name, watermark_ms=0, window=None, lag=lag, counters=Counters(acknowledged=count))
+        StreamStatus(name=name, watermark_ms=0, window=None, lag=lag, counters=Counters(acknowledged=count))
         for name, count in acknowledged.items()
     )
     return Snapshot(
@@ -125,8 +125,8 @@ def test_rates() -> None:
 )
 def test_an_address(text: str, host: str, port: int) -> None:
     """What is read can be spelt again."""
-    assert address.parse(text) == (host, port)
-    assert address.spelt(host, port) == text
+    assert addresses.parse_address(text) == (host, port)
+    assert addresses.format_address(host, port) == text
 
 
 @pytest.mark.parametrize(
@@ -135,16 +135,16 @@ def test_an_address(text: str, host: str, port: int) -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     """At start, with the key and an example."""
     with pytest.raises(ConfigError, match=r"http\.listen: "):
-        config.load(None, [f"http.listen='{text}'", "jumpcloud.api_key=key"])
+        load_config(None, [f"http.listen='{text}'", "jumpcloud.api_key=key"])
 
 
 def test_http_can_be_turned_off() -> None:
     """By null, in the file or over it."""
-    assert config.load(None, ["http.listen=null", "jumpcloud.api_key=key"]).http.listen is None
+    assert load_config(None, ["http.listen=null", "jumpcloud.api_key=key"]).http.listen is None
 
 
 def test_any_address_is_asked_at_the_loopback() -> None:
     """Who listens everywhere is asked on this machine."""
-    assert address.to_ask("0.0.0.0:1") == ("127.0.0.1", 1)
-    assert address.to_ask("[::]:1") == ("::1", 1)
-    assert address.to_ask("127.0.0.5:1") == ("127.0.0.5", 1)
+    assert addresses.local_address("0.0.0.0:1") == ("127.0.0.1", 1)
+    assert addresses.local_address("[::]:1") == ("::1", 1)
+    assert addresses.local_address("127.0.0.5:1") == ("127.0.0.5", 1)

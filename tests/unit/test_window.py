@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from in_jumpcloud.insights.window import Position, Window, plan, rfc3339
+from in_jumpcloud.insights.window import Position, Window, plan_window
+from in_jumpcloud.timestamps import rfc3339
 
 ALL = ("all",)
 NOW = 1_790_000_000_000
@@ -28,7 +29,7 @@ WINDOWS = st.builds(
 def plan_at(position: Position, now_ms: int, **changes: Any) -> Window | None:
     """Plan with settings that a test does not care about."""
     settings: dict[str, Any] = {"length_ms": 86_400_000, "overlap_ms": 120_000, "lag_ms": 0}
-    return plan(position, now_ms, **{"services": ALL, "limit": 1000, **settings, **changes})
+    return plan_window(position, now_ms, **{"services": ALL, "limit": 1000, **settings, **changes})
 
 
 @st.composite
@@ -49,7 +50,7 @@ def polls(draw: st.DrawFn) -> tuple[int, list[tuple[int, int, int, int]]]:
 def test_windows_cover_everything(drawn: tuple[int, list[tuple[int, int, int, int]]]) -> None:
     """Whatever clock and settings do, the windows cover [origin, last end) without a gap and never reach outside."""
     origin, steps = drawn
-    position = Position.beginning(origin)
+    position = Position.starting_at(origin)
     covered = origin  # [origin, covered) was asked for
     for now, length, overlap, lag in steps:
         window = plan_at(position, now, length_ms=length, overlap_ms=overlap, lag_ms=lag)
@@ -62,7 +63,7 @@ def test_windows_cover_everything(drawn: tuple[int, list[tuple[int, int, int, in
         assert window.start_ms < window.end_ms <= now - lag
         assert window.end_ms - window.start_ms <= length
         covered = max(covered, window.end_ms)
-        position = position.under_way(window).finished(window)
+        position = position.with_window(window).past(window)
         assert position == Position(origin_ms=origin, watermark_ms=covered)
 
 
@@ -72,11 +73,11 @@ def test_windows_make_progress(drawn: tuple[int, list[tuple[int, int, int, int]]
     origin, steps = drawn
     now, length, overlap, lag = steps[-1]
     length = max(length, overlap + 10**8)
-    position = Position.beginning(origin)
+    position = Position.starting_at(origin)
     while position.watermark_ms < now - lag:
         window = plan_at(position, now, length_ms=length, overlap_ms=overlap, lag_ms=lag)
         assert window is not None
-        before, position = position.watermark_ms, position.finished(window)
+        before, position = position.watermark_ms, position.past(window)
         assert position.watermark_ms >= min(now - lag, before + length - overlap) > before
     assert position.watermark_ms == max(origin, now - lag)
 
@@ -85,7 +86,7 @@ def test_windows_make_progress(drawn: tuple[int, list[tuple[int, int, int, int]]
 def test_window_under_way_is_resumed(began: int, overlap: int, moved: int) -> None:
     """A window under way is taken up as it was frozen, cursor and all, whatever clock, limit and lengths now say."""
     window = Window(start_ms=NOW - 10**9, end_ms=NOW, services=ALL, limit=7, cursor='[1,"x"]')
-    position = Position.beginning(NOW - began).under_way(window)
+    position = Position.starting_at(NOW - began).with_window(window)
     assert plan_at(position, NOW + moved, limit=10_000, length_ms=1, overlap_ms=overlap, lag_ms=5) is window
 
 
@@ -100,20 +101,20 @@ def test_a_window_ahead_of_the_clock_is_planned_anew() -> None:
 
 def test_other_services_ask_anew() -> None:
     """When the configuration names other services, the span is asked anew with them, from its first page."""
-    position = Position.beginning(NOW - 5000)
+    position = Position.starting_at(NOW - 5000)
     first = plan_at(position, NOW)
     assert first is not None
-    position = position.under_way(first.after('[1,"x"]'))
+    position = position.with_window(first.after('[1,"x"]'))
     second = plan_at(position, NOW + 1, services=("sso",))
     assert second == Window(start_ms=NOW - 5000, end_ms=NOW + 1, services=("sso",), limit=1000)
 
 
 def test_nothing_to_ask() -> None:
     """Before the beginning, and while lag hides everything, nothing is asked: start ≥ end would be a 400."""
-    assert plan_at(Position.beginning(NOW), NOW) is None
-    assert plan_at(Position.beginning(NOW + 1), NOW) is None
-    assert plan_at(Position.beginning(NOW - 5000), NOW, lag_ms=5000) is None
-    assert plan_at(Position.beginning(NOW - 5000), NOW, lag_ms=4999) is not None
+    assert plan_at(Position.starting_at(NOW), NOW) is None
+    assert plan_at(Position.starting_at(NOW + 1), NOW) is None
+    assert plan_at(Position.starting_at(NOW - 5000), NOW, lag_ms=5000) is None
+    assert plan_at(Position.starting_at(NOW - 5000), NOW, lag_ms=4999) is not None
 
 
 def test_watermark_never_goes_back() -> None:
@@ -121,7 +122,7 @@ def test_watermark_never_goes_back() -> None:
     position = Position(origin_ms=0, watermark_ms=NOW)
     window = plan_at(position, NOW - 60_000)
     assert window is not None
-    assert position.finished(window).watermark_ms == NOW
+    assert position.past(window).watermark_ms == NOW
 
 
 @given(MOMENTS)

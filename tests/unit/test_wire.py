@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from in_jumpcloud.errors import ReceiverDown
-from in_jumpcloud.forward.chunks import filled
-from in_jumpcloud.forward.wire import SAFE_COMPRESSED, AckReader, chunk, message_bytes, packed_entry
-from in_jumpcloud.insights.event import Key
+from in_jumpcloud.forward.chunks import batch
+from in_jumpcloud.forward.wire import SAFE_COMPRESSED, AckReader, build_chunk, message_bytes, pack_entry
+from in_jumpcloud.insights.event import EventKey
 
 SECOND = 1_000_000_000
 
@@ -40,16 +40,16 @@ class TestEntry:
         """An entry is a pair of an EventTime, D7 00 with big-endian seconds and nanoseconds, and a map."""
         moment = 0x65A1B2C3 * SECOND + 987_654_321
         expected = b"\x92\xd7\x00" + struct.pack(">II", 0x65A1B2C3, 987_654_321) + b"\x81" + fixstr("a") + b"\x01"
-        assert packed_entry(moment, {"a": 1}) == expected
+        assert pack_entry(moment, {"a": 1}) == expected
 
     def test_seconds_beyond_31_bits(self) -> None:
         """Seconds are unsigned: the last one before Fluent Bit's group marks, in 2106, still fits."""
-        packed = packed_entry((2**32 - 3) * SECOND + 999_999_999, {})
+        packed = pack_entry((2**32 - 3) * SECOND + 999_999_999, {})
         assert packed == b"\x92\xd7\x00\xff\xff\xff\xfd\x3b\x9a\xc9\xff\x80"
 
     def test_text_is_str_and_floats_are_doubles(self) -> None:
         """Text leaves as str in UTF-8, a float with all its 64 bits."""
-        packed = packed_entry(0, {"é": -27.658})
+        packed = pack_entry(0, {"é": -27.658})
         assert packed[11:] == b"\x81\xa2\xc3\xa9\xcb" + struct.pack(">d", -27.658)
 
     @given(
@@ -69,20 +69,20 @@ class TestEntry:
     def test_as_the_reference_packs_it(self, time_ns: int, body: dict[str, Any]) -> None:
         """An entry is, byte for byte, what fluent-logger and msgpack make of the same moment and record."""
         expected = msgpack.packb((EventTime.from_unix_nano(time_ns), body))
-        assert packed_entry(time_ns, body) == expected
+        assert pack_entry(time_ns, body) == expected
 
     def test_long_texts_and_many_members(self) -> None:
         """Lengths are written in as few bytes as they need, on either side of each bound."""
         for length in (15, 16, 31, 32, 255, 256, 65_535, 65_536):
             body = {"text": "x" * length, "list": [1] * length, "map": {str(each): each for each in range(length)}}
-            assert packed_entry(0, body) == msgpack.packb((EventTime(0), body))
+            assert pack_entry(0, body) == msgpack.packb((EventTime(0), body))
 
     def test_after_one_that_cannot_be_packed(self) -> None:
         """What was left of a record that could not be packed does not get into the next one."""
-        before = packed_entry(0, {"a": 1})
+        before = pack_entry(0, {"a": 1})
         with pytest.raises((TypeError, ValueError)):
-            packed_entry(0, {"a": "half", "b": object()})
-        assert packed_entry(0, {"a": 1}) == before
+            pack_entry(0, {"a": "half", "b": object()})
+        assert pack_entry(0, {"a": 1}) == before
 
 
 class TestChunk:
@@ -90,28 +90,28 @@ class TestChunk:
 
     def test_bytes(self) -> None:
         """A message is tag as str, entries as bin, and the options chunk (str) and size (int): PackedForward."""
-        made = chunk("a.tag", b"\x92\x00\x80", 1)
+        made = build_chunk("a.tag", b"\x92\x00\x80", 1)
         options = b"\x82" + fixstr("chunk") + fixstr(made.id) + fixstr("size") + b"\x01"
         assert made.message == b"\x93" + fixstr("a.tag") + b"\xc4\x03\x92\x00\x80" + options
         assert made.records == 1
 
     def test_id(self) -> None:
         """The id is Base64 of 16 bytes."""
-        assert len(base64.b64decode(chunk("t", b"x", 1).id, validate=True)) == 16
+        assert len(base64.b64decode(build_chunk("t", b"x", 1).id, validate=True)) == 16
 
     def test_same_records(self) -> None:
         """The same records under the same tag make the same message, so that a resend is the same chunk."""
-        assert chunk("t", b"abc", 2) == chunk("t", b"abc", 2)
+        assert build_chunk("t", b"abc", 2) == build_chunk("t", b"abc", 2)
 
     @pytest.mark.parametrize(("tag", "entries"), [("u", b"abc"), ("t", b"abd"), ("ta", b"bc"), ("t\0a", b"bc")])
     def test_other_ids(self, tag: str, entries: bytes) -> None:
         """Another tag or other records make another id, also where the two read alike in a row."""
-        assert chunk(tag, entries, 2).id != chunk("t", b"abc", 2).id
+        assert build_chunk(tag, entries, 2).id != build_chunk("t", b"abc", 2).id
 
     @given(st.text(st.characters(codec="utf-8"), min_size=1), st.binary(), st.integers(0, 2**31))
     def test_read_back(self, tag: str, entries: bytes, records: int) -> None:
         """Any tag and entries come out of a MessagePack decoder as they were put in."""
-        made = chunk(tag, entries, records)
+        made = build_chunk(tag, entries, records)
         assert msgpack.unpackb(made.message) == [tag, entries, {"chunk": made.id, "size": records}]
 
 
@@ -121,30 +121,30 @@ class TestCompressed:
     @given(st.binary(max_size=5000))
     def test_one_member(self, entries: bytes) -> None:
         """The payload is one gzip member of the same entries, the chunk the same as without, and it says so."""
-        made = chunk("t", entries, 1, compress="gzip")
+        made = build_chunk("t", entries, 1, compress="gzip")
         _, payload, options = msgpack.unpackb(made.message)
         member = zlib.decompressobj(wbits=31)
         assert member.decompress(payload) == entries
         assert (member.eof, member.unused_data) == (True, b"")
-        assert options == {"chunk": chunk("t", entries, 1).id, "size": 1, "compressed": "gzip"}
+        assert options == {"chunk": build_chunk("t", entries, 1).id, "size": 1, "compressed": "gzip"}
 
     def test_same_bytes(self) -> None:
         """A resend is the same bytes: no time is in it."""
-        assert chunk("t", b"x" * 1000, 1, compress="gzip") == chunk("t", b"x" * 1000, 1, compress="gzip")
-        assert msgpack.unpackb(chunk("t", b"x", 1, compress="gzip").message)[1][4:8] == bytes(4)
+        assert build_chunk("t", b"x" * 1000, 1, compress="gzip") == build_chunk("t", b"x" * 1000, 1, compress="gzip")
+        assert msgpack.unpackb(build_chunk("t", b"x", 1, compress="gzip").message)[1][4:8] == bytes(4)
 
     def test_never_more_than_is_safe(self) -> None:
         """What would inflate to more than every Fluent Bit takes whole travels as it is."""
         assert SAFE_COMPRESSED < 1_024_000
         for size, compressed in ((SAFE_COMPRESSED, True), (SAFE_COMPRESSED + 1, False)):
-            options = msgpack.unpackb(chunk("t", bytes(size), 1, compress="gzip").message)[2]
+            options = msgpack.unpackb(build_chunk("t", bytes(size), 1, compress="gzip").message)[2]
             assert ("compressed" in options) == compressed
 
     @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=100), st.binary(max_size=300))
     def test_bound(self, tag: str, entries: bytes) -> None:
         """No message is larger than what is reckoned with, compressed or not."""
         for compress in ("none", "gzip"):
-            made = chunk(tag, entries, 2**31, compress=compress)
+            made = build_chunk(tag, entries, 2**31, compress=compress)
             assert len(made.message) <= message_bytes(tag, len(entries))
 
 
@@ -244,7 +244,7 @@ class TestAckReader:
 class Packed(NamedTuple):
     """An entry of so many bytes."""
 
-    key: Key
+    key: EventKey
     packed: bytes
     tag: str = "t"
 
@@ -252,14 +252,14 @@ class Packed(NamedTuple):
 def fill(sizes: list[int], chunk_bytes: int) -> tuple[list[list[Packed]], list[Packed]]:
     """The chunks for entries of these sizes, and the entries."""
     entries = [Packed((number, f"id-{number}"), bytes([number % 256]) * size) for number, size in enumerate(sizes)]
-    made = list(filled(entries, chunk_bytes))
+    made = list(batch(entries, chunk_bytes))
     assert [is_last for _, is_last in made] == [False] * (len(made) - 1) + [True] * bool(made)
     return [each for each, _ in made], entries
 
 
 def payload(entries: list[Packed]) -> bytes:
     """The entries as they stand in their chunk's message."""
-    message = chunk("t", b"".join(entry.packed for entry in entries), len(entries)).message
+    message = build_chunk("t", b"".join(entry.packed for entry in entries), len(entries)).message
     packed: bytes = msgpack.unpackb(message)[1]
     return packed
 
@@ -297,7 +297,7 @@ class TestFilling:
     def test_tags(self, entries: list[tuple[str, int]], chunk_bytes: int) -> None:
         """A chunk has one tag; the entries of each tag keep their order, and none is lost."""
         packed = [Packed((number, "id"), bytes(size), tag) for number, (tag, size) in enumerate(entries)]
-        found = list(filled(packed, chunk_bytes))
+        found = list(batch(packed, chunk_bytes))
         assert [is_last for _, is_last in found] == [False] * (len(found) - 1) + [True] * bool(found)
         made = [each for each, _ in found]
         assert all(len({entry.tag for entry in each}) == 1 for each in made)

@@ -15,7 +15,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from in_jumpcloud.checks.finding import Finding, ok, warning
+from in_jumpcloud.checks.result import CheckResult, ok, warning
 
 _WHAT = "Fluent Bit"
 _TIMEOUT = (3.0, 5.0)
@@ -25,7 +25,7 @@ _UNSEEN = "workers, storage.checksum, retry_limit, storage.pause_on_chunks_overl
 _SEE = "compare them with conf/delivery.md"
 
 
-def fluent_bit(url: str) -> Iterator[Finding]:
+def check_fluent_bit(url: str) -> Iterator[CheckResult]:
     """Ask the HTTP server at `url`, and say what of it loses data. Nothing here is a failure: records may flow."""
     shown = _without_password(url)
     with requests.Session() as session:
@@ -53,14 +53,14 @@ def fluent_bit(url: str) -> Iterator[Finding]:
 
 def judge(
     version: str, metrics: Iterable[Sample] | None, storage: Mapping[str, Any] | None, plugins: Iterable[str] | None
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     """What the answers mean; None where one was not to be had. `plugins`: the kinds of inputs that it has."""
     yield _version(version)
     unseen = [_UNSEEN]
     if metrics is None:
         unseen.append("threaded, pauses and drops")
     else:
-        forward = _Forward(plugins or ())
+        forward = _ForwardInput(plugins or ())
         for sample in metrics:
             name = sample.labels.get("name") or sample.labels.get("input", "")
             tell = _TELLING.get(sample.name) if sample.value > 0 or sample.name == _MEMRB else None
@@ -70,7 +70,7 @@ def judge(
     yield ok(_WHAT, f"cannot be seen there: {', '.join(unseen)}; {_SEE}")
 
 
-def _version(text: str) -> Finding:
+def _version(text: str) -> CheckResult:
     number = tuple(map(int, re.findall(r"\d+", text)[:3]))
     if number < _LOSSY:
         advice = "upgrade to 5.1 or later"
@@ -79,7 +79,7 @@ def _version(text: str) -> Finding:
     return ok(_WHAT, f"version {text}{better}")
 
 
-class _Forward:
+class _ForwardInput:
     """Tells inputs that cannot be of the forward plugin from those that may: an alias hides the kind."""
 
     def __init__(self, plugins: Iterable[str]) -> None:
@@ -90,32 +90,32 @@ class _Forward:
         return not self._other.fullmatch(name)
 
 
-def _threaded(name: str, _: Sample) -> Finding:
+def _threaded(name: str, _: Sample) -> CheckResult:
     found = f"input {name} is threaded: it acknowledges before a record is safe"
     return warning(_WHAT, found, "set threaded: false there, if it is the forward input")
 
 
-def _paused(name: str, _: Sample) -> Finding:
+def _paused(name: str, _: Sample) -> CheckResult:
     found = f"input {name} is paused: it takes nothing until its outputs have caught up"
     return warning(_WHAT, found, "see what holds its outputs up")
 
 
-def _ring_buffer(name: str, sample: Sample) -> Finding:
+def _ring_buffer(name: str, sample: Sample) -> CheckResult:
     found = f"input {name} could not keep {sample.value:.0f} times what it had acknowledged"
     return warning(_WHAT, found, "set threaded: false there")
 
 
-def _memrb(name: str, _: Sample) -> Finding:
+def _memrb(name: str, _: Sample) -> CheckResult:
     found = f"input {name} has storage.type: memrb, which drops the oldest when it is full"
     return warning(_WHAT, found, "set storage.type: filesystem there")
 
 
-def _dropped(name: str, sample: Sample) -> Finding:
+def _dropped(name: str, sample: Sample) -> CheckResult:
     found = f"output {name} has given up {sample.value:.0f} records since it was started"
     return warning(_WHAT, found, "set retry_limit: no_limits there, and see its log for what the output refuses")
 
 
-def _unmatched(name: str, sample: Sample) -> Finding:
+def _unmatched(name: str, sample: Sample) -> CheckResult:
     unrouted = sample.labels.get("output") == "unmatched"
     where = "no output matches their tag" if unrouted else f"at output {sample.labels.get('output')}"
     advice = "give an output a match for forward.tag" if unrouted else "see its log"
@@ -125,7 +125,7 @@ def _unmatched(name: str, sample: Sample) -> Finding:
 
 _MEMRB = "fluentbit_input_memrb_dropped_chunks_total"
 """Only an input of that type has it. The parser adds `_total` to a counter."""
-_TELLING: dict[str, Callable[[str, Sample], Finding]] = {
+_TELLING: dict[str, Callable[[str, Sample], CheckResult]] = {
     "fluentbit_input_ring_buffer_writes_total": _threaded,
     "fluentbit_input_ring_buffer_retry_failures_total": _ring_buffer,
     "fluentbit_input_ingestion_paused": _paused,
@@ -135,7 +135,7 @@ _TELLING: dict[str, Callable[[str, Sample], Finding]] = {
 }
 
 
-def _storage(storage: Mapping[str, Any] | None, unseen: list[str]) -> Iterator[Finding]:
+def _storage(storage: Mapping[str, Any] | None, unseen: list[str]) -> Iterator[CheckResult]:
     """Of what type the chunks are that wait now; without any, nothing shows it."""
     try:
         chunks = (storage or {})["storage_layer"]["chunks"]

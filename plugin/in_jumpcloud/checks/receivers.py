@@ -12,14 +12,14 @@ from collections.abc import Iterator
 
 import msgspec
 
-from in_jumpcloud import config
-from in_jumpcloud.checks.finding import CONFIGURATION, RECEIVER, Finding, failed, ok, warning
+from in_jumpcloud.checks.result import CONFIGURATION, RECEIVER, CheckResult, failed, ok, warning
+from in_jumpcloud.config.schema import ForwardSettings, ServerSettings, TlsSettings
+from in_jumpcloud.config.types import Duration
 from in_jumpcloud.errors import InJumpCloudError, ReceiverDown
 from in_jumpcloud.forward import connection, wire
-from in_jumpcloud.forward.connection import Deadline
+from in_jumpcloud.forward.connection import IoDeadline
 from in_jumpcloud.forward.sender import AckSender
 from in_jumpcloud.forward.wire import AckReader
-from in_jumpcloud.units import Duration
 
 _CONNECT, _ANSWER = Duration(5), Duration(12)
 _GREETING = 0.5
@@ -37,9 +37,9 @@ _ADVICE = {  # by what the system says
 }
 
 
-def receiver(
-    server: config.Server, settings: config.Forward, stop: threading.Event, *, probe: bool
-) -> Iterator[Finding]:
+def check_receiver(
+    server: ServerSettings, settings: ForwardSettings, stop: threading.Event, *, probe: bool
+) -> Iterator[CheckResult]:
     """Reach it as the plugin does, on a connection of our own. With `probe` send one message without records."""
     try:
         if server.host:
@@ -70,7 +70,7 @@ def receiver(
         else:
             _require_silence(server, sender.socket, stop)
         if probe:
-            sender.deliver(wire.probe(wire.PROBE_TAG), stop)
+            sender.deliver(wire.build_probe(wire.PROBE_TAG), stop)
             told.append("a message without records acknowledged")
         else:
             told.append("no message sent (--probe does)")
@@ -87,10 +87,10 @@ class _Silent(InJumpCloudError):
     """It said nothing, as who wants no handshake does."""
 
 
-def _require_silence(server: config.Server, connected: socket.socket, stop: threading.Event) -> None:
+def _require_silence(server: ServerSettings, connected: socket.socket, stop: threading.Event) -> None:
     """Raise ReceiverDown where it asks for a handshake, or hangs up."""
     try:
-        data = connection.receive(connected, Deadline(_GREETING, stop, _Silent()))
+        data = connection.receive(connected, IoDeadline(_GREETING, stop, _Silent()))
     except _Silent:
         return
     if not data:
@@ -102,7 +102,7 @@ def _require_silence(server: config.Server, connected: socket.socket, stop: thre
     raise ReceiverDown(f"{server}: it speaks first, and not the forward protocol")
 
 
-def _certificate(server: config.Server, settings: config.Tls, connected: ssl.SSLSocket) -> Iterator[Finding]:
+def _certificate(server: ServerSettings, settings: TlsSettings, connected: ssl.SSLSocket) -> Iterator[CheckResult]:
     if not settings.verify:
         advice = "set forward.tls.ca_file and forward.tls.verify: true"
         yield warning("receiver", f"{server}: its certificate is not looked at (forward.tls.verify is false)", advice)

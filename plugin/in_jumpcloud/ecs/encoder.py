@@ -8,7 +8,7 @@ import msgspec
 
 from in_jumpcloud.ecs.mapper import Mapper
 from in_jumpcloud.forward import wire
-from in_jumpcloud.insights.event import Event
+from in_jumpcloud.insights.event import RawEvent
 
 
 class RecordInfo(msgspec.Struct, frozen=True, gc=False):
@@ -30,8 +30,8 @@ class RecordEncoder:
     def __init__(self, mapper: Mapper) -> None:
         self._mapper = mapper
 
-    def encode(self, event: Event, received_ns: int) -> tuple[bytes, RecordInfo]:
+    def encode(self, event: RawEvent, received_ns: int) -> tuple[bytes, RecordInfo]:
         """The packed record of an event whose page was received at `received_ns`. Never raises, never drops."""
         record = self._mapper.map(event, received_ns)
         info = RecordInfo(record.service, record.organization, record.looked_up, "error" in record.body)
-        return wire.packed_entry(record.time_ns, record.body), info
+        return wire.pack_entry(record.time_ns, record.body), info

@@ -9,10 +9,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from in_jumpcloud.ecs import catalog
-from in_jumpcloud.ecs.people import add_people
-from in_jumpcloud.ecs.things import ALERTS, add_things
-from in_jumpcloud.ecs.values import first_object, text
+from in_jumpcloud.ecs import event_types
+from in_jumpcloud.ecs.accessors import first_object, get_str
+from in_jumpcloud.ecs.entity_fields import ALERTS, add_entity_fields
+from in_jumpcloud.ecs.user_fields import add_user_fields
 
 CONSTANT = {"observer": {"vendor": "JumpCloud", "product": "Directory Insights"}}
 """Of every record; shared, not to be changed."""
@@ -30,7 +30,7 @@ _FAILED = frozenset({"error", "commandformaterror", "failed", "failure", "fail",
 _CHALLENGE = ["info"]  # in the place of info and start: it starts nothing
 
 
-class Known(NamedTuple):
+class KnownType(NamedTuple):
     """What the catalogue says of an event type, as a record holds it. The lists are shared, not to be changed."""
 
     categories: list[str]
@@ -40,16 +40,16 @@ class Known(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def known(service: str | None, event_type: str) -> Known | None:
+def known_type(service: str | None, event_type: str) -> KnownType | None:
     """An event type's entry in the catalogue; None: it has none."""
-    found = catalog.lookup(service, event_type)
+    found = event_types.lookup(service, event_type)
     if found is None:
         return None
     login = "authentication" in found.categories and "start" in found.types
-    return Known(list(found.categories), list(found.types), found.subject, login)
+    return KnownType(list(found.categories), list(found.types), found.subject, login)
 
 
-def extend(body: dict[str, Any], data: dict[str, Any], entry: Known | None) -> None:
+def extend(body: dict[str, Any], data: dict[str, Any], entry: KnownType | None) -> None:
     """Add to `body`, the record by the base mapping, all else that an event's `data` tells.
 
     `data` is clean and of its declared types; `entry` is what the catalogue says of the event's type.
@@ -62,25 +62,25 @@ def extend(body: dict[str, Any], data: dict[str, Any], entry: Known | None) -> N
             about["category"] = entry.categories
         if entry.types:
             about["type"] = entry.types
-    if reason := text(data, "error_message") or ("outer" in data and _outer_reason(first_object(data["outer"]))):
+    if reason := get_str(data, "error_message") or ("outer" in data and _outer_reason(first_object(data["outer"]))):
         about["reason"] = reason
     if type(code := data.get("error_code")) is int:
         about["code"] = str(code)
     if "success" not in data:
         _judge(about, data)
-    if "severity" in data and text(data, "service") in ALERTS and (severity := text(data, "severity").lower()):
+    if "severity" in data and get_str(data, "service") in ALERTS and (severity := get_str(data, "severity").lower()):
         body["log"] = {"level": severity}
         if severity in _SEVERITIES:
             about["severity"] = _SEVERITIES[severity]
     resource = first_object(data.get("resource"))
-    kind = (text(resource, "type") or (entry and entry.subject) or "").lower()
-    add_people(body, data, resource, kind, login=entry is not None and entry.login)
-    add_things(body, data, resource, kind)
+    kind = (get_str(resource, "type") or (entry and entry.subject) or "").lower()
+    add_user_fields(body, data, resource, kind, login=entry is not None and entry.login)
+    add_entity_fields(body, data, resource, kind)
 
 
 def _outer_reason(outer: dict[str, Any]) -> str:
     """Why the authentication outside the tunnel failed; JumpCloud sends it in either of two places."""
-    return text(outer, "error_message") or text(first_object(outer.get("outer")), "error_message")
+    return get_str(outer, "error_message") or get_str(first_object(outer.get("outer")), "error_message")
 
 
 def _judge(about: dict[str, Any], data: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ def _judge(about: dict[str, Any], data: dict[str, Any]) -> None:
             about["type"] = _CHALLENGE
         return
     for name in ("status", "result"):
-        if name in data and (said := text(data, name).split(maxsplit=1)):
+        if name in data and (said := get_str(data, name).split(maxsplit=1)):
             word = said[0].lower()
             if word in _DONE or word in _FAILED:
                 about["outcome"] = "success" if word in _DONE else "failure"

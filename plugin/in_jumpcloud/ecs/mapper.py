@@ -12,14 +12,15 @@ import uuid
 from collections import Counter
 from typing import Any, NamedTuple
 
-from in_jumpcloud import __version__, config
-from in_jumpcloud.ecs import addresses, extended, fields
-from in_jumpcloud.ecs.geo import GeoIP
-from in_jumpcloud.ecs.things import user_agent
-from in_jumpcloud.ecs.typed import clean
-from in_jumpcloud.ecs.values import copy, first_object
-from in_jumpcloud.insights.event import Event, decode
-from in_jumpcloud.insights.window import rfc3339
+from in_jumpcloud import __version__
+from in_jumpcloud.config.schema import EcsSettings
+from in_jumpcloud.ecs import extended, fields, ip_address
+from in_jumpcloud.ecs.accessors import copy_fields, first_object
+from in_jumpcloud.ecs.coercion import coerce
+from in_jumpcloud.ecs.entity_fields import user_agent
+from in_jumpcloud.ecs.geoip import GeoIPLookup
+from in_jumpcloud.insights.event import RawEvent, decode_event
+from in_jumpcloud.timestamps import rfc3339
 
 ECS_VERSION = "8.11.0"
 OTHER = "other"
@@ -77,7 +78,7 @@ class Mapper:
     by name, the rest under OTHER.
     """
 
-    def __init__(self, settings: config.Ecs, geo: GeoIP, *, agent_id: str, ephemeral_id: str) -> None:
+    def __init__(self, settings: EcsSettings, geo: GeoIPLookup, *, agent_id: str, ephemeral_id: str) -> None:
         self.unknown_types: Counter[str] = Counter()
         self._counting = threading.Lock()
         self._geo = geo
@@ -111,10 +112,10 @@ class Mapper:
             self._constant_of_event |= extended.CONSTANT_OF_EVENT
         self._created = (-1, "")
 
-    def map(self, event: Event, received_ns: int) -> Record:
+    def map(self, event: RawEvent, received_ns: int) -> Record:
         """The record of an event whose page was received at `received_ns`. Never raises, never drops."""
         created = self._created_at(received_ns)
-        data, problem, strict = decode(event.raw)
+        data, problem, strict = decode_event(event.raw)
         service, organization = (data.get("service"), data.get("organization")) if data else (None, None)
         problems = [problem] if problem else []
         about: dict[str, Any] = {"created": created, **self._constant_of_event}
@@ -150,19 +151,19 @@ class Mapper:
     def _cleaned(self, data: dict[str, Any], problems: list[str], *, strict: bool) -> dict[str, Any]:
         told = len(problems)
         try:
-            return clean(data, self._declared, problems, strict=strict)
+            return coerce(data, self._declared, problems, strict=strict)
         except RecursionError:
             del problems[told:]
         cleaned: dict[str, Any] = {}
         for name, value in data.items():  # one is nested too deeply even to be written as text; the others are sound
             try:
-                cleaned |= clean({name: value}, self._declared, problems, strict=strict)
+                cleaned |= coerce({name: value}, self._declared, problems, strict=strict)
             except RecursionError:
                 problems.append(f"jumpcloud.event.{name!r:.60}: nested too deeply to be mapped; see event.original")
         return cleaned
 
     def _fill(
-        self, body: dict[str, Any], about: dict[str, Any], data: dict[str, Any], event: Event, problems: list[str]
+        self, body: dict[str, Any], about: dict[str, Any], data: dict[str, Any], event: RawEvent, problems: list[str]
     ) -> None:
         if event.time_ns is not None:
             body["@timestamp"] = _timestamp(event)
@@ -175,7 +176,7 @@ class Mapper:
         category = _CATEGORIES.get(action) if type(action) is str else None
         if category:
             about["category"], about["type"] = [category], ["info"]
-        copy(data, _ABOUT, about)
+        copy_fields(data, _ABOUT, about)
         success = data.get("success", data.get("sso_token_success"))
         about["outcome"] = "success" if success is True else "failure" if success is False else "unknown"
 
@@ -183,12 +184,12 @@ class Mapper:
         if client:
             body["client"] = client
         source = self._address(data, "src_ip", problems)
-        actor = copy(first_object(data.get("initiated_by")), _ACTOR, {})
+        actor = copy_fields(first_object(data.get("initiated_by")), _ACTOR, {})
         if actor:
             source["user"] = actor
         if source:
             body["source"] = source
-        host = copy(first_object(data.get("system")), _HOST, {})
+        host = copy_fields(first_object(data.get("system")), _HOST, {})
         if host:
             body["host"] = host
         if "message" in data:
@@ -206,7 +207,7 @@ class Mapper:
         if text is None:
             return {}
         ip, port = text, None
-        if self._extended and type(text) is str and (parsed := addresses.parse(text)):
+        if self._extended and type(text) is str and (parsed := ip_address.parse_ip(text)):
             ip, port = parsed
         found = self._geo.lookup(ip) if type(ip) is str else None
         if found is None:
@@ -223,13 +224,13 @@ class Mapper:
             address["as"] = found.as_
         return address
 
-    def _known(self, data: dict[str, Any]) -> extended.Known | None:
+    def _known(self, data: dict[str, Any]) -> extended.KnownType | None:
         """What the catalogue says of an event's type; one that it lacks is counted."""
         service, action = data.get("service"), data.get("event_type")
         if type(action) is not str:
             return None
         service = service if type(service) is str and len(service) <= _LONGEST_NAME else None
-        found = extended.known(service, action) if len(action) <= _LONGEST_NAME else None
+        found = extended.known_type(service, action) if len(action) <= _LONGEST_NAME else None
         if found is None:
             name = action[:_LONGEST_NAME]
             with self._counting:
@@ -243,7 +244,7 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
-def _timestamp(event: Event) -> str:
+def _timestamp(event: RawEvent) -> str:
     """`@timestamp` of an event that has a time: in UTC, with exactly three fraction digits, as most have it already."""
     text = event.timestamp
     assert text is not None and event.time_ns is not None  # noqa: PT018, S101

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
 
-class Packed(Protocol):
+class PackedEntry(Protocol):
     """Whatever holds an entry as it travels."""
 
     @property
@@ -18,10 +18,10 @@ class Packed(Protocol):
         """The entry's bytes."""
 
 
-Entry = TypeVar("Entry", bound=Packed)
+Entry = TypeVar("Entry", bound=PackedEntry)
 
 
-def filled(entries: Iterable[Entry], chunk_bytes: int) -> Iterator[tuple[list[Entry], bool]]:
+def batch(entries: Iterable[Entry], chunk_bytes: int) -> Iterator[tuple[list[Entry], bool]]:
     """Fill chunk after chunk, each of one tag, with at most `chunk_bytes` of entries; a larger entry travels alone.
 
     The entries of a tag keep their order. With each chunk comes whether it is the last.

@@ -16,20 +16,20 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from in_jumpcloud import config
+from in_jumpcloud.config.schema import ServerSettings
 from in_jumpcloud.errors import InJumpCloudError, Stopped
 
-_LOOK_UP = 0.25
+_TICK = 0.25
 """Seconds after which a wait looks whether the process was asked to end."""
 _HEAD_START = 0.25
 """Seconds that an address has before the next one is tried beside it (RFC 8305, 5)."""
 _FAREWELL = 0.2
 """Seconds that a receiver has to answer a TLS goodbye."""
 
-Address = tuple[socket.AddressFamily, Any]
+SocketAddress = tuple[socket.AddressFamily, Any]
 
 
-class Deadline:
+class IoDeadline:
     """The end of a wait for the receiver: raises `otherwise` after `seconds`, Stopped `grace` seconds after `stop`."""
 
     def __init__(self, seconds: float, stop: threading.Event, otherwise: InJumpCloudError, *, grace: float = 0) -> None:
@@ -49,26 +49,26 @@ class Deadline:
             raise Stopped if self._stopping else self._otherwise
 
 
-def dial(server: config.Server, deadline: Deadline) -> socket.socket:
+def connect(server: ServerSettings, deadline: IoDeadline) -> socket.socket:
     """Connect to `server`, by IPv6 where that works; a dead address holds up the others only for a moment.
 
     Raises:
         OSError: no address takes the connection; this is the first one's reason.
         UnicodeError: a name that no host can have.
     """
-    addresses: Iterator[Address] = iter([(socket.AF_UNIX, str(server.unix))])
+    addresses: Iterator[SocketAddress] = iter([(socket.AF_UNIX, str(server.unix))])
     if server.unix is None:
         addresses = _in_turn(socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM))
     connection = _race(deque(addresses), deadline)
-    connection.settimeout(_LOOK_UP)
+    connection.settimeout(_TICK)
     if server.unix is None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 
 
-def _in_turn(found: list[Any]) -> Iterator[Address]:
+def _in_turn(found: list[Any]) -> Iterator[SocketAddress]:
     """The families in turn, beginning with the one that the system prefers; within one, any order shares the load."""
-    families: dict[socket.AddressFamily, list[Address]] = {}
+    families: dict[socket.AddressFamily, list[SocketAddress]] = {}
     for family, _, _, _, address in found:
         families.setdefault(family, []).append((family, address))
     for each in families.values():
@@ -77,7 +77,7 @@ def _in_turn(found: list[Any]) -> Iterator[Address]:
     return (address for each in rounds for address in each if address)
 
 
-def _race(untried: deque[Address], deadline: Deadline) -> socket.socket:
+def _race(untried: deque[SocketAddress], deadline: IoDeadline) -> socket.socket:
     failure: OSError | None = None
     next_at = 0.0
     with selectors.DefaultSelector() as selector:
@@ -124,7 +124,9 @@ def _begin(family: socket.AddressFamily, address: Any) -> socket.socket | OSErro
     return connection
 
 
-def secure(connection: socket.socket, context: ssl.SSLContext, name: str | None, deadline: Deadline) -> ssl.SSLSocket:
+def start_tls(
+    connection: socket.socket, context: ssl.SSLContext, name: str | None, deadline: IoDeadline
+) -> ssl.SSLSocket:
     """Put TLS around a connection to the receiver `name`.
 
     Raises:
@@ -142,7 +144,7 @@ def secure(connection: socket.socket, context: ssl.SSLContext, name: str | None,
         raise
 
 
-def send(connection: socket.socket, message: bytes, deadline: Deadline) -> None:
+def send(connection: socket.socket, message: bytes, deadline: IoDeadline) -> None:
     """Send all of `message`, in as large writes as the connection takes."""
     unsent = memoryview(message)
     while unsent:
@@ -157,7 +159,7 @@ def send(connection: socket.socket, message: bytes, deadline: Deadline) -> None:
             raise
 
 
-def receive(connection: socket.socket, deadline: Deadline) -> bytes:
+def receive(connection: socket.socket, deadline: IoDeadline) -> bytes:
     """What comes next; empty where the receiver has closed the connection, in whatever way."""
     while True:
         deadline.check()
@@ -169,20 +171,20 @@ def receive(connection: socket.socket, deadline: Deadline) -> bytes:
             return b""
 
 
-def is_quiet(connection: socket.socket) -> bool:
+def is_idle(connection: socket.socket) -> bool:
     """Whether an idle connection is still open, and nothing came on it that nobody asked for."""
     connection.setblocking(False)
     try:
         connection.recv(1)
     except (BlockingIOError, ssl.SSLWantReadError):
-        connection.settimeout(_LOOK_UP)
+        connection.settimeout(_TICK)
         return True
     except OSError:
         return False
     return False
 
 
-def say_goodbye(connection: socket.socket) -> None:
+def close_tls(connection: socket.socket) -> None:
     """End a connection in good order: without its goodbye, the end of TLS looks to a receiver like an attack."""
     if isinstance(connection, ssl.SSLSocket):
         with contextlib.suppress(OSError, ValueError):

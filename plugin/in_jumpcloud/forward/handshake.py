@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from in_jumpcloud.errors import ReceiverDown, Unwelcome
+from in_jumpcloud.errors import HandshakeRejected, ReceiverDown
 
-LONGEST_PING = 1023
+MAX_PING_BYTES = 1023
 """Bytes that Fluent Bit reads of a PING; a longer one is refused."""
 
 
@@ -29,7 +29,7 @@ class Credentials(NamedTuple):
     password: str = ""
 
 
-class Handshake:
+class ClientHandshake:
     """One handshake, from the sender's side: first `ping`, then `verify`."""
 
     def __init__(self, credentials: Credentials, *, salt: str | None = None) -> None:
@@ -69,14 +69,16 @@ class Handshake:
         _, welcome, reason, hostname, signed = pong
         if welcome is not True:
             told = reason.decode(errors="replace") if isinstance(reason, bytes) else repr(reason)
-            raise Unwelcome(
+            raise HandshakeRejected(
                 f"it refuses us: {told:.200}; check forward.username and forward.password, or forward.shared_key"
             )
         if not isinstance(hostname, bytes) or not isinstance(signed, bytes):
             raise ReceiverDown("its PONG holds no digest")
         expected = _digest(self._salt, hostname, self._nonce, self._credentials.shared_key)
         if not hmac.compare_digest(signed, expected.encode()):
-            raise Unwelcome("it does not know forward.shared_key itself: it may be another than the one that is meant")
+            raise HandshakeRejected(
+                "it does not know forward.shared_key itself: it may be another than the one that is meant"
+            )
 
 
 def _digest(*parts: str | bytes) -> str:

@@ -13,13 +13,13 @@ from typing import Any
 
 from fluent.sender import FluentSender
 
-from in_jumpcloud import config
-from in_jumpcloud.errors import NotReady, ReceiverDown, Stopped, Unwelcome
+from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
+from in_jumpcloud.counters import LatencyHistogram
+from in_jumpcloud.errors import HandshakeRejected, ReceiverDown, ReceiverPaused, Stopped
 from in_jumpcloud.forward import connection, tls, wire
-from in_jumpcloud.forward.connection import Deadline
-from in_jumpcloud.forward.handshake import Credentials, Handshake
+from in_jumpcloud.forward.connection import IoDeadline
+from in_jumpcloud.forward.handshake import ClientHandshake, Credentials
 from in_jumpcloud.forward.wire import AckReader, AnswerReader, Chunk
-from in_jumpcloud.watch.counters import Latencies
 
 _GRACE = 3.0
 """Seconds that an ack under way is still waited for once the process was asked to end."""
@@ -36,7 +36,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
 
     socket: Any  # None or a socket.socket; the base's
 
-    def __init__(self, server: config.Server, settings: config.Forward) -> None:
+    def __init__(self, server: ServerSettings, settings: ForwardSettings) -> None:
         """Make ready for `server`, which is one of those in `settings`.
 
         Raises:
@@ -46,11 +46,11 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         self.server = server
         self.up: bool | None = None
         """Whether the last try went well; None before the first."""
-        self.latencies = Latencies()
+        self.latencies = LatencyHistogram()
         """From the beginning of a chunk to its ack."""
         self._ack_timeout = settings.ack_timeout
         self._handshake_timeout = min(_HANDSHAKE, settings.ack_timeout)
-        self._tls = tls.context(settings.tls) if settings.tls.enabled else None
+        self._tls = tls.tls_context(settings.tls) if settings.tls.enabled else None
         self._server_name = settings.tls.server_name or server.host
         self._credentials = _credentials(settings)
         self._max_age = settings.connection_max_age or float("inf")
@@ -78,7 +78,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
                 connected = self._connected(stop)
                 self._reached = True
                 late = ReceiverDown(f"no ack within {self._ack_timeout:g} s")
-                deadline = Deadline(self._ack_timeout, stop, late, grace=_GRACE)
+                deadline = IoDeadline(self._ack_timeout, stop, late, grace=_GRACE)
                 began = time.monotonic()
                 connection.send(connected, chunk.message, deadline)
                 self._await_ack(connected, chunk.id, deadline)
@@ -87,7 +87,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
     def probe(self, tag: str, stop: threading.Event) -> bool:
         """Whether the receiver acknowledges a message without records."""
         try:
-            self.deliver(wire.probe(tag), stop)
+            self.deliver(wire.build_probe(tag), stop)
         except ReceiverDown:
             return False
         return True
@@ -125,7 +125,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
             told = _told(error)
             self._failed_at = time.monotonic()
             self._failure = f"receiver {self.server}: {told}"
-            reached = self._reached and not isinstance(told, Unwelcome)
+            reached = self._reached and not isinstance(told, HandshakeRejected)
             raise type(told)(self._failure, reached=frozenset([str(self.server)] if reached else [])) from None
         except Stopped:
             self._close()
@@ -134,7 +134,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
     def _connected(self, stop: threading.Event) -> socket.socket:
         """The connection, made anew where there is none, it is old, or the receiver has closed it while it was idle."""
         connected: socket.socket | None = self.socket  # read once: another thread may close it
-        if connected is not None and (time.monotonic() >= self._renew_at or not connection.is_quiet(connected)):
+        if connected is not None and (time.monotonic() >= self._renew_at or not connection.is_idle(connected)):
             self._hang_up()
             connected = None
         if connected is None and not self._closed:
@@ -145,11 +145,13 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
 
     def _open(self, stop: threading.Event) -> socket.socket:
         late = ReceiverDown(f"no connection within {self.timeout:g} s")
-        connected = self.socket = connection.dial(self.server, Deadline(self.timeout, stop, late))
+        connected = self.socket = connection.connect(self.server, IoDeadline(self.timeout, stop, late))
         if self._tls:
-            late = NotReady(f"no TLS within {self._handshake_timeout:g} s: it is busy, or speaks none at this port")
-            deadline = Deadline(self._handshake_timeout, stop, late)
-            connected = self.socket = connection.secure(connected, self._tls, self._server_name, deadline)
+            late = ReceiverPaused(
+                f"no TLS within {self._handshake_timeout:g} s: it is busy, or speaks none at this port"
+            )
+            deadline = IoDeadline(self._handshake_timeout, stop, late)
+            connected = self.socket = connection.start_tls(connected, self._tls, self._server_name, deadline)
         if self._credentials:
             self._shake_hands(connected, self._credentials, stop)
         self._acks = AckReader()
@@ -158,25 +160,25 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         return connected
 
     def _shake_hands(self, connected: socket.socket, credentials: Credentials, stop: threading.Event) -> None:
-        handshake, answers = Handshake(credentials), AnswerReader()
+        handshake, answers = ClientHandshake(credentials), AnswerReader()
         causes = "it is paused, or has no shared key" + ("" if self._tls else ", or speaks TLS")
-        late: ReceiverDown = NotReady(f"no HELO within {self._handshake_timeout:g} s: {causes}")
-        helo = _answer(connected, answers, Deadline(self._handshake_timeout, stop, late))
+        late: ReceiverDown = ReceiverPaused(f"no HELO within {self._handshake_timeout:g} s: {causes}")
+        helo = _answer(connected, answers, IoDeadline(self._handshake_timeout, stop, late))
         if helo is None:
-            raise NotReady("it closed the connection before its HELO")
+            raise ReceiverPaused("it closed the connection before its HELO")
         late = ReceiverDown(f"no PONG within {self._handshake_timeout:g} s")
-        deadline = Deadline(self._handshake_timeout, stop, late)
+        deadline = IoDeadline(self._handshake_timeout, stop, late)
         connection.send(connected, handshake.ping(helo), deadline)
         pong = _answer(connected, answers, deadline)
         if pong is None:
             # Fluent Bit does so where the key differs; once, it may as well be its end.
             self._closings_at_ping += 1
-            kind = ReceiverDown if self._closings_at_ping == 1 else Unwelcome
+            kind = ReceiverDown if self._closings_at_ping == 1 else HandshakeRejected
             raise kind("it closed the connection at our PING, as where forward.shared_key differs from its own")
         handshake.verify(pong)
         self._closings_at_ping = 0
 
-    def _await_ack(self, connected: socket.socket, chunk_id: str, deadline: Deadline) -> None:
+    def _await_ack(self, connected: socket.socket, chunk_id: str, deadline: IoDeadline) -> None:
         while True:
             data = connection.receive(connected, deadline)
             if not data:
@@ -189,11 +191,11 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
 
     def _hang_up(self) -> None:
         if self.socket is not None:
-            connection.say_goodbye(self.socket)
+            connection.close_tls(self.socket)
         self._close()
 
 
-def _credentials(settings: config.Forward) -> Credentials | None:
+def _credentials(settings: ForwardSettings) -> Credentials | None:
     """None where the settings ask for no handshake. The name differs from any receiver's, as Fluentd's kin demand."""
     if settings.shared_key is None:
         return None
@@ -205,7 +207,7 @@ def _credentials(settings: config.Forward) -> Credentials | None:
     )
 
 
-def _answer(connected: socket.socket, answers: AnswerReader, deadline: Deadline) -> Any:
+def _answer(connected: socket.socket, answers: AnswerReader, deadline: IoDeadline) -> Any:
     """The next object that the receiver sends; None where it closes the connection instead."""
     while data := connection.receive(connected, deadline):
         found = answers.feed(data)
@@ -220,5 +222,5 @@ def _told(error: OSError | UnicodeError | ReceiverDown) -> ReceiverDown:
     if isinstance(error, ReceiverDown):
         return error
     if isinstance(error, ssl.SSLError):
-        return tls.explained(error)
+        return tls.explain_tls_error(error)
     return ReceiverDown(str(error.strerror or error) if isinstance(error, OSError) else str(error))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ssl
 
-from in_jumpcloud import config
-from in_jumpcloud.errors import ReceiverDown, Unwelcome
+from in_jumpcloud.config.schema import TlsSettings
+from in_jumpcloud.errors import HandshakeRejected, ReceiverDown
 
 _NO_AUTHORITY = {18, 19, 20, 21}  # self-signed, or by somebody unknown
 _OTHER_NAME = {62, 64}  # host name, IP address
@@ -14,7 +14,7 @@ _OF_OUR_CERTIFICATE = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "HANDSHAKE_
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF", "HTTP_REQUEST", "PACKET_LENGTH")
 
 
-def context(settings: config.Tls) -> ssl.SSLContext:
+def tls_context(settings: TlsSettings) -> ssl.SSLContext:
     """At least TLS 1.2, with the certificates that `settings` name.
 
     Raises:
@@ -31,17 +31,17 @@ def context(settings: config.Tls) -> ssl.SSLContext:
     return made
 
 
-def explained(error: ssl.SSLError) -> ReceiverDown:
+def explain_tls_error(error: ssl.SSLError) -> ReceiverDown:
     """What went wrong, which check it was, and what to do."""
     if isinstance(error, ssl.SSLCertVerificationError):
         text = error.verify_message.rstrip(".")
-        return Unwelcome(f"its certificate fails the check: {text}; {_advice(error.verify_code)}")
+        return HandshakeRejected(f"its certificate fails the check: {text}; {_advice(error.verify_code)}")
     reason = error.reason or str(error)
     said = reason.replace("_", " ").lower()
     if "ALERT" in reason and any(word in reason for word in _OF_OUR_CERTIFICATE):
-        return Unwelcome(f"it refuses our certificate ({said}); check forward.tls.cert_file and key_file")
+        return HandshakeRejected(f"it refuses our certificate ({said}); check forward.tls.cert_file and key_file")
     if "ALERT" in reason and "VERSION" in reason:
-        return Unwelcome(f"it speaks no TLS of version 1.2 or later ({said})")
+        return HandshakeRejected(f"it speaks no TLS of version 1.2 or later ({said})")
     if any(word in reason for word in _NO_TLS):
         return ReceiverDown(f"the TLS handshake was cut short ({said}); does it speak TLS at this port?")
     return ReceiverDown(f"TLS: {said}")

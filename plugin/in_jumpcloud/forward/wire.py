@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import msgpack
 import msgspec
 
-from in_jumpcloud.errors import ReceiverDown, Unwelcome
+from in_jumpcloud.errors import HandshakeRejected, ReceiverDown
 
 SAFE_COMPRESSED = 1_000_000
 """Bytes of entries that are compressed at most: Fluent Bit before 5.0 tears what inflates to more than 1,024,000."""
@@ -51,12 +51,12 @@ def head(time_ns: int) -> bytes:
     return _HEAD.pack(_PAIR_OF_EVENT_TIME, seconds, nanoseconds)
 
 
-def packed_entry(time_ns: int, body: dict[str, Any]) -> bytes:
+def pack_entry(time_ns: int, body: dict[str, Any]) -> bytes:
     """One entry, `[EventTime, body]`."""
     return head(time_ns) + pack(body)
 
 
-def chunk(tag: str, entries: bytes, records: int, *, compress: Compression = "none") -> Chunk:
+def build_chunk(tag: str, entries: bytes, records: int, *, compress: Compression = "none") -> Chunk:
     """The message for so many concatenated entries, which is one gzip member where that is asked for and safe."""
     digest = hashlib.sha256(tag.encode() + b"\0" + entries).digest()[:16]
     options: dict[str, Any] = {"chunk": base64.b64encode(digest).decode(), "size": records}
@@ -72,7 +72,7 @@ def message_bytes(tag: str, entries_bytes: int) -> int:
     return ENVELOPE + len(tag.encode()) + entries_bytes
 
 
-def probe(tag: str) -> Chunk:
+def build_probe(tag: str) -> Chunk:
     """A message without records, in Forward mode: a receiver acknowledges it and keeps nothing of it."""
     chunk_id = base64.b64encode(os.urandom(16)).decode()
     return Chunk(chunk_id, msgpack.packb((tag, [], {"chunk": chunk_id, "size": 0})), 0)
@@ -118,7 +118,9 @@ class AckReader:
         acks = []
         for answer in self._answers.feed(data):
             if isinstance(answer, list) and answer[:1] == [b"HELO"]:
-                raise Unwelcome('it asks for a shared key: set forward.shared_key, to "" where it has an empty one')
+                raise HandshakeRejected(
+                    'it asks for a shared key: set forward.shared_key, to "" where it has an empty one'
+                )
             ack = answer.get(b"ack") if isinstance(answer, dict) else None
             if not isinstance(ack, bytes):
                 raise ReceiverDown(f"the receiver sent {reprlib.repr(answer):.80} where an ack was due")

@@ -14,23 +14,24 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import requests
 
-from in_jumpcloud import config
+from in_jumpcloud.config.schema import JumpCloudSettings
 from in_jumpcloud.errors import (
+    CountsUnavailable,
     CursorLost,
     InJumpCloudError,
     KeyRefused,
-    NoCounts,
     NotLicensed,
     PageTooLarge,
-    Refused,
-    TryAgain,
+    RequestRejected,
+    Retryable,
 )
 from in_jumpcloud.insights.auth import Auth
-from in_jumpcloud.insights.budget import RequestBudget
-from in_jumpcloud.insights.clock import ClockWatch
-from in_jumpcloud.insights.page import Page, split
-from in_jumpcloud.insights.transport import Answer, Transport, passing, request_id
-from in_jumpcloud.insights.window import Window, rfc3339
+from in_jumpcloud.insights.clock_skew import ClockSkewMonitor
+from in_jumpcloud.insights.pages import Page, split_page
+from in_jumpcloud.insights.rate_limit import RateLimiter
+from in_jumpcloud.insights.transport import HttpResponse, Transport, common_error, request_id
+from in_jumpcloud.insights.window import Window
+from in_jumpcloud.timestamps import rfc3339
 
 _MINUTE_MS = 60_000
 _COUNTS_NOTHING = {400, 404, 405, 406, 410, 415, 422, 501}
@@ -60,16 +61,16 @@ class DirectoryInsights:
 
     def __init__(
         self,
-        settings: config.JumpCloud,
+        settings: JumpCloudSettings,
         auth: Auth,
-        budget: RequestBudget,
+        rate_limiter: RateLimiter,
         *,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._base = f"{settings.base_url}/insights/directory/v1"
         self._auth = auth
-        self._budget = budget
-        self._transport = Transport(settings, auth.redact, clock=ClockWatch(), now_ns=now_ns)
+        self._rate_limiter = rate_limiter
+        self._transport = Transport(settings, auth.redact, clock=ClockSkewMonitor(), now_ns=now_ns)
         self.requests = self._transport.requests
 
     def fetch(self, window: Window, scope: Scope, stop: threading.Event) -> Page:
@@ -86,7 +87,7 @@ class DirectoryInsights:
             raise self._error(answer)
         try:
             return _page(answer, window)
-        except TryAgain as error:  # its text may repeat anything that the answer holds
+        except Retryable as error:  # its text may repeat anything that the answer holds
             raise type(error)(self._transport.clean(f"{error}{request_id(answer.headers)}")) from None
 
     def counts(
@@ -109,54 +110,54 @@ class DirectoryInsights:
         try:
             answer = self._ask("events/interval", query, scope, stop)
         except PageTooLarge as error:
-            raise NoCounts(str(error)) from None
+            raise CountsUnavailable(str(error)) from None
         if answer.status in _COUNTS_NOTHING:
-            raise NoCounts(self._transport.describe(answer))
+            raise CountsUnavailable(self._transport.describe(answer))
         if answer.status != requests.codes.ok:
             raise self._error(answer)
         found = _counted(answer.body, start_ms // _MINUTE_MS, -(-end_ms // _MINUTE_MS))
         if found is None:
             beginning = answer.body[:80].decode(errors="replace")
             text = f"JumpCloud answered no counts by minute, but {beginning!r}{request_id(answer.headers)}"
-            raise NoCounts(self._transport.clean(text))
+            raise CountsUnavailable(self._transport.clean(text))
         return found
 
     def close(self) -> None:
         """Close the idle connections."""
         self._transport.close()
 
-    def _ask(self, path: str, query: Mapping[str, Any], scope: Scope, stop: threading.Event) -> Answer:
+    def _ask(self, path: str, query: Mapping[str, Any], scope: Scope, stop: threading.Event) -> HttpResponse:
         answer = self._post(path, query, scope, stop)
         if answer.status == requests.codes.unauthorized and self._auth.renewable(answer.sent):
             answer = self._post(path, query, scope, stop)
         return answer
 
-    def _post(self, path: str, query: Mapping[str, Any], scope: Scope, stop: threading.Event) -> Answer:
+    def _post(self, path: str, query: Mapping[str, Any], scope: Scope, stop: threading.Event) -> HttpResponse:
         self._auth.ready(stop)
-        self._budget.wait_for_turn(stop)
+        self._rate_limiter.acquire(stop)
         headers = {"Content-Type": "application/json", "Accept": "application/json", **scope.headers}
         return self._transport.post(f"{self._base}/{path}", msgspec.json.encode(query), headers, self._auth)
 
-    def _error(self, answer: Answer) -> InJumpCloudError:
+    def _error(self, answer: HttpResponse) -> InJumpCloudError:
         text = self._transport.describe(answer)
-        if error := passing(answer, text, self._budget):
+        if error := common_error(answer, text, self._rate_limiter):
             return error
         if answer.status == requests.codes.unauthorized:
             return KeyRefused(f"{text}; {self._auth.if_refused}")
         cause = _LIKELY_CAUSES.get(answer.status)
-        kind = NotLicensed if answer.status == requests.codes.payment_required else Refused
+        kind = NotLicensed if answer.status == requests.codes.payment_required else RequestRejected
         return kind(f"{text}; likely: {cause}" if cause else text)
 
 
-def _page(answer: Answer, window: Window) -> Page:
+def _page(answer: HttpResponse, window: Window) -> Page:
     """Check an answer against its own headers, and split it."""
-    events = split(answer.body)
+    events = split_page(answer.body)
     headers, size, received_ns = answer.headers, len(answer.body), answer.received_ns
     count = _number(headers.get("X-Result-Count"))
     if count is not None and count != len(events):
-        raise TryAgain(f"JumpCloud announced {count} events and sent {len(events)}")
+        raise Retryable(f"JumpCloud announced {count} events and sent {len(events)}")
     if headers.get("X-Sort", "ASC").upper() != "ASC":
-        raise TryAgain(f"JumpCloud sorted the events {headers['X-Sort']!r:.100} where ASC was asked for")
+        raise Retryable(f"JumpCloud sorted the events {headers['X-Sort']!r:.100} where ASC was asked for")
     # A further page exists exactly when the count equals the limit that JumpCloud says it kept to. One that says more
     # than it was asked for is not believed: at worst this brings an empty page.
     limit = _number(headers.get("X-Limit"))
@@ -166,7 +167,7 @@ def _page(answer: Answer, window: Window) -> Page:
     try:
         msgspec.json.decode(cursor or "", type=list)
     except (msgspec.DecodeError, RecursionError):
-        raise TryAgain(f"a full page came with the cursor {cursor!r:.200}, which leads to no next one") from None
+        raise Retryable(f"a full page came with the cursor {cursor!r:.200}, which leads to no next one") from None
     if cursor == window.cursor:
         raise CursorLost(f"JumpCloud gave the cursor {cursor} again: it leads to the page it came from")
     return Page(events, cursor, size, received_ns)

@@ -16,11 +16,11 @@ import requests
 from requests import PreparedRequest
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from in_jumpcloud import config
-from in_jumpcloud.errors import ConfigError, InJumpCloudError, KeyRefused, Refused, Stopped, TryAgain
-from in_jumpcloud.insights.budget import RequestBudget
-from in_jumpcloud.insights.transport import Answer, Transport, passing
-from in_jumpcloud.units import Secret
+from in_jumpcloud.config.schema import JumpCloudSettings
+from in_jumpcloud.config.types import Secret
+from in_jumpcloud.errors import ConfigError, InJumpCloudError, KeyRefused, RequestRejected, Retryable, Stopped
+from in_jumpcloud.insights.rate_limit import RateLimiter
+from in_jumpcloud.insights.transport import HttpResponse, Transport, common_error
 
 RENEWED_BEFORE = 60.0
 """Seconds before its end that a token is renewed; a tenth of its life where that is shorter."""
@@ -76,8 +76,8 @@ class ServiceAccount(AuthBase):
         self,
         client_id: str,
         client_secret: Secret,
-        settings: config.JumpCloud,
-        budget: RequestBudget,
+        settings: JumpCloudSettings,
+        rate_limiter: RateLimiter,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -85,7 +85,7 @@ class ServiceAccount(AuthBase):
         pair = f"{client_id}:{client_secret.reveal()}"
         self._secrets = (client_secret.reveal(), b64encode(pair.encode()).decode())
         self._settings = settings
-        self._budget = budget
+        self._rate_limiter = rate_limiter
         self._clock = clock
         self._lock = threading.Lock()  # held during a token request
         self._token: _Token | None = None
@@ -118,7 +118,7 @@ class ServiceAccount(AuthBase):
                 return
             if self._tries != tries and self._failure:  # somebody else's attempt, while we waited for it
                 raise copy.copy(self._failure)
-            self._budget.wait_for_turn(stop)
+            self._rate_limiter.acquire(stop)
             try:
                 self._failure = None
                 self._renew()
@@ -154,7 +154,7 @@ class ServiceAccount(AuthBase):
                 self._basic,
             )
             if answer.status != requests.codes.ok:
-                raise _token_error(answer, transport.describe(answer), self._budget)
+                raise _token_error(answer, transport.describe(answer), self._rate_limiter)
             text, lifetime = _granted(answer)
         finally:
             transport.close()
@@ -166,7 +166,7 @@ class ServiceAccount(AuthBase):
 Auth = ApiKey | ServiceAccount
 
 
-def of(settings: config.JumpCloud, budget: RequestBudget) -> Auth:
+def auth_for(settings: JumpCloudSettings, rate_limiter: RateLimiter) -> Auth:
     """The authentication that `settings` ask for.
 
     Raises:
@@ -176,33 +176,33 @@ def of(settings: config.JumpCloud, budget: RequestBudget) -> Auth:
         return ApiKey(settings.api_key)
     if settings.client_id is None or settings.client_secret is None:
         raise ConfigError("jumpcloud.api_key: missing")
-    return ServiceAccount(settings.client_id, settings.client_secret, settings, budget)
+    return ServiceAccount(settings.client_id, settings.client_secret, settings, rate_limiter)
 
 
-def _granted(answer: Answer) -> tuple[str, float]:
+def _granted(answer: HttpResponse) -> tuple[str, float]:
     """The token of an answer, and the seconds that it lives."""
     granted: dict[str, Any] = {}
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         granted = msgspec.json.decode(answer.body, type=dict[str, Any])
     text = granted.get("access_token")
     if not isinstance(text, str) or not re.fullmatch(r"[\x21-\x7e]+", text):
-        raise TryAgain("the answer to the token request holds no access_token; is jumpcloud.token_url right?")
+        raise Retryable("the answer to the token request holds no access_token; is jumpcloud.token_url right?")
     lifetime = granted.get("expires_in")
     if isinstance(lifetime, bool) or not isinstance(lifetime, int | float) or lifetime <= 0:
         lifetime = LIFETIME
     return text, float(min(lifetime, _LONGEST_LIFETIME))
 
 
-def _token_error(answer: Answer, text: str, budget: RequestBudget) -> InJumpCloudError:
+def _token_error(answer: HttpResponse, text: str, rate_limiter: RateLimiter) -> InJumpCloudError:
     text = f"token request: {text}"
     if 300 <= answer.status < 400:  # noqa: PLR2004
-        return Refused(f"{text}; redirects are not followed, check jumpcloud.token_url")
-    if error := passing(answer, text, budget):
+        return RequestRejected(f"{text}; redirects are not followed, check jumpcloud.token_url")
+    if error := common_error(answer, text, rate_limiter):
         return error
     wrong = answer.status == requests.codes.bad_request and b"invalid_client" in answer.body
     if wrong or answer.status == requests.codes.unauthorized:
         return KeyRefused(f"{text}; jumpcloud.client_id or client_secret is wrong, expired, or of another region")
-    return Refused(f"{text}; check jumpcloud.token_url, and the service account's role")
+    return RequestRejected(f"{text}; check jumpcloud.token_url, and the service account's role")
 
 
 def _without(text: str, secrets: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 
-class Deadline:
+class RequestDeadline:
     """Bounds the time of one answer, from the moment that it is waited for; on the thread that asks."""
 
     def __init__(self, seconds: float) -> None:

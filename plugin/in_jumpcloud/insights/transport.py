@@ -17,19 +17,21 @@ import requests
 from requests.auth import AuthBase
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, ReadTimeoutError
 
-from in_jumpcloud import __version__, config
-from in_jumpcloud.errors import InJumpCloudError, PageTooLarge, Refused, TryAgain
-from in_jumpcloud.insights.budget import RequestBudget
-from in_jumpcloud.insights.clock import ClockWatch, http_date
-from in_jumpcloud.insights.deadline import Adapter, Deadline
-from in_jumpcloud.watch.counters import Requests
+from in_jumpcloud import __version__
+from in_jumpcloud.config.schema import JumpCloudSettings
+from in_jumpcloud.counters import RequestCounters
+from in_jumpcloud.errors import InJumpCloudError, PageTooLarge, RequestRejected, Retryable
+from in_jumpcloud.insights.clock_skew import ClockSkewMonitor
+from in_jumpcloud.insights.deadline import Adapter, RequestDeadline
+from in_jumpcloud.insights.rate_limit import RateLimiter
+from in_jumpcloud.timestamps import parse_http_date
 
-LONGEST_RETRY_AFTER = 300.0
+MAX_RETRY_AFTER = 300.0
 _READ = 262_144
 _LARGEST_ERROR = 65_536
 
 
-class Answer(NamedTuple):
+class HttpResponse(NamedTuple):
     """One answer, whatever its status; `sent` are the headers of the request."""
 
     status: int
@@ -45,14 +47,14 @@ class Transport:
 
     def __init__(
         self,
-        settings: config.JumpCloud,
+        settings: JumpCloudSettings,
         redact: Callable[[str], str],
         *,
-        clock: ClockWatch | None = None,
+        clock: ClockSkewMonitor | None = None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         """`redact` takes the secrets out of whatever ends in an error's text; `clock` sees the answers' dates."""
-        self.requests = Requests()
+        self.requests = RequestCounters()
         self._redact = redact
         self._now_ns = now_ns
         self._clock = clock
@@ -69,7 +71,7 @@ class Transport:
         self._proxy_password = _password(settings.proxy)
         self._verify = str(settings.ca_file) if settings.ca_file else None
 
-    def post(self, url: str, body: bytes, headers: Mapping[str, str], auth: AuthBase) -> Answer:
+    def post(self, url: str, body: bytes, headers: Mapping[str, str], auth: AuthBase) -> HttpResponse:
         """Send `body`, and read the answer to its end. `auth` also keeps requests from reading a netrc file.
 
         Raises:
@@ -77,7 +79,7 @@ class Transport:
         """
         sent_ns, began = self._now_ns(), time.monotonic()
         status: int | None = None
-        with Deadline(self._longest_answer) as deadline:
+        with RequestDeadline(self._longest_answer) as deadline:
             try:
                 with self._session.post(
                     url,
@@ -96,10 +98,10 @@ class Transport:
                     status = response.status_code
             except (OSError, HTTPError) as error:  # those of requests are OSErrors; some of urllib3 come through bare
                 reason = deadline.reason if deadline.over else _reason(error)
-                raise TryAgain(self.clean(f"{url}: {reason}")) from None
+                raise Retryable(self.clean(f"{url}: {reason}")) from None
             finally:
                 self.requests.count(status, time.monotonic() - began)
-        return Answer(
+        return HttpResponse(
             response.status_code,
             response.reason or "",
             response.headers,
@@ -108,7 +110,7 @@ class Transport:
             response.request.headers,
         )
 
-    def describe(self, answer: Answer) -> str:
+    def describe(self, answer: HttpResponse) -> str:
         """What JumpCloud said, for a person."""
         try:
             message = str(json.loads(answer.body)["message"])
@@ -127,7 +129,7 @@ class Transport:
         """Close the idle connections."""
         self._session.close()
 
-    def _read(self, response: requests.Response, deadline: Deadline) -> bytes | bytearray:
+    def _read(self, response: requests.Response, deadline: RequestDeadline) -> bytes | bytearray:
         if response.status_code != requests.codes.ok:
             return _beginning(response)
         largest = self._largest_answer
@@ -139,26 +141,28 @@ class Transport:
             too_large = len(body) > largest
         where = request_id(response.headers)
         if deadline.over:  # a connection that was shut down looks like one that ended
-            raise TryAgain(self.clean(f"{deadline.reason}{where}"))
+            raise Retryable(self.clean(f"{deadline.reason}{where}"))
         if too_large:
             raise PageTooLarge(self.clean(f"the answer is larger than {largest} bytes{where}"))
         return body
 
 
-def passing(answer: Answer, text: str, budget: RequestBudget) -> InJumpCloudError | None:
+def common_error(answer: HttpResponse, text: str, rate_limiter: RateLimiter) -> InJumpCloudError | None:
     """The error of a status that means the same at every endpoint, if this is one; `text` describes it."""
     status = answer.status
     if status == requests.codes.too_many_requests:
         after = _retry_after(answer.headers.get("Retry-After"))
         if after is not None:
-            budget.hold(after)
-        return TryAgain(text, after=after)
+            rate_limiter.pause(after)
+        return Retryable(text, after=after)
     if status >= 500 or status == requests.codes.request_timeout:  # noqa: PLR2004
-        return TryAgain(text)
+        return Retryable(text)
     if 300 <= status < 400:  # noqa: PLR2004
-        return Refused(f"{text}; redirects are not followed, check jumpcloud.url")
+        return RequestRejected(f"{text}; redirects are not followed, check jumpcloud.url")
     if status == requests.codes.proxy_authentication_required:
-        return Refused(f"{text}; likely: jumpcloud.proxy lacks a name and a password, as in http://NAME:PASSWORD@HOST")
+        return RequestRejected(
+            f"{text}; likely: jumpcloud.proxy lacks a name and a password, as in http://NAME:PASSWORD@HOST"
+        )
     return None
 
 
@@ -182,11 +186,11 @@ def _retry_after(text: str | None) -> float | None:
     try:
         seconds = float(text or "")
     except ValueError:
-        moment = http_date(text)
+        moment = parse_http_date(text)
         if moment is None:
             return None
         seconds = (moment - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER) if seconds == seconds else None  # noqa: PLR0124 - NaN
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER) if seconds == seconds else None  # noqa: PLR0124 - NaN
 
 
 def _password(url: str | None) -> str | None:

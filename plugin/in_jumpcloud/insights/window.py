@@ -6,10 +6,11 @@ its times, services and limit for its whole life, also over a restart.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+
+from in_jumpcloud.timestamps import rfc3339
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,20 +52,20 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     window: Window | None = None
 
     @classmethod
-    def beginning(cls, at_ms: int) -> Position:
+    def starting_at(cls, at_ms: int) -> Position:
         """A stream that has delivered nothing yet."""
         return cls(origin_ms=at_ms, watermark_ms=at_ms)
 
-    def under_way(self, window: Window) -> Position:
+    def with_window(self, window: Window) -> Position:
         """The position while `window` is being paged."""
         return msgspec.structs.replace(self, window=window)
 
-    def finished(self, window: Window) -> Position:
+    def past(self, window: Window) -> Position:
         """The position once the last page of `window` is delivered."""
         return msgspec.structs.replace(self, watermark_ms=max(self.watermark_ms, window.end_ms), window=None)
 
 
-def plan(
+def plan_window(
     position: Position,
     now_ms: int,
     *,
@@ -88,9 +89,3 @@ def plan(
     if start >= end:
         return None
     return Window(start_ms=start, end_ms=end, services=services, limit=limit)
-
-
-def rfc3339(ms: int) -> str:
-    """Epoch milliseconds as RFC 3339 in UTC, with exactly three fraction digits."""
-    seconds, fraction = divmod(ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:03d}Z"

@@ -1,0 +1,15 @@
+"""How long to wait before the next try."""
+
+from __future__ import annotations
+
+import random
+
+MAX_DELAY = 60.0
+
+
+def backoff_delay(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: 1 s, doubled each time up to 60 s, less up to half of it.
+
+    The jitter keeps many streams, or many processes, from coming back at the same moment.
+    """
+    return min(MAX_DELAY, 2.0 ** min(failures - 1, 10)) * random.uniform(0.5, 1)

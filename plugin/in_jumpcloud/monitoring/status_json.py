@@ -1,0 +1,70 @@
+"""What /status.json says: a snapshot and the last hours, for the status page and for `in-jumpcloud status`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from in_jumpcloud.monitoring import health
+from in_jumpcloud.monitoring.history import History
+from in_jumpcloud.monitoring.snapshot import ReceiverStatus, Snapshot, StreamStatus
+from in_jumpcloud.timestamps import rfc3339
+
+
+def encode_status(snapshot: Snapshot, history: History) -> bytes:
+    """The JSON. Times are RFC 3339, durations seconds, a point of `history` is `[end in epoch ms, events, lag]`."""
+    rates = history.rates(snapshot)
+    return msgspec.json.encode(
+        {
+            "version": snapshot.version,
+            "python": snapshot.python,
+            "pid": snapshot.pid,
+            "time": rfc3339(snapshot.now_ms),
+            "uptime_seconds": round(snapshot.uptime, 1),
+            "not_alive": health.not_alive(snapshot),
+            "not_ready": health.not_ready(snapshot),
+            "streams": [_stream(each, rates[each.name], snapshot.allowed_lag) for each in snapshot.streams],
+            "receivers": [_receiver(each) for each in snapshot.receivers],
+            "databases": [
+                {"setting": each.setting, "type": each.type, "built": rfc3339(each.built * 1000)}
+                for each in snapshot.databases
+            ],
+            "requests": snapshot.requests,
+            "unknown_types": snapshot.unknown_types,
+            "state": {"path": snapshot.state_path, "bytes": snapshot.state_bytes},
+            "dead_letter": {"bytes": snapshot.dead_letter_bytes},
+            "history": history.points(),
+        }
+    )
+
+
+def _stream(stream: StreamStatus, rate: float, allowed_lag: float) -> dict[str, Any]:
+    window, counters = stream.window, stream.counters
+    return {
+        "name": stream.name,
+        "state": health.stream_state(stream, allowed_lag),
+        "position": rfc3339(stream.watermark_ms),
+        "lag_seconds": round(stream.lag, 1),
+        "window": window and {"start": rfc3339(window.start_ms), "end": rfc3339(window.end_ms)},
+        "events_per_minute": round(rate, 1),
+        "received": counters.received,
+        "duplicates": counters.duplicates,
+        "acknowledged": counters.acknowledged,
+        "late": counters.late,
+        "dead_lettered": counters.dead_lettered,
+        "pipeline_errors": counters.with_problems,
+        "waiting_seconds": stream.waiting and round(stream.waiting, 1),
+        "error": stream.error,
+    }
+
+
+def _receiver(receiver: ReceiverStatus) -> dict[str, Any]:
+    counts, seconds = receiver.latencies.read()
+    acks = sum(counts)
+    return {
+        "name": receiver.name,
+        "up": receiver.up,
+        "acks": acks,
+        "mean_ack_seconds": round(seconds / acks, 4) if acks else None,
+    }

@@ -1,0 +1,1 @@
+"""What must outlive the process: positions, the ledger of delivered ids, dead letters."""

@@ -1,0 +1,84 @@
+"""Times as JumpCloud, HTTP and people write them, and as the code counts them."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
+
+_TIMESTAMP = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9})\d*)?(?:[Zz]|([+-])(\d\d):?(\d\d))?", re.ASCII
+)
+_EVENT_TIME_SECONDS = 2**32 - 2  # the two highest values mark groups inside Fluent Bit
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def now_ms() -> int:
+    """The time of day."""
+    return time.time_ns() // 1_000_000
+
+
+def rfc3339(ms: int) -> str:
+    """Epoch milliseconds as RFC 3339 in UTC, with exactly three fraction digits."""
+    seconds, fraction = divmod(ms, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:03d}Z"
+
+
+def parse_http_date(text: str | None) -> datetime | None:
+    """The date of a header; None where it is none."""
+    try:
+        moment = parsedate_to_datetime(text or "")
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return moment.astimezone(UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def parse_rfc3339(text: str) -> int | None:
+    """RFC 3339 to nanoseconds since the epoch; None where it is not, or is outside 1970 to 2106 (EventTime's reach).
+
+    Digits behind the ninth are cut. A timestamp without a zone is UTC, as everything that JumpCloud sends.
+    """
+    # Most are spelled 2026-01-02T15:04:05.678Z, which Python's own parser reads in a third of the time.
+    usual = len(text) == 24 and text[7] == "-" and text[10] == "T" and text[19] == "." and text[23] == "Z"  # noqa: PLR2004
+    if not usual or text[11:13] > "23":
+        return _parse(text)
+    try:
+        since = datetime.fromisoformat(text) - _EPOCH
+    except ValueError:
+        return None
+    seconds = since.days * 86_400 + since.seconds
+    return seconds * 10**9 + since.microseconds * 1000 if 0 <= seconds < _EVENT_TIME_SECONDS else None
+
+
+def _parse(text: str) -> int | None:
+    match = _TIMESTAMP.fullmatch(text)
+    if match is None:
+        return None
+    day, hour, minute, second, fraction, sign, zone_hours, zone_minutes = match.groups()
+    midnight = _midnight(day)
+    if midnight is None or hour > "23" or minute > "59" or second > "59":
+        return None
+    seconds = midnight + int(hour) * 3600 + int(minute) * 60 + int(second)
+    if sign:
+        if zone_hours > "23" or zone_minutes > "59":
+            return None
+        offset = int(zone_hours) * 3600 + int(zone_minutes) * 60
+        seconds += offset if sign == "-" else -offset
+    if not 0 <= seconds < _EVENT_TIME_SECONDS:
+        return None
+    return seconds * 1_000_000_000 + (int(fraction.ljust(9, "0")) if fraction else 0)
+
+
+@lru_cache(maxsize=128)
+def _midnight(day: str) -> int | None:
+    try:
+        return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        return None
