@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import Command
+from support.command import Command
 
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 

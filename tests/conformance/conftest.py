@@ -14,7 +14,7 @@ from conformance.exchange import Exchange
 from conformance.peers import Peer, Recorded, Simulated
 from conformance.real import Real
 from conformance.sending import sender_to
-from fluent_bit_support import needs_fluent_bit
+from support.fluent_bit import needs_fluent_bit
 
 from in_jumpcloud.forward.sender import AckSender
 

@@ -20,8 +20,8 @@ from conformance.messages import message
 from conformance.peers import Peer
 from conformance.play import Client, shake_hands
 from conformance.receivers import PASSWORDS
-from fluent_bit_support import BINARY, FluentBit
-from support import wait_until
+from support.command import wait_until
+from support.fluent_bit import BINARY, FluentBit
 
 _LINE = re.compile(r"(?P<tag>.*?): \[(?P<seconds>\d+)\.(?P<nanoseconds>\d{9}), (?P<record>\{.*\})\]")
 _ID = re.compile(r'"id":"([^"]*)"')

@@ -24,8 +24,8 @@ from conformance.peers import Peer, Simulated, in_order
 from conformance.real import Real
 from conformance.receivers import IMPATIENT_TLS, PAUSING, PAUSING_WITH_KEY, ROUTED
 from conformance.sending import sender_to
-from fluent_bit_support import FluentBit, needs_fluent_bit
-from support import wait_until
+from support.command import wait_until
+from support.fluent_bit import FluentBit, needs_fluent_bit
 
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import EcsSettings, ForwardSettings

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
-from support import KEY, Command
+from support.command import KEY, Command
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import MINUTE, EventSource

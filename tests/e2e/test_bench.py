@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fluent_bit_support import needs_fluent_bit
-from support import ROOT
+from support.command import ROOT
+from support.fluent_bit import needs_fluent_bit
 
 EVENTS = 3000
 

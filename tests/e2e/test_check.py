@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import COMMAND, KEY, ROOT, Command
+from support.command import COMMAND, KEY, ROOT, Command
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from fluent_bit_support import FluentBit, free_port, needs_fluent_bit
-from receiver_support import Peer, packed
-from support import Command
+from support.command import Command
+from support.fluent_bit import FluentBit, free_port, needs_fluent_bit
+from support.receivers import Peer, packed
 
 from in_jumpcloud.checks.fluent_bit import check_fluent_bit
 from in_jumpcloud.checks.result import CheckResult

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from support import KEY, Command
+from support.command import KEY, Command
 
 from in_jumpcloud.config.schema import HOSTS
 from in_jumpcloud.simulator.api import SimulatedApi

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from support import Command
+from support.command import Command
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource

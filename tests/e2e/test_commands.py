@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import COMMAND, KEY, ROOT, Command
+from support.command import COMMAND, KEY, ROOT, Command
 
 from in_jumpcloud import __version__
 from in_jumpcloud.simulator.api import SimulatedApi

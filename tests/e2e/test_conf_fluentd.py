@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fluent_bit_support import free_port
-from support import ROOT, wait_until
+from support.command import ROOT, wait_until
+from support.fluent_bit import free_port
 
 from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
 from in_jumpcloud.config.types import Secret

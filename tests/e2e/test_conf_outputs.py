@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Self
 
 import pytest
 import trustme
-from fluent_bit_support import BINARY, FluentBit, needs_fluent_bit
-from support import ROOT, wait_until
+from support.command import ROOT, wait_until
+from support.fluent_bit import BINARY, FluentBit, needs_fluent_bit
 
 from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
 from in_jumpcloud.forward import wire

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import trustme
-from fluent_bit_support import FluentBit, needs_fluent_bit
-from support import ROOT, wait_until
+from support.command import ROOT, wait_until
+from support.fluent_bit import FluentBit, needs_fluent_bit
 
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.errors import ReceiverDown

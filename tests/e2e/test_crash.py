@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import ROOT, Command
+from support.command import ROOT, Command
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
@@ -42,7 +42,7 @@ def _options(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -
 
 def _killed_at(instant: int, options: list[str]) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, ROOT / "tests" / "kill_at.py", str(instant), "run", "--once", *options],
+        [sys.executable, ROOT / "tests" / "support" / "kill_at.py", str(instant), "run", "--once", *options],
         env={"JUMPCLOUD_API_KEY": "simulated-key"},
         cwd=ROOT,
         capture_output=True,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import EVENTS, Command, fifty_thousand, wait_until
+from support.command import EVENTS, Command, fifty_thousand, wait_until
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource

@@ -1,12 +1,12 @@
-"""The short form of the fuzz of the mapping; tests/ecs_fuzz.py by hand is the long one."""
+"""The short form of the fuzz of the mapping; tests/tools/ecs_fuzz.py by hand is the long one."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
 
-from ecs_fuzz import Fuzz
-from fluent_bit_support import needs_fluent_bit
+from support.fluent_bit import needs_fluent_bit
+from tools.ecs_fuzz import Fuzz
 
 EVENTS = 3000
 

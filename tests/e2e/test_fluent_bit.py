@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fluent_bit_support import FluentBit, needs_fluent_bit
-from support import EVENTS, Command, fifty_thousand, wait_until
+from support.command import EVENTS, Command, fifty_thousand, wait_until
+from support.fluent_bit import FluentBit, needs_fluent_bit
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 import pytest
-from geo_support import build, named
-from support import KEY, ROOT, Command
+from support.command import KEY, ROOT, Command
+from support.geoip import build, named
 
 from in_jumpcloud.cli import cli
 from in_jumpcloud.cli.init import init

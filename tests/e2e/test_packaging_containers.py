@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from fluent_bit_support import BINARY, free_port, needs_fluent_bit
-from support import KEY, ROOT, wait_until
+from support.command import KEY, ROOT, wait_until
+from support.fluent_bit import BINARY, free_port, needs_fluent_bit
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource

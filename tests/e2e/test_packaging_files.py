@@ -17,7 +17,7 @@ import pytest
 import trustme
 import yaml
 from click import Context
-from support import ROOT
+from support.command import ROOT
 
 from in_jumpcloud.cli import cli
 from in_jumpcloud.config.loader import load_config

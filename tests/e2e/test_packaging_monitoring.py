@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
-from fluent_bit_support import free_port
-from support import ROOT, Command, wait_until
+from support.command import ROOT, Command, wait_until
+from support.fluent_bit import free_port
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from support import Command, wait_until
+from support.command import Command, wait_until
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource

@@ -1,4 +1,4 @@
-"""The short forms of the trials; tests/receiver_trials.py by hand has the long ones."""
+"""The short forms of the trials; tests/tools/receiver_trials.py by hand has the long ones."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 
 import pytest
-import receiver_trials
-from fluent_bit_support import needs_fluent_bit
+from support.fluent_bit import needs_fluent_bit
+from tools import receiver_trials
 
 
 @needs_fluent_bit

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from support import ROOT, Command, wait_until
+from support.command import ROOT, Command, wait_until
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource

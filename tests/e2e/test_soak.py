@@ -1,4 +1,4 @@
-"""The short form of the soak; tests/soak.py by hand is the long one."""
+"""The short form of the soak; tests/tools/soak.py by hand is the long one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from soak import Soak
+from tools.soak import Soak
 
 
 @pytest.mark.timeout(300)

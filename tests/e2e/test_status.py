@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import KEY, Command
+from support.command import KEY, Command
 
 from in_jumpcloud.cli.status import format_duration
 from in_jumpcloud.simulator.api import SimulatedApi

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from support import Command, wait_until
+from support.command import Command, wait_until
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from support import Command
+from support.command import Command
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource

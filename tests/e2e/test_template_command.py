@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from support import ROOT, Command
+from support.command import ROOT, Command
 
 TEMPLATES = ROOT / "conf" / "index-templates"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from insights_support import KEY, NOW, Client, Serve, clients, servers, ten_minutes
+from support.insights import KEY, NOW, Client, Serve, clients, servers, ten_minutes
 
 from in_jumpcloud.simulator.api import SimulatedApi
 

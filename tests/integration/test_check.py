@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from geo_support import build, named
-from insights_support import Request, Serve, answer
+from support.geoip import build, named
+from support.insights import Request, Serve, answer
 
 from in_jumpcloud.checks import local
 from in_jumpcloud.checks.jumpcloud import check_jumpcloud

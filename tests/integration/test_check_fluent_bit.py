@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from insights_support import Request
 from prometheus_client.samples import Sample
+from support.insights import Request
 
 from in_jumpcloud.checks.fluent_bit import check_fluent_bit, judge
 from in_jumpcloud.checks.result import CheckResult

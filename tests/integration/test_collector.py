@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from support import KEY, ROOT
+from support.command import KEY, ROOT
 
 from in_jumpcloud import app, pipeline
 from in_jumpcloud.collector import REJECTED_DELAY, Collector

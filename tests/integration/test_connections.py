@@ -18,7 +18,7 @@ from urllib.request import Request as Forwarded
 
 import pytest
 import trustme
-from insights_support import (
+from support.insights import (
     BEGIN,
     CURSOR,
     KEY,

@@ -7,7 +7,7 @@ from collections import Counter
 
 import msgspec
 import pytest
-from insights_support import BEGIN, KEY, NOW, OWN, Client, Serve, answer
+from support.insights import BEGIN, KEY, NOW, OWN, Client, Serve, answer
 
 from in_jumpcloud.config.types import Size
 from in_jumpcloud.errors import (

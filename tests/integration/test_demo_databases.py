@@ -10,7 +10,7 @@ from typing import Any
 
 import maxminddb
 import pytest
-from geo_support import ASN, CITY, GEOIP
+from support.geoip import ASN, CITY, GEOIP
 
 from in_jumpcloud.ecs.geoip import GeoIPLookup
 

@@ -14,9 +14,9 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from insights_support import BEGIN, KEY, NOW, OWN, Client, failure, fetch, fetch_all
-from support import KEY as SIMULATED_KEY
-from support import Command
+from support.command import KEY as SIMULATED_KEY
+from support.command import Command
+from support.insights import BEGIN, KEY, NOW, OWN, Client, failure, fetch, fetch_all
 
 from in_jumpcloud.errors import NotLicensed, RequestRejected
 from in_jumpcloud.insights.window import Window

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import KEY, ROOT
+from support.command import KEY, ROOT
 
 from in_jumpcloud import app
 from in_jumpcloud.collector import Collector

@@ -15,9 +15,9 @@ from typing import Any
 
 import msgpack
 import pytest
-from node_support import HOSTNAME, Certificates, Entry, NodeReceiver, installed, needs_node, security
-from receiver_support import TIME, TIME_NS, record
-from support import Command
+from support.command import Command
+from support.node import HOSTNAME, Certificates, Entry, NodeReceiver, installed, needs_node, security
+from support.receivers import TIME, TIME_NS, record
 
 from in_jumpcloud.config.schema import ForwardSettings, ServerSettings, TlsSettings
 from in_jumpcloud.config.types import Secret

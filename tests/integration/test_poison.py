@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import KEY, ROOT
+from support.command import KEY, ROOT
 
 from in_jumpcloud import app, pipeline
 from in_jumpcloud.collector import REJECTED_DELAY, Collector

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import trustme
-from fluent_bit_support import FluentBit, needs_fluent_bit
-from support import wait_until
+from support.command import wait_until
+from support.fluent_bit import FluentBit, needs_fluent_bit
 
 from in_jumpcloud.config.schema import ForwardSettings, ServerSettings, TlsSettings
 from in_jumpcloud.config.types import Duration, Secret

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import requests
-from insights_support import NOW, OWN, WINDOW, Client, Serve, answer, clients, failure, fetch, ten_minutes
-from support import Command
+from support.command import Command
+from support.insights import NOW, OWN, WINDOW, Client, Serve, answer, clients, failure, fetch, ten_minutes
 
 from in_jumpcloud.config.schema import JumpCloudSettings
 from in_jumpcloud.config.types import Duration, Secret

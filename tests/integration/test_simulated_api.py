@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import requests
-from api_support import HOUR_END, NOW, START, WINDOW, Client, ids
+from support.api import HOUR_END, NOW, START, WINDOW, Client, ids
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import MINUTE, EventSource

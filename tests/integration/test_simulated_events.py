@@ -7,7 +7,7 @@ from collections import Counter
 from datetime import datetime
 
 import pytest
-from api_support import HOUR_END, NOW, START, ids
+from support.api import HOUR_END, NOW, START, ids
 
 from in_jumpcloud.simulator.catalog import NANOSECONDS, SERVICES, WHOLE_SECONDS
 from in_jumpcloud.simulator.events import MINUTE, EventSource

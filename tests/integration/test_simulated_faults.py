@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import requests
-from api_support import NOW, START, WINDOW, Client
+from support.api import NOW, START, WINDOW, Client
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from receiver_support import END, START, TIME, TIME_NS, Peer, nested, packed, record
+from support.receivers import END, START, TIME, TIME_NS, Peer, nested, packed, record
 
 from in_jumpcloud.simulator.receiver import Received, SimulatedReceiver
 

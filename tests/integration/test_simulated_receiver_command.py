@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import trustme
-from fluent_bit_support import free_port
-from receiver_support import Peer, digest, packed, ping
-from support import Command, wait_until
+from support.command import Command, wait_until
+from support.fluent_bit import free_port
+from support.receivers import Peer, digest, packed, ping
 
 
 @pytest.fixture(scope="module")

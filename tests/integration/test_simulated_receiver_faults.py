@@ -8,7 +8,7 @@ from contextlib import closing
 
 import msgpack
 import pytest
-from receiver_support import Peer, packed
+from support.receivers import Peer, packed
 
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgpack
 import pytest
-from fluent_bit_support import FluentBit, needs_fluent_bit
-from receiver_support import Address, Peer, digest, packed, ping
+from support.fluent_bit import FluentBit, needs_fluent_bit
+from support.receivers import Address, Peer, digest, packed, ping
 
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgpack
 import pytest
-from fluent_bit_support import FluentBit, needs_fluent_bit
-from receiver_support import TIME, Peer, Target, packed, record
+from support.fluent_bit import FluentBit, needs_fluent_bit
+from support.receivers import TIME, Peer, Target, packed, record
 
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 

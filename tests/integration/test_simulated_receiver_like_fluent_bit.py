@@ -12,9 +12,9 @@ from typing import Any
 
 import msgpack
 import pytest
-from fluent_bit_support import FluentBit, needs_fluent_bit
-from receiver_support import END, START, TIME, Peer, Target, nested, packed, record
-from support import wait_until
+from support.command import wait_until
+from support.fluent_bit import FluentBit, needs_fluent_bit
+from support.receivers import END, START, TIME, Peer, Target, nested, packed, record
 
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 

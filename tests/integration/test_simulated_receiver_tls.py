@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import trustme
-from fluent_bit_support import FluentBit, needs_fluent_bit
-from receiver_support import Address, Peer, packed, ping
+from support.fluent_bit import FluentBit, needs_fluent_bit
+from support.receivers import Address, Peer, packed, ping
 
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import KEY, ROOT
+from support.command import KEY, ROOT
 
 from in_jumpcloud import app
 from in_jumpcloud.config.schema import (

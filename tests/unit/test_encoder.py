@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgpack
-from ecs_hostile import DOCUMENTED
+from support.hostile_events import DOCUMENTED
 
 from in_jumpcloud.config.schema import EcsSettings
 from in_jumpcloud.ecs.encoder import RecordEncoder

@@ -1,6 +1,6 @@
 """Record how a real Fluent Bit answers every case of the forward protocol.
 
-    FLUENT_BIT=/path/to/fluent-bit python tests/record_exchanges.py [NAME…]
+    FLUENT_BIT=/path/to/fluent-bit python tests/tools/record_exchanges.py [NAME…]
 
 The files in tests/data/exchanges/ are written anew; nonces aside they say the same each time. What Fluent Bit does
 otherwise than the table of the cases says is shown, and not written.
@@ -23,7 +23,7 @@ from conformance.handshake import Helo, comparable, lines_of
 from conformance.peers import in_order
 from conformance.play import play
 from conformance.real import Real
-from fluent_bit_support import BINARY
+from support.fluent_bit import BINARY
 
 
 def main(names: list[str]) -> int:
@@ -58,7 +58,7 @@ def _record(case: Case, peer: Real) -> bool:
         "case": case.name,
         "why": case.why,
         "receiver": f"{Real.version()}, its in_forward with {_options(case.receiver)}",
-        "made by": "tests/record_exchanges.py",
+        "made by": "tests/tools/record_exchanges.py",
         "lines": "> what the client sent, < what was answered, in hexadecimal; ingested: id, time and tag of a record",
     }
     Exchange(header, tuple(happened)).save(recording(case.name))

@@ -2,7 +2,7 @@
 
 By hand:
 
-    .venv/bin/python tests/soak.py --events 1000000 --faults 2000 --kills 200
+    .venv/bin/python tests/tools/soak.py --events 1000000 --faults 2000 --kills 200
 
 Time is simulated by its scale: polls every 100 ms and comparisons every second stand for 30 s and 10 min, so that a
 run of minutes goes through thousands of polls.
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support import Command
+from support.command import Command
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import MINUTE, EventSource

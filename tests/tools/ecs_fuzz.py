@@ -2,7 +2,7 @@
 
 By hand:
 
-    FLUENT_BIT=/path/to/fluent-bit .venv/bin/python tests/ecs_fuzz.py --events 100000 --seed 1
+    FLUENT_BIT=/path/to/fluent-bit .venv/bin/python tests/tools/ecs_fuzz.py --events 100000 --seed 1
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from ecs_hostile import events
-from fluent_bit_support import BINARY, FluentBit
-from support import ROOT, wait_until
+from support.command import ROOT, wait_until
+from support.fluent_bit import BINARY, FluentBit
+from support.hostile_events import events
 
 from in_jumpcloud.config.schema import EcsSettings, ForwardSettings, ServerSettings
 from in_jumpcloud.ecs import fields

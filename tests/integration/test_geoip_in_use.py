@@ -11,7 +11,7 @@ from pathlib import Path
 
 import maxminddb
 import pytest
-from geo_support import ASN, CITY, Clock, build, city, named
+from support.geoip import ASN, CITY, Clock, build, city, named
 
 from in_jumpcloud.ecs.geoip import GeoIPLookup, GeoResult
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from insights_support import Client, Serve, answer, failure, fetch
+from support.insights import Client, Serve, answer, failure, fetch
 
 from in_jumpcloud.insights.clock_skew import ClockSkewMonitor
 from in_jumpcloud.simulator.api import SimulatedApi

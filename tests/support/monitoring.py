@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
-from support import KEY, ROOT
+from support.command import KEY, ROOT
 
 from in_jumpcloud import app
 from in_jumpcloud.config.schema import (

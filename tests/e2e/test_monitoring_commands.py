@@ -11,8 +11,8 @@ import time
 import urllib.request
 
 import pytest
-from support import KEY, Command, wait_until
-from watch_support import PAGES
+from support.command import KEY, Command, wait_until
+from support.monitoring import PAGES
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource

@@ -10,7 +10,7 @@ from netaddr import IPSet
 
 from in_jumpcloud.ecs.geoip import GeoIPLookup
 
-GEOIP = Path(__file__).resolve().parents[1] / "geoip"
+GEOIP = Path(__file__).resolve().parents[2] / "geoip"
 CITY, ASN = GEOIP / "demo-city.mmdb", GEOIP / "demo-asn.mmdb"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import maxminddb
 import pytest
-from geo_support import ASN, CITY, Clock, build, city, named
+from support.geoip import ASN, CITY, Clock, build, city, named
 
 from in_jumpcloud.ecs.geoip import GeoIPLookup, GeoResult
 from in_jumpcloud.errors import ConfigError

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from support import KEY, wait_until
-from watch_support import PAGES, Watched, refusing, settings_of, watched
+from support.command import KEY, wait_until
+from support.monitoring import PAGES, Watched, refusing, settings_of, watched
 
 from in_jumpcloud import app
 from in_jumpcloud.collector import Collector

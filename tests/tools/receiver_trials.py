@@ -2,9 +2,9 @@
 
 By hand, with FLUENT_BIT set or fluent-bit on PATH:
 
-    .venv/bin/python tests/receiver_trials.py kills --events 200000 --times 10
-    .venv/bin/python tests/receiver_trials.py pauses --events 50000 --times 5
-    .venv/bin/python tests/receiver_trials.py failover --seconds 60
+    .venv/bin/python tests/tools/receiver_trials.py kills --events 200000 --times 10
+    .venv/bin/python tests/tools/receiver_trials.py pauses --events 50000 --times 5
+    .venv/bin/python tests/tools/receiver_trials.py failover --seconds 60
 
 Without a real Fluent Bit `failover` uses two simulated receivers, each in a process of its own.
 """
@@ -27,8 +27,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Protocol, Self
 
-from fluent_bit_support import BINARY, FluentBit, free_port
-from support import COMMAND, Command, wait_until
+from support.command import COMMAND, Command, wait_until
+from support.fluent_bit import BINARY, FluentBit, free_port
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import yaml
-from support import ROOT
+from support.command import ROOT
 
 from in_jumpcloud.ecs import event_types, fields
 

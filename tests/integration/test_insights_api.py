@@ -10,7 +10,7 @@ from pathlib import Path
 
 import certifi
 import pytest
-from insights_support import (
+from support.insights import (
     BEGIN,
     CURSOR,
     KEY,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from support import ROOT, wait_until
+from support.command import ROOT, wait_until
 
 BINARY = os.environ.get("FLUENT_BIT") or shutil.which("fluent-bit")
 

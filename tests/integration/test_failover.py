@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from support import wait_until
+from support.command import wait_until
 
 from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
 from in_jumpcloud.config.types import Duration, Secret

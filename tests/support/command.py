@@ -19,7 +19,7 @@ from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 from in_jumpcloud.timestamps import rfc3339
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("in-jumpcloud")
 KEY = "simulated-key"
 

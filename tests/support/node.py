@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 import pytest
 import trustme
-from support import ROOT
+from support.command import ROOT
 
 PEER = ROOT / "tests" / "peers" / "node"
 NODE = shutil.which("node")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_support import PROGRAM, Browser
-from support import wait_until
-from watch_support import Watched, settings_of, watched
+from support.browser import PROGRAM, Browser
+from support.command import wait_until
+from support.monitoring import Watched, settings_of, watched
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from insights_support import (
+from support.insights import (
     CURSOR,
     KEY,
     NOW,
