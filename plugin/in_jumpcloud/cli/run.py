@@ -45,8 +45,9 @@ def run(path: Path, overrides: Sequence[str], *, once: bool) -> None:
     manager = ServiceManager()
     began = time.monotonic()
     listen = None if once else settings.http.listen
-    with logs.LogOutput(settings) as output, app.open_app(settings, once=once) as plugin, server.serve(listen, plugin):
-        _install_signal_handlers(plugin, load, output, manager)
+    logs.configure_logging(settings.log)
+    with app.open_app(settings, once=once) as plugin, server.serve(listen, plugin):
+        _install_signal_handlers(plugin, load, manager)
         for finding in local.check_secrets(path, overrides, settings):
             if finding.mark == "warning":
                 log.warning("%s; %s", finding.found, finding.advice)
@@ -83,9 +84,7 @@ def _works(plugin: app.App, began: float) -> bool:
     return not not_alive(snapshot.take_snapshot(plugin, now_ms=now_ms(), began=began))
 
 
-def _install_signal_handlers(
-    plugin: app.App, load: Callable[[], Config], output: logs.LogOutput, manager: ServiceManager
-) -> None:
+def _install_signal_handlers(plugin: app.App, load: Callable[[], Config], manager: ServiceManager) -> None:
     def end(number: int, _: FrameType | None) -> None:
         if plugin.stop.is_set():  # asked twice: somebody is in a hurry, and nothing is lost
             os._exit(128 + number)
@@ -96,7 +95,7 @@ def _install_signal_handlers(
         plugin.reload(load, done=reloaded)
 
     def reloaded() -> None:
-        output.apply(plugin.resources.settings)
+        logs.configure_logging(plugin.resources.settings.log)
         manager.ready(f"{len(plugin.collectors)} streams")
 
     for number in (signal.SIGTERM, signal.SIGINT):

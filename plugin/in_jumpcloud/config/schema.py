@@ -157,12 +157,10 @@ class HttpSettings(Section, frozen=True):
 
 
 class LogSettings(Section, frozen=True):
-    """What is told on standard error, and, with `forward`, to the receivers too."""
+    """The plugin's own log, on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "text"] = "json"
-    forward: bool = False
-    tag: Text = "in_jumpcloud.log"
 
 
 class Config(Section, frozen=True):
