@@ -184,8 +184,8 @@ def test_7_a_missing_database(command: Command, api: SimulatedApi, receiver: Sim
     done = command("check", *command.settings(api, receiver, geoip__city="nowhere.mmdb", geoip__asn="README.md"))
 
     missing, no_database = [line for line in _lines(done) if line.startswith("FAILED")]
-    assert "geoip.city: nowhere.mmdb: there is no such file; see geoip/README.md" in missing
-    assert "geoip.asn: README.md: it is not a MaxMind database" in no_database
+    assert "geoip.city: nowhere.mmdb: no such file; see geoip/README.md" in missing
+    assert "geoip.asn: README.md: not a MaxMind database" in no_database
     assert done.returncode == 2
 
 

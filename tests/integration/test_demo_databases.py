@@ -16,26 +16,26 @@ from in_jumpcloud.ecs.geoip import GeoIPLookup
 
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run the build script that lies in `folder`, with warnings as errors."""
+    """Run the build script in `folder`, with warnings as errors."""
     command = [sys.executable, "-W", "error", str(folder / "build.py"), *options]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of geoip/ that may be changed."""
+    """A copy of geoip/ that the test may change."""
     return Path(shutil.copytree(GEOIP, tmp_path / "geoip"))
 
 
 def test_up_to_date() -> None:
-    """The databases hold what networks.yaml says."""
+    """The databases contain what networks.yaml says."""
     done = run(GEOIP, "--check")
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("broken", [b"", None])
 def test_out_of_date(copy: Path, broken: bytes | None) -> None:
-    """The check fails where the source has changed, and where a database is broken; it writes nothing."""
+    """The check fails if the source has changed or a database is damaged; it writes nothing."""
     if broken is None:
         source = copy / "networks.yaml"
         source.write_text(source.read_text(encoding="utf-8").replace("Example Broadband", "Other"), "utf-8")
@@ -50,7 +50,7 @@ def test_out_of_date(copy: Path, broken: bytes | None) -> None:
 
 
 def test_same_bytes(copy: Path) -> None:
-    """Two builds from the same source are the same, byte for byte, and repair what was broken."""
+    """Two builds from the same source give the same bytes, and replace a damaged database."""
     builds = []
     for _ in range(2):
         (copy / "demo-city.mmdb").write_bytes(b"broken")
@@ -70,7 +70,7 @@ def test_overlap(copy: Path) -> None:
 
 
 def test_types_of_values() -> None:
-    """Coordinates are doubles and radii and AS numbers integers, as readers in other languages insist."""
+    """Coordinates are doubles; radii and AS numbers are integers: strict readers require this."""
     with maxminddb.open_database(CITY) as cities, maxminddb.open_database(ASN) as systems:
         points: list[Any] = [record["location"] for _, record in cities if "location" in record]
         numbers: list[Any] = [record["autonomous_system_number"] for _, record in systems]
@@ -81,7 +81,7 @@ def test_types_of_values() -> None:
 
 
 def test_all_found() -> None:
-    """Every network is found in both databases, and the places are spread over six continents."""
+    """Every network is in both databases, on six continents."""
     with maxminddb.open_database(CITY) as reader:
         texts = [str(network[0]) for network, _ in reader]
     geoip = GeoIPLookup(CITY, ASN)

@@ -1,4 +1,4 @@
-"""What the tests of look-ups share: databases of their own, and a clock."""
+"""For tests of address lookups: databases written by the test, and a clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CITY, ASN = GEOIP / "demo-city.mmdb", GEOIP / "demo-asn.mmdb"
 
 
 def build(path: Path, records: dict[str, Any], kind: str = "Test-City", *, version: int = 6) -> Path:
-    """Write a database of network → record to `path`, by rename as geoipupdate does."""
+    """Write a database of network → record to `path`; by rename, like geoipupdate."""
     writer = MMDBWriter(ip_version=version, database_type=kind, ipv4_compatible=version == 6)
     for network, record in records.items():
         writer.insert_network(IPSet([network]), record)
@@ -25,19 +25,19 @@ def build(path: Path, records: dict[str, Any], kind: str = "Test-City", *, versi
 
 
 def named(name: str) -> dict[str, Any]:
-    """A record that holds nothing but a city's name."""
+    """A record with a city's name only."""
     return {"city": {"names": {"en": name}}}
 
 
 def city(geoip: GeoIPLookup, text: str) -> str | None:
-    """The city of an address that must be valid; None where nothing is known."""
-    found = geoip.lookup(text)
-    assert found is not None
-    return found.geo["city_name"] if found.geo else None
+    """The city of a valid address; None if nothing is known."""
+    result = geoip.lookup(text)
+    assert result is not None
+    return result.geo["city_name"] if result.geo else None
 
 
 class Clock:
-    """A clock that moves when told to."""
+    """A clock that only the test moves."""
 
     now = 100.0
 

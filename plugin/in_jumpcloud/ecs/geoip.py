@@ -1,6 +1,6 @@
-"""Where an address is and whose network it belongs to, in the shape of ECS, from local MaxMind databases.
+"""Geography and autonomous system of IP addresses, as ECS fields, from local MaxMind databases.
 
-The files may be replaced while the process runs: they are looked at every few seconds and opened anew.
+Database files may be replaced while the process runs; a replacement is noticed within seconds.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-logger = logging.getLogger("in_jumpcloud.geoip")
+logger = logging.getLogger(__name__)
 
-_Signature: TypeAlias = "tuple[int, int, int] | None"  # inode, time of change in ns, size in bytes
+_Signature: TypeAlias = "tuple[int, int, int] | None"  # inode, modification time in ns, size in bytes
+_IPAddress: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
 
-# What the type in a database's metadata has to contain. Case matters: IPinfo's types, of another shape, are lower case.
+# A database's type contains one of these. Case matters: IPinfo's types are lower case, and its records differ.
 _TYPES = {"geoip.city": ("City", "Country", "Enterprise"), "geoip.asn": ("ASN", "ISP")}
 
-_LONGEST = 45  # characters, of an IPv4-mapped IPv6 address written out in full
-_COMPLAIN_EVERY = 60.0  # seconds, about a damaged database
+_MAX_TEXT_LENGTH = 45  # characters: an IPv4-mapped IPv6 address, written in full
+_DAMAGE_WARNING_SECONDS = 60.0
 _IPV4 = 4
 
-# Not ipaddress.is_private: it also covers the documentation networks, which the demo databases are made of.
+# Not ipaddress.is_private: it includes the documentation networks, which the demo databases contain.
 _LOCAL = {
     version: tuple((int(network[0]), int(network[-1])) for network in map(ipaddress.ip_network, networks))
     for version, networks in {
@@ -48,7 +49,7 @@ _LOCAL = {
 
 
 class GeoResult(NamedTuple):
-    """What is known about one IP address. The dicts are shared by every caller: they must not be changed.
+    """ECS fields of one IP address. All callers share the dicts: do not change them.
 
     `geo`: any of `city_name`, `continent_name`, `country_iso_code`, `country_name`, `location` (`lat` and `lon`, float
     degrees), `region_iso_code` (`GB-ENG`), `region_name`; never empty.
@@ -59,18 +60,34 @@ class GeoResult(NamedTuple):
     as_: dict[str, Any] | None
 
 
+class DatabaseInfo(NamedTuple):
+    """A database in use: the setting that names it, its type, and when it was built, in epoch seconds."""
+
+    setting: str
+    type: str
+    built: int
+
+
+class GeoIPStatistics(NamedTuple):
+    """The databases in use, and how many lookups the cache answered (`hits`) and the databases (`misses`)."""
+
+    databases: tuple[DatabaseInfo, ...]
+    hits: int
+    misses: int
+
+
 _NOTHING = GeoResult(None, None)
 
 
 class GeoIPLookup:
     """Looks IP addresses up in a City (or Country, Enterprise) and an ASN (or ISP) database; None turns one off.
 
-    At most `cache` answers are kept. Every `check_every` seconds at most, a look-up first sees whether a file was
-    replaced; a replacement that cannot be used is warned about, and the database opened before stays in use.
-    `extended` adds `continent_code`, `postal_code` and `timezone` to `geo`. One object serves several threads.
+    At most `cache` results are cached. The files are checked every `check_every` seconds, during a lookup. If a
+    replacement cannot be used, a warning is logged and the open database stays in use. `extended` adds
+    `continent_code`, `postal_code` and `timezone` to `geo`. Thread-safe.
 
     Raises:
-        ConfigError: a database is missing, unreadable, broken or of the wrong type.
+        ConfigError: a database is missing, unreadable, damaged or of the wrong type.
     """
 
     def __init__(
@@ -83,96 +100,66 @@ class GeoIPLookup:
         clock: Callable[[], float] = time.monotonic,
         extended: bool = False,
     ) -> None:
-        self._city = _File("geoip.city", city, clock) if city else None
-        self._asn = _File("geoip.asn", asn, clock) if asn else None
-        self._extended = extended
+        paths = {"geoip.city": city, "geoip.asn": asn}
+        self._files = {setting: _DatabaseFile(setting, path, clock) for setting, path in paths.items() if path}
+        self._cache, self._extended = cache, extended
         self._clock, self._check_every = clock, check_every
         self._check_at = clock() + check_every
-        # Two generations instead of a list of least recent use: a hit is one dict access, and what was asked for
-        # lately survives when room has to be made.
-        self._young: dict[str, GeoResult | None] = {}
-        self._old: dict[str, GeoResult | None] = {}
-        self._half = cache // 2
-        self._epoch = 0  # counts replaced databases, so that an answer from the one before is not kept
-        self.hits = self.misses = 0
-        """Look-ups that the cache answered, and those that the databases had to."""
-        self._storing = threading.Lock()
-        self._checking = threading.Lock()
+        self._past_hits = self._past_misses = 0  # of the caches before this one
+        self._cached_lookup = self._new_cached_lookup()
+        self._checking, self._counting = threading.Lock(), threading.Lock()
 
     def lookup(self, text: str) -> GeoResult | None:
-        """What the databases say about `text`; None: it is no IP address (nor is one with a scope id). Never raises.
+        """The fields of the address `text`; None if it is not an IP address or has a scope id. Never raises.
 
-        Private, loopback, link-local and unspecified addresses are not looked up; IPv4-mapped ones are as IPv4.
+        Private, loopback, link-local and unspecified addresses are not looked up. IPv4-mapped IPv6 addresses are
+        looked up as IPv4.
         """
         if self._clock() >= self._check_at:
-            self._check()
-        try:
-            answer = self._young[text]
-        except (KeyError, TypeError):
-            return self._miss(text)
-        self.hits += 1
-        return answer
+            self._check_files()
+        if type(text) is not str or len(text) > _MAX_TEXT_LENGTH:  # before the cache: long texts would fill the memory
+            return None
+        return self._cached_lookup(text)
 
-    def databases(self) -> list[tuple[str, str, int]]:
-        """Of each database in use: its setting, its type, and when it was built, in epoch seconds."""
-        opened = [("geoip.city", self._city), ("geoip.asn", self._asn)]
-        return [(name, *file.about()) for name, file in opened if file]
+    def statistics(self) -> GeoIPStatistics:
+        """The databases in use, and the lookups so far."""
+        databases = tuple(file.info() for file in self._files.values())
+        with self._counting:
+            now = self._cached_lookup.cache_info()
+            return GeoIPStatistics(databases, self._past_hits + now.hits, self._past_misses + now.misses)
 
     def close(self) -> None:
-        """Let the databases go; further look-ups find nothing. A file is unmapped once no thread reads it."""
-        self._city = self._asn = None
-        self._forget()
+        """Release the databases. Later lookups find nothing. A file is unmapped once no thread reads it."""
+        with self._checking:
+            self._files = {}
+            self._renew_cache()
 
-    def _miss(self, text: object) -> GeoResult | None:
-        """The answer from the older half of the cache, else from the databases; kept in the younger half."""
-        if not isinstance(text, str) or len(text) > _LONGEST or "%" in text:
-            return None  # not kept: whatever a field holds must not fill the memory. A "%" begins a scope id
-        epoch, old = self._epoch, self._old
-        known = text in old
-        answer = old[text] if known else self._ask(text)
-        self.hits += known
-        self.misses += not known
-        with self._storing:
-            if epoch == self._epoch and self._half:
-                if len(self._young) >= self._half:
-                    self._old, self._young = self._young, {}
-                self._young[text] = answer
-        return answer
-
-    def _ask(self, text: str) -> GeoResult | None:
-        try:
-            address = ipaddress.ip_address(text)
-        except ValueError:
-            return None
-        if isinstance(address, ipaddress.IPv6Address):
-            address = address.ipv4_mapped or address
-        number = int(address)
-        if any(first <= number <= last for first, last in _LOCAL[address.version]):
-            return _NOTHING
-        city, asn = self._city, self._asn
-        geo = _geo(city.get(address), extended=self._extended) if city else None
-        as_ = _as(asn.get(address)) if asn else None
-        return GeoResult(geo, as_) if geo or as_ else _NOTHING
-
-    def _check(self) -> None:
+    def _check_files(self) -> None:
         if not self._checking.acquire(blocking=False):
-            return  # another thread is at it; meanwhile the old database answers
+            return  # another thread checks; the open databases answer meanwhile
         try:
             self._check_at = self._clock() + self._check_every
-            replaced = [file.refresh() for file in (self._city, self._asn) if file]
+            replaced = [file.reopen_if_replaced() for file in self._files.values()]
             if any(replaced):
-                self._forget()
+                self._renew_cache()
         finally:
             self._checking.release()
 
-    def _forget(self) -> None:
-        with self._storing:
-            self._young, self._old = {}, {}
-            self._epoch += 1  # last: who reads the new count must see the emptied halves
+    def _new_cached_lookup(self) -> functools._lru_cache_wrapper[GeoResult | None]:
+        """A cache bound to the databases open now: a late result of a replaced database stays in the old cache."""
+        city, asn = (self._files[setting].database if setting in self._files else None for setting in _TYPES)
+        return functools.lru_cache(maxsize=self._cache)(functools.partial(_look_up, city, asn, self._extended))
+
+    def _renew_cache(self) -> None:
+        with self._counting:
+            old, self._cached_lookup = self._cached_lookup, self._new_cached_lookup()
+            info = old.cache_info()
+            self._past_hits += info.hits
+            self._past_misses += info.misses
 
 
 def open_databases(settings: Config) -> GeoIPLookup:
-    """The databases that the settings name, for the profile that they name.
+    """Open the databases that `settings` name, for the profile that they select.
 
     Raises:
         ConfigError: a database cannot be used.
@@ -181,146 +168,175 @@ def open_databases(settings: Config) -> GeoIPLookup:
     return GeoIPLookup(settings.geoip.city, settings.geoip.asn, cache=settings.geoip.cache, extended=extended)
 
 
-class _Opened(NamedTuple):
-    """One state of a file, exchanged as a whole so that no thread sees half of a replacement."""
-
-    reader: maxminddb.Reader
-    signature: _Signature
-    type: str
-    ipv6: bool
+class _Unusable(Exception):
+    """A file cannot be used as a database; the text says why, and follows the path."""
 
 
-class _File:
-    """One database file: the reader in use, and whether the file is still the one that reader opened."""
+class _Database:
+    """An open database.
+
+    Raises:
+        _Unusable: it cannot be opened, or has the wrong type.
+    """
 
     def __init__(self, setting: str, path: Path, clock: Callable[[], float]) -> None:
         self._setting, self._path, self._clock = setting, path, clock
-        self._refused: _Signature | Literal[""] = ""  # what was warned about last, and is still there
-        self._complain_at = -math.inf
-        if isinstance(opened := self._open(_signature(path)), str):
-            cure = f"see geoip/README.md for how to get one, or set {setting} to null to turn these look-ups off"
-            raise ConfigError(f"{setting}: {path}: {opened}; {cure}")
-        self._opened = opened
-        _warn_where_slow()
-
-    def get(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> object:
-        """The record of the network that holds `address`, or None. A damaged database is warned about, not raised."""
-        opened = self._opened
-        if isinstance(address, ipaddress.IPv6Address) and not opened.ipv6:
-            return None
+        self._warn_at = -math.inf
+        self.signature = _signature(path)  # before the file is opened: a replacement in between is noticed later
+        if self.signature is None:
+            raise _Unusable("no such file")
         try:
-            return opened.reader.get(address)
-        except Exception as error:  # noqa: BLE001  damage shows as any of many exceptions, and no event may hang on it
-            now = self._clock()
-            if now >= self._complain_at:
-                self._complain_at = now + _COMPLAIN_EVERY
-                cure = "what could not be read is left out of the events; replace the file, see geoip/README.md"
-                logger.warning("%s: %s is damaged (%r): %s", self._setting, self._path, error, cure)
-            return None
-
-    def about(self) -> tuple[str, int]:
-        """Its type, and when it was built, in epoch seconds."""
-        return self._opened.type, self._opened.reader.metadata().build_epoch
-
-    def refresh(self) -> bool:
-        """Open the file anew where it was replaced; true: answers may differ from now on. Never raises."""
-        signature = _signature(self._path)
-        if signature == self._opened.signature:
-            self._refused = ""
-            return False
-        opened = self._open(signature)
-        if isinstance(opened, str):
-            # Tried again at each check, because a change of permissions does not show in the signature.
-            if signature != self._refused:
-                self._refused = signature
-                cure = "the database opened before stays in use; put a sound one there, see geoip/README.md"
-                logger.warning("%s: %s has changed, but %s: %s", self._setting, self._path, opened, cure)
-            return False
-        self._opened, self._refused = opened, ""
-        logger.info("%s: %s was replaced and is in use (%s)", self._setting, self._path, opened.type)
-        return True
-
-    def _open(self, signature: _Signature) -> _Opened | str:
-        """The database, or why there is none: a clause that follows the path."""
-        if signature is None:
-            return "there is no such file"
-        try:
-            reader = maxminddb.open_database(self._path)
-            metadata = reader.metadata()
-            kind, ipv6 = str(metadata.database_type), metadata.ip_version != _IPV4
+            self._reader = maxminddb.open_database(path)
+            metadata = self._reader.metadata()
+            self.type, self.built = str(metadata.database_type), metadata.build_epoch
+            self._ipv6 = metadata.ip_version != _IPV4
         except OSError as error:
-            return f"it cannot be read ({error.strerror or error})"
-        except Exception:  # noqa: BLE001  a broken file can make the decoder fail in any way
-            return "it is not a MaxMind database, or it is cut off"
-        if not any(name in kind for name in _TYPES[self._setting]):
-            return f"it is a database of type {kind!r}, and one of type {' or '.join(_TYPES[self._setting])} is needed"
-        return _Opened(reader, signature, kind, ipv6)
+            raise _Unusable(f"cannot be read ({error.strerror or error})") from None
+        except Exception:  # noqa: BLE001 - the decoder raises many types for a damaged file
+            raise _Unusable("not a MaxMind database, or truncated") from None
+        if not any(name in self.type for name in _TYPES[setting]):
+            raise _Unusable(f"has type {self.type!r}; expected one of {', '.join(_TYPES[setting])}")
+
+    def get(self, address: _IPAddress) -> object:
+        """The record of the network that contains `address`, or None. Logs a warning if the database is damaged."""
+        if isinstance(address, ipaddress.IPv6Address) and not self._ipv6:
+            return None
+        try:
+            return self._reader.get(address)
+        except Exception as error:  # noqa: BLE001 - the reader raises many types; events are delivered without geo
+            now = self._clock()
+            if now >= self._warn_at:
+                self._warn_at = now + _DAMAGE_WARNING_SECONDS
+                logger.warning(
+                    "%s: %s is damaged (%r); events miss the fields that cannot be read; "
+                    "replace the file, see geoip/README.md",
+                    self._setting,
+                    self._path,
+                    error,
+                )
+            return None
+
+
+class _DatabaseFile:
+    """A database file that may be replaced, and the database opened from it."""
+
+    def __init__(self, setting: str, path: Path, clock: Callable[[], float]) -> None:
+        self._setting, self._path, self._clock = setting, path, clock
+        self._rejected: _Signature | Literal[""] = ""  # the replacement already warned about
+        try:
+            self.database = _Database(setting, path, clock)
+        except _Unusable as error:
+            advice = f"see geoip/README.md for how to get a database, or set {setting} to null to turn this off"
+            raise ConfigError(f"{setting}: {path}: {error}; {advice}") from None
+        _warn_without_extension()
+
+    def info(self) -> DatabaseInfo:
+        """What the database in use says of itself."""
+        return DatabaseInfo(self._setting, self.database.type, self.database.built)
+
+    def reopen_if_replaced(self) -> bool:
+        """Open the file again if it was replaced; true if another database is now in use. Never raises."""
+        signature = _signature(self._path)
+        if signature == self.database.signature:
+            self._rejected = ""
+            return False
+        try:
+            self.database = _Database(self._setting, self._path, self._clock)
+        except _Unusable as error:
+            # Tried again at each check: a change of permissions does not change the signature.
+            if signature != self._rejected:
+                self._rejected = signature
+                advice = "the open database stays in use; replace the file, see geoip/README.md"
+                logger.warning("%s: %s has changed: %s; %s", self._setting, self._path, error, advice)
+            return False
+        self._rejected = ""
+        logger.info("%s: %s was replaced and is in use (%s)", self._setting, self._path, self.database.type)
+        return True
 
 
 def _signature(path: Path) -> _Signature:
-    """What tells one state of a file from the next; None: there is no file, or none that can be reached."""
+    """Changes whenever the file is replaced; None if there is no regular file, or no access to it."""
     with contextlib.suppress(OSError):
-        seen = path.stat()
-        return (seen.st_ino, seen.st_mtime_ns, seen.st_size) if stat.S_ISREG(seen.st_mode) else None
+        status = path.stat()
+        return (status.st_ino, status.st_mtime_ns, status.st_size) if stat.S_ISREG(status.st_mode) else None
     return None
 
 
 @functools.cache
-def _warn_where_slow() -> None:
-    """One line per process where look-ups run without the C extension."""
+def _warn_without_extension() -> None:
+    """Warn, once per process, if maxminddb has no C extension."""
     try:
         importlib.import_module("maxminddb.extension")
     except ImportError:
-        cure = "install a maxminddb wheel built for this platform, or libmaxminddb first and maxminddb again"
-        logger.warning("maxminddb lacks its C extension here, look-ups are many times slower: %s", cure)
+        logger.warning(
+            "maxminddb has no C extension here, so lookups are many times slower: "
+            "install a wheel built for this platform, or install libmaxminddb and then maxminddb again"
+        )
 
 
-def _geo(record: object, *, extended: bool) -> dict[str, Any] | None:
-    """A City, Country or Enterprise record as ECS geo fields; None where it holds none of them."""
-    country = _text(record, "country", "iso_code")
-    subdivisions = _walk(record, "subdivisions")
+def _look_up(city: _Database | None, asn: _Database | None, extended: bool, text: str) -> GeoResult | None:
+    if "%" in text:  # a scope id
+        return None
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address
+    number = int(address)
+    if any(first <= number <= last for first, last in _LOCAL[address.version]):
+        return _NOTHING
+    geo = _geo_fields(city.get(address), extended=extended) if city else None
+    as_ = _as_fields(asn.get(address)) if asn else None
+    return GeoResult(geo, as_) if geo or as_ else _NOTHING
+
+
+def _geo_fields(record: object, *, extended: bool) -> dict[str, Any] | None:
+    """A City, Country or Enterprise record as ECS geo fields; None if it has none of them."""
+    country = _get_str(record, "country", "iso_code")
+    subdivisions = _get(record, "subdivisions")
     region = subdivisions[-1] if isinstance(subdivisions, list) and subdivisions else None
-    region_code = _text(region, "iso_code")
+    region_code = _get_str(region, "iso_code")
     fields = {
-        "city_name": _text(record, "city", "names", "en"),
-        "continent_name": _text(record, "continent", "names", "en"),
+        "city_name": _get_str(record, "city", "names", "en"),
+        "continent_name": _get_str(record, "continent", "names", "en"),
         "country_iso_code": country,
-        "country_name": _text(record, "country", "names", "en"),
-        "location": _location(_walk(record, "location")),
+        "country_name": _get_str(record, "country", "names", "en"),
+        "location": _location(_get(record, "location")),
         "region_iso_code": f"{country}-{region_code}" if country and region_code else None,
-        "region_name": _text(region, "names", "en"),
+        "region_name": _get_str(region, "names", "en"),
     }
     if extended:
-        fields["continent_code"] = _text(record, "continent", "code")
-        fields["postal_code"] = _text(record, "postal", "code")
-        fields["timezone"] = _text(record, "location", "time_zone")
+        fields["continent_code"] = _get_str(record, "continent", "code")
+        fields["postal_code"] = _get_str(record, "postal", "code")
+        fields["timezone"] = _get_str(record, "location", "time_zone")
     return {name: value for name, value in fields.items() if value is not None} or None
 
 
-def _as(record: object) -> dict[str, Any] | None:
-    """An ASN or ISP record as ECS fields; None where it holds neither number nor name."""
-    number, name = _walk(record, "autonomous_system_number"), _text(record, "autonomous_system_organization")
-    found: dict[str, Any] = {"number": number} if type(number) is int and number >> 32 == 0 else {}
+def _as_fields(record: object) -> dict[str, Any] | None:
+    """An ASN or ISP record as ECS fields; None if it has neither number nor name."""
+    number, name = _get(record, "autonomous_system_number"), _get_str(record, "autonomous_system_organization")
+    fields: dict[str, Any] = {"number": number} if type(number) is int and number >> 32 == 0 else {}
     if name:
-        found["organization"] = {"name": name}
-    return found or None
+        fields["organization"] = {"name": name}
+    return fields or None
 
 
 def _location(value: object) -> dict[str, float] | None:
-    """`{"lat", "lon"}` in degrees. A point off the globe is left out: a store would refuse the whole event for it."""
-    lat, lon = _walk(value, "latitude"), _walk(value, "longitude")
+    """`{"lat", "lon"}` in degrees; None if out of range, since a store would refuse the whole record."""
+    lat, lon = _get(value, "latitude"), _get(value, "longitude")
     if not isinstance(lat, int | float) or not isinstance(lon, int | float) or bool in {type(lat), type(lon)}:
         return None
     return {"lat": float(lat), "lon": float(lon)} if abs(lat) <= 90 and abs(lon) <= 180 else None  # noqa: PLR2004
 
 
-def _text(value: object, *path: str) -> str | None:
-    found = _walk(value, *path)
-    return found if isinstance(found, str) and found else None
+def _get_str(value: object, *path: str) -> str | None:
+    text = _get(value, *path)
+    return text if isinstance(text, str) and text else None
 
 
-def _walk(value: object, *path: str) -> object:
-    """What lies at `path` inside nested dicts; None where there is no such place."""
+def _get(value: object, *path: str) -> object:
+    """The value at `path` in nested dicts; None if there is no such path."""
     for key in path:
         if not isinstance(value, dict):
             return None

@@ -93,7 +93,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
     """How `plugin` is doing; `began` is when, on the monotonic clock. Locks nothing that the workers wait for."""
     resources, now = plugin.resources, time.monotonic()
-    settings = resources.settings
+    settings, geo = resources.settings, resources.geo.statistics()
     return Snapshot(
         now_ms=now_ms,
         uptime=now - began,
@@ -104,12 +104,12 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
         allowed_lag=settings.http.max_lag + settings.jumpcloud.lag + settings.jumpcloud.interval,
         allowed_silence=max_silence(settings),
         workers_alive=plugin.alive,
-        databases=tuple(DatabaseStatus(*each) for each in resources.geo.databases()),
+        databases=tuple(DatabaseStatus(*each) for each in geo.databases),
         requests=resources.api.requests.codes(),
         request_latencies=resources.api.requests.latencies,
         unknown_types=dict(resources.mapper.unknown_types),
-        geo_hits=resources.geo.hits,
-        geo_misses=resources.geo.misses,
+        geo_hits=geo.hits,
+        geo_misses=geo.misses,
         state_path=str(settings.state.path.resolve()),
         state_bytes=_bytes(settings.state.path),
         dead_letter_bytes=_dead_letter_bytes(resources.dead_letters),
