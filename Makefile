@@ -1,34 +1,68 @@
-# Everything runs in a virtual environment of its own, .venv; nothing is installed outside it.
+# Everything is installed into .venv, and nowhere else.
 PYTHON ?= python3
 BIN := .venv/bin
+# Most tests wait for a process or a socket, so four workers keep two cores busy.
+WORKERS ?= 4
+PYTEST := $(BIN)/pytest -q -n $(WORKERS)
 
-.PHONY: help demo test bench lint clean
+.PHONY: help demo check test coverage lint unit generate soak trials bench clean
+.NOTPARALLEL:
 
 help:
-	@echo "make demo   see it work, without an account: simulated JumpCloud -> plugin -> receiver"
-	@echo "make test   lint, types and every test"
-	@echo "make bench  measure it beside a plain script; tests/bench/README.md has the figures"
-	@echo "make clean  remove the virtual environment and the caches"
+	@echo "make demo      try it without an account: simulated JumpCloud -> plugin -> receiver"
+	@echo
+	@echo "For contributors:"
+	@echo "make check     lint, types, import contracts, spelling and unit tests; about a minute"
+	@echo "make test      lint and every test that this machine can run"
+	@echo "make coverage  every test, with coverage"
+	@echo "make generate  write the generated files: conf/fields.md, conf/index-templates/*.json"
+	@echo "make soak      a million events through faults and kills; options: OPTIONS='--events 50000'"
+	@echo "make trials    kill a receiver during delivery; with Fluent Bit: OPTIONS=kills or OPTIONS=pauses"
+	@echo "make bench     compare with a plain script; see tests/bench/README.md"
+	@echo "make clean     remove the virtual environment and the caches"
 
 demo: .venv/runtime
 	@$(BIN)/in-jumpcloud demo
 
-test: lint
-	$(BIN)/pytest
-
-bench: .venv/dev
-	@PYTHONPATH=tests $(BIN)/python -m bench $(OPTIONS)
+check: lint unit
 
 lint: .venv/dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell
+
+unit: .venv/dev
+	$(PYTEST) tests/unit
+
+# Tests that measure ratios of time run first, while nothing else runs.
+test: lint
+	$(BIN)/pytest -q -m alone
+	$(PYTEST) -m "not alone"
+
+coverage: .venv/dev
+	$(PYTEST) -m "not alone" --cov --cov-report=term
+
+generate: .venv/dev
+	$(BIN)/in-jumpcloud fields --format markdown > conf/fields.md
+	$(BIN)/in-jumpcloud template elasticsearch > conf/index-templates/elasticsearch.json
+	$(BIN)/in-jumpcloud template opensearch > conf/index-templates/opensearch.json
+
+soak: .venv/dev
+	PYTHONPATH=tests $(BIN)/python -m tools.soak $(OPTIONS)
+
+trials: .venv/dev
+	PYTHONPATH=tests $(BIN)/python -m tools.receiver_trials $(or $(OPTIONS),failover)
+
+bench: .venv/dev
+	PYTHONPATH=tests $(BIN)/python -m bench $(OPTIONS)
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.*
 
 .venv/runtime: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; try: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is required; try: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .

@@ -15,7 +15,7 @@ from support.fluent_bit import needs_fluent_bit
 
 EVENTS = 3000
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 
 def run(module: str, directory: Path, *arguments: str) -> dict[str, Any]:

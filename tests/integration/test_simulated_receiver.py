@@ -186,7 +186,7 @@ class TestRefusals:
             [*packed("a")[:2], {"chunk": "c", 1: 2}],
             packed("a", chunk="c", fluent_signal=3),
             packed(chunk="c"),
-            ["tag", gzip.compress(bytes(LIMIT + 1)), {"chunk": "c", "compressed": "gzip"}],
+            ["tag", gzip.compress(bytes(LIMIT + 1), mtime=0), {"chunk": "c", "compressed": "gzip"}],
         ],
         ids=repr,
     )
