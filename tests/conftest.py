@@ -1,6 +1,11 @@
-"""The fixtures that the tests share."""
+"""The fixtures that the tests share, and the moment that they take for now (`TEST_NOW`, see `support.clock`)."""
 
+# ruff: noqa: E402 - the clock is shifted before anything reads it
 from __future__ import annotations
+
+from support import clock
+
+clock.install()
 
 import random
 from collections.abc import Iterator
@@ -14,7 +19,7 @@ from in_jumpcloud.simulator.receiver import SimulatedReceiver
 
 @pytest.fixture
 def command(tmp_path: Path) -> Iterator[Command]:
-    """The installed command; what it started is ended with the test."""
+    """The installed command; the processes that it started are killed after the test."""
     command = Command(tmp_path)
     yield command
     for process in command.processes:
@@ -25,14 +30,19 @@ def command(tmp_path: Path) -> Iterator[Command]:
 
 @pytest.fixture
 def receiver() -> Iterator[SimulatedReceiver]:
-    """A receiver that counts the ids of what arrives."""
+    """A receiver that counts the ids of the records it receives."""
     with SimulatedReceiver(keep=False) as receiver:
         yield receiver
 
 
 @pytest.fixture
 def dice() -> random.Random:
-    """Randomness whose seed a failing test shows."""
+    """Random numbers from a seed that a failing test shows."""
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - pytest shows it with a failure
     return random.Random(seed)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a parameter of bytes by its argument: bytes that hold a time or a random number differ between processes."""
+    return argname if isinstance(val, bytes) else None
