@@ -19,6 +19,8 @@ InJumpCloudError            its text is one line for a person: what is wrong, wh
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 
 class InJumpCloudError(Exception):
     """The root: catching it catches whatever this package raises on purpose.
@@ -29,10 +31,34 @@ class InJumpCloudError(Exception):
     exit_code = 1
 
 
+class Problem(NamedTuple):
+    """One thing that is wrong with the configuration.
+
+    `path` is the dotted key, such as `jumpcloud.api_key` or `forward.servers[0].port`; empty where no key is concerned.
+    `location` names the place where the key was set, and the key; empty where that is not known.
+    """
+
+    path: str
+    text: str
+    location: str = ""
+
+    @property
+    def section(self) -> str:
+        """The first part of the path."""
+        return self.path.partition(".")[0]
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.location or self.path, self.text)))
+
+
 class ConfigError(InJumpCloudError):
-    """The configuration, or something it points to, has to be changed."""
+    """The configuration, or something it points to, has to be changed. `problems` has at least one."""
 
     exit_code = 2
+
+    def __init__(self, *problems: Problem | str) -> None:
+        self.problems = tuple(each if isinstance(each, Problem) else Problem("", each) for each in problems)
+        super().__init__("\n".join(map(str, self.problems)))
 
 
 class Fatal(InJumpCloudError):

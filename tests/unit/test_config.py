@@ -1,4 +1,4 @@
-"""The settings: what a file, the environment and `-o` become, and what is said of what is wrong with them."""
+"""Loading a configuration: the file, the environment, `-o`, secrets, and the problems that are reported."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from in_jumpcloud.errors import ConfigError
 
 DOCUMENTED = Path(__file__).parents[2] / "conf" / "jumpcloud.yaml"
 KEY = "jca_Zw41PqLmN8sT0uV7xY2bC5dE9fG3hJ6kA1rB"
-NO_START = "expected a duration back from now (15d), a date (2026-11-01T00:00:00Z) or now"
 ENVIRON = {"JUMPCLOUD_API_KEY": KEY}
 
 Load = Callable[..., Config]
+Problems = Callable[..., dict[str, str]]
 
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """Load a file of this text; the environment is the keyword arguments alone."""
+    """Load a file with this text; the keyword arguments are the environment."""
 
     def load(text: str | bytes, *overrides: str, offline: bool = False, **environ: str) -> Config:
         path = tmp_path / "the.yaml"
@@ -38,13 +38,15 @@ def load(tmp_path: Path) -> Load:
 
 
 @pytest.fixture
-def problems(load: Load) -> Callable[..., list[str]]:
-    """Load a file that is wrong; what is said of it, without the file's path."""
+def problems(load: Load) -> Problems:
+    """Load a file that is wrong, and return the text of each problem by its path."""
 
-    def problems(text: str | bytes, *overrides: str, **options: Any) -> list[str]:
+    def problems(text: str | bytes, *overrides: str, **options: Any) -> dict[str, str]:
         with pytest.raises(ConfigError) as raised:
             load(text, *overrides, **options)
-        return [line.partition("the.yaml")[2].removeprefix(": ") or line for line in str(raised.value).splitlines()]
+        found = {problem.path: problem.text for problem in raised.value.problems}
+        assert len(found) == len(raised.value.problems) == len(str(raised.value).splitlines())
+        return found
 
     return problems
 
@@ -54,11 +56,11 @@ def keyed(text: str = "") -> str:
     return f"jumpcloud:\n  api_key: {KEY}\n" + "".join(f"  {line}\n" for line in text.splitlines())
 
 
-# Files, the environment, -o
+# The file, the environment, -o
 
 
 def walk(section: msgspec.Struct, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key of a section and of those within, dotted, with its value."""
+    """Every dotted key of a section and its subsections, with its value."""
     for field in msgspec.structs.fields(section):
         value = getattr(section, field.name)
         at = f"{path}{field.name}"
@@ -68,9 +70,10 @@ def walk(section: msgspec.Struct, path: str = "") -> Iterator[tuple[str, Any]]:
             yield at, repr(value) if isinstance(value, Start | Secret) else value
 
 
-def test_documented_file_is_the_defaults() -> None:
-    """`conf/jumpcloud.yaml` holds every key that there is, and every default exactly; only the key has none."""
+def test_documented_file_has_every_default(load: Load) -> None:
+    """`conf/jumpcloud.yaml` has every key with its default, but for the key; so has a missing or an empty file."""
     written = dict(walk(load_config(DOCUMENTED, environ=ENVIRON)))
+    assert written == dict(walk(load_config(None, [f"jumpcloud.api_key={KEY}"], environ={})))
     defaults = dict(walk(Config()))
     assert written.pop("jumpcloud.api_key") == "Secret(...)"
     assert defaults.pop("jumpcloud.api_key") is None
@@ -80,46 +83,32 @@ def test_documented_file_is_the_defaults() -> None:
         *sections, key = path.split(".")
         assert key in functools.reduce(operator.getitem, sections, document), f"{path} is not documented"
     assert list(document) == [field.name for field in msgspec.structs.fields(Config)]
+    assert repr(load("ecs:\n", offline=True)) == repr(load("", offline=True)) == repr(Config())
 
 
-def test_without_a_file() -> None:
-    """No file means the same as the documented one: `-o` alone can carry a configuration."""
-    alone = load_config(None, [f"jumpcloud.api_key={KEY}"], environ={})
-    assert dict(walk(alone)) == dict(walk(load_config(DOCUMENTED, environ=ENVIRON)))
-
-
-def test_environment(load: Load) -> None:
-    """`${NAME}` and `${NAME:-default}` are replaced, also within text, in lists and in keys of other types."""
+def test_environment(load: Load, problems: Problems) -> None:
+    """`${NAME}` and `${NAME:-default}` work within text, in lists and for values of every type."""
     text = keyed(
-        "region: ${REGION:-eu}\npage_limit: ${LIMIT}\nurl: http://${HOST}:${PORT:-8080}/\nservices: ['${ONE}']"
+        "region: ${REGION:-eu}\npage_limit: ${LIMIT}\nurl: http://${HOST}:${PORT:-8080}/\nservices: ['${ONE}']\n"
+        "requests_per_second: ${RATE}"
     )
     text += "forward:\n  servers: [{host: h, port: '${PORT_OF_FLUENT}'}]\necs: {preserve_original_event: '${KEEP}'}\n"
-    settings = load(text, LIMIT="500", HOST="api", ONE="sso", PORT_OF_FLUENT="24225", KEEP="true")
+    environ = {"LIMIT": "500", "HOST": "api", "ONE": "sso", "PORT_OF_FLUENT": "24225", "KEEP": "true", "RATE": "2.5"}
+    settings = load(text, **environ)
     assert settings.jumpcloud.region == "eu"
-    assert settings.jumpcloud.page_limit == 500
+    assert (settings.jumpcloud.page_limit, settings.jumpcloud.requests_per_second) == (500, 2.5)
     assert settings.jumpcloud.base_url == "http://api:8080"
     assert settings.jumpcloud.services == ("sso",)
     assert str(settings.forward.servers[0]) == "h:24225"
     assert settings.ecs.preserve_original_event is True
-
-
-def test_environment_of_the_wrong_type(problems: Callable[..., list[str]]) -> None:
-    """Text from the environment that is no number where one is meant is refused; so is a quoted number in the file."""
-    assert problems(keyed("page_limit: ${LIMIT}"), LIMIT="many") == ["jumpcloud.page_limit: expected int, got str"]
-    assert problems(keyed("page_limit: '500'")) == ["jumpcloud.page_limit: expected int, got str"]
-
-
-@pytest.mark.parametrize("environ", [{}, {"THE_KEY": ""}])
-def test_environment_unset(problems: Callable[..., list[str]], environ: dict[str, str]) -> None:
-    """A variable that is not set, or empty, and has no default is named with the path of the key that wants it."""
-    text = "jumpcloud:\n  api_key: ${THE_KEY}\n"
-    assert problems(text, **environ) == [
-        "jumpcloud.api_key: the environment variable THE_KEY is not set, or is empty",
-    ]
+    assert problems(text, **environ | {"LIMIT": "many", "RATE": ""}) == {
+        "jumpcloud.page_limit": "expected a whole number, got text",
+        "jumpcloud.requests_per_second": "the environment variable RATE is not set, or is empty",
+    }
 
 
 def test_overrides(load: Load) -> None:
-    """`-o` lays a YAML value over the file under a dotted key, the last one winning, and reads the environment too."""
+    """`-o` sets a YAML value for a dotted key, the last one wins, and `${NAME}` works there too."""
     settings = load(
         keyed("interval: 1m\nregion: eu"),
         "jumpcloud.interval=2m",
@@ -139,25 +128,38 @@ def test_overrides(load: Load) -> None:
     assert settings.geoip.city is None
 
 
-@pytest.mark.parametrize("override", ["jumpcloud.interval", "=1m", ""])
-def test_override_without_key_or_value(problems: Callable[..., list[str]], override: str) -> None:
-    """An override that is not KEY=VALUE is refused with an example."""
-    assert problems(keyed(), override) == [f"-o {override}: expected KEY=VALUE, such as -o jumpcloud.interval=1m"]
+def test_a_problem_names_where_the_value_came_from(load: Load, tmp_path: Path) -> None:
+    """The file, or `-o` with the key as it was given."""
+    cases = {
+        ("jumpcloud.intervall=1m",): "-o jumpcloud.intervall: unknown key; did you mean interval?",
+        ("foward.tag=x",): "-o foward.tag: unknown key; did you mean forward?",
+        ("jumpcloud.region=de",): "-o jumpcloud.region: must be one of us, eu, in (got 'de')",
+        ("forward.servers=[{port: 0, host: h}]",): "-o forward.servers[0].port: must be between 1 and 65535 (got 0)",
+        ("ledger=72h",): "-o ledger: expected a mapping, got text",
+        ("log.level=info",): f"{tmp_path}/the.yaml: log.format: must be one of json, text (got 'xml')",
+    }
+    for overrides, line in cases.items():
+        with pytest.raises(ConfigError) as raised:
+            load(keyed() + "log: {format: xml}\n", *overrides)
+        assert line in str(raised.value).splitlines()
+    with pytest.raises(ConfigError, match=r"^settings: jumpcloud.api_key: missing"):
+        load_config(None, ["jumpcloud.interval=1m"], environ={})
 
 
-def test_override_is_checked_like_the_file(problems: Callable[..., list[str]]) -> None:
-    """An unknown key or a wrong value from `-o` is refused with its path."""
-    assert problems(keyed(), "jumpcloud.intervall=1m", "jumpcloud.start=soon") == [
-        "jumpcloud.intervall: unknown key; did you mean interval?",
-        f"jumpcloud.start: {NO_START}, got 'soon'",
-    ]
+def test_override_of_the_wrong_form(load: Load) -> None:
+    """An override that is not KEY=VALUE is refused with an example; a value that is not YAML is not shown."""
+    for override in ("jumpcloud.interval", "=1m", ""):
+        with pytest.raises(ConfigError, match=r"expected KEY=VALUE, such as -o jumpcloud.interval=1m"):
+            load(keyed(), override)
+    with pytest.raises(ConfigError, match=r"^-o log.level: expected a YAML value; put text in quotes$"):
+        load(keyed(), "log.level=[info")
 
 
 # Secrets
 
 
-def test_secret_does_not_show_itself(load: Load) -> None:
-    """Neither repr nor str nor formatting of a secret, or of the settings that hold it, shows it; `reveal` does."""
+def test_a_secret_is_not_shown(load: Load) -> None:
+    """Neither the secret nor the settings that hold it show it as text; `reveal` does."""
     settings = load(keyed())
     secret = settings.jumpcloud.api_key
     assert secret is not None
@@ -165,71 +167,49 @@ def test_secret_does_not_show_itself(load: Load) -> None:
     assert KEY not in f"{secret} {secret!r} {settings} {settings!r} {settings.jumpcloud!s}"
 
 
-def test_secret_file(load: Load, tmp_path: Path) -> None:
-    """A secret may lie in a file of its own, with or without a line break at its end."""
+def test_secret_file(load: Load, problems: Problems, tmp_path: Path) -> None:
+    """A secret may be in a file, with or without a final newline; then the key itself must be null."""
     (tmp_path / "key").write_text(f"{KEY}\n")
-    settings = load("jumpcloud: {api_key_file: '${CREDENTIALS}/key'}", CREDENTIALS=str(tmp_path))
-    assert settings.jumpcloud.api_key is not None
-    assert settings.jumpcloud.api_key.reveal() == KEY
-
-
-def test_secret_given_twice(problems: Callable[..., list[str]], load: Load, tmp_path: Path) -> None:
-    """A secret and its file together are refused; a null one does not count."""
-    (tmp_path / "key").write_text(KEY)
-    said = problems(keyed(f"api_key_file: {tmp_path}/key"))
-    assert said == ["jumpcloud.api_key_file: api_key is given too; keep one of the two"]
-    for text in (f"api_key: null, api_key_file: {tmp_path}/key", f"api_key_file: {tmp_path}/key, api_key: null"):
-        assert load(f"jumpcloud: {{{text}}}").jumpcloud.api_key is not None
-    assert load(keyed("api_key_file: null")).jumpcloud.api_key is not None
-
-
-def test_secret_file_that_cannot_be_read(problems: Callable[..., list[str]], tmp_path: Path) -> None:
-    """A secret file that is missing, or not text, is named with the reason."""
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    for name, reason in [("nowhere", "No such file or directory"), ("binary", "not text")]:
-        said = problems(f"jumpcloud: {{api_key_file: {tmp_path}/{name}}}")
-        assert said == [f"jumpcloud.api_key_file: {tmp_path}/{name} cannot be read: {reason}"]
+    path = f"api_key_file: {tmp_path}/key"
+    for text in (path, f"api_key: null, {path}", f"{path}, api_key: null", f"api_key: {KEY}, api_key_file: null"):
+        assert load(f"jumpcloud: {{{text}}}").jumpcloud.api_key == Secret(KEY)
+    assert load("jumpcloud: {api_key_file: '${DIR}/key'}", DIR=str(tmp_path)).jumpcloud.api_key == Secret(KEY)
+
+    found = problems(keyed(path))
+    assert found == {"jumpcloud.api_key_file": "api_key is set too; remove one of the two"}
+    for name, reason in [("missing", "No such file or directory"), ("binary", "not text")]:
+        found = problems(f"jumpcloud: {{api_key_file: {tmp_path}/{name}}}")
+        assert found == {"jumpcloud.api_key_file": f"{tmp_path}/{name}: cannot be read: {reason}"}
 
 
-@pytest.mark.parametrize("text", ["", " ", "two words", "line\nbreak", "schlüssel", "\x7f"])
-def test_key_that_no_header_can_hold(problems: Callable[..., list[str]], tmp_path: Path, text: str) -> None:
-    """A key that is empty, or holds what no key has, is refused before it is sent, and not shown."""
-    (tmp_path / "key").write_text(text)
-    said = problems(f"jumpcloud: {{api_key_file: {tmp_path}/key}}")
-    assert said == ["jumpcloud.api_key: is empty, or holds a blank, a line break or a letter that no key has"]
+def test_errors_do_not_show_the_key(load: Load) -> None:
+    """No error repeats the key, wherever a mistake puts it."""
+    files = [
+        f"jumpcloud: {{api_key: [{KEY}]}}",
+        f"jumpcloud: {{api_key: {{value: {KEY}}}}}",
+        "jumpcloud: {api_key: 8765432109876543}",
+        f"jumpcloud: {{api_key: '{KEY} '}}",
+        f"jumpcloud:\n  api_key: '{KEY}\n",
+        f"jumpcloud:\n  api_key: {KEY}\n  api_key: {KEY}\n",
+        f"jumpcloud:\n  api_key: {KEY}\n bad",
+        f"jumpcloud:\n  api_key: @{KEY}\n",
+        f"jumpcloud: {KEY}",
+    ]
+    overrides = [f"jumpcloud.api_key=@{KEY}", f"jumpcloud.api_key=[{KEY}", f"jumpcloud.api_kye={KEY}"]
+    for arguments in [*((file,) for file in files), *(("", override) for override in overrides)]:
+        with pytest.raises(ConfigError) as raised:
+            load(*arguments)
+        assert KEY not in str(raised.value), arguments
+        assert "8765432109876543" not in str(raised.value)
+        assert raised.value.__cause__ is None
 
 
-@pytest.mark.parametrize(
-    ("text", "overrides"),
-    [
-        (f"jumpcloud: {{api_key: [{KEY}]}}", ()),
-        (f"jumpcloud: {{api_key: {{value: {KEY}}}}}", ()),
-        ("jumpcloud: {api_key: 8765432109876543}", ()),
-        (f"jumpcloud: {{api_key: '{KEY} '}}", ()),
-        (f"jumpcloud:\n  api_key: '{KEY}\n", ()),
-        (f"jumpcloud:\n  api_key: {KEY}\n  api_key: {KEY}\n", ()),
-        (f"jumpcloud:\n  api_key: {KEY}\n bad", ()),
-        (f"jumpcloud:\n  api_key: @{KEY}\n", ()),
-        ("", (f"jumpcloud.api_key=@{KEY}",)),
-        ("", (f"jumpcloud.api_key=[{KEY}",)),
-        ("", (f"jumpcloud.api_kye={KEY}",)),
-        (f"jumpcloud: {KEY}", ()),
-    ],
-)
-def test_errors_do_not_show_the_key(load: Load, text: str, overrides: tuple[str, ...]) -> None:
-    """However the key is mangled, no error repeats it."""
-    with pytest.raises(ConfigError) as raised:
-        load(text, *overrides)
-    assert KEY not in str(raised.value)
-    assert "8765432109876543" not in str(raised.value)
-    assert raised.value.__cause__ is None
+# Wrong values
 
 
-# What is wrong is said at once, each thing with its path
-
-
-def test_everything_wrong_at_once(problems: Callable[..., list[str]]) -> None:
-    """Unknown keys, wrong types, bad values and contradictions of all sections come in one error, a line each."""
+def test_every_problem_at_once(problems: Problems) -> None:
+    """Unknown keys, wrong types and bad values of all sections come in one error, each with its path."""
     text = """
 jumpcloud:
   api_key: ${NOT_SET}
@@ -239,6 +219,8 @@ jumpcloud:
   services: []
   start: 2026-02-30
   interval: 30
+  lag: '-1s'
+  window: 0s
   page_limit: 10001
   page_bytes: lots
   requests_per_second: 0
@@ -247,150 +229,113 @@ jumpcloud:
 ledger: 72h
 ecs: {profile: null, tags: forwarded, preserve_original_event: 'yes'}
 geoip: {cache: 0, asn: [x]}
-forward: {servers: [{host: a, prot: 1}, b, {port: 70000}], tag: ''}
+forward: {servers: [{host: a, prot: 1}, b, {port: 70000}], tag: '', chunk_bytes: 0}
 state: {path: 5}
+dead_letter: {max_bytes: true}
+http: {max_lag: null}
 log: {level: loud}
 extra: 1
 7: 8
 """
-    assert problems(text) == [
-        "jumpcloud.api_key: the environment variable NOT_SET is not set, or is empty",
-        "jumpcloud.regoin: unknown key; did you mean region?",
-        "jumpcloud.region: invalid enum value 'mars'",
-        "jumpcloud.organizations: expected str, got int (at [0]); put it in quotes",
-        "jumpcloud.services: expected array of length >= 1",
-        f"jumpcloud.start: {NO_START}, got '2026-02-30'",
-        "jumpcloud.interval: expected a duration such as 30s, 5m or 15d, got 30",
-        "jumpcloud.page_limit: expected int <= 10000",
-        "jumpcloud.page_bytes: expected a size in bytes or such as 16MiB, got 'lots'",
-        "jumpcloud.requests_per_second: expected float > 0.0",
-        "jumpcloud.proxy: expected str | null, got int",
-        "jumpcloud.ca_file: is empty",
-        "ledger: expected a mapping, got text",
-        "ecs.profile: expected str, got null",
-        "ecs.tags: expected array, got str",
-        "ecs.preserve_original_event: expected bool, got str",
-        "geoip.cache: expected int >= 1",
-        "geoip.asn: expected text, got a list; put it in quotes",
-        "forward.servers[0].prot: unknown key; did you mean port?",
-        "forward.servers[1]: expected a mapping, got text",
-        "forward.servers[2].port: expected int <= 65535",
-        "forward.tag: expected str of length >= 1",
-        "state.path: expected text, got a number; put it in quotes",
-        "log.level: invalid enum value 'loud'",
-        "extra: unknown key",
-        "7: unknown key",
+    expected = {
+        "jumpcloud.api_key": "the environment variable NOT_SET is not set, or is empty",
+        "jumpcloud.regoin": "unknown key; did you mean region?",
+        "jumpcloud.region": "must be one of us, eu, in (got 'mars')",
+        "jumpcloud.organizations[0]": "expected text, got a number; put it in quotes",
+        "jumpcloud.services": "must not be empty",
+        "jumpcloud.start": "(got '2026-02-30')",
+        "jumpcloud.interval": "expected a duration such as 30s, 5m or 15d (got 30)",
+        "jumpcloud.lag": "(got '-1s')",
+        "jumpcloud.window": "must be greater than 0 (got '0s')",
+        "jumpcloud.page_limit": "must be between 1 and 10000 (got 10001)",
+        "jumpcloud.page_bytes": "expected a size in bytes, or with a unit such as 16MiB (got 'lots')",
+        "jumpcloud.requests_per_second": "must be greater than 0 (got 0)",
+        "jumpcloud.proxy": "expected text, got a number; put it in quotes",
+        "jumpcloud.ca_file": "must not be empty",
+        "ledger": "expected a mapping, got text",
+        "ecs.profile": "must be one of extended, elastic (got None)",
+        "ecs.tags": "expected a list, got text",
+        "ecs.preserve_original_event": "expected true or false, got text",
+        "geoip.cache": "must be at least 1 (got 0)",
+        "geoip.asn": "expected text, got a list",
+        "forward.servers[0].prot": "unknown key; did you mean port?",
+        "forward.servers[1]": "expected a mapping, got text",
+        "forward.servers[2].port": "must be between 1 and 65535 (got 70000)",
+        "forward.tag": "must not be empty",
+        "forward.chunk_bytes": "must be greater than 0 (got 0)",
+        "state.path": "expected text, got a number; put it in quotes",
+        "dead_letter.max_bytes": "(got True)",
+        "http.max_lag": "(got None)",
+        "log.level": "must be one of debug, info, warning, error (got 'loud')",
+        "extra": "unknown key",
+        "7": "unknown key",
+    }
+    found = problems(text)
+    assert list(found) == list(expected)
+    assert {path: text for path, text in found.items() if not text.endswith(expected[path])} == {}
+    assert problems(keyed("page_limit: '500'")) == {"jumpcloud.page_limit": "expected a whole number, got text"}
+    assert problems(keyed("page_limit: 1.5")) == {
+        "jumpcloud.page_limit": "expected a whole number, got a decimal number"
+    }
+
+
+def test_a_wrong_value_hides_only_the_contradictions_of_its_section(problems: Problems) -> None:
+    """The default that replaces a wrong value contradicts nothing; other sections are checked."""
+    assert list(problems("jumpcloud: {window: 1m, overlap: short}\nforward: {servers: [{port: 1}]}\n")) == [
+        "jumpcloud.overlap",
+        "forward.servers[0]",
     ]
 
 
-def test_contradictions(problems: Callable[..., list[str]], tmp_path: Path) -> None:
-    """Values that are right by themselves but not together, or not possible, are refused, also all at once."""
-    text = f"""
-jumpcloud:
-  url: api.example.com
-  organizations: [a, b, a, 'two words', 組織]
-  interval: 0s
-  overlap: 1h
-  window: 1h
-  page_bytes: 0
-  connect_timeout: 0s
-  read_timeout: 0s
-  ca_file: {tmp_path}/ca.pem
-forward:
-  servers: [{{host: a, unix: /b}}, {{port: 1}}]
-  tag: jumpcloud.{{event}}
-  connect_timeout: 0s
-  ack_timeout: 0s
-  chunk_bytes: 7MB
-"""
-    assert problems(text) == [
-        "jumpcloud.api_key: missing; set it, or api_key_file, or client_id and client_secret",
-        "jumpcloud.url: expected a base such as https://api.eu.jumpcloud.com, got 'api.example.com'",
-        "jumpcloud.organizations: 'two words' is no id: it holds a blank or a letter that no id has",
-        "jumpcloud.organizations: '組織' is no id: it holds a blank or a letter that no id has",
-        "jumpcloud.organizations: a stands twice",
-        "jumpcloud.window: must be longer than jumpcloud.overlap, or a window would never advance",
-        f"jumpcloud.ca_file: no such file: {tmp_path}/ca.pem",
-        "forward.servers[0]: expected either host (and port) or unix",
-        "forward.servers[1]: expected either host (and port) or unix",
-        "forward.tag: the placeholders are {service} and {organization}",
-        "forward.chunk_bytes: must be at most forward.message_max_bytes",
-        *(
-            f"{path}: must be more than nothing"
-            for path in (
-                "jumpcloud.interval",
-                "jumpcloud.page_bytes",
-                "jumpcloud.connect_timeout",
-                "jumpcloud.read_timeout",
-                "forward.connect_timeout",
-                "forward.ack_timeout",
-            )
-        ),
-    ]
-
-
-def test_contradictions_beside_other_errors(problems: Callable[..., list[str]]) -> None:
-    """An error in one section hides no contradiction in another; a default that stands in contradicts nothing."""
-    assert problems("jumpcloud: {window: 1m, overlap: short}\nforward: {servers: []}\n") == [
-        "jumpcloud.overlap: expected a duration such as 30s, 5m or 15d, got 'short'",
-        "forward.servers: expected at least one receiver",
-    ]
-
-
-def test_offline(load: Load, problems: Callable[..., list[str]]) -> None:
-    """Without a connection neither key nor receiver nor state is needed, but the rest is still checked."""
+def test_offline_and_without_a_key(load: Load, problems: Problems, tmp_path: Path) -> None:
+    """Offline, the API, receivers and state do not matter; without a need for a key, only the account does not."""
     text = "jumpcloud: {api_key: '${NOT_SET}'}\nforward: {servers: []}\nstate: {path: 5}\necs: {namespace: mine}\n"
     assert load(text, offline=True).ecs.namespace == "mine"
-    assert problems(text + "geoip: {cache: 0}\n", offline=True) == ["geoip.cache: expected int >= 1"]
+    assert list(problems(text + "geoip: {cache: 0}\n", offline=True)) == ["geoip.cache"]
+
+    path = tmp_path / "no-key.yaml"
+    for account in ("api_key: '${NOT_SET}'", f"api_key_file: {tmp_path}/none", "client_id: 'a:b'", "api_key: null"):
+        path.write_text(f"jumpcloud: {{{account}, organizations: [a]}}\n")
+        assert load_config(path, needs_key=False, environ={}).jumpcloud.organizations == ("a",)
+    with pytest.raises(ConfigError, match=r"geoip\.cache"):
+        load_config(path, ["geoip.cache=0"], needs_key=False, environ={})
 
 
 # YAML
 
 
-def test_empty_sections(load: Load) -> None:
-    """A section, or a file, without anything in it is the defaults."""
-    assert repr(load("ecs:\n", offline=True)) == repr(load("", offline=True)) == repr(Config())
-
-
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("jumpcloud:\n  region: [us\n", ":3:1: not valid YAML: expected ',' or ']', but got '<stream end>'"),
         ("jumpcloud:\n\tregion: us\n", ":2:1: not valid YAML: found character '\\t' that cannot start any token"),
-        ("log: {}\njumpcloud: {}\nlog: {}\n", ":3:1: not valid YAML: 'log' stands twice"),
-        ("log: {level: info, level: debug}\n", ":1:20: not valid YAML: 'level' stands twice"),
-        ("- jumpcloud\n", "expected sections such as `jumpcloud:`, got a list"),
-        ("jumpcloud", "expected sections such as `jumpcloud:`, got text"),
-        ("5", "expected sections such as `jumpcloud:`, got a number"),
+        ("log: {}\njumpcloud: {}\nlog: {}\n", ":3:1: not valid YAML: duplicate key 'log'"),
+        ("log: {level: info, level: debug}\n", ":1:20: not valid YAML: duplicate key 'level'"),
+        ("- jumpcloud\n", ": expected sections such as `jumpcloud:`, got a list"),
+        ("5", ": expected sections such as `jumpcloud:`, got a number"),
+        (b"log: \xff\xfe", ": not valid YAML: "),
+        (b"log: \x00", ": not valid YAML: "),
+        (b"[" * 500, ": not valid YAML: "),
+        (b"log: {level: " + b"9" * 5000 + b"}", ": not valid YAML: "),
     ],
 )
-def test_yaml_faults(problems: Callable[..., list[str]], text: str, said: str) -> None:
-    """What is no YAML, holds a key twice, or is no mapping is said with line and column where there is one."""
-    assert problems(text) == [said]
-
-
-@pytest.mark.parametrize("text", [b"log: \xff\xfe", b"log: \x00", b"[" * 500, b"log: {level: " + b"9" * 5000 + b"}"])
-def test_yaml_that_breaks_its_reader(problems: Callable[..., list[str]], text: bytes) -> None:
-    """Bytes that are no text, nesting without end and endless numbers are one line too."""
-    (said,) = problems(text)
-    assert said.startswith("not valid YAML: ")
+def test_yaml_errors(problems: Problems, tmp_path: Path, text: str | bytes, message: str) -> None:
+    """A file that is not YAML, has a duplicate key, or is not a mapping: one line, with line and column if known."""
+    (found,) = problems(text).values()
+    assert found.startswith(f"{tmp_path}/the.yaml{message}")
 
 
 def test_unreadable_file(tmp_path: Path) -> None:
-    """A file that is missing, or a directory, is named with the reason."""
+    """A file that is missing, or is a directory, is named with the reason."""
     for path, reason in [(tmp_path / "no.yaml", "No such file or directory"), (tmp_path, "Is a directory")]:
         with pytest.raises(ConfigError) as raised:
             load_config(path, environ={})
         assert str(raised.value) == f"{path}: cannot be read: {reason}"
 
 
-def test_server_names_itself() -> None:
-    """A receiver's text is what a person would type, with brackets around IPv6."""
+def test_addresses() -> None:
+    """A receiver is shown as a person types it; the base URL is the region's, or `url` without a trailing slash."""
     assert str(ServerSettings(host="::1")) == "[::1]:24224"
-
-
-def test_region_and_url() -> None:
-    """The base is the region's host, or `url` without a slash at its end."""
     bases = [JumpCloudSettings(region=region).base_url for region in ("us", "eu", "in")]
     assert bases == ["https://api.jumpcloud.com", "https://api.eu.jumpcloud.com", "https://api.in.jumpcloud.com"]
     assert JumpCloudSettings(url="http://127.0.0.1:1//").base_url == "http://127.0.0.1:1"

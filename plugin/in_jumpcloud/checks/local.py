@@ -19,8 +19,9 @@ import maxminddb
 import msgspec
 
 from in_jumpcloud.checks.result import CONFIGURATION, OTHER, CheckResult, failed, ok, warning
-from in_jumpcloud.config.reader import Section, SectionReader, parse_yaml, set_value
-from in_jumpcloud.config.schema import Config, DeadLetterSettings, GeoIPSettings, StateSettings
+from in_jumpcloud.config.document import Document
+from in_jumpcloud.config.reader import SectionReader
+from in_jumpcloud.config.schema import Config, DeadLetterSettings, GeoIPSettings, Section, StateSettings
 from in_jumpcloud.config.types import Secret
 from in_jumpcloud.ecs.geoip import GeoIPLookup
 from in_jumpcloud.errors import ConfigError, Fatal
@@ -43,13 +44,9 @@ class _AFile(Section, frozen=True):
 
 def check_secrets(path: Path, overrides: Sequence[str], settings: Config) -> Iterator[CheckResult]:
     """Whether others may read a file that holds a secret."""
-    merged = parse_yaml(path)
-    for override in overrides:
-        key, _, value = override.partition("=")
-        set_value(merged, key.split("."), value)
-    own = [name for name, value in _values(Config, parse_yaml(path)) if _is_secret(name, value)]
+    own = [name for name, value in _values(Config, Document(path).values) if _is_secret(name, value)]
     held = {path: own[0]} if own else {}
-    for name, value in _values(Config, merged):
+    for name, value in _values(Config, Document(path, overrides).values):
         if name.endswith("_file") and value:
             held[SectionReader(os.environ).section(_AFile, {"path": value}, name).path] = name
     if settings.forward.tls.key_file:

@@ -1,1 +1,1 @@
-"""The configuration: schema, reading, validation."""
+"""The configuration: its keys, how it is read, and how it is checked."""

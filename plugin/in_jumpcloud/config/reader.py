@@ -1,141 +1,100 @@
-"""From YAML, the environment and `-o` to the sections of a configuration; all that is wrong is gathered."""
+"""Reads the plain values of a document as the settings of `schema`, and collects every problem.
+
+Where a value is wrong its default takes its place, so that reading continues.
+"""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
-import yaml
 
+from in_jumpcloud.config.document import describe
+from in_jumpcloud.config.schema import Section
 from in_jumpcloud.config.types import Duration, Secret, Size, Start
-from in_jumpcloud.errors import ConfigError
+from in_jumpcloud.errors import Problem
 
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A mapping in the file."""
-
-
-def parse_yaml(path: Path | None) -> dict[str, Any]:
-    """The document in a file; ConfigError where it is none."""
-    if path is None:
-        return {}
-    try:
-        document = yaml.load(path.read_bytes(), _OneKeyOnce)  # noqa: S506 - a subclass of SafeLoader
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{place}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a number of too many digits
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path}: expected sections such as `jumpcloud:`, got {_kind(document)}")
-    return document
-
-
-class _OneKeyOnce(yaml.SafeLoader):
-    """YAML lets a later key silently win over an earlier one; a person would want to know.
-
-    Dates stay text: whether one exists is checked where it is read, with its path.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands twice", problem_mark=key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _as_text(_: yaml.SafeLoader, node: yaml.Node) -> str:
-    return str(node.value)
-
-
-_OneKeyOnce.add_constructor("tag:yaml.org,2002:timestamp", _as_text)
-
-
-def set_value(document: dict[str, Any], keys: list[str], value: str) -> None:
-    """Lay a YAML value over what `document` has under these keys."""
-    for key in keys[:-1]:
-        inner = document.get(key)
-        if not isinstance(inner, dict):
-            inner = document[key] = {}
-        document = inner
-    try:
-        document[keys[-1]] = yaml.load(value, _OneKeyOnce)  # noqa: S506 - a subclass of SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError):  # the value is not shown: it may be a secret
-        raise ConfigError(f"-o {'.'.join(keys)}: expected a YAML value; put quotes around text") from None
-
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 S = TypeVar("S", bound=Section)
 
 
 class SectionReader:
-    """Turns plain values into sections, and gathers what is wrong with them."""
-
-    _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+    """Reads sections; `problems` has what is wrong with them, in the order of the document."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self.problems: list[str] = []
+        """`environ` has the values that replace `${NAME}`."""
+        self.problems: list[Problem] = []
         self._environ = environ
 
     def section(self, kind: type[S], data: Any, path: str) -> S:
-        """`data` as a section; defaults stand in for what is wrong, which goes to `problems`."""
+        """`data` as a section of this kind; `path` is its dotted key, empty for the whole document."""
         if data is None:
             data = {}
         if not isinstance(data, dict):
-            self.problems.append(f"{path}: expected a mapping, got {_kind(data)}")
+            self.problems.append(Problem(path, f"expected a mapping, got {describe(data)}"))
             return kind()
-        fields = {field.name: field for field in msgspec.structs.fields(kind)}
-        secrets = {f"{name}_file": name for name, field in fields.items() if Secret in get_args(field.type)}
+        fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
+        secrets = {name for name, field_type in fields.items() if Secret in get_args(field_type)}
+        files = {f"{name}_file": name for name in secrets}
         values: dict[str, Any] = {}
         for key, value in data.items():
             at = f"{path}.{key}" if path else str(key)
-            if value is None and (key in secrets or key in secrets.values()):
-                continue
-            if key in secrets:
-                if data.get(secrets[key]) is not None:
-                    self.problems.append(f"{at}: {secrets[key]} is given too; keep one of the two")
+            with self._collect_problem(at):
+                if value is None and (key in secrets or key in files):
+                    continue
+                if key in fields:
+                    values[key] = self._read(fields[key], value, at)
+                elif key not in files:
+                    near = difflib.get_close_matches(str(key), [*fields, *files], n=1)
+                    raise ValueError("unknown key" + (f"; did you mean {near[0]}?" if near else ""))
+                elif data.get(files[key]) is not None:
+                    raise ValueError(f"{files[key]} is set too; remove one of the two")
                 else:
-                    self._store(values, secrets[key], at, self._secret_file, value)
-            elif key not in fields:
-                near = difflib.get_close_matches(str(key), [*fields, *secrets], n=1)
-                self.problems.append(f"{at}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
-            else:
-                self._store(values, key, at, self._convert, value, fields[key].type)
+                    values[files[key]] = self._read_secret(value, at)
         return kind(**values)
 
-    def _store(self, values: dict[str, Any], name: str, at: str, convert: Any, *arguments: Any) -> None:
+    @contextmanager
+    def _collect_problem(self, path: str) -> Iterator[None]:
         try:
-            values[name] = convert(at, *arguments)
-        except ValueError as error:  # msgspec.ValidationError is one
-            self.problems.append(f"{at}: {_plain(str(error))}")
+            yield
+        except ValueError as error:
+            self.problems.append(Problem(path, str(error)))
 
-    def _convert(self, at: str, value: Any, kind: Any) -> Any:
+    def _read(self, kind: Any, value: Any, path: str) -> Any:
+        """`value` as a value of this type; ValueError with a text for people where it is not one."""
         if isinstance(kind, type) and issubclass(kind, Section):
-            return self.section(kind, value, at)
-        item = get_args(kind)[0] if get_origin(kind) is tuple else None
-        if isinstance(item, type) and issubclass(item, Section):
-            if not isinstance(value, list):
-                raise ValueError(f"expected a list, got {_kind(value)}")  # noqa: TRY004 - one kind of error for all
-            return tuple(self.section(item, each, f"{at}[{index}]") for index, each in enumerate(value))
-        substituted = self._substitute(value)
-        # What comes from the environment is always text, also where a number is meant.
-        return msgspec.convert(substituted, kind, strict=substituted == value, dec_hook=_read_unit)
+            return self.section(kind, value, path)
+        if get_origin(kind) in (Union, UnionType):
+            if value is None:
+                return None
+            kind = get_args(kind)[0]
+        kind, limits = get_args(kind) if get_origin(kind) is Annotated else (kind, msgspec.Meta())
+        if get_origin(kind) is tuple:
+            return self._read_list(get_args(kind)[0], limits, value, path)
+        if isinstance(value, str) and _VARIABLE.search(value):
+            value = _from_text(kind, _VARIABLE.sub(self._variable, value))
+        if get_origin(kind) is Literal:
+            return _choice(get_args(kind), value)
+        converted = _CONVERTERS[kind](value)
+        _check_limits(limits, converted, value)
+        return converted
 
-    def _substitute(self, value: Any) -> Any:
-        if isinstance(value, list):
-            return [self._substitute(each) for each in value]
-        return self._VARIABLE.sub(self._variable, value) if isinstance(value, str) else value
+    def _read_list(self, kind: Any, limits: msgspec.Meta, value: Any, path: str) -> tuple[Any, ...]:
+        if len(_expect(list, "a list", value)) < (limits.min_length or 0):
+            raise ValueError("must not be empty")
+        items = []
+        for index, item in enumerate(value):
+            at = f"{path}[{index}]"
+            with self._collect_problem(at):
+                items.append(self._read(kind, item, at))
+        return tuple(items)
 
     def _variable(self, match: re.Match[str]) -> str:
         name, default = match.groups()
@@ -144,33 +103,70 @@ class SectionReader:
             raise ValueError(f"the environment variable {name} is not set, or is empty")
         return value
 
-    def _secret_file(self, at: str, value: Any) -> Secret:
-        file = self._convert(at, value, Path)
+    def _read_secret(self, value: Any, path: str) -> Secret:
+        file = self._read(Path, value, path)
         try:
             return Secret(file.read_text().strip())
         except (OSError, UnicodeError) as error:
-            raise ValueError(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'not text'}") from None
+            reason = error.strerror if isinstance(error, OSError) else "not text"
+            raise ValueError(f"{file}: cannot be read: {reason}") from None
 
 
-def _read_unit(kind: type, value: Any) -> Any:
-    if kind in (Duration, Size):
-        return kind.parse(value)
-    if kind is Start:
-        return Start(value)
-    if not isinstance(value, str):
-        raise ValueError(f"expected text, got {_kind(value)}; put it in quotes")  # noqa: TRY004 - msgspec wants this one
-    if not value and kind is not Secret:  # one may be: a receiver's empty shared key
-        raise ValueError("is empty")
-    return kind(value)
+def _from_text(kind: Any, text: str) -> Any:
+    """The value that text from the environment stands for: it is always text, also where a number is expected."""
+    if kind is bool:
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            return text
+    return text
 
 
-def _kind(value: Any) -> str:
-    names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", type(None): "nothing"}
-    return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
+def _choice(choices: tuple[str, ...], value: Any) -> Any:
+    if value not in choices:
+        raise ValueError(f"must be one of {', '.join(choices)} (got {_short(value)})")
+    return value
 
 
-def _plain(message: str) -> str:
-    message = re.sub(r" - at \$(\S+)", r" (at \1)", message.replace("`", ""))
-    if message.startswith("Expected str, got int"):
-        message += "; put it in quotes"
-    return message[:1].lower() + message[1:]
+def _expect(kind: Any, name: str, value: Any) -> Any:
+    """`value`, if it is of this type; in Python, but not here, true is a number."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        hint = "; put it in quotes" if kind is str and isinstance(value, int | float) else ""
+        raise ValueError(f"expected {name}, got {describe(value)}{hint}")
+    return value
+
+
+def _text(value: Any) -> str:
+    text: str = _expect(str, "text", value)
+    if not text:
+        raise ValueError("must not be empty")
+    return text
+
+
+_CONVERTERS: dict[Any, Callable[[Any], Any]] = {
+    bool: lambda value: _expect(bool, "true or false", value),
+    int: lambda value: _expect(int, "a whole number", value),
+    float: lambda value: _expect(int | float, "a number", value),
+    str: _text,
+    Path: lambda value: Path(_text(value)),
+    Secret: lambda value: Secret(_expect(str, "text", value)),  # a receiver's shared key may be empty
+    Duration: Duration.parse,
+    Size: Size.parse,
+    Start: Start,
+}
+
+
+def _check_limits(limits: msgspec.Meta, converted: Any, value: Any) -> None:
+    if limits.ge is not None and limits.le is not None:
+        if not limits.ge <= converted <= limits.le:
+            raise ValueError(f"must be between {limits.ge} and {limits.le} (got {_short(value)})")
+    elif limits.ge is not None and not converted >= limits.ge:
+        raise ValueError(f"must be at least {limits.ge} (got {_short(value)})")
+    elif limits.gt is not None and not converted > limits.gt:
+        raise ValueError(f"must be greater than {limits.gt} (got {_short(value)})")
+
+
+def _short(value: Any) -> str:
+    return f"{value!r:.40}"

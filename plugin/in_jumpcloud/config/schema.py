@@ -1,4 +1,7 @@
-"""The settings: every key, its type and its default."""
+"""The settings: every key, its type, its limits and its default.
+
+Text must not be empty, except for a secret. A list and a number have the limits of their `Meta`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from in_jumpcloud.config.reader import Section
 from in_jumpcloud.config.types import Duration, Secret, Size, Start
 
 HOSTS = {  # https://docs.jumpcloud.com, and JumpCloud's own command-line client for the newer regions
@@ -21,54 +23,61 @@ TOKEN_URLS = {  # JumpCloud's own command-line client
     "in": "https://admin-oauth.id.in.jumpcloud.com/oauth2/token",
 }
 
-Text = Annotated[str, msgspec.Meta(min_length=1)]
+_AtLeastOne = msgspec.Meta(min_length=1)
+_Positive = msgspec.Meta(gt=0)
+PositiveDuration = Annotated[Duration, _Positive]
+PositiveSize = Annotated[Size, _Positive]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """A mapping in the configuration. Each key has a default."""
 
 
 class JumpCloudSettings(Section, frozen=True):
-    """What is asked, of whom, and how often."""
+    """The API: the account, what is polled, and how often."""
 
     api_key: Secret | None = None
-    client_id: Text | None = None
+    client_id: str | None = None
     client_secret: Secret | None = None
-    token_url: Text | None = None
+    token_url: str | None = None
     region: Literal["us", "eu", "in"] = "us"
-    url: Text | None = None
-    organizations: tuple[Text, ...] = ()
-    provider_id: Text | None = None
-    services: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)] = ("all",)
+    url: str | None = None
+    organizations: tuple[str, ...] = ()
+    provider_id: str | None = None
+    services: Annotated[tuple[str, ...], _AtLeastOne] = ("all",)
     start: Start = Start("15d")
-    interval: Duration = Duration(30)
+    interval: PositiveDuration = Duration(30)
     lag: Duration = Duration(0)
     overlap: Duration = Duration(120)
-    window: Duration = Duration(86_400)
+    window: PositiveDuration = Duration(86_400)
     page_limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1000
-    page_bytes: Size = Size(16 * 1024**2)
-    requests_per_second: Annotated[float, msgspec.Meta(gt=0)] = 5
-    connect_timeout: Duration = Duration(10)
-    read_timeout: Duration = Duration(60)
-    proxy: Text | None = None
+    page_bytes: PositiveSize = Size(16 * 1024**2)
+    requests_per_second: Annotated[float, _Positive] = 5
+    connect_timeout: PositiveDuration = Duration(10)
+    read_timeout: PositiveDuration = Duration(60)
+    proxy: str | None = None
     ca_file: Path | None = None
 
     @property
     def base_url(self) -> str:
-        """The API's base without a slash at its end; paths are appended."""
+        """The base URL of the API, without a trailing slash."""
         return (self.url or HOSTS[self.region]).rstrip("/")
 
     @property
     def token_endpoint(self) -> str:
-        """Where a service account gets its tokens."""
+        """The URL that issues tokens to a service account."""
         return self.token_url or TOKEN_URLS[self.region]
 
 
 class ReconcileSettings(Section, frozen=True):
-    """How late events are found."""
+    """How late events are found: how often counts are compared, and how far back."""
 
-    every: Duration = Duration(600)
+    every: PositiveDuration = Duration(600)
     window: Duration = Duration(86_400)
 
 
 class LedgerSettings(Section, frozen=True):
-    """How long delivered ids are remembered."""
+    """How long the ids of delivered events are kept."""
 
     keep: Duration = Duration(72 * 3600)
 
@@ -80,12 +89,12 @@ class EcsSettings(Section, frozen=True):
     preserve_original_event: bool = False
     preserve_duplicate_custom_fields: bool = False
     hash_original: bool = False
-    tags: tuple[Text, ...] = ("forwarded",)
-    namespace: Text = "default"
+    tags: tuple[str, ...] = ("forwarded",)
+    namespace: str = "default"
 
 
 class GeoIPSettings(Section, frozen=True):
-    """Where addresses are looked up; null turns a database off."""
+    """The databases for IP addresses; None turns one off."""
 
     city: Path | None = Path("geoip/demo-city.mmdb")
     asn: Path | None = None
@@ -95,10 +104,10 @@ class GeoIPSettings(Section, frozen=True):
 class ServerSettings(Section, frozen=True):
     """One receiver: `host` and `port`, or `unix`. `monitor` is the URL of Fluent Bit's HTTP server, for `check`."""
 
-    host: Text | None = None
+    host: str | None = None
     port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 24_224
     unix: Path | None = None
-    monitor: Text | None = None
+    monitor: str | None = None
 
     def __str__(self) -> str:
         if self.unix:
@@ -107,53 +116,53 @@ class ServerSettings(Section, frozen=True):
 
 
 class TlsSettings(Section, frozen=True):
-    """How the receivers' certificates are checked, and what they are shown."""
+    """TLS to the receivers: how their certificates are checked, and the client certificate."""
 
     enabled: bool = False
     ca_file: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
     verify: bool = True
-    server_name: Text | None = None
+    server_name: str | None = None
 
 
 class ForwardSettings(Section, frozen=True):
-    """How records reach the receiver."""
+    """How records are sent to the receivers."""
 
-    servers: tuple[ServerSettings, ...] = (ServerSettings(host="127.0.0.1"),)
+    servers: Annotated[tuple[ServerSettings, ...], _AtLeastOne] = (ServerSettings(host="127.0.0.1"),)
     balance: Literal["failover", "round_robin"] = "failover"
-    tag: Text = "jumpcloud.events"
+    tag: str = "jumpcloud.events"
     shared_key: Secret | None = None
-    username: Text | None = None
+    username: str | None = None
     password: Secret | None = None
-    self_hostname: Text | None = None
+    self_hostname: str | None = None
     tls: TlsSettings = TlsSettings()
     compress: Literal["none", "gzip"] = "none"
     connection_max_age: Duration = Duration(600)
-    connect_timeout: Duration = Duration(10)
-    ack_timeout: Duration = Duration(60)
-    chunk_bytes: Size = Size(1_000_000)
+    connect_timeout: PositiveDuration = Duration(10)
+    ack_timeout: PositiveDuration = Duration(60)
+    chunk_bytes: PositiveSize = Size(1_000_000)
     message_max_bytes: Size = Size(6_000_000)
 
 
 class StateSettings(Section, frozen=True):
-    """Where positions and the ledger are kept."""
+    """The database with positions and the ledger."""
 
     path: Path = Path("state/in-jumpcloud.db")
 
 
 class DeadLetterSettings(Section, frozen=True):
-    """Where events are kept that the receiver refuses for good."""
+    """The file of events that the receiver refuses for good."""
 
     path: Path = Path("state/dead-letter.ndjson")
-    max_bytes: Size = Size(100 * 1024**2)
+    max_bytes: PositiveSize = Size(100 * 1024**2)
 
 
 class HttpSettings(Section, frozen=True):
-    """Metrics, health and the status page; null for `listen` turns them off."""
+    """Metrics, health and the status page; None for `listen` turns them off."""
 
-    listen: Text | None = "127.0.0.1:2021"
-    max_lag: Duration = Duration(900)
+    listen: str | None = "127.0.0.1:2021"
+    max_lag: PositiveDuration = Duration(900)
 
 
 class LogSettings(Section, frozen=True):
@@ -164,7 +173,7 @@ class LogSettings(Section, frozen=True):
 
 
 class Config(Section, frozen=True):
-    """The whole file."""
+    """The whole configuration."""
 
     jumpcloud: JumpCloudSettings = JumpCloudSettings()
     reconcile: ReconcileSettings = ReconcileSettings()

@@ -1,4 +1,4 @@
-"""Values that a configuration spells for people: durations, sizes, dates, secrets."""
+"""Values with a notation of their own: durations, sizes, start times, secrets."""
 
 from __future__ import annotations
 
@@ -8,24 +8,28 @@ from datetime import UTC, datetime
 from typing import Self
 
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_LONGEST = 100 * 365 * 86_400
+_MAX_DURATION_SECONDS = 100 * 365 * 86_400
 _BYTES = {"": 1, "B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2, "GB": 1000**3, "GiB": 1024**3}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 
 class Duration(float):
-    """Seconds, spelt `30s`, `5m`, `1h30m`, `15d`."""
+    """Seconds, written as `30s`, `5m`, `1h30m` or `15d`."""
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """Read a duration; ValueError where it is none."""
+        """Read a duration.
+
+        Raises:
+            ValueError: `value` is not a duration, or is longer than 100 years.
+        """
         text = value.strip() if isinstance(value, str) else ""
         if not text or _DURATION_PART.sub("", text):
-            raise ValueError(f"expected a duration such as 30s, 5m or 15d, got {value!r}")
+            raise ValueError(f"expected a duration such as 30s, 5m or 15d (got {value!r:.40})")
         seconds = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
-        if seconds > _LONGEST:
-            raise ValueError(f"expected a duration of at most 100 years, got {value!r:.40}")
+        if seconds > _MAX_DURATION_SECONDS:
+            raise ValueError(f"expected a duration of at most 100 years (got {value!r:.40})")
         return cls(seconds)
 
     @property
@@ -35,26 +39,35 @@ class Duration(float):
 
 
 class Size(int):
-    """Bytes, spelt as a plain number or `16MiB`, `64 kB`."""
+    """Bytes, written as a plain number, `16MiB` or `64 kB`."""
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """Read a size; ValueError where it is none."""
+        """Read a size.
+
+        Raises:
+            ValueError: `value` is not a size, or is more than a machine can address.
+        """
         match = None if isinstance(value, bool) else _SIZE.fullmatch(str(value).strip())
         if match is None or match[2] not in _BYTES:
-            raise ValueError(f"expected a size in bytes or such as 16MiB, got {value!r}")
+            raise ValueError(f"expected a size in bytes, or with a unit such as 16MiB (got {value!r:.40})")
         size = float(match[1]) * _BYTES[match[2]]
         if size > sys.maxsize:
-            raise ValueError(f"expected a size that a machine can hold, got {value!r:.40}")
+            raise ValueError(f"expected a size below 8 EiB (got {value!r:.40})")
         return cls(size)
 
 
 class Start:
-    """Where a new stream begins: a duration back from now, a date, or `now`."""
+    """Where a new stream begins: a duration before now, a date, or `now`."""
 
     __slots__ = ("_back_ms", "_text", "_time_ms")
 
     def __init__(self, value: object) -> None:
+        """Read a start.
+
+        Raises:
+            ValueError: `value` is none of the three.
+        """
         self._text = str(value).strip()
         self._back_ms = 0
         self._time_ms: int | None = None
@@ -67,13 +80,14 @@ class Start:
                 moment = datetime.fromisoformat(self._text)
             except ValueError:
                 raise ValueError(
-                    f"expected a duration back from now (15d), a date (2026-11-01T00:00:00Z) or now, got {value!r}"
+                    "expected a duration before now (15d), a date (2026-11-01 or 2026-11-01T00:00:00Z) or now "
+                    f"(got {value!r:.40})"
                 ) from None
             moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
             self._time_ms = round(moment.timestamp() * 1000)
 
     def resolve(self, now_ms: int) -> int:
-        """Epoch milliseconds of the beginning, seen from `now_ms`; 1970 where it lies before that."""
+        """The start in epoch milliseconds when now is `now_ms`; never before 1970."""
         return max(0, self._time_ms if self._time_ms is not None else now_ms - self._back_ms)
 
     def __eq__(self, other: object) -> bool:
@@ -87,7 +101,7 @@ class Start:
 
 
 class Secret:
-    """Text that shows itself only to whoever asks by name."""
+    """Text that neither `str` nor `repr` shows; `reveal` returns it."""
 
     __slots__ = ("_text",)
 

@@ -1,110 +1,168 @@
-"""What each setting by itself may be, and together they may not."""
+"""Checks that a single type cannot make: the form of URLs and ids, files, and settings that contradict each other."""
 
 from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from in_jumpcloud.config import addresses
+from in_jumpcloud.config.addresses import parse_address
+from in_jumpcloud.config.schema import Config, ForwardSettings, JumpCloudSettings, TlsSettings
+from in_jumpcloud.errors import Problem
 from in_jumpcloud.tags import TagTemplate
 
-if TYPE_CHECKING:
-    from in_jumpcloud.config.schema import Config, ForwardSettings, JumpCloudSettings
-    from in_jumpcloud.config.types import Secret
+_HOUR_SECONDS = 3600
+_MAX_RECONCILE_SECONDS = 30 * 24 * _HOUR_SECONDS
+_MAX_NAMES_BYTES = 600
+"""Of hostname and username: with both digests a PING must fit into the 1,023 bytes that Fluent Bit reads of it."""
+_INVALID_CHARACTER = "it contains whitespace or an invalid character"
 
 
-def validate(config: Config, *, offline: bool) -> Iterable[str]:
-    """What contradicts itself or the world, a line each with its path; `offline` leaves out what a connection needs."""
-    if not offline:
-        yield from _in_jumpcloud(config.jumpcloud)
-        yield from _in_forward(config.forward)
+def validate(config: Config) -> Iterator[Problem]:
+    """Every problem of `config`."""
+    yield from _validate_account(config.jumpcloud)
+    yield from _validate_api(config.jumpcloud)
+    yield from _validate_receivers(config.forward)
+    yield from _validate_handshake(config.forward)
+    yield from _validate_tls(config.forward)
+    if config.http.listen is not None:
         try:
-            addresses.parse_address(config.http.listen or "localhost:0")
+            parse_address(config.http.listen)
         except ValueError as error:
-            yield f"http.listen: {error}"
-    for path in _MORE_THAN_NOTHING:
-        section, name = path.split(".")
-        if getattr(getattr(config, section), name) <= 0:
-            yield f"{path}: must be more than nothing"
-    if config.ledger.keep < config.reconcile.window + config.jumpcloud.overlap + _HOUR:
-        yield "ledger.keep: must be an hour longer than reconcile.window, or what was delivered would seem missing"
-    if config.reconcile.window > _LONGEST_COMPARISON:
-        yield "reconcile.window: must be at most 30d, which is as many minutes as JumpCloud can count at a time"
+            yield Problem("http.listen", str(error))
+    if config.ledger.keep < config.reconcile.window + config.jumpcloud.overlap + _HOUR_SECONDS:
+        text = "must be at least reconcile.window + jumpcloud.overlap + 1h, or delivered events would seem missing"
+        yield Problem("ledger.keep", text)
+    if config.reconcile.window > _MAX_RECONCILE_SECONDS:
+        yield Problem("reconcile.window", "must be at most 30d: JumpCloud cannot count more minutes at a time")
 
 
-_HOUR = 3600
-_LONGEST_NAMES = 600
-"""Bytes: with both digests a PING has to fit into the 1,023 bytes that Fluent Bit reads of it."""
-_LONGEST_COMPARISON = 30 * 24 * _HOUR
-_MORE_THAN_NOTHING = (
-    "reconcile.every",
-    "jumpcloud.interval",
-    "jumpcloud.window",
-    "jumpcloud.page_bytes",
-    "jumpcloud.connect_timeout",
-    "jumpcloud.read_timeout",
-    "forward.connect_timeout",
-    "forward.ack_timeout",
-    "forward.chunk_bytes",
-    "dead_letter.max_bytes",
-    "http.max_lag",
-)
-
-
-def _in_jumpcloud(settings: JumpCloudSettings) -> Iterable[str]:
-    yield from _who_asks(settings)
-    if not re.match(r"https?://[^/\s]", settings.base_url):
-        yield f"jumpcloud.url: expected a base such as https://api.eu.jumpcloud.com, got {settings.base_url!r}"
-    ids = [("organizations", each) for each in settings.organizations]
-    ids += [("provider_id", settings.provider_id)] if settings.provider_id else []
-    for key, each in ids:
-        if not _fits_a_header(each):
-            yield f"jumpcloud.{key}: {each!r} is no id: it holds a blank or a letter that no id has"
-    for organization in sorted({each for each in settings.organizations if settings.organizations.count(each) > 1}):
-        yield f"jumpcloud.organizations: {organization} stands twice"
-    if settings.window <= settings.overlap:
-        yield "jumpcloud.window: must be longer than jumpcloud.overlap, or a window would never advance"
-    if settings.ca_file and not settings.ca_file.is_file():
-        yield f"jumpcloud.ca_file: no such file: {settings.ca_file}"
-    elif settings.ca_file:
-        try:
-            ssl.create_default_context(cafile=settings.ca_file)
-        except OSError as error:  # an SSLError is one
-            yield f"jumpcloud.ca_file: {settings.ca_file} holds no certificates that can be read: {_why(error)}"
-    if settings.proxy and not _host(settings.proxy):  # not shown: it may hold a password
-        yield "jumpcloud.proxy: expected such as http://proxy.example.com:3128"
-
-
-def _who_asks(settings: JumpCloudSettings) -> Iterable[str]:
+def _validate_account(settings: JumpCloudSettings) -> Iterator[Problem]:
+    """Either a key, or a complete service account, whose secret never goes out unencrypted."""
     names = ("client_id", "client_secret")
     given = [name for name in names if getattr(settings, name) is not None]
     if settings.api_key is None and not given:
-        yield "jumpcloud.api_key: missing; set it, or api_key_file, or client_id and client_secret"
+        text = "missing; set api_key or api_key_file, or client_id and client_secret"
+        yield Problem("jumpcloud.api_key", text)
     if settings.api_key is not None and given:
-        yield f"jumpcloud.{given[0]}: api_key is given too; keep the key or the service account"
+        yield Problem(f"jumpcloud.{given[0]}", "api_key is set too; use either the key or the service account")
     if len(given) == 1:
         missing = next(name for name in names if name not in given)
-        yield f"jumpcloud.{missing}: missing; {given[0]} is given, and a service account has both"
-    for name in ("api_key", "client_secret"):
-        secret: Secret | None = getattr(settings, name)
-        if secret and not _fits_a_header(secret.reveal()):
-            yield f"jumpcloud.{name}: is empty, or holds a blank, a line break or a letter that no key has"
+        yield Problem(f"jumpcloud.{missing}", f"missing; a service account needs it as well as {given[0]}")
+    for name, secret in (("api_key", settings.api_key), ("client_secret", settings.client_secret)):
+        if secret is not None and not secret.reveal():
+            yield Problem(f"jumpcloud.{name}", "must not be empty")
+        elif secret is not None and not _fits_a_header(secret.reveal()):
+            yield Problem(f"jumpcloud.{name}", f"is not a valid key: {_INVALID_CHARACTER}")
     if settings.client_id and (":" in settings.client_id or not _fits_a_header(settings.client_id)):
-        yield "jumpcloud.client_id: holds a colon, a blank or a letter that no id has"
+        yield Problem(
+            "jumpcloud.client_id", "is not a valid ID: it contains a colon, whitespace or an invalid character"
+        )
     if given and not settings.organizations:
-        yield "jumpcloud.organizations: missing; a service account sees only the organizations that are named"
+        text = "missing; list the organizations to poll: a service account has no organization by default"
+        yield Problem("jumpcloud.organizations", text)
     if given and settings.provider_id:
-        yield "jumpcloud.provider_id: a service account has no access to a provider's events; set api_key instead"
+        text = "a service account cannot read the events of a provider; use api_key instead"
+        yield Problem("jumpcloud.provider_id", text)
     if given and settings.url and not settings.token_url:
-        yield "jumpcloud.token_url: missing; url is set, so its tokens may come from elsewhere than the region's"
+        yield Problem("jumpcloud.token_url", "missing; with url set, it is not known where to get tokens")
     host = _host(settings.token_endpoint)
     if not host:
-        yield "jumpcloud.token_url: expected such as https://admin-oauth.id.eu.jumpcloud.com/oauth2/token"
+        text = "expected a URL such as https://admin-oauth.id.eu.jumpcloud.com/oauth2/token"
+        yield Problem("jumpcloud.token_url", text)
     elif settings.token_endpoint.startswith("http:") and not re.fullmatch(r"localhost|127\.[0-9.]+|::1", host):
-        yield "jumpcloud.token_url: must be https, or anyone on the way could read the secret"
+        yield Problem("jumpcloud.token_url", "must begin with https:, or the secret would be sent unencrypted")
+
+
+def _validate_api(settings: JumpCloudSettings) -> Iterator[Problem]:
+    if not re.match(r"https?://[^/\s]", settings.base_url):
+        text = f"expected a base URL such as https://api.eu.jumpcloud.com (got {settings.base_url!r})"
+        yield Problem("jumpcloud.url", text)
+    ids = [(f"organizations[{index}]", each) for index, each in enumerate(settings.organizations)]
+    ids += [("provider_id", settings.provider_id)] if settings.provider_id else []
+    for key, each in ids:
+        if not _fits_a_header(each):
+            yield Problem(f"jumpcloud.{key}", f"{each!r} is not a valid ID: {_INVALID_CHARACTER}")
+    for index, each in enumerate(settings.organizations):
+        if each in settings.organizations[:index]:
+            yield Problem(f"jumpcloud.organizations[{index}]", f"duplicate ID {each!r}")
+    if settings.window <= settings.overlap:
+        yield Problem("jumpcloud.window", "must be longer than jumpcloud.overlap, or windows would not advance")
+    if settings.ca_file:
+        yield from _validate_ca_file("jumpcloud.ca_file", settings.ca_file)
+    if settings.proxy and not _host(settings.proxy):  # not shown: it may contain a password
+        yield Problem("jumpcloud.proxy", "expected a URL such as http://proxy.example.com:3128")
+
+
+def _validate_receivers(settings: ForwardSettings) -> Iterator[Problem]:
+    for index, server in enumerate(settings.servers):
+        path = f"forward.servers[{index}]"
+        if (server.host is None) == (server.unix is None):
+            yield Problem(path, "expected either host (and port) or unix")
+        elif server in settings.servers[:index]:
+            yield Problem(path, f"duplicate receiver {server}")
+        if server.monitor and not _host(server.monitor):  # not shown: it may contain a password
+            yield Problem(f"{path}.monitor", "expected a URL such as http://127.0.0.1:2020")
+    try:
+        TagTemplate(settings.tag)
+    except ValueError as error:
+        yield Problem("forward.tag", str(error))
+    if settings.chunk_bytes > settings.message_max_bytes:
+        yield Problem("forward.chunk_bytes", "must be at most forward.message_max_bytes")
+
+
+def _validate_handshake(settings: ForwardSettings) -> Iterator[Problem]:
+    if (settings.username is None) != (settings.password is None):
+        missing, given = ("username", "password") if settings.username is None else ("password", "username")
+        yield Problem(f"forward.{missing}", f"missing; the receiver needs it as well as forward.{given}")
+    if settings.shared_key is None and (settings.username or settings.self_hostname):
+        text = 'missing; username and self_hostname need a shared key; "" is the empty one'
+        yield Problem("forward.shared_key", text)
+    if len(f"{settings.self_hostname}{settings.username}".encode()) > _MAX_NAMES_BYTES:
+        text = f"must be at most {_MAX_NAMES_BYTES} bytes together with forward.self_hostname"
+        yield Problem("forward.username", text)
+
+
+def _validate_tls(settings: ForwardSettings) -> Iterator[Problem]:
+    tls = settings.tls
+    files = [name for name in ("ca_file", "cert_file", "key_file") if getattr(tls, name)]
+    if files and not tls.enabled:
+        yield Problem("forward.tls.enabled", f"must be true when forward.tls.{files[0]} is set")
+    if tls.key_file and not tls.cert_file:
+        yield Problem("forward.tls.cert_file", "missing; key_file needs it")
+    if tls.enabled and tls.verify and not tls.server_name and any(server.unix for server in settings.servers):
+        text = "missing; set the name in the receiver's certificate, because a unix socket has no host name"
+        yield Problem("forward.tls.server_name", text)
+    if tls.ca_file:
+        yield from _validate_ca_file("forward.tls.ca_file", tls.ca_file)
+    yield from _validate_client_certificate(tls)
+
+
+def _validate_ca_file(path: str, file: Path) -> Iterator[Problem]:
+    if not file.is_file():
+        yield Problem(path, f"no such file: {file}")
+        return
+    try:
+        ssl.create_default_context(cafile=file)
+    except OSError as error:  # an SSLError is one
+        yield Problem(path, f"{file} does not contain usable certificates: {_reason(error)}")
+
+
+def _validate_client_certificate(tls: TlsSettings) -> Iterator[Problem]:
+    missing = [name for name in ("cert_file", "key_file") if getattr(tls, name) and not getattr(tls, name).is_file()]
+    for name in missing:
+        yield Problem(f"forward.tls.{name}", f"no such file: {getattr(tls, name)}")
+    if missing or not tls.cert_file:
+        return
+    try:
+        # OpenSSL asks for a passphrase at the terminal, unless it is given one: an empty one is an error.
+        ssl.create_default_context().load_cert_chain(tls.cert_file, tls.key_file, password=lambda: b"")
+    except OSError as error:
+        files = f"{tls.cert_file} and {tls.key_file} do" if tls.key_file else f"{tls.cert_file} does"
+        text = f"{files} not contain a certificate and its key without a passphrase: {_reason(error)}"
+        yield Problem("forward.tls.cert_file", text)
 
 
 def _fits_a_header(text: str) -> bool:
@@ -112,7 +170,7 @@ def _fits_a_header(text: str) -> bool:
 
 
 def _host(url: str) -> str | None:
-    """The host of an http URL; None where it is none."""
+    """The host of an http or https URL; None where it is not one."""
     try:
         parts = urlsplit(url)
         return parts.hostname if re.match(r"https?://\S+\Z", url) and parts.port != 0 else None
@@ -120,63 +178,6 @@ def _host(url: str) -> str | None:
         return None
 
 
-def _in_forward(settings: ForwardSettings) -> Iterable[str]:
-    if not settings.servers:
-        yield "forward.servers: expected at least one receiver"
-    for index, server in enumerate(settings.servers):
-        if (server.host is None) == (server.unix is None):
-            yield f"forward.servers[{index}]: expected either host (and port) or unix"
-        elif server in settings.servers[:index]:
-            yield f"forward.servers[{index}]: {server} stands twice"
-        if server.monitor and not _host(server.monitor):  # not shown: it may hold a password
-            yield f"forward.servers[{index}].monitor: expected such as http://127.0.0.1:2020"
-    try:
-        TagTemplate(settings.tag)
-    except ValueError as error:
-        yield f"forward.tag: {error}"
-    yield from _in_handshake(settings)
-    yield from _in_tls(settings)
-    if settings.chunk_bytes > settings.message_max_bytes:
-        yield "forward.chunk_bytes: must be at most forward.message_max_bytes"
-
-
-def _in_handshake(settings: ForwardSettings) -> Iterable[str]:
-    if (settings.username is None) != (settings.password is None):
-        missing = "username" if settings.username is None else "password"
-        yield f"forward.{missing}: missing; a receiver asks for both"
-    if settings.shared_key is None and (settings.username or settings.self_hostname):
-        yield 'forward.shared_key: missing; without it there is no handshake; "" where the receiver has an empty one'
-    if len(f"{settings.self_hostname}{settings.username}".encode()) > _LONGEST_NAMES:
-        yield f"forward.username: is longer than {_LONGEST_NAMES} bytes, together with forward.self_hostname"
-
-
-def _in_tls(settings: ForwardSettings) -> Iterable[str]:
-    tls = settings.tls
-    files = [name for name in ("ca_file", "cert_file", "key_file") if getattr(tls, name)]
-    if files and not tls.enabled:
-        yield f"forward.tls.enabled: is false, while forward.tls.{files[0]} is given"
-    if tls.key_file and not tls.cert_file:
-        yield "forward.tls.cert_file: missing; a key alone is no use"
-    missing = [name for name in files if not getattr(tls, name).is_file()]
-    for name in missing:
-        yield f"forward.tls.{name}: no such file: {getattr(tls, name)}"
-    if not tls.enabled or missing:
-        return
-    if tls.verify and not tls.server_name and any(server.unix for server in settings.servers):
-        yield "forward.tls.server_name: missing; a unix socket has no name to check a certificate against"
-    try:
-        ssl.create_default_context(cafile=tls.ca_file)
-    except OSError as error:  # an SSLError is one
-        yield f"forward.tls.ca_file: {tls.ca_file} holds no certificates that can be read: {_why(error)}"
-    try:
-        if tls.cert_file:
-            # A key with a passphrase would ask for it at the terminal: an empty one makes that an error.
-            ssl.create_default_context().load_cert_chain(tls.cert_file, tls.key_file, password=lambda: b"")
-    except OSError as error:
-        what = "no certificate with its key, without a passphrase"
-        yield f"forward.tls.cert_file: {tls.cert_file} and its key_file hold {what}: {_why(error)}"
-
-
-def _why(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     reason = getattr(error, "reason", None)
     return reason.replace("_", " ").lower() if reason else str(error.strerror or error)

@@ -1,0 +1,117 @@
+"""The settings as they are given: the YAML of a file, with the `-o` options applied. Nothing is checked here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from in_jumpcloud.errors import ConfigError, Problem
+
+
+class Document:
+    """The merged settings, which remembers where each came from."""
+
+    def __init__(self, path: Path | None, overrides: Sequence[str] = ()) -> None:
+        """Read the file at `path` (None: no file) and apply `overrides`, each `KEY=VALUE` with a dotted key.
+
+        Raises:
+            ConfigError: the file cannot be read or is not YAML, or an override does not have that form.
+        """
+        self.values: dict[str, Any] = {} if path is None else parse_yaml(path)
+        self._file = str(path) if path else "settings"
+        self._created: dict[str, str] = {}
+        self._overridden: list[str] = []
+        for override in overrides:
+            key, equals, value = override.partition("=")
+            if not equals or not key:
+                text = "expected KEY=VALUE, such as -o jumpcloud.interval=1m"
+                raise ConfigError(Problem("", text, f"-o {override}"))
+            self._override(key, value)
+
+    def location(self, path: str) -> str:
+        """What to blame for the setting at `path`, such as `jumpcloud.yaml: log.level` or `-o log.level`."""
+        for key in self._overridden:
+            if path == key or path.startswith((f"{key}.", f"{key}[")):
+                return f"-o {path}"
+        if path in self._created:
+            return f"-o {self._created[path]}"
+        return f"{self._file}: {path}"
+
+    def _override(self, key: str, text: str) -> None:
+        try:
+            value = _load(text)
+        except (yaml.YAMLError, ValueError, RecursionError):  # the value is not shown: it may be a secret
+            raise ConfigError(Problem(key, "expected a YAML value; put text in quotes", f"-o {key}")) from None
+        *sections, last = key.split(".")
+        values = self.values
+        for depth, section in enumerate(sections, 1):
+            inner = values.get(section)
+            if not isinstance(inner, dict):
+                inner = values[section] = {}
+                self._created[".".join(sections[:depth])] = key
+            values = inner
+        values[last] = value
+        self._overridden.append(key)
+
+
+def parse_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; an empty file is an empty mapping.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, has a duplicate key, or holds something else than a mapping.
+    """
+    try:
+        document = _load(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{place}: not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a number with too many digits
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: expected sections such as `jumpcloud:`, got {describe(document)}")
+    return document
+
+
+def describe(value: Any) -> str:
+    """The type of a YAML value, as people name it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    names = {dict: "a mapping", list: "a list", str: "text", int: "a number", float: "a decimal number"}
+    return names.get(type(value), type(value).__name__)
+
+
+class _Loader(yaml.SafeLoader):
+    """A loader that refuses duplicate keys, of which YAML silently takes the last.
+
+    Dates stay text: the reader of the setting checks them.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in keys:
+                    raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark)
+                keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _text(_: yaml.SafeLoader, node: yaml.Node) -> str:
+    return str(node.value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _text)
+
+
+def _load(text: str | bytes) -> Any:
+    return yaml.load(text, _Loader)  # noqa: S506 - a subclass of SafeLoader

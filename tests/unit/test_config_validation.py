@@ -1,0 +1,173 @@
+"""Values that have the right type, but are not valid, or contradict each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trustme
+
+from in_jumpcloud.config.loader import load_config
+from in_jumpcloud.config.schema import TOKEN_URLS, Config
+from in_jumpcloud.config.types import Secret
+from in_jumpcloud.errors import ConfigError
+
+KEY = "jca_Zw41PqLmN8sT0uV7xY2bC5dE9fG3hJ6kA1rB"
+ID = "5f0c1a2b3c4d"
+ACCOUNT = f"client_id: {ID}, client_secret: {KEY}, organizations: [a]"
+
+
+def load(directory: Path, text: str) -> Config:
+    """The configuration in a file with this text."""
+    path = directory / "the.yaml"
+    path.write_text(text)
+    return load_config(path, environ={})
+
+
+def problems(directory: Path, text: str) -> list[str]:
+    """The problems of a file with this text, as `path: text`, without the file's name."""
+    try:
+        load(directory, text)
+    except ConfigError as error:
+        return [f"{problem.path}: {problem.text}" for problem in error.problems]
+    return []
+
+
+def check_table(directory: Path, table: list[tuple[str, list[str]]]) -> None:
+    """Each text has just the problems that begin so, in this order."""
+    for text, expected in table:
+        found = problems(directory, text)
+        assert len(found) == len(expected), (text, found)
+        assert all(map(str.startswith, found, expected)), (text, found)
+
+
+def test_all_at_once(tmp_path: Path) -> None:
+    """Every invalid value of every section is reported, each with its path."""
+    text = f"""
+jumpcloud:
+  url: api.example.com
+  organizations: [a, b, a, 'two words', 組織]
+  overlap: 1h
+  window: 1h
+  ca_file: {tmp_path}/ca.pem
+forward:
+  servers: [{{host: a, unix: /b}}, {{port: 1}}]
+  tag: jumpcloud.{{event}}
+  chunk_bytes: 7MB
+http: {{listen: '2021'}}
+ledger: {{keep: 25h}}
+reconcile: {{window: 31d}}
+"""
+    invalid = "is not a valid ID: it contains whitespace or an invalid character"
+    expected = [
+        "jumpcloud.api_key: missing; set api_key or api_key_file, or client_id and client_secret",
+        "jumpcloud.url: expected a base URL such as https://api.eu.jumpcloud.com (got 'api.example.com')",
+        f"jumpcloud.organizations[3]: 'two words' {invalid}",
+        f"jumpcloud.organizations[4]: '組織' {invalid}",
+        "jumpcloud.organizations[2]: duplicate ID 'a'",
+        "jumpcloud.window: must be longer than jumpcloud.overlap",
+        f"jumpcloud.ca_file: no such file: {tmp_path}/ca.pem",
+        "forward.servers[0]: expected either host (and port) or unix",
+        "forward.servers[1]: expected either host (and port) or unix",
+        "forward.tag: ",
+        "forward.chunk_bytes: must be at most forward.message_max_bytes",
+        "http.listen: expected host and port",
+        "ledger.keep: must be at least reconcile.window + jumpcloud.overlap + 1h",
+        "reconcile.window: must be at most 30d",
+    ]
+    check_table(tmp_path, [(text, expected)])
+
+
+def test_service_account(tmp_path: Path) -> None:
+    """A service account replaces the key; its secret may be in a file; its tokens come from its region or token_url."""
+    (tmp_path / "secret").write_text(f"{KEY}\n")
+    for region, url in TOKEN_URLS.items():
+        settings = load(tmp_path, f"jumpcloud: {{{ACCOUNT}, region: {region}}}").jumpcloud
+        assert (settings.client_id, settings.token_endpoint) == (ID, url)
+    text = f"jumpcloud: {{client_id: {ID}, client_secret_file: {tmp_path}/secret, organizations: [a]}}"
+    assert load(tmp_path, text).jumpcloud.client_secret == Secret(KEY)
+    for url in ("http://127.0.0.1:1/token", "http://localhost/token", "http://[::1]:8/token", "https://e.com/token"):
+        settings = load(tmp_path, f"jumpcloud: {{{ACCOUNT}, url: 'http://e.com', token_url: '{url}'}}").jumpcloud
+        assert settings.token_endpoint == url
+        assert KEY not in repr(settings)
+
+
+def test_account(tmp_path: Path) -> None:
+    """A key or a complete service account; nothing that HTTP cannot carry; no secret goes out unencrypted."""
+    secret = f"client_secret: {KEY}"
+    table = {
+        f"api_key: {KEY}, {ACCOUNT}": "client_id: api_key is set too",
+        f"api_key: {KEY}, {secret}, organizations: [a]": "client_secret: api_key is set too",
+        f"client_id: {ID}, organizations: [a]": "client_secret: missing",
+        f"{secret}, organizations: [a]": "client_id: missing",
+        f"client_id: {ID}, {secret}": "organizations: missing",
+        f"{ACCOUNT}, provider_id: p": "provider_id: a service account cannot",
+        f"{ACCOUNT}, url: 'https://e.com'": "token_url: missing",
+        f"{ACCOUNT}, token_url: 'http://e.com/token'": "token_url: must begin with https",
+        f"{ACCOUNT}, token_url: 'http://127.e.com/token'": "token_url: must begin with https",
+        f"{ACCOUNT}, token_url: e.com/token": "token_url: expected a URL",
+        f"{ACCOUNT}, token_url: 'https://[x/token'": "token_url: expected a URL",
+        ACCOUNT.replace(ID, "'a:b'"): "client_id: is not a valid ID",
+        ACCOUNT.replace(KEY, "'two words'"): "client_secret: is not a valid key",
+        f"api_key: {KEY}, provider_id: 'two words'": "provider_id: 'two words' is not a valid ID",
+        f"api_key: {KEY}, proxy: 'proxy:3128'": "proxy: expected a URL",
+        f"api_key: {KEY}, proxy: 'http://a:secret@[x'": "proxy: expected a URL",
+        "api_key: ''": "api_key: must not be empty",
+        **{f'api_key: "{key}"': "api_key: is not a valid key" for key in (" ", "a b", r"a\nb", "schlüssel", r"\x7f")},
+    }
+    found = {text: problems(tmp_path, f"jumpcloud: {{{text}}}") for text in table}
+    wrong = {text: lines for text, lines in found.items() if not any(table[text] in line for line in lines)}
+    assert wrong == {}
+    assert {
+        text: lines for text, lines in found.items() if len(lines) != 1 and "client_secret: api" not in lines[0]
+    } == {}
+    assert not any(secret in str(list(found.values())) for secret in ("secret@", KEY))
+
+
+def test_forward(tmp_path: Path) -> None:
+    """Handshake, TLS and tags: each contradiction is reported, and nothing else is."""
+    table: list[tuple[str, list[str]]] = [
+        ("{username: u}", ["forward.password: missing", "forward.shared_key: missing"]),
+        ("{password: p}", ["forward.username: missing"]),
+        ("{self_hostname: h}", ["forward.shared_key: missing"]),
+        ("{shared_key: '', username: u, password: p}", []),
+        ("{shared_key: k, self_hostname: h}", []),
+        (f"{{shared_key: k, self_hostname: {'h' * 601}}}", ["forward.username: must be at most 600 bytes"]),
+        ("{compress: zstd}", ["forward.compress: must be one of none, gzip"]),
+        ("{servers: [{host: a}, {host: b}, {host: a, port: 24224}]}", ["forward.servers[2]: duplicate receiver a"]),
+        ("{servers: [{host: a, monitor: 'a:2020'}]}", ["forward.servers[0].monitor: expected a URL"]),
+        ("{servers: [{unix: /s}], tls: {enabled: true}}", ["forward.tls.server_name: missing"]),
+        ("{servers: [{unix: /s}], tls: {enabled: true, verify: false}}", []),
+        (
+            "{tls: {key_file: k}}",
+            ["forward.tls.enabled: must be true", "forward.tls.cert_file: m", "forward.tls.key_file: n"],
+        ),
+        ("{tls: {enabled: true, ca_file: /none}}", ["forward.tls.ca_file: no such file: /none"]),
+        ("{tag: 'a b'}", ["forward.tag: "]),
+        ("{tag: 'a{b'}", ["forward.tag: "]),
+        (f"{{tag: {'t' * 1025}}}", ["forward.tag: "]),
+        ("{tag: '{service}.{organization}'}", []),
+    ]
+    check_table(tmp_path, [(f"jumpcloud: {{api_key: k}}\nforward: {text}\n", lines) for text, lines in table])
+
+
+def test_certificates(tmp_path: Path) -> None:
+    """A file without certificates, or with those of another key, is reported at the start, not at every poll."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    for name in ("one", "two"):
+        issued = authority.issue_cert("localhost")
+        issued.private_key_pem.write_to_path(str(tmp_path / f"{name}.key"))
+        issued.cert_chain_pems[0].write_to_path(str(tmp_path / f"{name}.pem"))
+
+    def tls(**files: str) -> str:
+        named = ", ".join(f"{name}: {tmp_path / file}" for name, file in files.items())
+        return f"jumpcloud: {{api_key: k}}\nforward: {{tls: {{enabled: true, {named}}}}}"
+
+    table: list[tuple[str, list[str]]] = [
+        (tls(ca_file="ca.pem", cert_file="one.pem", key_file="one.key"), []),
+        (tls(cert_file="one.pem", key_file="two.key"), [f"forward.tls.cert_file: {tmp_path / 'one.pem'} and "]),
+        (tls(cert_file="one.pem"), [f"forward.tls.cert_file: {tmp_path / 'one.pem'} does not contain"]),
+        (tls(ca_file="one.key"), ["forward.tls.ca_file: "]),
+        (f"jumpcloud: {{api_key: k, ca_file: {tmp_path / 'one.key'}}}", ["jumpcloud.ca_file: "]),
+    ]
+    check_table(tmp_path, table)
