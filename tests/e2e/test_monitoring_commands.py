@@ -1,4 +1,4 @@
-"""`in-jumpcloud health` and `status`, and the pages of a plugin that runs."""
+"""`in-jumpcloud health` and `status`, and the endpoints of a running plugin."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 
 import pytest
@@ -18,152 +17,147 @@ from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import MINUTE_MS, now_ms
+
+SECRETS = {
+    "forward.shared_key": "shared-key-9aK27xQ",
+    "forward.password": "password-7Lm31pW",
+    "jumpcloud.proxy": "http://us:proxy-word-4Hd88sN@127.0.0.1:1",
+}
 
 
 @pytest.fixture
 def api() -> SimulatedApi:
     """JumpCloud with about 500 events; not started."""
-    now_ms = time.time_ns() // 1_000_000
-    return SimulatedApi(EventSource(start_ms=now_ms - 600_000, end_ms=now_ms - 60_000, per_minute=50))
+    end_ms = now_ms() - MINUTE_MS
+    return SimulatedApi(EventSource(start_ms=end_ms - 9 * MINUTE_MS, end_ms=end_ms, per_minute=50))
 
 
-def _started(command: Command, settings: list[str]) -> tuple[subprocess.Popen[bytes], list[str]]:
-    """Start the plugin at a port that is free; the process, and the settings by which it is found."""
-    process = command.start("run", *settings, "-o", "http.listen=127.0.0.1:0", "-o", "jumpcloud.interval=100ms")
-    found: list[str] = []
+class Running:
+    """A running plugin; `settings` name the address at which it serves its endpoints."""
 
-    def listens() -> bool:
-        assert process.poll() is None, command.log.read_text()
-        found[:] = re.findall(r"status page at http://(\S+)/", command.log.read_text())
-        return bool(found)
+    def __init__(self, command: Command, settings: list[str]) -> None:
+        self.process = command.start("run", *settings, "-o", "http.listen=127.0.0.1:0", "-o", "jumpcloud.interval=1s")
+        self.address = ""
 
-    wait_until(listens)
-    return process, [*settings, "-o", f"http.listen={found[0]}"]
+        def listens() -> bool:
+            assert self.process.poll() is None, command.log.read_text()
+            found = re.findall(r"status page at http://(\S+)/", command.log.read_text())
+            self.address = found[-1] if found else ""
+            return bool(found)
+
+        wait_until(listens)
+        self.settings = [*settings, "-o", f"http.listen={self.address}"]
+
+    def get(self, path: str) -> str:
+        """The body of a page."""
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=30) as response:
+            text: str = response.read().decode()
+            return text
+
+    def wait_for_stream(self, state: str) -> None:
+        """Wait until the stream has this state."""
+        wait_until(lambda: json.loads(self.get("/status.json"))["streams"][0]["state"] == state)
 
 
-def _page(settings: list[str], path: str) -> str:
-    with urllib.request.urlopen(f"http://{settings[-1].partition('=')[2]}{path}", timeout=30) as answer:
-        text: str = answer.read().decode()
-        return text
-
-
-def test_health_of_a_plugin_that_runs(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
-    """Ready: exit code 0. Refused: the reason and exit code 1, though alive. Without a process: one clear line."""
+def test_health(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
+    """Ready: exit code 0. Refused: the reason and exit code 1, but alive. Without a process: one clear line."""
     with api:
-        process, settings = _started(command, command.settings(api, receiver))
+        running = Running(command, command.settings(api, receiver))
         assert receiver.wait_for(400, timeout=60), command.log.read_text()
-        ready = command("health", *settings, JUMPCLOUD_API_KEY="")
-        live = command("health", *settings, "--live", JUMPCLOUD_API_KEY="")
+        ready = command("health", *running.settings, JUMPCLOUD_API_KEY="")
+        live = command("health", *running.settings, "--live", JUMPCLOUD_API_KEY="")
         assert (ready.returncode, ready.stdout) == (0, b"ready\n"), ready.stderr
         assert (live.returncode, live.stdout) == (0, b"alive\n"), live.stderr
 
         api.faults.always(Fault("status", status=401))
-        wait_until(lambda: json.loads(_page(settings, "/status.json"))["streams"][0]["state"] == "refused")
-        ready, live = command("health", *settings), command("health", *settings, "--live")
+        running.wait_for_stream("refused")
+        ready, live = command("health", *running.settings), command("health", *running.settings, "--live")
         assert ready.returncode == 1
-        assert ready.stdout.startswith(b"own organization: refused: JumpCloud answered 401: ")
+        assert b": refused: JumpCloud answered 401: " in ready.stdout
         assert live.returncode == 0
 
-        process.terminate()
-        assert process.wait(20) == 0
-    gone = command("health", *settings)
+        running.process.terminate()
+        assert running.process.wait(20) == 0
+    gone = command("health", *running.settings)
     assert gone.returncode == 1
     (line,) = gone.stderr.decode().splitlines()
-    assert re.match(r"in-jumpcloud: nothing answers at 127\.0\.0\.1:\d+: .*; is `in-jumpcloud run` running\?\Z", line)
+    assert f" {running.address}: " in line
+    assert "is `in-jumpcloud run` running?" in line
 
 
-def test_health_without_an_address(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
-    """Where http.listen is null there is nobody to ask: exit code 2."""
+def test_health_without_the_plugin(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
+    """Without http.listen the exit code is 2; if another server listens there, the command says so and exits with 1."""
     with api:
-        done = command("health", *command.settings(api, receiver, http__listen=None))
-    assert done.returncode == 2
-    assert b"http.listen: is null" in done.stderr
+        null = command("health", *command.settings(api, receiver, http__listen=None))
+        address = api.url.removeprefix("http://")
+        other = command("health", *command.settings(api, receiver, http__listen=address))
+    assert (null.returncode, other.returncode) == (2, 1)
+    assert b"http.listen: is null" in null.stderr
+    assert f"{address} answer".encode() in other.stderr
 
 
-def test_health_of_somebody_else(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
-    """Where another server listens, that is said."""
+def test_status_of_a_running_plugin(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
+    """`status` shows the rates and receivers of the process that holds the state, and of no other."""
     with api:
-        where = api.url.removeprefix("http://")
-        done = command("health", *command.settings(api, receiver, http__listen=where))
-    assert done.returncode == 1
-    assert b"is it in-jumpcloud that listens there?" in done.stderr
-
-
-def test_status_asks_the_process(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
-    """Beside a plugin that runs `status` tells the rates and the receivers as well; but none of another plugin's."""
-    with api:
-        _, settings = _started(command, command.settings(api, receiver))
+        running = Running(command, command.settings(api, receiver))
         assert receiver.wait_for(400, timeout=60), command.log.read_text()
-        wait_until(lambda: json.loads(_page(settings, "/status.json"))["streams"][0]["state"] == "up to date")
-        text = command("status", *settings).stdout.decode()
-        found = json.loads(command("status", "--json", *settings).stdout)
-        other = json.loads(
-            command("status", "--json", *settings, "-o", f"state.path={command.directory / 'other.db'}").stdout
-        )
-    assert f"receiver      127.0.0.1:{receiver.port}, up\n" in text
-    assert re.search(r"  rate          [1-9]\S* events a minute\n", text)
-    assert found["running"]["receivers"][0]["up"] is True
-    assert found["streams"][0]["events_per_minute"] > 0
+        running.wait_for_stream("up to date")
+        text = command("status", *running.settings).stdout.decode()
+        status = json.loads(command("status", "--json", *running.settings).stdout)
+        other_state = ["-o", f"state.path={command.directory / 'other.db'}"]
+        other = json.loads(command("status", "--json", *running.settings, *other_state).stdout)
+    assert f"127.0.0.1:{receiver.port}, up\n" in text
+    assert re.search(r"  rate +[1-9]\S* events", text)
+    assert status["running"]["receivers"][0]["up"] is True
+    assert status["streams"][0]["events_per_minute"] > 0
     assert other["running"] is None
 
 
 def test_a_port_in_use(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
-    """One clear line, and exit code 2; nothing was asked of JumpCloud."""
+    """One clear line and exit code 2, without a request to JumpCloud. `run --once` needs no port."""
     with socket.create_server(("127.0.0.1", 0)) as taken, api:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = command("run", *command.settings(api, receiver, http__listen=listen))
+        settings = command.settings(api, receiver, http__listen=listen)
+        done = command("run", *settings)
+        requests = len(api.requests)
+        once = command("run", "--once", *settings)
     assert done.returncode == 2
-    assert done.stderr.decode().splitlines()[-1] == (
-        f"in-jumpcloud: http.listen: {listen}: Address already in use; name another address, or null to go without"
-    )
-    assert not api.requests
+    assert done.stderr.decode().splitlines()[-1].startswith(f"in-jumpcloud: http.listen: {listen}: ")
+    assert requests == 0
+    assert once.returncode == 0, once.stderr
 
 
-def test_once_listens_nowhere(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
-    """`run --once` ends by itself, and its exit code tells: it takes no port."""
-    with socket.create_server(("127.0.0.1", 0)) as taken, api:
-        listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = command("run", "--once", *command.settings(api, receiver, http__listen=listen))
-    assert done.returncode == 0, done.stderr
-
-
-def test_an_open_page_does_not_hold_up_the_end(
+def test_an_open_connection_does_not_delay_the_end(
     command: Command, api: SimulatedApi, receiver: SimulatedReceiver
 ) -> None:
-    """SIGTERM ends the process while clients dawdle at its port."""
+    """SIGTERM ends the process while a client has sent half a request."""
     with api:
-        process, settings = _started(command, command.settings(api, receiver))
-        host, _, port = settings[-1].partition("=")[2].rpartition(":")
-        with socket.create_connection((host, int(port))) as dawdling:
-            dawdling.sendall(b"GET / HT")
+        running = Running(command, command.settings(api, receiver))
+        host, _, port = running.address.rpartition(":")
+        with socket.create_connection((host, int(port))) as slow:
+            slow.sendall(b"GET / HT")
             assert receiver.wait_for(400, timeout=60)
-            process.terminate()
-            assert process.wait(9) == 0, command.log.read_text()
+            running.process.terminate()
+            assert running.process.wait(9) == 0, command.log.read_text()
 
 
 def test_no_secret_in_a_process(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
-    """The key, a proxy's password, the shared key and the password are on no page of a plugin that has them all."""
-    secrets = {
-        "forward.shared_key": "shared-key-9aK27xQ",
-        "forward.username": "us",
-        "forward.password": "password-7Lm31pW",
-        "jumpcloud.proxy": "http://us:proxy-word-4Hd88sN@127.0.0.1:1",
-    }
+    """The key, the proxy's password, the shared key and the password are at no endpoint and not in the log."""
     with api:
-        settings = command.settings(api, receiver)
-        for name, value in secrets.items():
+        settings = [*command.settings(api, receiver), "-o", "forward.username=us"]
+        for name, value in SECRETS.items():
             settings += ["-o", f"{name}={value}"]
-        _, settings = _started(command, settings)
-        wait_until(lambda: json.loads(_page(settings, "/status.json"))["streams"][0]["error"] is not None)
-        texts = {path: _page(settings, path) for path in PAGES}
-    assert "proxy" in texts["/status.json"]
+        running = Running(command, settings)
+        wait_until(lambda: json.loads(running.get("/status.json"))["streams"][0]["error"] is not None)
+        texts = [*map(running.get, PAGES), command.log.read_text()]
+    assert "proxy" in texts[PAGES.index("/status.json")]
     for secret in (KEY, "shared-key-9aK27xQ", "password-7Lm31pW", "proxy-word-4Hd88sN"):
-        assert not [path for path, text in texts.items() if secret in text]
-        assert secret not in command.log.read_text()
+        assert not [text for text in texts if secret in text]
 
 
 @pytest.mark.parametrize("module", ["in_jumpcloud.cli", "in_jumpcloud.cli.map", "in_jumpcloud.cli.run"])
 def test_metrics_are_imported_late(module: str) -> None:
-    """Neither a command that shows no metrics nor a plugin that nobody scrapes loads their library."""
+    """Commands without metrics, and a plugin that is not scraped, do not load the library."""
     program = f"import sys, {module}; sys.exit('prometheus_client' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0  # noqa: S603

@@ -1,10 +1,9 @@
-"""What a service manager is told: that the plugin is ready, alive, reloading, ending."""
+"""What systemd is notified of: ready, alive, reloading, stopping."""
 
 from __future__ import annotations
 
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,40 +13,40 @@ from support.command import Command
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import MINUTE_MS, now_ms
 
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[socket.socket]:
-    """The socket at which systemd listens."""
+    """The socket that systemd listens at."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(20)
         yield manager
 
 
-def told(manager: socket.socket, what: str) -> str:
-    """Wait until it is told this."""
+def wait_for(manager: socket.socket, line: str) -> str:
+    """The next notification with this line."""
     while True:
         message = manager.recv(4096).decode()
-        if what in message.splitlines():
+        if line in message.splitlines():
             return message
 
 
 def test_from_start_to_end(
     command: Command, receiver: SimulatedReceiver, manager: socket.socket, tmp_path: Path
 ) -> None:
-    """READY once the rooms are open, WATCHDOG again and again, RELOADING and READY around a reload, STOPPING."""
-    now_ms = time.time_ns() // 1_000_000
-    source = EventSource(start_ms=now_ms - 3_600_000, end_ms=now_ms, per_minute=1)
-    with SimulatedApi(source) as api:
+    """READY after the start, WATCHDOG repeatedly, RELOADING and READY around a reload, STOPPING at the end."""
+    end_ms = now_ms()
+    with SimulatedApi(EventSource(start_ms=end_ms - 60 * MINUTE_MS, end_ms=end_ms, per_minute=1)) as api:
         environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1500000"}
         process = command.start("run", *command.settings(api, receiver), **environ)
-        assert "STATUS=1 streams" in told(manager, "READY=1")
+        assert "STATUS=1 stream" in wait_for(manager, "READY=1")
         for _ in range(3):
-            told(manager, "WATCHDOG=1")
+            wait_for(manager, "WATCHDOG=1")
         process.send_signal(signal.SIGHUP)
-        assert "MONOTONIC_USEC=" in told(manager, "RELOADING=1")
-        told(manager, "READY=1")
+        assert "MONOTONIC_USEC=" in wait_for(manager, "RELOADING=1")
+        wait_for(manager, "READY=1")
         process.send_signal(signal.SIGTERM)
-        told(manager, "STOPPING=1")
+        wait_for(manager, "STOPPING=1")
         assert process.wait(20) == 0

@@ -1,9 +1,10 @@
-"""What the tests of the watching share: a plugin between the simulators, stepped by the test, and its pages."""
+"""A plugin between the simulators that the test steps itself, and its HTTP endpoints."""
 
 from __future__ import annotations
 
 import http.client
 import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import msgspec
 from support.command import KEY, ROOT
 
 from in_jumpcloud import app
+from in_jumpcloud.collector import Collector
 from in_jumpcloud.config.schema import (
     Config,
     DeadLetterSettings,
@@ -31,8 +33,8 @@ from in_jumpcloud.timestamps import now_ms
 PAGES = ("/", "/status.json", "/metrics", "/healthz", "/readyz")
 
 
-class Answer(NamedTuple):
-    """One answer of the server; header names are in lower case."""
+class Response(NamedTuple):
+    """One HTTP response; header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -45,32 +47,32 @@ class Answer(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """A plugin that is opened but not running, and where its pages are."""
+    """A plugin that is open but not running, and the URL of its endpoints."""
 
     plugin: app.App
     url: str
 
-    def get(self, path: str, method: str = "GET", **headers: str) -> Answer:
-        """One request."""
+    def get(self, path: str, method: str = "GET", **headers: str) -> Response:
+        """Send one request."""
         where = urlsplit(self.url)
         connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=30)
         try:
             connection.request(method, path, headers=headers)
             response = connection.getresponse()
-            found = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, found, response.read().decode())
+            lower = {name.lower(): value for name, value in response.getheaders()}
+            return Response(response.status, lower, response.read().decode())
         finally:
             connection.close()
 
     def metrics(self) -> dict[str, float]:
-        """Every sample, by its name and labels as they stand in the text."""
+        """Every sample, by its name and labels as the text has them."""
         lines = self.get("/metrics").body.splitlines()
         samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
 
 
 def settings_of(url: str, directory: Path, *ports: int, **changes: Any) -> Config:
-    """Settings between an API and receivers at these ports; a change is `section__key=value`."""
+    """Settings for an API and receivers at these ports; a change is `section__key=value`."""
     servers = tuple(ServerSettings(host="127.0.0.1", port=port) for port in ports)
     settings = Config(
         jumpcloud=JumpCloudSettings(api_key=Secret(KEY), url=url, start=Start("3h"), requests_per_second=1000),
@@ -86,14 +88,27 @@ def settings_of(url: str, directory: Path, *ports: int, **changes: Any) -> Confi
     return settings
 
 
+def catch_up(*collectors: Collector) -> None:
+    """Step these streams until each has caught up."""
+    for collector in collectors:
+        while not collector.caught_up:
+            collector.step(threading.Event())
+            assert collector.error is None
+
+
 @contextmanager
-def watched(settings: Config, *, once: bool = False, now_ms: Callable[[], int] = now_ms) -> Iterator[Watched]:
-    """Open the plugin and serve its pages at a port that is free."""
-    with app.open_app(settings, once=once) as plugin, server.serve("127.0.0.1:0", plugin, now_ms=now_ms) as url:
+def watched(
+    settings: Config, *, once: bool = False, now_ms: Callable[[], int] = now_ms, **limits: float
+) -> Iterator[Watched]:
+    """Open the plugin and serve its endpoints at a free port; `limits` are arguments of `serve`."""
+    with (
+        app.open_app(settings, once=once) as plugin,
+        server.serve("127.0.0.1:0", plugin, now_ms=now_ms, **limits) as url,
+    ):
         assert url is not None
         yield Watched(plugin, url)
 
 
 def refusing(api: SimulatedApi) -> dict[str, Any]:
-    """The change of settings by which one of two streams is refused: the second organization does not exist."""
+    """Settings with two streams, of which the second is refused: its organization does not exist."""
     return {"jumpcloud__organizations": (next(iter(api.sources)), "missing")}

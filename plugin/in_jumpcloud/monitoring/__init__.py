@@ -1,1 +1,1 @@
-"""How people see what goes on: counters, logs."""
+"""Shows the state of the running plugin: log, health, metrics, status page, service manager."""

@@ -1,6 +1,6 @@
-"""Whether the plugin is alive, and whether it does its work; from a snapshot alone.
+"""Decides from a snapshot whether the plugin is alive and whether it is ready.
 
-Each gives the reasons why not, a line each, and nothing where all is well.
+Both functions return the reasons why it is not, one line each; an empty list means it is.
 """
 
 from __future__ import annotations
@@ -11,55 +11,54 @@ _UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 
 
 def not_alive(snapshot: Snapshot) -> list[str]:
-    """Why a restart may help: a worker is gone, or neither makes progress nor waits on purpose.
+    """Reasons to restart the process: a worker has ended or hangs, or no worker runs a stream that is due.
 
-    A receiver that is down, a refusal, a full disk: all that is waiting on purpose.
+    A receiver that is down, a rejected request and a full disk are not among them: a restart does not help.
     """
-    most = snapshot.allowed_silence
-    reasons = [] if snapshot.workers_alive else ["a worker has ended"]
+    limit = snapshot.max_silence
+    reasons = [] if snapshot.workers_alive else ["a worker thread has ended"]
     reasons += [
-        f"{each.name}: no sign of life for {format_duration(each.silent)}"
-        for each in snapshot.streams
-        if each.silent is not None and each.silent > most
+        f"{stream.name}: no activity for {format_duration(stream.silent)}"
+        for stream in snapshot.streams
+        if stream.silent is not None and stream.silent > limit
     ]
-    # A stream may wait long for a worker while others have them all; where none is at work, something is wrong.
-    if all(each.silent is None for each in snapshot.streams):
+    # While the workers are busy with other streams, a stream may wait for long. If none is busy, they are stuck.
+    if all(stream.silent is None for stream in snapshot.streams):
         reasons += [
-            f"{each.name}: due for {format_duration(each.overdue)}, and no worker takes it up"
-            for each in snapshot.streams
-            if each.overdue is not None and each.overdue > most
+            f"{stream.name}: due for {format_duration(stream.overdue)}, but no worker runs it"
+            for stream in snapshot.streams
+            if stream.overdue is not None and stream.overdue > limit
         ]
     return reasons
 
 
 def not_ready(snapshot: Snapshot) -> list[str]:
-    """Why events do not arrive as they should: a stream is refused or lags, or no receiver is up."""
+    """Reasons why events do not arrive in time: a stream is refused or lags, or every receiver is down."""
     reasons = []
-    for each in snapshot.streams:
-        if each.refused:
-            reasons.append(f"{each.name}: refused: {each.error}")
-        elif lags(each, snapshot.allowed_lag):
-            why = f": {each.error}" if each.error else ""
-            reasons.append(f"{each.name}: lags {format_duration(each.lag)} behind now{why}")
-    if snapshot.receivers and all(each.up is False for each in snapshot.receivers):
-        reasons.append(f"no receiver is up: {', '.join(each.name for each in snapshot.receivers)}")
+    for stream in snapshot.streams:
+        if stream.refused:
+            reasons.append(f"{stream.name}: refused: {stream.error}")
+        elif is_lagging(stream, snapshot.max_lag):
+            cause = f": {stream.error}" if stream.error else ""
+            reasons.append(f"{stream.name}: {format_duration(stream.lag)} behind now{cause}")
+    if snapshot.receivers and all(receiver.up is False for receiver in snapshot.receivers):
+        reasons.append(f"no receiver is up: {', '.join(receiver.name for receiver in snapshot.receivers)}")
     return reasons
 
 
-def lags(stream: StreamStatus, allowed: float) -> bool:
-    """Whether it is further behind than allowed, in seconds.
+def is_lagging(stream: StreamStatus, max_lag: float) -> bool:
+    """Whether the stream is more than `max_lag` seconds behind now.
 
-    One that has not come up to now since the process began is behind by nature: it lags only once it has not got
-    any further for as long.
+    During a backfill the lag is expected: then the stream lags only if it made no progress for `max_lag` seconds.
     """
-    return stream.lag > allowed and (not stream.backfilling or stream.advanced > allowed)
+    return stream.lag > max_lag and (not stream.backfilling or stream.since_progress > max_lag)
 
 
-def stream_state(stream: StreamStatus, allowed: float) -> str:
-    """How it stands, in a word or two; `allowed` is the lag that is allowed, in seconds."""
+def stream_state(stream: StreamStatus, max_lag: float) -> str:
+    """The state of a stream as the status page shows it; `max_lag` is in seconds."""
     if stream.error:
         return "refused" if stream.refused else "failing"
-    if lags(stream, allowed):
+    if is_lagging(stream, max_lag):
         return "lagging"
     return "catching up" if stream.backfilling else "up to date"
 

@@ -1,4 +1,4 @@
-"""The last hours, a point a minute, and what each stream delivers at present. In memory: a restart begins anew."""
+"""The last six hours, one point per minute, and the current rate of each stream. Kept in memory only."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections import deque
 import msgspec
 
 from in_jumpcloud.monitoring.snapshot import Snapshot
+from in_jumpcloud.timestamps import MINUTE_MS
 
-KEPT = 360
-"""Points: six hours."""
-_MINUTE_MS = 60_000
+MAX_POINTS = 360
 
 
 class Point(msgspec.Struct, frozen=True, array_like=True):
@@ -22,45 +21,48 @@ class Point(msgspec.Struct, frozen=True, array_like=True):
 
 
 class History:
-    """Is shown a snapshot once a minute. One thread writes it; others may read meanwhile."""
+    """Takes a snapshot once a minute. One thread writes; others may read at the same time."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self._points: deque[Point] = deque(maxlen=KEPT)
+        self._points: deque[Point] = deque(maxlen=MAX_POINTS)
         self._next_ms = _next_minute(snapshot.now_ms)
-        self._last = self._before = (snapshot.uptime, _counts(snapshot))
+        self._last = self._second_last = (snapshot.uptime, _acknowledged(snapshot))
 
     def is_due(self, now_ms: int) -> bool:
-        """Whether a minute has passed; also where the clock was set back meanwhile."""
-        return not self._next_ms - _MINUTE_MS <= now_ms < self._next_ms
+        """Whether the next point is due. A clock that was set back makes it due at once."""
+        return not self._next_ms - MINUTE_MS <= now_ms < self._next_ms
 
     def add(self, snapshot: Snapshot) -> None:
-        """Keep the minute that has passed."""
-        counts = _counts(snapshot)
-        acknowledged = sum(_more(counts[name], self._last[1].get(name, 0)) for name in counts)
+        """Add the point of the minute that ended."""
+        counts = _acknowledged(snapshot)
+        _, before = self._last
+        acknowledged = sum(_increase(count, before.get(name, 0)) for name, count in counts.items())
         lag = max((stream.lag for stream in snapshot.streams), default=0.0)
-        self._points.append(Point(snapshot.now_ms // _MINUTE_MS * _MINUTE_MS, acknowledged, round(lag, 1)))
+        self._points.append(Point(snapshot.now_ms // MINUTE_MS * MINUTE_MS, acknowledged, round(lag, 1)))
         self._next_ms = _next_minute(snapshot.now_ms)
-        self._before, self._last = self._last, (snapshot.uptime, counts)
+        self._second_last, self._last = self._last, (snapshot.uptime, counts)
 
     def points(self) -> list[Point]:
-        """What is kept, the oldest first."""
+        """All points, the oldest first."""
         return list(self._points)
 
     def rates(self, snapshot: Snapshot) -> dict[str, float]:
-        """By stream, the events acknowledged per minute, over the last one to two minutes."""
-        began, before = self._before
+        """Events acknowledged per minute, by stream, over the last one to two minutes."""
+        began, before = self._second_last
         minutes = max(1.0, snapshot.uptime - began) / 60
-        return {name: _more(count, before.get(name, 0)) / minutes for name, count in _counts(snapshot).items()}
+        return {
+            name: _increase(count, before.get(name, 0)) / minutes for name, count in _acknowledged(snapshot).items()
+        }
 
 
-def _counts(snapshot: Snapshot) -> dict[str, int]:
+def _acknowledged(snapshot: Snapshot) -> dict[str, int]:
     return {stream.name: stream.counters.acknowledged for stream in snapshot.streams}
 
 
-def _more(count: int, before: int) -> int:
-    """What was added; a stream that was set up anew counts from nothing."""
+def _increase(count: int, before: int) -> int:
+    """The increase of a counter; a reload may have restarted it from 0."""
     return count - before if count >= before else count
 
 
 def _next_minute(now_ms: int) -> int:
-    return (now_ms // _MINUTE_MS + 1) * _MINUTE_MS
+    return (now_ms // MINUTE_MS + 1) * MINUTE_MS

@@ -1,4 +1,4 @@
-"""The metrics, in Prometheus' text format or OpenMetrics: read from a snapshot when they are asked for."""
+"""The metrics, in Prometheus' text format or OpenMetrics, read from a snapshot at each scrape."""
 
 from __future__ import annotations
 
@@ -20,26 +20,44 @@ from prometheus_client.utils import floatToGoString
 from in_jumpcloud.counters import BOUNDS, LatencyHistogram
 from in_jumpcloud.monitoring.snapshot import Snapshot, StreamStatus
 
-_EVENTS = (
-    ("received", "received", "Events on the pages that were read"),
-    ("duplicate", "duplicates", "Events that were known from before, and not sent again"),
-    ("late", "late", "Events that appeared only after their time had been asked for"),
-    ("foreign", "foreign", "Events of another organization than the one asked for; delivered all the same"),
-    ("mapped", "mapped", "Events that became records"),
-    ("pipeline_error", "with_problems", "Events that could not be mapped as a whole; delivered all the same"),
-    ("sent", "sent", "Records in chunks that were sent, each sending counted"),
-    ("acknowledged", "acknowledged", "Records whose chunk was acknowledged and committed"),
-    ("dead_lettered", "dead_lettered", "Events that the receiver refuses for good, kept on disk"),
+_COUNTERS = (  # metric, field of Counters, help
+    ("received_events", "received", "Events received from JumpCloud"),
+    ("duplicate_events", "duplicates", "Events received again and not sent again"),
+    ("late_events", "late", "Events that appeared after their time had been polled"),
+    ("foreign_events", "foreign", "Events of another organization than the requested one; delivered"),
+    ("mapped_events", "mapped", "Events mapped to records"),
+    ("pipeline_error_events", "with_problems", "Events mapped only in part; delivered"),
+    ("sent_events", "sent", "Records sent, resends included"),
+    ("acknowledged_events", "acknowledged", "Records acknowledged by a receiver and committed"),
+    ("dead_lettered_events", "dead_lettered", "Events written to the dead-letter file"),
+    ("api_pages", "pages", "Pages received from JumpCloud"),
+    ("api_page_bytes", "page_bytes", "Bytes of received pages, decompressed"),
+    ("forward_bytes", "sent_bytes", "Bytes of sent messages, resends included"),
 )
-_OTHERS = (
-    ("api_pages", "pages", "Pages that were read"),
-    ("api_page_bytes", "page_bytes", "Bytes of those pages, decompressed"),
-    ("forward_bytes", "sent_bytes", "Bytes of messages that were sent, each sending counted"),
+_GAUGES: tuple[tuple[str, Callable[[StreamStatus], float | None], str], ...] = (
+    ("stream_lag_seconds", lambda stream: stream.lag, "Seconds the stream is behind now"),
+    (
+        "unacknowledged_age_seconds",
+        lambda stream: stream.unacknowledged_age,
+        "Age of the oldest fetched event that is not acknowledged; 0 if there is none",
+    ),
+    (
+        "unacknowledged_wait_seconds",
+        lambda stream: stream.unacknowledged_wait,
+        "Seconds since that event was fetched; 0 if there is none",
+    ),
+    ("stream_refused", lambda stream: stream.refused, "1 if JumpCloud refuses the requests of the stream"),
+    ("stream_failing", lambda stream: bool(stream.error), "1 if an error stops the stream"),
+    (
+        "stream_backfilling",
+        lambda stream: stream.backfilling,
+        "1 if the stream has not caught up since the process started",
+    ),
 )
 
 
 class Metrics:
-    """The registry, which holds nothing of its own but what the kernel says of this process."""
+    """A registry of the plugin's metrics and those of the process."""
 
     def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
         self._registry = CollectorRegistry()
@@ -47,108 +65,93 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     def encode(self, accept: str) -> tuple[bytes, str]:
-        """All of them in the format that `accept`, a request's header, prefers; and its media type."""
+        """All metrics in the format that the Accept header prefers, and its media type."""
         encode, media_type = choose_encoder(accept)
         return encode(self._registry), media_type
 
 
 class _SnapshotCollector(Collector):
-    """Reads the rooms' own counters: there is no second set of them."""
-
     def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
         self._snapshot = snapshot
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: the registry need not collect once just to learn the names."""
+        """Nothing, so that registering does not collect once to learn the names."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        """Every family."""
-        seen = self._snapshot()
-        yield InfoMetricFamily(
-            "in_jumpcloud_build", "What runs", value={"version": seen.version, "python": seen.python}
-        )
-        for name, field, help_ in _EVENTS:
-            yield _of_streams(f"{name}_events", help_, seen, field)
-        for name, field, help_ in _OTHERS:
-            yield _of_streams(name, help_, seen, field)
-        yield from _streams(seen)
-        yield from _api(seen)
-        yield from _receivers(seen)
-        yield from _files(seen)
+        snapshot = self._snapshot()
+        build = {"version": snapshot.version, "python": snapshot.python}
+        yield InfoMetricFamily("in_jumpcloud_build", "Build information", value=build)
+        yield from _streams(snapshot)
+        yield from _api(snapshot)
+        yield from _receivers(snapshot)
+        yield from _files(snapshot)
 
 
-def _of_streams(name: str, help_: str, seen: Snapshot, field: str) -> Metric:
-    family = CounterMetricFamily(f"in_jumpcloud_{name}", help_, labels=["stream"])
-    for each in seen.streams:
-        family.add_metric([each.name], getattr(each.counters, field))
-    return family
-
-
-def _streams(seen: Snapshot) -> Iterable[Metric]:
-    gauges: list[tuple[str, str, Callable[[StreamStatus], float | None]]] = [
-        ("stream_lag_seconds", "Now less the watermark", lambda one: one.lag),
-        ("unacknowledged_age_seconds", "Age of the oldest event that is fetched and not acknowledged; 0: there is none",
-         lambda one: one.oldest),
-        ("unacknowledged_wait_seconds", "How long that event has been here", lambda one: one.waiting),
-        ("stream_refused", "1: JumpCloud refuses what is asked", lambda one: one.refused),
-        ("stream_failing", "1: an error keeps the stream from going on", lambda one: bool(one.error)),
-        ("stream_backfilling", "1: it has not come up to now since the process began", lambda one: one.backfilling),
-    ]  # fmt: skip
-    for name, help_, value in gauges:
-        family = GaugeMetricFamily(f"in_jumpcloud_{name}", help_, labels=["stream"])
-        for each in seen.streams:
-            family.add_metric([each.name], float(value(each) or 0))
-        yield family
-    family_of_types = CounterMetricFamily(
-        "in_jumpcloud_unknown_type_events", "Events of types that the catalogue does not know", labels=["event_type"]
+def _streams(snapshot: Snapshot) -> Iterable[Metric]:
+    for name, field, help_ in _COUNTERS:
+        counter = CounterMetricFamily(f"in_jumpcloud_{name}", help_, labels=["stream"])
+        for stream in snapshot.streams:
+            counter.add_metric([stream.name], getattr(stream.counters, field))
+        yield counter
+    for name, value, help_ in _GAUGES:
+        gauge = GaugeMetricFamily(f"in_jumpcloud_{name}", help_, labels=["stream"])
+        for stream in snapshot.streams:
+            gauge.add_metric([stream.name], float(value(stream) or 0))
+        yield gauge
+    unknown_types = CounterMetricFamily(
+        "in_jumpcloud_unknown_type_events", "Events of types that are not in the catalogue", labels=["event_type"]
     )
-    for name, count in seen.unknown_types.items():
-        family_of_types.add_metric([name], count)
-    yield family_of_types
+    for name, count in snapshot.unknown_types.items():
+        unknown_types.add_metric([name], count)
+    yield unknown_types
 
 
-def _api(seen: Snapshot) -> Iterable[Metric]:
+def _api(snapshot: Snapshot) -> Iterable[Metric]:
     requests = CounterMetricFamily(
-        "in_jumpcloud_api_requests", "Requests to JumpCloud by status; none: no whole answer came", labels=["code"]
+        "in_jumpcloud_api_requests", "Requests to JumpCloud by status; none: no complete response", labels=["code"]
     )
-    for code, count in seen.requests.items():
+    for code, count in snapshot.requests.items():
         requests.add_metric([code], count)
     yield requests
     latencies = HistogramMetricFamily(
-        "in_jumpcloud_api_request_duration_seconds", "From a request to the end of its answer", labels=[]
+        "in_jumpcloud_api_request_duration_seconds", "Seconds from a request to the end of its response", labels=[]
     )
-    _add(latencies, [], seen.request_latencies)
+    _add(latencies, [], snapshot.request_latencies)
     yield latencies
 
 
-def _receivers(seen: Snapshot) -> Iterable[Metric]:
+def _receivers(snapshot: Snapshot) -> Iterable[Metric]:
     up = GaugeMetricFamily(
-        "in_jumpcloud_receiver_up", "1: the last try went well; absent before the first", labels=["receiver"]
+        "in_jumpcloud_receiver_up", "1 if the last attempt succeeded; absent before the first", labels=["receiver"]
     )
     acks = HistogramMetricFamily(
-        "in_jumpcloud_ack_duration_seconds", "From the sending of a chunk to its ack", labels=["receiver"]
+        "in_jumpcloud_ack_duration_seconds", "Seconds from sending a chunk to its ack", labels=["receiver"]
     )
-    for each in seen.receivers:
-        if each.up is not None:
-            up.add_metric([each.name], each.up)
-        _add(acks, [each.name], each.latencies)
+    for receiver in snapshot.receivers:
+        if receiver.up is not None:
+            up.add_metric([receiver.name], receiver.up)
+        _add(acks, [receiver.name], receiver.latencies)
     yield up
     yield acks
 
 
-def _files(seen: Snapshot) -> Iterable[Metric]:
-    for name, count in (("hits", seen.geo_hits), ("misses", seen.geo_misses)):
-        yield CounterMetricFamily(f"in_jumpcloud_geo_cache_{name}", f"Addresses: {name} of the cache", value=count)
-    age = GaugeMetricFamily(
-        "in_jumpcloud_geo_database_age_seconds", "Time since the database was built", labels=["database"]
+def _files(snapshot: Snapshot) -> Iterable[Metric]:
+    yield CounterMetricFamily(
+        "in_jumpcloud_geo_cache_hits", "Address lookups answered by the cache", value=snapshot.geo_hits
     )
-    for each in seen.databases:
-        age.add_metric([each.setting.removeprefix("geoip.")], seen.now_ms / 1000 - each.built)
+    yield CounterMetricFamily(
+        "in_jumpcloud_geo_cache_misses", "Address lookups not answered by the cache", value=snapshot.geo_misses
+    )
+    age = GaugeMetricFamily(
+        "in_jumpcloud_geo_database_age_seconds", "Seconds since the database was built", labels=["database"]
+    )
+    for database in snapshot.databases:
+        age.add_metric([database.setting.removeprefix("geoip.")], snapshot.now_ms / 1000 - database.built)
     yield age
-    yield GaugeMetricFamily("in_jumpcloud_state_file_bytes", "Size of the state, on disk", value=seen.state_bytes)
+    yield GaugeMetricFamily("in_jumpcloud_state_file_bytes", "Size of the state on disk", value=snapshot.state_bytes)
     yield GaugeMetricFamily(
-        "in_jumpcloud_dead_letter_file_bytes", "Size of the file of dead letters", value=seen.dead_letter_bytes
+        "in_jumpcloud_dead_letter_file_bytes", "Size of the dead-letter file", value=snapshot.dead_letter_bytes
     )
 
 

@@ -1,4 +1,4 @@
-"""The web server: a few pages for people and their monitoring, read-only, bounded, and never in the plugin's way."""
+"""The HTTP server of the status page, metrics and health: read-only, bounded, and independent of the collection."""
 
 from __future__ import annotations
 
@@ -26,12 +26,11 @@ from in_jumpcloud.timestamps import now_ms
 
 log = logging.getLogger(__name__)
 
-_PLACES = 8
-"""Requests that are answered at a time; a further one is turned away."""
-_LONGEST = 10.0
-"""Seconds that a request may take, from its first byte to the last of its answer."""
-_TICK = 0.25
-"""Seconds after which the server looks at the clock, and whether it is to end."""
+MAX_REQUESTS = 8
+"""Requests answered at the same time; the connection of a further one is closed."""
+MAX_REQUEST_SECONDS = 10.0
+"""From the connection to the last byte of the response."""
+_TICK_SECONDS = 0.25
 _HEADERS = [
     ("Server", "in_jumpcloud"),
     ("Cache-Control", "no-store"),
@@ -40,12 +39,12 @@ _HEADERS = [
     ("Cross-Origin-Resource-Policy", "same-origin"),
 ]
 _TEXT = "text/plain; charset=utf-8"
-_Page = tuple[str, str, bytes]
-"""Status, media type, body."""
+_Response = tuple[str, str, bytes]
+"""Status line, media type, body."""
 
 
 class StatusEndpoints:
-    """The pages, as a WSGI application."""
+    """The endpoints, as a WSGI application."""
 
     def __init__(self, plugin: App, *, now_ms: Callable[[], int] = now_ms) -> None:
         self._plugin = plugin
@@ -54,8 +53,8 @@ class StatusEndpoints:
         self._history = History(self.snapshot())
         self._metrics: Any = None
         self._page = resources.files(__package__).joinpath("page.html").read_bytes()
-        self._policy = _policy(self._page)
-        self._pages: dict[str, Callable[[WSGIEnvironment], _Page]] = {
+        self._policy = _content_security_policy(self._page)
+        self._endpoints: dict[str, Callable[[WSGIEnvironment], _Response]] = {
             "/": lambda _: ("200 OK", "text/html; charset=utf-8", self._page),
             "/status.json": lambda _: (
                 "200 OK",
@@ -63,56 +62,56 @@ class StatusEndpoints:
                 status_json.encode_status(self.snapshot(), self._history),
             ),
             "/metrics": self._show_metrics,
-            "/healthz": lambda _: _verdict("alive", health.not_alive(self.snapshot())),
-            "/readyz": lambda _: _verdict("ready", health.not_ready(self.snapshot())),
+            "/healthz": lambda _: _health("alive", health.not_alive(self.snapshot())),
+            "/readyz": lambda _: _health("ready", health.not_ready(self.snapshot())),
             "/favicon.ico": lambda _: ("204 No Content", _TEXT, b""),
         }
 
     def snapshot(self) -> snapshot.Snapshot:
-        """How the plugin is doing now."""
+        """The present state of the plugin."""
         return snapshot.take_snapshot(self._plugin, now_ms=self._now_ms(), began=self._began)
 
     def keep_history(self) -> None:
-        """To be called now and then: once a minute a point is kept."""
+        """Add a point to the history if one is due. Call it several times a minute."""
         try:
             if self._history.is_due(self._now_ms()):
                 self._history.add(self.snapshot())
         except Exception:
-            log.exception("the history of the status page lacks a minute")
+            log.exception("cannot add a point to the history of the status page")
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         """Answer one request."""
         headers = [*_HEADERS, ("Content-Security-Policy", self._policy)]
-        page = self._pages.get(environ["PATH_INFO"])
+        endpoint = self._endpoints.get(environ["PATH_INFO"])
         if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
             headers.append(("Allow", "GET, HEAD"))
-            status, media_type, body = "405 Method Not Allowed", _TEXT, b"only GET and HEAD\n"
-        elif page is None:
-            known = ", ".join(path for path in self._pages if path != "/favicon.ico")
-            status, media_type, body = "404 Not Found", _TEXT, f"there are {known}\n".encode()
+            status, media_type, body = "405 Method Not Allowed", _TEXT, b"only GET and HEAD are allowed\n"
+        elif endpoint is None:
+            paths = ", ".join(path for path in self._endpoints if path != "/favicon.ico")
+            status, media_type, body = "404 Not Found", _TEXT, f"not found; available: {paths}\n".encode()
         else:
             try:
-                status, media_type, body = page(environ)
+                status, media_type, body = endpoint(environ)
             except Exception:
-                log.exception("%s: an error of the plugin itself", environ["PATH_INFO"])
-                status, media_type, body = "500 Internal Server Error", _TEXT, b"an error of the plugin itself\n"
+                log.exception("%s: internal error", environ["PATH_INFO"])
+                status, media_type, body = "500 Internal Server Error", _TEXT, b"internal error; see the log\n"
         start_response(status, [*headers, ("Content-Type", media_type), ("Content-Length", str(len(body)))])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
-    def _show_metrics(self, environ: WSGIEnvironment) -> _Page:
-        if self._metrics is None:  # imported when first asked for: its library costs memory and time
+    def _show_metrics(self, environ: WSGIEnvironment) -> _Response:
+        if self._metrics is None:  # imported at the first scrape: the library costs memory and start-up time
             self._metrics = import_module("in_jumpcloud.monitoring.metrics").Metrics(self.snapshot)
         body, media_type = self._metrics.encode(environ.get("HTTP_ACCEPT", ""))
         return "200 OK", media_type, body
 
 
-def _verdict(good: str, reasons: list[str]) -> _Page:
+def _health(good: str, reasons: list[str]) -> _Response:
     lines = "".join(f"{' '.join(line.split())}\n" for line in reasons or [good])
     return "503 Service Unavailable" if reasons else "200 OK", _TEXT, lines.encode(errors="replace")
 
 
-def _policy(page: bytes) -> str:
-    """A Content-Security-Policy that lets the page's own style and script in, by their hashes, and nothing else."""
+def _content_security_policy(page: bytes) -> str:
+    """A policy that allows only the style and the script of `page`, by their hashes."""
     style, script = (
         base64.b64encode(hashlib.sha256(match[1]).digest()).decode()
         for tag in (b"style", b"script")
@@ -125,82 +124,97 @@ def _policy(page: bytes) -> str:
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = _LONGEST
     server_version = "in_jumpcloud"
     sys_version = ""
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Requests are not logged."""
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, where: tuple[str, int], pages: StatusEndpoints) -> None:
-        self.address_family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
-        self._pages = pages
-        self._until: dict[Any, float] = {}
+    def __init__(self, address: tuple[str, int], endpoints: StatusEndpoints, max_request_seconds: float) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.max_request_seconds = max_request_seconds
+        self._endpoints = endpoints
+        self._deadlines: dict[Any, float] = {}  # by connection
         self._lock = threading.Lock()
-        super().__init__(where, _Handler)
-        self.set_app(pages)
+        super().__init__(address, _Handler)
+        self.set_app(endpoints)
 
     def server_bind(self) -> None:
-        """Bind without asking a name server for our own name."""
+        """Bind without the base's DNS query for the host's name."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
         self.setup_environ()
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection."""
+        connection, address = super().get_request()
+        connection.settimeout(self.max_request_seconds)
+        return connection, address
+
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - the base calls it
-        """Let it in where there is a place left."""
+        """Whether to serve a connection: only if fewer than MAX_REQUESTS are open."""
         with self._lock:
-            if len(self._until) >= _PLACES:
+            if len(self._deadlines) >= MAX_REQUESTS:
                 return False
-            self._until[request] = time.monotonic() + _LONGEST
+            self._deadlines[request] = time.monotonic() + self.max_request_seconds
             return True
 
     def shutdown_request(self, request: Any) -> None:
-        """It is done with."""
+        """Close a connection."""
         with self._lock:
-            self._until.pop(request, None)
+            self._deadlines.pop(request, None)
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Hang up on those that take too long; keep the history."""
+        """Close connections that are past their deadline; add to the history."""
         now = time.monotonic()
         with self._lock:
-            overdue = [request for request, until in self._until.items() if until < now]
+            overdue = [request for request, deadline in self._deadlines.items() if deadline < now]
         for request in overdue:
             with suppress(OSError):
                 request.shutdown(socket.SHUT_RDWR)
-        self._pages.keep_history()
+        self._endpoints.keep_history()
 
     def handle_error(self, *_: object) -> None:
-        """A client that hangs up is none of our business."""
-        log.debug("a request to the status page broke off")
+        """A client that disconnects is not an error of the plugin."""
+        log.debug("a client of the status page disconnected")
 
 
 @contextmanager
-def serve(listen: str | None, plugin: App, *, now_ms: Callable[[], int] = now_ms) -> Iterator[str | None]:
-    """Show how `plugin` is doing at `listen`, which is `http.listen`; None: nowhere. Gives the address of the page.
+def serve(
+    listen: str | None,
+    plugin: App,
+    *,
+    now_ms: Callable[[], int] = now_ms,
+    max_request_seconds: float = MAX_REQUEST_SECONDS,
+) -> Iterator[str | None]:
+    """Serve the endpoints of `plugin` at `listen`, the setting http.listen; yields the URL of the status page.
+
+    Without `listen` nothing is served, and None is yielded.
 
     Raises:
-        ConfigError: nobody can listen there.
+        ConfigError: cannot listen at this address.
     """
     if listen is None:
         yield None
         return
     try:
-        server = _Server(addresses.parse_address(listen), StatusEndpoints(plugin, now_ms=now_ms))
+        endpoints = StatusEndpoints(plugin, now_ms=now_ms)
+        server = _Server(addresses.parse_address(listen), endpoints, max_request_seconds)
     except OSError as error:
-        why = error.strerror or str(error)
-        raise ConfigError(f"http.listen: {listen}: {why}; name another address, or null to go without") from None
+        reason = error.strerror or str(error)
+        raise ConfigError(f"http.listen: {listen}: {reason}; set another address, or null to disable it") from None
     url = f"http://{addresses.format_address(server.server_name, server.server_port)}/"
     log.info("status page at %s", url)
-    threading.Thread(target=server.serve_forever, args=(_TICK,), name="status-page", daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(_TICK_SECONDS,), name="status-page", daemon=True).start()
     try:
         yield url
     finally:
-        # Its loop ends when it looks up the next time; nobody waits for that.
+        # In the background: the loop ends only at its next tick.
         threading.Thread(target=server.shutdown, daemon=True).start()
         server.server_close()

@@ -1,4 +1,4 @@
-"""How the plugin is doing at one moment: plain values, from which metrics, health and the status page are made."""
+"""The state of the plugin at one moment, as plain values: the source of metrics, health and the status page."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ _PAUSES = 120.0
 
 
 class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One stream. Ages are in seconds; `lag` is how far its watermark lies behind now.
+    """One stream. Durations are in seconds.
 
-    `error` keeps it from going on, None: nothing does; `refused` tells that JumpCloud said no. `backfilling`: it has
-    not come up to now since the process began. `advanced` is how long ago it last got further. `silent` is how long
-    the worker that is at it has shown no sign of life, `overdue` for how long none has taken it up; None: not so.
-    `oldest` and `waiting` are the age of the oldest event that is not yet acknowledged, and for how long it is here.
+    `lag` is the time from the watermark to now. `error` is the last error until the stream recovers, `refused` whether
+    JumpCloud refused the request. `backfilling`: the stream has not caught up since the process started.
+    `since_progress` is the time since the last commit. `silent` is the time since the last activity while a worker runs
+    the stream, `overdue` the time since it became due while no worker does; None otherwise. `unacknowledged_age` is the
+    age of the oldest fetched event that is not acknowledged, `unacknowledged_wait` the time since it was fetched; None
+    if there is no such event.
     """
 
     name: str
@@ -43,15 +45,15 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     refused: bool = False
     backfilling: bool = False
-    advanced: float = 0.0
+    since_progress: float = 0.0
     silent: float | None = None
     overdue: float | None = None
-    oldest: float | None = None
-    waiting: float | None = None
+    unacknowledged_age: float | None = None
+    unacknowledged_wait: float | None = None
 
 
 class ReceiverStatus(msgspec.Struct, frozen=True):
-    """One receiver; `up` is whether the last try went well, None before the first."""
+    """One receiver; `up` is whether the last attempt succeeded, None before the first."""
 
     name: str
     up: bool | None
@@ -59,7 +61,7 @@ class ReceiverStatus(msgspec.Struct, frozen=True):
 
 
 class DatabaseStatus(msgspec.Struct, frozen=True):
-    """A database for look-ups, named by its setting; `built` is in epoch seconds."""
+    """A GeoIP database, named by its setting; `built` is in epoch seconds."""
 
     setting: str
     type: str
@@ -67,14 +69,14 @@ class DatabaseStatus(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole. `uptime` is in seconds; `allowed_lag` and `allowed_silence` are the limits of health, in seconds."""
+    """The whole plugin. `uptime` is in seconds; `max_lag` and `max_silence` are the limits of health, in seconds."""
 
     now_ms: int
     uptime: float
     streams: tuple[StreamStatus, ...]
     receivers: tuple[ReceiverStatus, ...]
-    allowed_lag: float
-    allowed_silence: float
+    max_lag: float
+    max_silence: float
     workers_alive: bool = True
     databases: tuple[DatabaseStatus, ...] = ()
     requests: dict[str, int] = {}
@@ -91,7 +93,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
-    """How `plugin` is doing; `began` is when, on the monotonic clock. Locks nothing that the workers wait for."""
+    """The state of `plugin` now; `began` is its start on the monotonic clock. Never blocks a worker for long."""
     resources, now = plugin.resources, time.monotonic()
     settings, geo = resources.settings, resources.geo.statistics()
     return Snapshot(
@@ -101,8 +103,8 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
         receivers=tuple(
             ReceiverStatus(str(each.server), each.up, each.latencies) for each in resources.servers.senders
         ),
-        allowed_lag=settings.http.max_lag + settings.jumpcloud.lag + settings.jumpcloud.interval,
-        allowed_silence=max_silence(settings),
+        max_lag=settings.http.max_lag + settings.jumpcloud.lag + settings.jumpcloud.interval,
+        max_silence=max_silence(settings),
         workers_alive=plugin.alive,
         databases=tuple(DatabaseStatus(*each) for each in geo.databases),
         requests=resources.api.requests.codes(),
@@ -111,7 +113,7 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
         geo_hits=geo.hits,
         geo_misses=geo.misses,
         state_path=str(settings.state.path.resolve()),
-        state_bytes=_bytes(settings.state.path),
+        state_bytes=_state_bytes(settings.state.path),
         dead_letter_bytes=_dead_letter_bytes(resources.dead_letters),
     )
 
@@ -128,32 +130,33 @@ def max_silence(settings: Config) -> float:
     return 2 * (request + MAX_RETRY_AFTER) + delivery + _PAUSES
 
 
-def _stream(one: Collector, now_ms: int, now: float) -> StreamStatus:
-    position, liveness, in_flight, error = one.position, one.counters.liveness, one.counters.in_flight, one.error
+def _stream(collector: Collector, now_ms: int, now: float) -> StreamStatus:
+    position, counters, error = collector.position, collector.counters, collector.error
+    liveness, in_flight = counters.liveness, counters.in_flight
     due_at, now_ns = liveness.due_at, now_ms * 1_000_000
     return StreamStatus(
-        name=one.stream.name,
+        name=collector.stream.name,
         watermark_ms=position.watermark_ms,
         window=position.window,
         lag=max(0, now_ms - position.watermark_ms) / 1000,
-        counters=copy.copy(one.counters),
+        counters=copy.copy(counters),
         error=str(error) if error else None,
         refused=isinstance(error, RequestRejected),
         backfilling=not liveness.caught_up_once,
-        advanced=max(0.0, now - liveness.progress_at),
+        since_progress=max(0.0, now - liveness.progress_at),
         silent=max(0.0, now - liveness.touched_at) if due_at is None else None,
         overdue=now - max(due_at, liveness.touched_at) if due_at is not None and now > due_at else None,
-        oldest=max(0, now_ns - in_flight[0]) / 1e9 if in_flight else None,
-        waiting=max(0, now_ns - in_flight[1]) / 1e9 if in_flight else None,
+        unacknowledged_age=max(0, now_ns - in_flight[0]) / 1e9 if in_flight else None,
+        unacknowledged_wait=max(0, now_ns - in_flight[1]) / 1e9 if in_flight else None,
     )
 
 
-def _bytes(path: Path) -> int:
-    """Of the database and of what is not yet written back into it."""
-    return sum(_size(file) for file in (path, path.with_name(f"{path.name}-wal")))
+def _state_bytes(path: Path) -> int:
+    """Bytes of the database and its write-ahead log."""
+    return sum(_file_bytes(file) for file in (path, path.with_name(f"{path.name}-wal")))
 
 
-def _size(path: Path) -> int:
+def _file_bytes(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:

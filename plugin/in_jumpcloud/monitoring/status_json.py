@@ -1,4 +1,4 @@
-"""What /status.json says: a snapshot and the last hours, for the status page and for `in-jumpcloud status`."""
+"""The JSON of /status.json, which the status page and `in-jumpcloud status` read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from in_jumpcloud.timestamps import rfc3339
 
 
 def encode_status(snapshot: Snapshot, history: History) -> bytes:
-    """The JSON. Times are RFC 3339, durations seconds, a point of `history` is `[end in epoch ms, events, lag]`."""
+    """The JSON document.
+
+    Times are RFC 3339, durations are in seconds. A point of `history` is `[end in epoch ms, events, lag in seconds]`.
+    """
     rates = history.rates(snapshot)
     return msgspec.json.encode(
         {
@@ -24,7 +27,7 @@ def encode_status(snapshot: Snapshot, history: History) -> bytes:
             "uptime_seconds": round(snapshot.uptime, 1),
             "not_alive": health.not_alive(snapshot),
             "not_ready": health.not_ready(snapshot),
-            "streams": [_stream(each, rates[each.name], snapshot.allowed_lag) for each in snapshot.streams],
+            "streams": [_stream(each, rates[each.name], snapshot.max_lag) for each in snapshot.streams],
             "receivers": [_receiver(each) for each in snapshot.receivers],
             "databases": [
                 {"setting": each.setting, "type": each.type, "built": rfc3339(each.built * 1000)}
@@ -39,11 +42,11 @@ def encode_status(snapshot: Snapshot, history: History) -> bytes:
     )
 
 
-def _stream(stream: StreamStatus, rate: float, allowed_lag: float) -> dict[str, Any]:
+def _stream(stream: StreamStatus, rate: float, max_lag: float) -> dict[str, Any]:
     window, counters = stream.window, stream.counters
     return {
         "name": stream.name,
-        "state": health.stream_state(stream, allowed_lag),
+        "state": health.stream_state(stream, max_lag),
         "position": rfc3339(stream.watermark_ms),
         "lag_seconds": round(stream.lag, 1),
         "window": window and {"start": rfc3339(window.start_ms), "end": rfc3339(window.end_ms)},
@@ -54,7 +57,7 @@ def _stream(stream: StreamStatus, rate: float, allowed_lag: float) -> dict[str, 
         "late": counters.late,
         "dead_lettered": counters.dead_lettered,
         "pipeline_errors": counters.with_problems,
-        "waiting_seconds": stream.waiting and round(stream.waiting, 1),
+        "waiting_seconds": stream.unacknowledged_wait and round(stream.unacknowledged_wait, 1),
         "error": stream.error,
     }
 
