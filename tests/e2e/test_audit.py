@@ -13,9 +13,10 @@ import pytest
 from support.command import KEY, Command
 
 from in_jumpcloud.simulator.api import SimulatedApi
-from in_jumpcloud.simulator.events import MINUTE, EventSource
+from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import MINUTE_MS as MINUTE
 from in_jumpcloud.timestamps import rfc3339
 
 HOUR = 60 * MINUTE

@@ -21,8 +21,9 @@ from in_jumpcloud.errors import (
 )
 from in_jumpcloud.insights.api import DirectoryInsights, Scope
 from in_jumpcloud.simulator.api import SimulatedApi
-from in_jumpcloud.simulator.events import MINUTE, EventSource
+from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
+from in_jumpcloud.timestamps import MINUTE_MS as MINUTE
 
 FIRST = BEGIN // MINUTE
 

@@ -21,9 +21,10 @@ from support.insights import BEGIN, KEY, NOW, OWN, Client, failure, fetch, fetch
 from in_jumpcloud.errors import NotLicensed, RequestRejected
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.simulator.api import SimulatedApi
-from in_jumpcloud.simulator.events import MINUTE, EventSource
+from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import MINUTE_MS as MINUTE
 from in_jumpcloud.timestamps import rfc3339
 
 HOUR = 60 * MINUTE

@@ -8,12 +8,12 @@ from typing import Any, Self
 import requests
 
 from in_jumpcloud.simulator.api import SimulatedApi
-from in_jumpcloud.simulator.events import MINUTE
+from in_jumpcloud.timestamps import MINUTE_MS
 
 START = 1_767_225_600_000  # 2026-01-01T00:00:00Z
-NOW = START + 24 * 60 * MINUTE
+NOW = START + 24 * 60 * MINUTE_MS
 WINDOW = {"service": ["all"], "start_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-01T01:00:00Z"}
-HOUR_END = START + 60 * MINUTE
+HOUR_END = START + 60 * MINUTE_MS
 
 
 class Client:

@@ -24,9 +24,10 @@ from typing import Any
 from support.command import Command
 
 from in_jumpcloud.simulator.api import SimulatedApi
-from in_jumpcloud.simulator.events import MINUTE, EventSource
+from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import MINUTE_MS as MINUTE
 
 ORGANIZATIONS = ("first", "second", "third", "fourth")
 LATE = 0.05

@@ -1,4 +1,4 @@
-"""A Directory Insights API on loopback: the real one's answers, limits and errors, and faults on demand."""
+"""A Directory Insights API on loopback, with the answers, limits and errors of the real one, and faults on demand."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from in_jumpcloud.simulator import oauth, query
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault, Faults
 from in_jumpcloud.simulator.query import Answer, Query, Refusal
+from in_jumpcloud.timestamps import now_ms
 
 BASE = "/insights/directory/v1"
-MAX_BODY = 1_000_000
+MAX_BODY_BYTES = 1_000_000
 _ENDPOINTS: dict[str, Callable[[Query], Answer]] = {
     f"{BASE}/events": query.page,
     f"{BASE}/events/count": query.count,
     f"{BASE}/events/interval": query.interval,
-    f"{BASE}/events/distinct": query.distinct,
 }
-_WORTH_GZIP = 500  # bytes
-_KEPT_HEADERS = (
+_MIN_GZIP_BYTES = 500
+_RECORDED_HEADERS = (
     *("accept-encoding", "authorization", "content-type", "user-agent"),
     *("x-api-key", "x-org-id", "x-provider-id"),
 )
@@ -45,23 +45,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came in: header names in lower case, the body `{}` where it was not a JSON object."""
+    """One received request: header names in lower case, the body `{}` if it was not a JSON object."""
 
     path: str
     body: dict[str, Any]
     headers: dict[str, str]
     time_ms: int
-    status: int  # 0: dropped without an answer
+    status: int  # 0: closed without an answer
     fault: str = ""
 
 
-def now_ms() -> int:
-    """The time of day, in epoch milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
 class SimulatedApi:
-    """The API, served from `start` to `stop` (or as a context manager) on one port that stays the same."""
+    """The API, served on one port from `start` to `stop`, or as a context manager."""
 
     def __init__(
         self,
@@ -80,17 +75,20 @@ class SimulatedApi:
         """Serve one organization, or several.
 
         Args:
-            source: the events of one organization, or organization id → its events; `x-org-id` chooses, else the
-                first; `x-provider-id` chooses what lies under "provider:" and that id
+            source: the events of one organization, or organization id → its events. `x-org-id` selects one; without it
+                the first answers. `x-provider-id` selects the key "provider:" plus that id
             host: the address to listen on, IPv4 or IPv6
             port: 0 takes a free one at `start`
-            api_key: the only key that is let in
-            accounts: client id → secret of the service accounts, whose tokens are let in too
-            token_lifetime: seconds that a token is good
-            clock: now, in epoch milliseconds; what is later does not exist yet
+            api_key: the only accepted key
+            accounts: client id → secret of the service accounts, whose tokens are accepted too
+            token_lifetime: seconds that a token is valid
+            clock: now, in epoch milliseconds; later events are not visible yet
             gzip: compress for clients that accept it
-            faults: what goes wrong; nothing without it, but `SimulatedApi.faults` takes orders at any time
+            faults: what goes wrong; `SimulatedApi.faults` can be changed at any time
             allow_remote: permit a host that is not a loopback address
+
+        Raises:
+            ValueError: the host is not a loopback address.
         """
         if not (allow_remote or ipaddress.ip_address(host).is_loopback):
             raise ValueError(f"{host} is not a loopback address")
@@ -101,7 +99,7 @@ class SimulatedApi:
         self.requests: deque[Request] = deque(maxlen=10_000)
         self.events_served = 0
         self.date_skew = 0.0
-        """Seconds by which the `Date` of every answer is off."""
+        """Seconds added to the `Date` of every answer."""
         self.tokens = oauth.Tokens(accounts or {}, lifetime=token_lifetime, clock=clock)
         self._api_key = api_key
         self._clock = clock
@@ -112,16 +110,20 @@ class SimulatedApi:
 
     @property
     def token_url(self) -> str:
-        """Where service accounts get their tokens."""
+        """The URL at which service accounts get their tokens."""
         return self.url + oauth.PATH
 
     @property
     def url(self) -> str:
-        """The base URL, without a path. With port 0 it is known once the API has started."""
+        """The base URL, without a path. With port 0 it is valid after `start`."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def start(self) -> Self:
-        """Listen, and serve in the background."""
+        """Listen, and serve in the background.
+
+        Raises:
+            OSError: the address is in use or not available.
+        """
         if self._server is None:
             self._stopping.clear()
             self._server = _Server(self)
@@ -130,7 +132,7 @@ class SimulatedApi:
         return self
 
     def stop(self) -> None:
-        """Close the port and every connection; a later `start` takes the same port again."""
+        """Close the port and every connection. A later `start` uses the same port."""
         if self._server is not None:
             self._stopping.set()
             self._server.shutdown()
@@ -145,7 +147,7 @@ class SimulatedApi:
         self.stop()
 
     def _answer(self, method: str, path: str, headers: Mapping[str, str], body: dict[str, Any] | None) -> Answer:
-        """The right answer to a request; header names in lower case, None for a body that is not a JSON object."""
+        """The answer without a fault. Header names are in lower case; the body is None if it is not a JSON object."""
         if path not in _ENDPOINTS:
             raise Refusal("Not Found", HTTPStatus.NOT_FOUND)
         if method != "POST":
@@ -155,10 +157,10 @@ class SimulatedApi:
             raise Refusal("Content-Type must be application/json")
         if body is None:
             raise Refusal("Invalid/unknown query JSON body")
-        return _ENDPOINTS[path](Query.of(body, source, self._clock()))
+        return _ENDPOINTS[path](Query.parse(body, source, self._clock()))
 
     def _source(self, headers: Mapping[str, str]) -> EventSource:
-        """Whose events these headers ask for, if they are let in."""
+        """The events that these headers select, if they give access."""
         organization, provider = headers.get("x-org-id"), headers.get("x-provider-id")
         if self.tokens.accepts(headers.get("authorization", "")):
             if not organization:
@@ -173,13 +175,13 @@ class SimulatedApi:
         return self.sources[name]
 
     def _respond(self, handler: _Handler) -> None:
-        """Read one request and write its answer, right or as its fault wants it."""
+        """Read one request and write its answer, changed by the fault if there is one."""
         path = handler.path.partition("?")[0]
         headers = {name.lower(): value for name, value in handler.headers.items()}
         raw = handler.read_body()
         body = _object(raw)
-        asked_after = (body or {}).get("search_after")
-        fault = self.faults.take(path, paging=bool(asked_after))
+        cursor = (body or {}).get("search_after")
+        fault = self.faults.take(path, paging=bool(cursor))
         kind = fault.kind if fault else ""
         if fault and kind == "delay":
             self._stopping.wait(fault.seconds)
@@ -194,26 +196,26 @@ class SimulatedApi:
         if kind == "wrong_count" and "X-Result-Count" in answer.headers:
             answer.headers["X-Result-Count"] = str(int(answer.headers["X-Result-Count"]) + 1)
         elif kind == "repeat_cursor" and "X-Search_after" in answer.headers:
-            answer.headers["X-Search_after"] = json.dumps(asked_after, separators=(",", ":"))
+            answer.headers["X-Search_after"] = json.dumps(cursor, separators=(",", ":"))
         elif kind == "bad_json":
             answer.body = answer.body[: len(answer.body) // 2]
-        kept = {name: headers[name] for name in _KEPT_HEADERS if name in headers}
+        recorded = {name: headers[name] for name in _RECORDED_HEADERS if name in headers}
         status = 0 if kind == "drop" else answer.status
         with self._lock:
-            self.requests.append(Request(path, body or {}, kept, self._clock(), status, kind))
+            self.requests.append(Request(path, body or {}, recorded, self._clock(), status, kind))
             self.events_served += 0 if kind in {"cut", "bad_json", "drop"} else answer.events
         if kind == "drop":
             handler.close_connection = True
             return
-        if self._gzip and "gzip" in headers.get("accept-encoding", "") and len(answer.body) > _WORTH_GZIP:
-            # The fastest level: this is a test tool's processor time, and loopback is wide.
+        if self._gzip and "gzip" in headers.get("accept-encoding", "") and len(answer.body) > _MIN_GZIP_BYTES:
+            # The fastest level: loopback has bandwidth, and processor time would distort measurements.
             answer.body = zlib.compress(answer.body, 1, wbits=zlib.MAX_WBITS | 16)
             answer.headers["Content-Encoding"] = "gzip"
         handler.write(answer, cut=kind == "cut")
 
 
 def _faulty(fault: Fault | None) -> Answer | None:
-    """The answer of a fault that needs none of the events."""
+    """The answer of a fault that replaces the real answer; None for other faults."""
     if fault is None or fault.kind not in {"status", "redirect", "drop"}:
         return None
     if fault.kind == "redirect":
@@ -224,7 +226,7 @@ def _faulty(fault: Fault | None) -> Answer | None:
 
 
 def _object(body: bytes | None) -> dict[str, Any] | None:
-    """The JSON object that a body holds, if it holds one."""
+    """The JSON object in a body; None if there is none."""
     try:
         return msgspec.json.decode(body or b"", type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -239,25 +241,25 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_POST(self) -> None:
-        self.server.api._respond(self)  # noqa: SLF001 - the API's other half
+        self.server.api._respond(self)  # noqa: SLF001 - the two classes are one server
 
     do_GET = do_PUT = do_PATCH = do_DELETE = do_POST  # noqa: N815
 
     def read_body(self) -> bytes | None:
-        """The request's body, or None when it cannot be read."""
+        """The request's body; None if it cannot be read."""
         length = self.headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in self.headers or not length.isdecimal() or int(length) > MAX_BODY:
-            # What follows cannot be told from the next request.
+        if "Transfer-Encoding" in self.headers or not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+            # The end of the body is unknown, so the next request cannot be found.
             self.close_connection = True
             return None
         return self.rfile.read(int(length))
 
     def date_time_string(self, timestamp: float | None = None) -> str:
-        """The `Date`, as wrong as it was ordered."""
+        """The `Date`, off by `date_skew`."""
         return super().date_time_string((timestamp or time.time()) + self.server.api.date_skew)
 
     def write(self, answer: Answer, *, cut: bool) -> None:
-        """Send an answer; one that is cut announces all of its bytes, sends half and closes."""
+        """Send an answer. A cut one announces all of its bytes, sends half of them and closes the connection."""
         self.send_response(answer.status)
         self.send_header("X-Request-Id", str(uuid.uuid4()))
         self.send_header("Content-Type", "application/json")
@@ -273,7 +275,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    """A thread per connection, and a way to end them all."""
+    """A thread per connection; `close_connections` ends them all."""
 
     request_queue_size = 128
 
@@ -285,7 +287,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__((api.host, api.port), _Handler)
 
     def server_bind(self) -> None:
-        # The base class asks the resolver for the host's name, which may take seconds.
+        # The base class resolves the host's name, which may take seconds.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
@@ -305,7 +307,7 @@ class _Server(ThreadingHTTPServer):
             _log.exception("request from %s failed", client_address)
 
     def close_connections(self) -> None:
-        """End every connection and wait, at most 5 s, until its thread is done with it."""
+        """Close every connection and wait up to 5 s for their threads."""
         with self._changed:
             for connection in list(self._connections):
                 with contextlib.suppress(OSError):

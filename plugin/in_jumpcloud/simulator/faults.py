@@ -1,4 +1,4 @@
-"""What goes wrong with requests to the simulated API, on demand."""
+"""Scripted faults of the simulated API."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ FaultKind = Literal["status", "delay", "cut", "bad_json", "wrong_count", "repeat
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong with one request.
+    """A fault in the answer to one request.
 
-    `wrong_count` happens only to pages, and `repeat_cursor` only to pages that were asked for with a cursor.
+    `wrong_count` applies only to `/events`, and `repeat_cursor` only to its requests with a cursor.
     """
 
     kind: FaultKind
     status: int = 503  # of kind "status"
-    retry_after: str | None = None  # of kind "status": the header's text
-    seconds: float = 0.0  # of kind "delay": the answer is right, but comes later
-    message: str = ""  # of kind "status": the body's message
+    retry_after: str | None = None  # of kind "status": the header's value
+    seconds: float = 0.0  # of kind "delay": how late the correct answer comes
+    message: str = ""  # of kind "status": the message in the body
     path: str = ""  # only requests whose path ends with this
 
     def fits(self, path: str, *, paging: bool) -> bool:
-        """Whether it can happen to a request of this path, with a cursor or not."""
-        tampers = self.kind in {"wrong_count", "repeat_cursor"}
-        possible = path.endswith("/events") and (paging or self.kind == "wrong_count") if tampers else True
-        return possible and path.endswith(self.path)
+        """Whether it applies to a request of this path, with or without a cursor."""
+        possible = paging or self.kind != "repeat_cursor"
+        suffix = "/events" if self.kind in {"wrong_count", "repeat_cursor"} else ""
+        return possible and path.endswith(suffix) and path.endswith(self.path)
 
 
 class Faults:
-    """What goes wrong, and when: first what was ordered once, then what happens always, then what chance brings."""
+    """Which requests get a fault: first those given to `once`, then `always`, then `random`."""
 
     def __init__(self) -> None:
         self.given: Counter[str] = Counter()
@@ -43,29 +43,29 @@ class Faults:
         self._lock = threading.Lock()
 
     def once(self, *faults: Fault) -> None:
-        """Give the next requests these, one each and in order; one that does not fit waits for a request that does."""
+        """Apply these to the next requests, one each and in order. A fault waits for a request that it fits."""
         with self._lock:
             self._once.extend(faults)
 
     def always(self, *faults: Fault) -> None:
-        """Give every request the first of these that fits."""
+        """Apply to every request the first of these that fits."""
         with self._lock:
             self._always.extend(faults)
 
     def random(self, fault: Fault, probability: float, seed: int = 1) -> None:
-        """Give a request this fault with that probability (0 to 1)."""
+        """Apply this fault to a request with this probability (0 to 1)."""
         with self._lock:
             self._random.append((fault, probability, Random(seed)))
 
     def clear(self) -> None:
-        """Nothing goes wrong any more; the counts in `given` stay."""
+        """Remove every fault. The counts in `given` stay."""
         with self._lock:
             self._once.clear()
             self._always.clear()
             self._random.clear()
 
     def take(self, path: str, *, paging: bool) -> Fault | None:
-        """The fault of one request, counted in `given` by its kind."""
+        """The fault of one request, if any; `given` counts it by its kind."""
         with self._lock:
             fault = self._pick(path, paging=paging)
             if fault:

@@ -1,4 +1,4 @@
-"""The simulated API's service accounts: tokens for client credentials, until they expire or are revoked."""
+"""Service accounts of the simulated API: bearer tokens for client credentials (OAuth 2)."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ PATH = "/oauth2/token"
 
 
 class Tokens:
-    """What `/oauth2/token` grants, and what is still good of it."""
+    """The tokens that `/oauth2/token` has granted."""
 
     def __init__(self, accounts: Mapping[str, str], *, lifetime: float, clock: Callable[[], int]) -> None:
         """`accounts`: client id → secret; `lifetime`: seconds; `clock`: now, in epoch milliseconds."""
         self.lifetime = lifetime
         self._accounts = dict(accounts)
         self._clock = clock
-        self._good_until_ms: dict[str, float] = {}
+        self._expiry_ms: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def grant(self, method: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """The answer to a token request; header names in lower case.
+        """Grant a token. Header names are in lower case.
 
         Raises:
-            Refusal: as OAuth 2 words it.
+            Refusal: the request is wrong; the answer is the error that RFC 6749, section 5.2 defines.
         """
         if method != "POST":
             raise Refusal("Method Not Allowed", HTTPStatus.METHOD_NOT_ALLOWED)
@@ -47,20 +47,20 @@ class Tokens:
             raise _refused(HTTPStatus.BAD_REQUEST, "invalid_scope", "The scope is api")
         token = f"ory_at_{token_urlsafe(48)}"
         with self._lock:
-            self._good_until_ms[token] = self._clock() + self.lifetime * 1000
+            self._expiry_ms[token] = self._clock() + self.lifetime * 1000
         granted = {"access_token": token, "expires_in": self.lifetime, "scope": "api", "token_type": "bearer"}
         return Answer(HTTPStatus.OK, msgspec.json.encode(granted), {"Cache-Control": "no-store"})
 
     def accepts(self, authorization: str) -> bool:
-        """Whether this header holds a token that is good now."""
+        """Whether an `Authorization` header has a valid token."""
         with self._lock:
-            good_until_ms = self._good_until_ms.get(authorization.removeprefix("Bearer "), 0)
-        return authorization.startswith("Bearer ") and self._clock() < good_until_ms
+            expiry_ms = self._expiry_ms.get(authorization.removeprefix("Bearer "), 0)
+        return authorization.startswith("Bearer ") and self._clock() < expiry_ms
 
     def revoke(self) -> None:
-        """No token granted so far is good any more."""
+        """Invalidate every token granted so far."""
         with self._lock:
-            self._good_until_ms.clear()
+            self._expiry_ms.clear()
 
     def _is_known(self, authorization: str) -> bool:
         scheme, _, encoded = authorization.partition(" ")
