@@ -14,7 +14,7 @@ from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.timestamps import MINUTE_MS
 
-MINUTES = {"interval_unit": "m", "interval_value": "1", "timezone": "UTC"}
+MINUTES: dict[str, Any] = {"interval_unit": "m", "interval_value": "1", "timezone": "UTC"}
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ class TestPages:
         raw = b'{"id" : "A",  "service":"sso","n":1.50}'
         source.add(raw, timestamp_ms=START + 1500, visible_ms=NOW)
         source.add({"id": "B", "service": "unknown"}, timestamp_ms=START - 5000, visible_ms=NOW + 1)
-        window = {"start_time": "2026-01-01T00:00:01.500Z", "end_time": "2026-01-01T00:00:01.501Z"}
+        window: dict[str, Any] = {"start_time": "2026-01-01T00:00:01.500Z", "end_time": "2026-01-01T00:00:01.501Z"}
         for services in (["all"], ["sso"]):
             assert raw in client.post(service=services, **window).content
         assert client.post("events/count", start_time="2025-12-31T23:59:55Z").json()["count"] == 3601
@@ -154,13 +154,14 @@ class TestRefusals:
 
     def test_headers_are_checked(self, client: Client) -> None:
         """A wrong key, another organization or another content type is refused."""
-        for headers, status in (
+        wrong: list[tuple[dict[str, str | None], int]] = [
             ({"x-api-key": "wrong"}, 401),
             ({"x-api-key": None}, 401),
             ({"x-org-id": "unknown"}, 403),
             ({"Content-Type": "text/plain"}, 400),
             ({"Content-Type": None}, 400),
-        ):
+        ]
+        for headers, status in wrong:
             answer = client.post(headers=headers)
             assert (answer.status_code, bool(answer.json()["message"])) == (status, True), headers
 
