@@ -110,8 +110,8 @@ class Pipeline:
         for event in self._new_events(page):
             packed, info = encode(event, received_ns)
             counters.mapped += 1
-            counters.looked_up += info.looked_up
-            counters.with_problems += info.faulty
+            counters.looked_up += info.geo_found
+            counters.with_problems += info.has_error
             time_ns, late = event.time_ns, False
             if time_ns is not None and time_ns < watermark_ns:
                 late = True

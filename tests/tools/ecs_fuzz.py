@@ -45,7 +45,7 @@ Path_ = tuple[str, ...]
 EVENT = tuple(fields.EVENT.split("."))
 TYPES = {tuple(row.name.split(".")): row.type for row in fields.table()}
 PARENTS = {path[:length] for path in TYPES for length in range(1, len(path))}
-SEED = {tuple(row.name.split(".")) for row in fields.table() if row.origin == "seed"}
+SEED = {tuple(row.name.split(".")) for row in fields.table() if row.origin == "elastic"}
 SEED_PARENTS = {path[:length] for path in SEED for length in range(1, len(path))}
 OWN = {("error",), ("tags",), ("event", "kind"), ("event", "original")}
 _TEXTS = {"keyword", "constant_keyword", "wildcard", "match_only_text"}

@@ -29,7 +29,9 @@ def test_every_row() -> None:
     rows = documented()
     assert len(rows) == 110
     assert [(field.name, field.type) for field in fields.table()[:110]] == rows
-    assert [field.origin == "seed" for field in fields.table()] == [True] * 110 + [False] * (len(fields.table()) - 110)
+    assert [field.origin == "elastic" for field in fields.table()] == [True] * 110 + [False] * (
+        len(fields.table()) - 110
+    )
 
 
 def test_origins() -> None:

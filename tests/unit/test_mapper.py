@@ -80,7 +80,7 @@ class TestDocumentedExample:
         made = record((DATA / "seed_event.json").read_bytes(), GeoIPLookup(CITY, None), **settings)
         assert made.body == self.expected()
         assert made.time_ns == 1_673_684_166_495_000_000
-        assert made.looked_up
+        assert made.geo_found
 
     def test_default_settings(self) -> None:
         """With the default settings the duplicates, the original and their tags are missing, and nothing else."""
@@ -266,7 +266,7 @@ def test_without_databases(no_geo: GeoIPLookup) -> None:
     """Rows 16 and 17: without databases an address is there, and nothing about it."""
     made = record({"client_ip": "81.2.69.144", "src_ip": "81.2.69.144"}, no_geo)
     assert (made.body["client"], made.body["source"]) == ({"ip": "81.2.69.144"}, {"ip": "81.2.69.144"})
-    assert not made.looked_up
+    assert not made.geo_found
 
 
 @pytest.mark.parametrize(("original", "duplicates"), [*itertools.product([False, True], repeat=2)])

@@ -1,1 +1,1 @@
-"""Raw events become records of the Elastic Common Schema."""
+"""Map raw events to records of the Elastic Common Schema (ECS)."""

@@ -1,28 +1,28 @@
-"""Taking values out of an event, whatever it holds in their place."""
+"""Read values of an event, whatever their types."""
 
 from __future__ import annotations
 
 from typing import Any
 
 Names = tuple[tuple[str, str], ...]
-"""Pairs of names: in an event, and in a record."""
+"""Pairs of a name in an event and the name in a record."""
 
 
 def first_object(value: Any) -> dict[str, Any]:
-    """`value` where it is an object; the first object where it is a list of them; else an empty one."""
+    """`value` if it is an object, the first object in it if it is a list, otherwise an empty object."""
     if type(value) is list:
         value = next((each for each in value if type(each) is dict), None)
     return value if type(value) is dict else {}
 
 
 def get_str(data: dict[str, Any], name: str) -> str:
-    """What `data` says under `name`; empty where that is no text."""
+    """The text under `name`; empty if there is none or it is not text."""
     value = data.get(name)
     return value if type(value) is str else ""
 
 
 def copy_fields(source: dict[str, Any], names: Names, target: dict[str, Any]) -> dict[str, Any]:
-    """`target`, with what `source` holds under the first of each pair put under the second."""
+    """Copy the values that `source` has to `target`, under their new names; returns `target`."""
     for name, new_name in names:
         if name in source:
             target[new_name] = source[name]
@@ -30,15 +30,15 @@ def copy_fields(source: dict[str, Any], names: Names, target: dict[str, Any]) ->
 
 
 def distinct(*values: Any) -> list[str]:
-    """The texts among `values`, each once, in order."""
-    found: list[str] = []
+    """The texts among `values`, without duplicates, in order."""
+    texts: list[str] = []
     for value in values:
-        if type(value) is str and value not in found:
-            found.append(value)
-    return found
+        if type(value) is str and value not in texts:
+            texts.append(value)
+    return texts
 
 
 def association_ends(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The two objects that an event associates or separates; empty ones where it names none."""
+    """The two objects that the event's association connects; empty objects if it names none."""
     connection = first_object(first_object(data.get("association")).get("connection"))
     return first_object(connection.get("from")), first_object(connection.get("to"))

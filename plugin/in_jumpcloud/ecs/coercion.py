@@ -1,7 +1,7 @@
-"""An event's values, cleaned and of their declared types: what is declared never makes a store refuse a record.
+"""Convert an event's values to their declared types, so that no store refuses the record.
 
-One pass does it all: what is empty goes, what is declared gets its type, and what neither the wire nor a store could
-carry becomes text. What cannot have its declared type is taken out and reported; `event.original` keeps it.
+A single pass removes empty values, converts declared fields, and turns values that neither msgpack nor a store can hold
+into text. A value that cannot be converted is removed and reported; `event.original` keeps it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ from typing import Any
 from in_jumpcloud.ecs.fields import EVENT, Declared
 
 MAX_DEPTH = 32
-"""Levels of nesting that are kept; what lies deeper becomes its JSON text."""
+"""Levels of nesting that are kept; a deeper subtree becomes its JSON text."""
+
+MAX_TEXT_DEPTH = 100
+"""Levels of nesting of a subtree that can become JSON text; a deeper one is removed. Far below Python's own limits."""
+
+_MAX_PREVIEW = 60  # characters of a value in a message
 
 _INTEGRAL = re.compile(r"[+-]?\d{1,30}(?:\.0*)?", re.ASCII)
 _NUMERIC = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
@@ -25,135 +30,159 @@ Kind = str | Declared | None
 
 
 def coerce(data: dict[str, Any], declared: Declared, problems: list[str], *, strict: bool) -> dict[str, Any]:
-    """An event's `data`, cleaned; `@version` becomes `version`, in `data` too.
+    """An event's `data` with declared types; the key `@version` becomes `version`, in `data` too. Never raises.
 
-    `declared` holds the types (fields.declared). `strict`: a strict decoder took it (see insights.event). To
-    `problems` one sentence is added for each thing that went wrong.
-
-    Raises:
-        RecursionError: it is nested too deeply even to be written as text.
+    `declared` holds the types (fields.declared). `strict`: a strict decoder read the data (see insights.event). Each
+    problem is appended to `problems` as one sentence.
     """
     if not strict:
-        data = _encodable(data, EVENT, problems)
+        data = _encodable(data, EVENT, 1, problems)
     if "@version" in data and "version" not in data:
         data["version"] = data.pop("@version")
     return _object(data, declared, EVENT, 1, problems)
 
 
 def _object(data: dict[str, Any], declared: Declared, path: str, depth: int, problems: list[str]) -> dict[str, Any]:
-    cleaned: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for key, value in data.items():
         kind = declared.get(key)
         if kind is None and ("." in key or not key.strip()):
-            name, kind = _as_in_a_store(key, declared)
+            name, kind = _store_name(key, declared)
             item = _value(value, kind, path, key, depth + 1, problems)
             if item is not _NOTHING:
-                cleaned[name] = item
+                result[name] = item
                 if name != key:
-                    problems.append(f"{path}.{key}: a name that no store takes; kept as {name!r:.60}")
+                    problems.append(f"{path}.{key}: not a valid field name; renamed to {name!r:.60}")
             continue
-        of = type(value)
-        if of is str:
+        value_type = type(value)
+        if value_type is str:
             if not value:
                 continue
             if kind is None or kind == "keyword":  # nine values of ten
-                cleaned[key] = value
+                result[key] = value
                 continue
         elif value is None:
             continue
-        elif (of is bool and kind == "boolean") or (of is float and kind == "float"):
-            cleaned[key] = value
+        elif (value_type is bool and kind == "boolean") or (value_type is float and kind == "float"):
+            result[key] = value
             continue
-        elif of is dict and type(kind) is dict and depth < MAX_DEPTH:
+        elif value_type is dict and type(kind) is dict and depth < MAX_DEPTH:
             if inner := _object(value, kind, f"{path}.{key}", depth + 1, problems):
-                cleaned[key] = inner
+                result[key] = inner
             continue
         item = _value(value, kind, path, key, depth + 1, problems)
         if item is not _NOTHING:
-            cleaned[key] = item
-    return cleaned
+            result[key] = item
+    return result
 
 
-def _as_in_a_store(key: str, declared: Declared) -> tuple[str, Kind]:
-    """A name with dots in it, and its type: to a store each dot is one level down, and nothing there may be blank."""
+def _store_name(key: str, declared: Declared) -> tuple[str, Kind]:
+    """The name and type of a key with dots: in a store each dot is one level down, and no part may be whitespace."""
     names = key.split(".")
     if not all(map(str.strip, names)):
         return ".".join(name if name.strip() else "_" for name in names), None
     kind: Kind = declared
     for level, name in enumerate(names):
         if type(kind) is not dict:
-            within = kind is not None and kind != "flattened"
-            return key, f"{kind}, which {'.'.join(names[:level])} is" if within else None
+            conflict = kind is not None and kind != "flattened"
+            return key, f"{kind}, the type of {'.'.join(names[:level])}" if conflict else None
         kind = kind.get(name)
     return key, kind
 
 
 def _value(value: Any, kind: Kind, path: str, key: str, depth: int, problems: list[str]) -> Any:
-    of = type(value)
-    if of is dict or of is list:
+    value_type = type(value)
+    if value_type is dict or value_type is list:
         if not value:
             return _NOTHING
-        if depth > MAX_DEPTH and (kind is None or kind == "keyword"):
-            problems.append(f"{path}.{key}: nested deeper than {MAX_DEPTH} levels; kept as JSON text")
-            return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         if depth > MAX_DEPTH:
-            return _unfit(value, kind, path, key, problems)
-        if of is list:
+            return _deep_value(value, kind, path, key, problems)
+        if value_type is list:
             return _list(value, kind, path, key, depth, problems)
         if kind is None or kind == "flattened":
             kind = _UNDECLARED
         elif type(kind) is str:
-            return _unfit(value, kind, path, key, problems)
+            return _mistyped(value, kind, path, key, problems)
         return _object(value, kind, f"{path}.{key}", depth, problems) or _NOTHING  # type: ignore[arg-type]
     if value is None or value == "":
         return _NOTHING
     if kind is None:
-        if of is int and not -(2**63) <= value < 2**63:
-            problems.append(f"{path}.{key}: a whole number beyond 64 bits; kept as text")
+        if value_type is int and not -(2**63) <= value < 2**63:
+            problems.append(f"{path}.{key}: integer exceeds 64 bits; kept as text")
             return str(value)
         return value
-    convert = _SCALARS.get(kind) if type(kind) is str else None
+    convert = _CONVERSIONS.get(kind) if type(kind) is str else None
     converted = convert(value) if convert else None
-    return _unfit(value, kind, path, key, problems) if converted is None else converted
+    return _mistyped(value, kind, path, key, problems) if converted is None else converted
 
 
 def _list(value: list[Any], kind: Kind, path: str, key: str, depth: int, problems: list[str]) -> Any:
-    """A path goes through lists: each member has the type that is declared for the list."""
+    """Each member has the type declared for the list: in a store a list is a field with several values."""
     items = (_value(each, kind, path, key, depth + 1, problems) for each in value)
     return [item for item in items if item is not _NOTHING] or _NOTHING
 
 
-def _unfit(value: Any, kind: Kind, path: str, key: str, problems: list[str]) -> Any:
-    wanted = kind if type(kind) is str else "object"
-    problems.append(f"{path}.{key}: {_shown(value)} is not of type {wanted}; see event.original")
+def _deep_value(value: Any, kind: Kind, path: str, key: str, problems: list[str]) -> Any:
+    """A subtree below MAX_DEPTH, as JSON text where the field can hold text."""
+    if kind is not None and kind != "keyword":
+        return _mistyped(value, kind, path, key, problems)
+    if _is_deeper(value, MAX_TEXT_DEPTH):
+        problems.append(f"{path}.{key}: nested deeper than {MAX_DEPTH + MAX_TEXT_DEPTH} levels; see event.original")
+        return _NOTHING
+    problems.append(f"{path}.{key}: nested deeper than {MAX_DEPTH} levels; kept as JSON text")
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _mistyped(value: Any, kind: Kind, path: str, key: str, problems: list[str]) -> Any:
+    expected = kind if type(kind) is str else "object"
+    problems.append(f"{path}.{key}: {_preview(value)} is not of type {expected}; see event.original")
     return _NOTHING
 
 
-def _encodable(value: Any, path: str, problems: list[str]) -> Any:
-    """`value` without what UTF-8 and JSON have no place for: lone surrogates, NaN, infinities."""
+def _encodable(value: Any, path: str, depth: int, problems: list[str]) -> Any:
+    """`value` without what UTF-8 and JSON cannot encode: lone surrogates, NaN, infinities."""
     if isinstance(value, str):
-        clean_text, changes = _SURROGATE.subn("\ufffd", value)
-        if changes:
-            problems.append(f"{path}: half a surrogate pair; replaced by U+FFFD")
-        return clean_text
+        text, replacements = _SURROGATE.subn("\ufffd", value)
+        if replacements:
+            problems.append(f"{path}: lone surrogate; replaced by U+FFFD")
+        return text
     if isinstance(value, float) and not math.isfinite(value):
-        problems.append(f"{path}: {value} is not a number; kept as text")
+        problems.append(f"{path}: {value} is not a finite number; kept as text")
         return str(value)
+    if isinstance(value, dict | list) and depth == MAX_DEPTH + 1 and _is_deeper(value, MAX_TEXT_DEPTH):
+        return value  # removed later, by _deep_value
     if isinstance(value, dict):
         return {
-            _encodable(key, path, problems): _encodable(
-                each, f"{path}.{key}".encode(errors="replace").decode(), problems
+            _encodable(key, path, depth, problems): _encodable(
+                each, f"{path}.{key}".encode(errors="replace").decode(), depth + 1, problems
             )
             for key, each in value.items()
         }
     if isinstance(value, list):
-        return [_encodable(each, path, problems) for each in value]
+        return [_encodable(each, path, depth + 1, problems) for each in value]
     return value
 
 
-def _shown(value: Any) -> str:
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether `value` has more than `levels` levels of objects and lists. Without recursion, which Python limits."""
+    containers = [value]
+    for _ in range(levels):
+        containers = [
+            inner
+            for outer in containers
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) is dict or type(inner) is list
+        ]
+        if not containers:
+            return False
+    return True
+
+
+def _preview(value: Any) -> str:
+    if type(value) in {dict, list} and _is_deeper(value, MAX_TEXT_DEPTH):
+        return "a deeply nested value"
     text = json.dumps(value, ensure_ascii=True)
-    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004
+    return text if len(text) <= _MAX_PREVIEW else f"{text[: _MAX_PREVIEW - 3]}..."
 
 
 def _keyword(value: Any) -> str | None:
@@ -184,4 +213,4 @@ def _boolean(value: Any) -> bool | None:
     return {"true": True, "false": False}.get(value.lower()) if type(value) is str else None
 
 
-_SCALARS = {"keyword": _keyword, "long": _long, "float": _float, "boolean": _boolean}
+_CONVERSIONS = {"keyword": _keyword, "long": _long, "float": _float, "boolean": _boolean}

@@ -1,4 +1,4 @@
-"""From an event to the entry of a forward message: map, pack, and what the pipeline needs to know of the record."""
+"""Encode an event as an entry of a forward message."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from in_jumpcloud.insights.event import RawEvent
 
 
 class RecordInfo(msgspec.Struct, frozen=True, gc=False):
-    """What the pipeline needs to know of a record besides its bytes.
+    """What the pipeline needs to know of a record in addition to its bytes.
 
-    `service` and `organization` are what the event says, of whatever type. `looked_up`: an address in it was found in
-    the city database. `faulty`: the event could not be mapped as a whole.
+    `service` and `organization` are the event's values, of any type. `geo_found`: the city database contains one of
+    its addresses. `has_error`: a part of the event could not be mapped.
     """
 
     service: Any
     organization: Any
-    looked_up: bool
-    faulty: bool
+    geo_found: bool
+    has_error: bool
 
 
 class RecordEncoder:
-    """Encodes event after event; several threads may share one."""
+    """Maps and packs events. Thread-safe."""
 
     def __init__(self, mapper: Mapper) -> None:
         self._mapper = mapper
 
     def encode(self, event: RawEvent, received_ns: int) -> tuple[bytes, RecordInfo]:
-        """The packed record of an event whose page was received at `received_ns`. Never raises, never drops."""
+        """The packed record of an event whose page was received at `received_ns`. Never raises, drops no event."""
         record = self._mapper.map(event, received_ns)
-        info = RecordInfo(record.service, record.organization, record.looked_up, "error" in record.body)
+        info = RecordInfo(record.service, record.organization, record.geo_found, "error" in record.body)
         return wire.pack_entry(record.time_ns, record.body), info

@@ -1,20 +1,20 @@
-"""The catalogue of event types: what kind of event each is, in ECS's terms (data: event_types.csv).
+"""The table of event types: the ECS category and type of each (data: event_types.csv).
 
-A row has categories (`event.category`) and types (`event.type`), or else the reason why no category fits. Elastic's own
-integration gives a few event types a category and the type `info`: those come first.
+A row has categories (`event.category`) and types (`event.type`), or the reason why no category fits. Elastic's
+integration gives some event types a category and the type `info`: those come first.
 
-The origin says where a name is known from: `documented` by JumpCloud or its tools, `live` (seen in a tenant only), or
-`both`. An empty service: nobody says which one it is.
+The origin says who names the event type: `documented` by JumpCloud or its tools, `live` (seen in a tenant only), or
+`both`. The service is empty if it is unknown.
 
-The subject is the kind of thing that an event is about, which its `resource` is where it does not say so itself. Empty:
-no single thing. The kinds:
+The subject is the kind of object that an event is about. It is the type of the event's `resource` if the event does not
+state one. Empty: no single object. The kinds:
 
     account       an account in an application that people use
     admin         an administrator
     alert         an alert
-    application   what people sign in to
+    application   an application that people sign in to
     asset         an entry of asset management
-    association   two objects, bound or released; the event's `association` names them
+    association   two objects, connected or disconnected; the event's `association` names them
     certificate   a certificate or its authority
     command       a command for devices, or its result
     credential    an item of the password manager or the password vault
@@ -22,7 +22,7 @@ no single thing. The kinds:
     folder        a folder of the password manager or the password vault
     group         a group of users, devices or policies
     integration   a connection to another directory, product or domain
-    notification  a notice to people
+    notification  a notification to people
     organization  an organization or a managed service provider
     policy        a policy for devices, access or sharing
     report        a report or its schedule
@@ -45,9 +45,9 @@ from typing import NamedTuple
 
 
 class EventType(NamedTuple):
-    """A row of the catalogue; the module's docstring tells what its columns hold.
+    """A row of the table; the module's docstring describes the columns.
 
-    Either `categories` and `types` are both there, or `reason` is.
+    It has either `categories` and `types`, or a `reason`.
     """
 
     service: str
@@ -80,10 +80,10 @@ def table() -> tuple[EventType, ...]:
 
 
 def lookup(service: str | None, event_type: str) -> EventType | None:
-    """The row of an event type; None: the catalogue lacks it.
+    """The row of an event type; None if there is none.
 
-    Services have several spellings, and events move between them, so where this service (or None) has no row of that
-    name, the first row of the name counts, whatever its service.
+    Service names have several spellings, and event types move between services: if the service (or None) has no row
+    of that name, the first row of that name is used.
     """
     rows = _rows()
     return rows.get((service, event_type)) or rows.get((None, event_type))
@@ -91,7 +91,7 @@ def lookup(service: str | None, event_type: str) -> EventType | None:
 
 @cache
 def _rows() -> dict[tuple[str | None, str], EventType]:
-    """Each row by service and name; under None, the first of each name."""
+    """Rows by service and name; under None, the first row of each name."""
     rows: dict[tuple[str | None, str], EventType] = {}
     for row in table():
         rows[row.service, row.name] = row

@@ -1,4 +1,4 @@
-"""The field table: name, type and description of every field that a record can declare (data: fields.csv)."""
+"""The field table: name, type and description of every declared field (data: fields.csv)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from importlib import resources
 from typing import NamedTuple
 
 EVENT = "jumpcloud.event"
-"""The field under which a record keeps the event itself."""
+"""The field that holds the event itself."""
 
 
 class Field(NamedTuple):
     """A row of the table. `type` is an Elasticsearch field type.
 
-    `origin`: `seed` where profile `elastic` declares it too; else `ecs`, a field of the Elastic Common Schema, or
-    `jumpcloud`, a field of JumpCloud's documents.
+    `origin`: `elastic` if profile `elastic` declares it too. Only profile `extended` declares the others: `ecs` are
+    fields of the Elastic Common Schema, `jumpcloud` are fields in JumpCloud's documentation.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Field(NamedTuple):
 
 
 Declared = dict[str, "str | Declared"]
-"""A field's type by its name, nested as the fields are."""
+"""Field types by name, nested like the fields."""
 
 
 @cache
@@ -37,16 +37,16 @@ def table() -> tuple[Field, ...]:
 
 @cache
 def declared(parent: str = EVENT, *, extended: bool = False) -> Declared:
-    """The types of all fields below `parent`: what profile `elastic` declares, or all. Shared: not to be changed."""
+    """The types of the fields below `parent`, of profile `elastic` or `extended`. Shared: do not change it."""
     tree: Declared = {}
     for field in table():
-        if not field.name.startswith(f"{parent}.") or (field.origin != "seed" and not extended):
+        if not field.name.startswith(f"{parent}.") or (field.origin != "elastic" and not extended):
             continue
         *parents, leaf = field.name.removeprefix(f"{parent}.").split(".")
-        node = tree
+        level = tree
         for name in parents:
-            inner = node.setdefault(name, {})
-            assert isinstance(inner, dict), f"{field.name} lies below a field that has a type of its own"  # noqa: S101
-            node = inner
-        node[leaf] = field.type
+            inner = level.setdefault(name, {})
+            assert isinstance(inner, dict), f"{field.name} is below a field with a type"  # noqa: S101
+            level = inner
+        level[leaf] = field.type
     return tree

@@ -1,8 +1,8 @@
-"""An index template for Elasticsearch or OpenSearch, made from the field table, under which a store refuses no record.
+"""Index templates for Elasticsearch and OpenSearch, made from the field table, with which no record is refused.
 
-A store that refuses a record answers 400, and Fluent Bit sends it again for ever. So only what the table declares is
-indexed, which the mapper has given its type; everything else stays in `_source`, unread. Nothing is ever added to the
-mapping, so neither a limit nor the type that a field had first can turn a later record away.
+A store refuses a record with status 400, and Fluent Bit then sends it again for ever. Therefore only declared fields
+are indexed, whose types the mapper guarantees; all others are kept in `_source` only. The mapping never grows, so no
+record is refused because of a limit, or because an earlier record had another type.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ Dialect = Literal["elasticsearch", "opensearch"]
 Profile = Literal["extended", "elastic"]
 
 PATTERNS: dict[Dialect, str] = {"elasticsearch": "logs-jumpcloud.events-*", "opensearch": "jumpcloud-events*"}
-"""The names of data streams that a template applies to, unless another is asked for: those of conf/outputs."""
+"""The default names of the data streams that a template applies to: those in conf/outputs."""
 
 CUSTOM = "in_jumpcloud@custom"
-"""The component template in which Elasticsearch looks for the user's own settings; there need not be one."""
+"""The component template in which Elasticsearch looks for the user's settings. It is optional."""
 
-# Above `logs` (100), which would map and process whatever is named logs-*-*, and above what Elastic installs for its
-# own JumpCloud integration (200), which would take a record for a raw event and map it a second time.
+# Higher than `logs` (100), which applies to all names logs-*-*, and than the template of Elastic's JumpCloud
+# integration (200), whose pipeline would map a record a second time.
 _PRIORITY = 250
 
-_LONGEST_KEYWORD = 1024  # characters; ECS's own. What is longer is kept and not indexed.
-_LONGEST_TERM = 8191  # characters; Lucene refuses terms above 32766 bytes, and a character has up to four
-_KEYWORD = {"type": "keyword", "ignore_above": _LONGEST_KEYWORD}
+_MAX_KEYWORD_LENGTH = 1024  # characters, as in ECS; longer text is kept and not indexed
+_MAX_TERM_LENGTH = 8191  # characters; Lucene refuses terms above 32766 bytes, and a character has up to four
+_KEYWORD = {"type": "keyword", "ignore_above": _MAX_KEYWORD_LENGTH}
 
 _TYPES: dict[str, dict[str, Any]] = {
     "keyword": _KEYWORD,
-    # A constant keyword refuses every other value. The namespace is a setting, and may change; and in OpenSearch the
+    # A constant keyword refuses every other value, and the namespace is a setting that may change. In OpenSearch,
     # values of this type cannot be fetched.
     "constant_keyword": _KEYWORD,
-    "wildcard": {"type": "wildcard", "ignore_above": _LONGEST_TERM},
+    "wildcard": {"type": "wildcard", "ignore_above": _MAX_TERM_LENGTH},
     "match_only_text": {"type": "match_only_text", "fields": {"keyword": _KEYWORD}},
 }
 _FLATTENED: dict[Dialect, dict[str, Any]] = {
-    "elasticsearch": {"type": "flattened", "ignore_above": _LONGEST_KEYWORD, "depth_limit": MAX_DEPTH},
-    # Its counterpart flat_object knows no ignore_above: one value above 32766 bytes, and the record is refused.
+    "elasticsearch": {"type": "flattened", "ignore_above": _MAX_KEYWORD_LENGTH, "depth_limit": MAX_DEPTH},
+    # flat_object has no ignore_above: a value above 32766 bytes would make the store refuse the record.
     "opensearch": {"type": "object", "enabled": False},
 }
 _FIELDS: dict[Dialect, dict[str, dict[str, Any]]] = {
@@ -50,18 +50,19 @@ _FIELDS: dict[Dialect, dict[str, dict[str, Any]]] = {
     "opensearch": {},
 }
 _FIELDS_OF_BOTH: dict[str, dict[str, Any]] = {
-    # A data stream insists on it; the mapper always writes a valid one.
+    # A data stream requires it; the mapper always writes a valid one.
     "@timestamp": {"type": "date", "ignore_malformed": False},
     "event.original": {"type": "keyword", "index": False, "doc_values": False},
-    # Not of the record: the outputs in conf/outputs add it (time_key).
+    # Not in the record: the outputs in conf/outputs add it (time_key).
     "fluent_bit.time": {"type": "date_nanos"},
 }
 
 
 class TemplateOptions(NamedTuple):
-    """What a user may choose: the `patterns` of names (none: the dialect's own), and whether they are data streams.
+    """The user's choices: `patterns` of names (none: the default of the dialect), and whether they are data streams.
 
-    `profile` is the mapper's. What only `extended` declares has any type with `elastic`, and so is not indexed.
+    `profile` is the mapper's. With `elastic`, fields that only `extended` declares can have any type: they are not
+    indexed.
     """
 
     patterns: tuple[str, ...] = ()
@@ -69,7 +70,7 @@ class TemplateOptions(NamedTuple):
     profile: Profile = "extended"
 
 
-def index_template(dialect: Dialect, options: TemplateOptions = TemplateOptions()) -> dict[str, Any]:  # noqa: B008 - it is immutable
+def index_template(dialect: Dialect, options: TemplateOptions = TemplateOptions()) -> dict[str, Any]:  # noqa: B008 - immutable
     """The body of `PUT _index_template/in_jumpcloud`."""
     mappings = {"dynamic": False, "properties": _properties(dialect, options.profile)}
     template: dict[str, Any] = {
@@ -91,9 +92,9 @@ def _settings() -> dict[str, Any]:
             "codec": "best_compression",
             "mapping": {
                 "ignore_malformed": True,
-                # The table fills a quarter of it; the rest is for what users map themselves.
+                # The table needs a quarter of it; the rest is for fields that users map.
                 "total_fields": {"limit": 2000},
-                # OpenSearch counts the levels of the record too: the event's, and the three above them.
+                # OpenSearch counts the three levels above the event's too.
                 "depth": {"limit": MAX_DEPTH + 3},
             },
         }

@@ -1,4 +1,4 @@
-"""Addresses as JumpCloud sends them: plain, with a port, or IPv4 written as IPv6."""
+"""Parse addresses as JumpCloud sends them: plain, with a port, or IPv4 written as IPv6."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-_LONGEST = 53  # characters, of a written-out IPv4-mapped address in brackets with a port
-_HIGHEST_PORT = 65_535
+_MAX_TEXT_LENGTH = 53  # characters: an IPv4-mapped address written in full, in brackets, with a port
+_MAX_PORT = 65_535
 _BRACKETS = re.compile(r"\[([^]%]+)\](?::(\d{1,5}))?", re.ASCII)
 _IPV4_AND_PORT = re.compile(r"((?:[0-9a-f:]*:)?\d+\.\d+\.\d+\.\d+):(\d{1,5})", re.ASCII | re.IGNORECASE)
 
 
 class IpAndPort(NamedTuple):
-    """A plain IP address, as it was sent unless it was IPv4 written as IPv6, and the port beside it."""
+    """An IP address, as it was sent unless it was IPv4 written as IPv6, and the port sent with it."""
 
     ip: str
     port: int | None
 
 
 def parse_ip(text: str) -> IpAndPort | None:
-    """The address in `text`; None: it holds none, or one with a scope id. Never raises."""
-    return _parse(text) if len(text) <= _LONGEST else None  # whatever a field holds must not fill the memory
+    """The address in `text`; None if it is not an address, or has a scope id. Never raises."""
+    return _parse(text) if len(text) <= _MAX_TEXT_LENGTH else None  # longer text would fill the memory
 
 
 @lru_cache(maxsize=8192)
@@ -31,7 +31,7 @@ def _parse(text: str) -> IpAndPort | None:
     if match := _BRACKETS.fullmatch(text) or _IPV4_AND_PORT.fullmatch(text):
         ip, digits = match.groups()
         port = int(digits) if digits else None
-        if port is not None and port > _HIGHEST_PORT:
+        if port is not None and port > _MAX_PORT:
             return None
     if "%" in ip:
         return None

@@ -1,6 +1,7 @@
-"""From a raw event to a record: field for field what Elastic's JumpCloud integration makes, which is profile `elastic`.
+"""Map a raw event to a record.
 
-Profile `extended` adds to that, in a room of its own.
+Profile `elastic` makes the same fields as Elastic's JumpCloud integration. Profile `extended` adds to them: see
+extended.py.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from in_jumpcloud.timestamps import rfc3339
 
 ECS_VERSION = "8.11.0"
 OTHER = "other"
-"""Under what unknown event types are counted once there are too many names."""
+"""The name under which unknown event types are counted once there are too many names."""
 
-_UNKNOWN_NAMES = 100
-_LONGEST_NAME = 100  # characters
+_MAX_UNKNOWN_TYPES = 100
+_MAX_NAME_LENGTH = 100  # characters
 
 _CATEGORIES = {
     **dict.fromkeys(("ldap_bind", "user_login_attempt", "sso_auth", "admin_login_attempt"), "authentication"),
@@ -36,46 +37,37 @@ _CATEGORIES = {
     ),
 }
 
-_ABOUT = (("id", "id"), ("event_type", "action"), ("service", "module"))
+_EVENT_FIELDS = (("id", "id"), ("event_type", "action"), ("service", "module"))
 _ACTOR = (("id", "id"), ("email", "email"), ("username", "name"))
 _HOST = (("id", "id"), ("hostname", "hostname"))
 
-# Fields of the event that the record holds elsewhere: below jumpcloud.event, and below one of its objects.
+# Fields below jumpcloud.event, and below its objects, whose values are elsewhere in the record.
 _DUPLICATES = (
-    "version",
-    "timestamp",
-    "client_ip",
-    "src_ip",
-    "id",
-    "message",
-    "username",
-    "useragent",
-    "event_type",
-    "service",
-    "process_name",
+    *("version", "timestamp", "client_ip", "src_ip", "id", "message"),
+    *("username", "useragent", "event_type", "service", "process_name"),
 )
 _INNER_DUPLICATES = {"system": ("id", "hostname"), "initiated_by": ("id", "email", "username")}
 
 
 class Record(NamedTuple):
-    """What is sent: `time_ns` since the epoch, and `body`, which must not be changed: its parts are shared.
+    """A mapped event: its time in nanoseconds since the epoch, and `body`, whose parts are shared: do not change it.
 
-    `service` and `organization` are what the event says, whatever that is. `looked_up` tells that an address in it was
-    found in the city database.
+    `service` and `organization` are the event's values, of any type. `geo_found`: the city database contains one of
+    its addresses.
     """
 
     time_ns: int
     body: dict[str, Any]
     service: Any
     organization: Any
-    looked_up: bool
+    geo_found: bool
 
 
 class Mapper:
-    """Maps event after event; several threads may share one.
+    """Maps events. Thread-safe.
 
-    `unknown_types` counts the events whose type the catalogue lacks, by type (profile `extended`): at most 100 of them
-    by name, the rest under OTHER.
+    `unknown_types` counts events whose type is not in the table of event types (profile `extended`), by type: at most
+    100 names, the rest under OTHER.
     """
 
     def __init__(self, settings: EcsSettings, geo: GeoIPLookup, *, agent_id: str, ephemeral_id: str) -> None:
@@ -93,7 +85,7 @@ class Mapper:
         if self._keep_original:
             tags.insert(0, "preserve_original_event")
         self._tags = tags
-        self._tags_of_a_problem = tags if self._keep_original else [*tags, "preserve_original_event"]
+        self._tags_with_error = tags if self._keep_original else [*tags, "preserve_original_event"]
         self._constant = {
             "ecs": {"version": ECS_VERSION},
             "data_stream": {"type": "logs", "dataset": "jumpcloud.events", "namespace": settings.namespace},
@@ -113,72 +105,63 @@ class Mapper:
         self._created = (-1, "")
 
     def map(self, event: RawEvent, received_ns: int) -> Record:
-        """The record of an event whose page was received at `received_ns`. Never raises, never drops."""
+        """The record of an event whose page was received at `received_ns`. Never raises, drops no event."""
         created = self._created_at(received_ns)
         data, problem, strict = decode_event(event.raw)
         service, organization = (data.get("service"), data.get("organization")) if data else (None, None)
         problems = [problem] if problem else []
-        about: dict[str, Any] = {"created": created, **self._constant_of_event}
-        body: dict[str, Any] = {"@timestamp": created, **self._constant, "event": about}
+        event_fields: dict[str, Any] = {"created": created, **self._constant_of_event}
+        body: dict[str, Any] = {"@timestamp": created, **self._constant, "event": event_fields}
         if data is not None:
-            data = self._cleaned(data, problems, strict=strict)
-            self._fill(body, about, data, event, problems)
+            data = coerce(data, self._declared, problems, strict=strict)
+            self._add_base_fields(body, event_fields, data, event, problems)
             if self._extended:
-                extended.extend(body, data, self._known(data))
+                extended.extend(body, data, self._event_type_info(data))
             if not self._keep_duplicates:
                 _remove_duplicates(data)
             if data:
                 body["jumpcloud"] = {"event": data}
         if problems:
-            about["kind"] = "pipeline_error"
+            event_fields["kind"] = "pipeline_error"
             body["error"] = {"message": problems}
         if problems or self._keep_original:
-            about["original"] = bytes(event.raw).decode(errors="replace")
+            event_fields["original"] = bytes(event.raw).decode(errors="replace")
         if self._hash_original:
-            about["hash"] = hashlib.sha256(event.raw).hexdigest()
-        body["tags"] = self._tags_of_a_problem if problems else self._tags
-        looked_up = "geo" in body.get("client", ()) or "geo" in body.get("source", ())
+            event_fields["hash"] = hashlib.sha256(event.raw).hexdigest()
+        body["tags"] = self._tags_with_error if problems else self._tags
+        geo_found = "geo" in body.get("client", ()) or "geo" in body.get("source", ())
         time_ns = received_ns if event.time_ns is None else event.time_ns
-        return Record(time_ns, body, service, organization, looked_up)
+        return Record(time_ns, body, service, organization, geo_found)
 
     def _created_at(self, received_ns: int) -> str:
         """`event.created`: the time of collection, the same for all events of a page."""
-        created = self._created  # read once: another thread may exchange it
+        created = self._created  # read once: another thread may replace it
         if created[0] != received_ns:
             created = self._created = (received_ns, rfc3339(received_ns // 1_000_000))
         return created[1]
 
-    def _cleaned(self, data: dict[str, Any], problems: list[str], *, strict: bool) -> dict[str, Any]:
-        told = len(problems)
-        try:
-            return coerce(data, self._declared, problems, strict=strict)
-        except RecursionError:
-            del problems[told:]
-        cleaned: dict[str, Any] = {}
-        for name, value in data.items():  # one is nested too deeply even to be written as text; the others are sound
-            try:
-                cleaned |= coerce({name: value}, self._declared, problems, strict=strict)
-            except RecursionError:
-                problems.append(f"jumpcloud.event.{name!r:.60}: nested too deeply to be mapped; see event.original")
-        return cleaned
-
-    def _fill(
-        self, body: dict[str, Any], about: dict[str, Any], data: dict[str, Any], event: RawEvent, problems: list[str]
+    def _add_base_fields(
+        self,
+        body: dict[str, Any],
+        event_fields: dict[str, Any],
+        data: dict[str, Any],
+        event: RawEvent,
+        problems: list[str],
     ) -> None:
         if event.time_ns is not None:
             body["@timestamp"] = _timestamp(event)
         elif "timestamp" in data:
             problems.append(
-                f"timestamp: {data['timestamp']!r:.60} is not a readable time; the time of collection stands for it"
+                f"timestamp: {data['timestamp']!r:.60} is not an RFC 3339 time; used the time of collection"
             )
 
         action = data.get("event_type")
         category = _CATEGORIES.get(action) if type(action) is str else None
         if category:
-            about["category"], about["type"] = [category], ["info"]
-        copy_fields(data, _ABOUT, about)
+            event_fields["category"], event_fields["type"] = [category], ["info"]
+        copy_fields(data, _EVENT_FIELDS, event_fields)
         success = data.get("success", data.get("sso_token_success"))
-        about["outcome"] = "success" if success is True else "failure" if success is False else "unknown"
+        event_fields["outcome"] = "success" if success is True else "failure" if success is False else "unknown"
 
         client = self._address(data, "client_ip", problems)
         if client:
@@ -209,8 +192,8 @@ class Mapper:
         ip, port = text, None
         if self._extended and type(text) is str and (parsed := ip_address.parse_ip(text)):
             ip, port = parsed
-        found = self._geo.lookup(ip) if type(ip) is str else None
-        if found is None:
+        result = self._geo.lookup(ip) if type(ip) is str else None
+        if result is None:
             problems.append(f"{name}: {text!r:.60} is not an IP address")
             return {}
         address: dict[str, Any] = {"ip": ip}
@@ -218,34 +201,34 @@ class Mapper:
             address["address"] = text
         if port is not None:
             address["port"] = port
-        if found.geo:
-            address["geo"] = found.geo
-        if found.as_:
-            address["as"] = found.as_
+        if result.geo:
+            address["geo"] = result.geo
+        if result.as_:
+            address["as"] = result.as_
         return address
 
-    def _known(self, data: dict[str, Any]) -> extended.KnownType | None:
-        """What the catalogue says of an event's type; one that it lacks is counted."""
+    def _event_type_info(self, data: dict[str, Any]) -> extended.EventTypeInfo | None:
+        """The row of an event's type; a type without one is counted."""
         service, action = data.get("service"), data.get("event_type")
         if type(action) is not str:
             return None
-        service = service if type(service) is str and len(service) <= _LONGEST_NAME else None
-        found = extended.known_type(service, action) if len(action) <= _LONGEST_NAME else None
-        if found is None:
-            name = action[:_LONGEST_NAME]
+        service = service if type(service) is str and len(service) <= _MAX_NAME_LENGTH else None
+        info = extended.event_type_info(service, action) if len(action) <= _MAX_NAME_LENGTH else None
+        if info is None:
+            name = action[:_MAX_NAME_LENGTH]
             with self._counting:
-                named = name in self.unknown_types or len(self.unknown_types) < _UNKNOWN_NAMES
-                self.unknown_types[name if named else OTHER] += 1
-        return found
+                by_name = name in self.unknown_types or len(self.unknown_types) < _MAX_UNKNOWN_TYPES
+                self.unknown_types[name if by_name else OTHER] += 1
+        return info
 
 
 def new_id() -> str:
-    """An id for `agent.id` and `agent.ephemeral_id`."""
+    """A new id for `agent.id` or `agent.ephemeral_id`."""
     return str(uuid.uuid4())
 
 
 def _timestamp(event: RawEvent) -> str:
-    """`@timestamp` of an event that has a time: in UTC, with exactly three fraction digits, as most have it already."""
+    """`@timestamp` of an event with a time: UTC, with exactly three fraction digits, as most events have it."""
     text = event.timestamp
     assert text is not None and event.time_ns is not None  # noqa: PT018, S101
     if text[-1] == "Z" and text[10] == "T" and text[19] in ".Z":
