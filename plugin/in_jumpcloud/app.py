@@ -1,4 +1,4 @@
-"""Every stream on a small pool of workers, from the configuration to the end of the process."""
+"""Runs all streams on a small pool of workers: start, reload, stop."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from contextlib import contextmanager
 
 from in_jumpcloud.collector import Collector, Stream
 from in_jumpcloud.config.schema import Config
-from in_jumpcloud.errors import ConfigError, Fatal, InJumpCloudError, Retryable, Stopped
+from in_jumpcloud.counters import plural
+from in_jumpcloud.errors import Fatal, InJumpCloudError, Retryable, StateCorrupt, Stopped
 from in_jumpcloud.insights.api import Scope
-from in_jumpcloud.resources import Resources, only_streams_differ
+from in_jumpcloud.resources import Resources, same_stream_settings
 from in_jumpcloud.timestamps import now_ms
 
 log = logging.getLogger(__name__)
 
 WORKERS = 4
-"""Streams that are worked on at the same time."""
-_GRACE = 5.0
-"""Seconds that the workers have to end, once the process was asked to."""
-_TRIES_ONCE = 6
-"""Failures in a row after which `--once` gives a stream up: about a minute."""
-_TICK = 0.5
-"""Seconds after which the main thread looks whether there is something for it to do."""
+"""How many streams run at the same time."""
+_STOP_GRACE_SECONDS = 5.0
+"""How long the workers have to end after the process was asked to stop."""
+_MAX_FAILURES_ONCE = 6
+"""Failures in a row after which `--once` gives up a stream: about a minute."""
+_TICK_SECONDS = 0.5
+"""How often the main thread checks whether it has something to do."""
+_FAULT_DELAY = 60.0
+"""Seconds until a stream that failed with an unexpected exception is tried again."""
 
 
 class _Slot:
-    """A stream's place among the workers. `stop` ends its own work, with all the others' or alone."""
+    """One stream. `stop` stops this stream only; `busy`: a worker is running a step of it."""
 
     def __init__(self, collector: Collector) -> None:
         self.collector = collector
@@ -39,55 +42,59 @@ class _Slot:
 
 
 class App:
-    """The running plugin: one collector for each stream, and the workers that drive them."""
+    """The running plugin: one collector for each stream, and the workers that run them."""
 
     def __init__(self, resources: Resources, *, once: bool = False, now_ms: Callable[[], int] = now_ms) -> None:
         self.stop = threading.Event()
-        """Set it to end the process; `end` does."""
+        """Set it to stop the process."""
         self.resources = resources
         self._once = once
         self._now_ms = now_ms
-        self._ahead = threading.Semaphore(WORKERS)
-        self._number = itertools.count()
+        self._prefetch = threading.Semaphore(WORKERS)
+        self._sequence = itertools.count()
         self._slots: dict[str, _Slot] = {}
-        # A heap of (when it is due, number, slot), and one of those that are due: (is it behind, since when, …).
+        # A heap of the streams that wait: (due at, sequence, slot), and one of those that are due: (is behind, due
+        # since, sequence, slot). The sequence number keeps slots from being compared.
         self._later: list[tuple[float, int, _Slot]] = []
         self._due: list[tuple[bool, float, int, _Slot]] = []
         self._workers: list[threading.Thread] = []
-        self._fatal: ConfigError | None = None
+        self._fatal: StateCorrupt | None = None
         self._changed = threading.Condition()
-        self._reload: Callable[[], None] | None = None
+        self._pending_reload: Callable[[], None] | None = None
         self._on_tick: Callable[[], None] = lambda: None
         self._add_streams()
 
     @property
     def collectors(self) -> list[Collector]:
-        """One for each stream."""
+        """The collector of each stream."""
         return [slot.collector for slot in list(self._slots.values())]
 
     @property
     def alive(self) -> bool:
-        """Whether every worker is at work, or waits on purpose."""
+        """Whether no worker has died."""
         return all(worker.is_alive() for worker in self._workers)
 
     def run(self, on_tick: Callable[[], None] = lambda: None) -> InJumpCloudError | None:
-        """Work until `stop` is set, or, with `once`, until every stream has come up to now.
+        """Run until `stop` is set; with `once`, until every stream has caught up.
 
-        `on_tick` is called about twice a second, by the thread that called this.
+        `on_tick` is called about twice a second, on the calling thread.
 
         Returns:
-            The error that ended it before its time, if any; with `once` that which kept a stream from coming up to now.
+            The error that ended the run, if any; with `once`, the error of a stream that could not catch up.
+
+        Raises:
+            ReceiverDown, Stopped: with `once`, no receiver accepts a connection at the start.
         """
         self._on_tick = on_tick
         if self._once:
-            self.resources.servers.connect(self.stop)
+            self.resources.receivers.connect(self.stop)
         self._start_workers()
-        while not self.stop.wait(_TICK):
+        while not self.stop.wait(_TICK_SECONDS):
             self._on_tick()
-            if self._reload:
-                reload, self._reload = self._reload, None
+            if self._pending_reload:
+                reload, self._pending_reload = self._pending_reload, None
                 reload()
-        deadline = time.monotonic() + _GRACE
+        deadline = time.monotonic() + _STOP_GRACE_SECONDS
         with self._changed:
             for slot in self._slots.values():
                 slot.stop.set()
@@ -99,45 +106,46 @@ class App:
         return next((each.error for each in self.collectors if each.error), None)
 
     def reload(self, load: Callable[[], Config], done: Callable[[], None] = lambda: None) -> None:
-        """Take up what `load` gives, soon, and call `done`; fit to be called by a signal's handler."""
+        """Have the main thread apply what `load` returns and then call `done`. Safe in a signal handler."""
 
         def reload() -> None:
             self._apply_reload(load)
             done()
 
-        self._reload = reload
+        self._pending_reload = reload
 
     def _apply_reload(self, load: Callable[[], Config]) -> None:
-        """Go on with new settings, or, where anything is wrong with them, with the old. Unchanged streams go on."""
+        """Apply new settings; keep the old ones if the new ones are invalid. Unchanged streams are not interrupted."""
         old = self.resources.settings
         try:
             settings = load()
-            replaced = self.resources.renew(settings)
+            replaced = self.resources.apply(settings)
         except InJumpCloudError as error:
             for line in str(error).splitlines():
-                log.error("not reloaded: %s", line)  # noqa: TRY400 - no traceback
+                log.error("configuration not reloaded: %s", line)  # noqa: TRY400 - no traceback
             return
         wanted = {stream.name for stream in streams(settings)}
-        stay = wanted if only_streams_differ(old, settings) else set()
+        stay = wanted if same_stream_settings(old, settings) else set()
         with self._changed:
             leaving = [slot for name, slot in self._slots.items() if name not in stay]
             for slot in leaving:
                 slot.stop.set()
             self._slots = {name: slot for name, slot in self._slots.items() if name in stay}
             kept = len(self._slots)
-            # A stream has one collector at a time: the next begins where this one has come to.
+            # A stream has one collector at a time: the new one resumes where the old one stopped.
             while any(slot.busy for slot in leaving) and not self.stop.is_set():
-                self._changed.wait(_TICK)
+                self._changed.wait(_TICK_SECONDS)
                 self._on_tick()
         if self.stop.is_set():
             return
         replaced.close()
         self._add_streams()
         self._start_workers()
-        log.info("reloaded: %d streams, %d of them as before", len(self._slots), kept)
+        restarted = plural(len(self._slots) - kept, "stream")
+        log.info("configuration reloaded: %s restarted, %d unchanged", restarted, kept)
 
     def _add_streams(self) -> None:
-        """Make a collector for each stream that has none."""
+        """Create a collector for each stream that has none."""
         settings = self.resources.settings
         give_up_after = float(settings.forward.ack_timeout) if self._once else None
         with self._changed:
@@ -149,12 +157,12 @@ class App:
                     self.resources.api,
                     self.resources.for_pipeline,
                     settings,
-                    ahead=self._ahead,
+                    prefetch=self._prefetch,
                     give_up_after=give_up_after,
                     now_ms=self._now_ms,
                 )
                 slot = self._slots[stream.name] = _Slot(collector)
-                heapq.heappush(self._later, (0.0, next(self._number), slot))
+                heapq.heappush(self._later, (0.0, next(self._sequence), slot))
             self._changed.notify_all()
 
     def _start_workers(self) -> None:
@@ -170,23 +178,23 @@ class App:
                 delay = collector.step(slot.stop)
             except Stopped:
                 delay = 0.0
-            except ConfigError as error:
+            except StateCorrupt as error:
                 self._fatal = error
                 self.stop.set()
                 return
             except Exception:
-                # A fault of ours in one stream must not end the others.
-                log.exception("%s: an error of the plugin itself; next try in a minute", collector.stream.name)
-                collector.error = Fatal(f"{collector.stream.name}: an error of the plugin itself; the log has it")
-                delay = 60.0
+                # A bug that hits one stream must not end the others.
+                log.exception("%s: unexpected error; retrying in %.0f s", collector.stream.name, _FAULT_DELAY)
+                collector.error = Fatal(f"{collector.stream.name}: unexpected error", advice="see the log")
+                delay = _FAULT_DELAY
             with self._changed:
                 slot.busy = False
                 if not (slot.stop.is_set() or (self._once and self._is_done(collector))):
-                    heapq.heappush(self._later, (time.monotonic() + delay, next(self._number), slot))
+                    heapq.heappush(self._later, (time.monotonic() + delay, next(self._sequence), slot))
                 self._changed.notify_all()
 
     def _next(self) -> _Slot | None:
-        """The next stream that is due, those near now first: a backfill must not hold them up. None at the end."""
+        """Wait for the next due stream; None at the end. Streams that have caught up come before backfills."""
         with self._changed:
             while not self.stop.is_set():
                 now = time.monotonic()
@@ -200,7 +208,7 @@ class App:
                         slot.busy = True
                         return slot
                 if self._once and not self._later and not any(slot.busy for slot in self._slots.values()):
-                    self.stop.set()  # every stream is done
+                    self.stop.set()  # all streams are done
                     return None
                 self._changed.wait(self._later[0][0] - now if self._later else None)
         return None
@@ -209,25 +217,23 @@ class App:
     def _is_done(collector: Collector) -> bool:
         if collector.error is None:
             return collector.caught_up
-        return not isinstance(collector.error, Retryable) or collector.failures >= _TRIES_ONCE
+        return not isinstance(collector.error, Retryable) or collector.failures >= _MAX_FAILURES_ONCE
 
 
 def streams(settings: Config) -> list[Stream]:
-    """One stream for each organization and for the provider; where there is neither, one for the key's own."""
-    found = [Stream(f"organization {each}", Scope(organization=each)) for each in settings.jumpcloud.organizations]
-    if settings.jumpcloud.provider_id:
-        found.append(
-            Stream(f"provider {settings.jumpcloud.provider_id}", Scope(provider=settings.jumpcloud.provider_id))
-        )
-    return found or [Stream("own organization", Scope())]
+    """One stream for each organization and for the provider; without either, one for the organization of the key."""
+    configured = [Stream(f"organization {each}", Scope(organization=each)) for each in settings.jumpcloud.organizations]
+    if provider := settings.jumpcloud.provider_id:
+        configured.append(Stream(f"provider {provider}", Scope(provider=provider)))
+    return configured or [Stream("default", Scope())]
 
 
 @contextmanager
 def open_app(settings: Config, *, once: bool = False, now_ms: Callable[[], int] = now_ms) -> Iterator[App]:
-    """Open every room as `settings` say, and close them behind the App. `now_ms` is the clock, in epoch milliseconds.
+    """Open the resources and the App, and close the resources at the end. `now_ms` is the clock, in epoch milliseconds.
 
     Raises:
-        ConfigError, Failed: a room could not be opened.
+        ConfigError, Fatal, StateCorrupt, StateUnavailable: as in Resources.
     """
     resources = Resources(settings, now_ms=now_ms)
     try:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 
 MAX_DELAY = 60.0
+"""Seconds of the longest pause between two tries."""
 
 
 def backoff_delay(failures: int) -> float:
-    """Seconds to wait after so many failures in a row: 1 s, doubled each time up to 60 s, less up to half of it.
+    """Seconds to wait after `failures` failures in a row: 1 s, doubled each time up to 60 s, minus a jitter.
 
-    The jitter keeps many streams, or many processes, from coming back at the same moment.
+    The jitter of up to half of it keeps many streams, or many processes, from retrying at the same moment.
     """
     return min(MAX_DELAY, 2.0 ** min(failures - 1, 10)) * random.uniform(0.5, 1)

@@ -1,4 +1,4 @@
-"""What was done, in numbers; each is written where the work is done, and read by whoever watches."""
+"""Counters and liveness. The code that does the work updates them; monitoring reads them."""
 
 from __future__ import annotations
 
@@ -8,80 +8,86 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Seconds: the upper bounds of the buckets of a histogram; one more bucket holds what took longer."""
+"""Upper bounds of a histogram's buckets, in seconds. One more bucket holds everything slower."""
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 stream`, `2 streams`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 @dataclass(slots=True)
 class Liveness:
-    """When a stream last showed that it is alive; seconds of the monotonic clock."""
+    """When a stream last showed activity, in seconds of the monotonic clock."""
 
     touched_at: float = field(default_factory=time.monotonic)
-    """The last sign of life: a page, a chunk that is sent, a wait that has ended."""
+    """The last activity: a page arrived, a chunk is being sent, a wait ended."""
     progress_at: float = field(default_factory=time.monotonic)
-    """The last time that something was committed, or the beginning."""
+    """The last commit, or the start of the process."""
     due_at: float | None = 0.0
-    """When a worker is to take it up; None while one is at it."""
+    """When a worker must run the stream; None while a worker runs it."""
     caught_up_once: bool = False
-    """Whether it has ever come up to now since the process began."""
+    """Whether it has caught up since the process started."""
 
     def touch(self) -> None:
-        """It goes on."""
+        """Record activity."""
         self.touched_at = time.monotonic()
 
     def mark_progress(self) -> None:
-        """It goes on, and is further than before."""
+        """Record a commit."""
         self.progress_at = self.touched_at = time.monotonic()
 
     def begin(self) -> None:
-        """A worker is at it."""
+        """A worker starts a step of the stream."""
         self.due_at = None
         self.touch()
 
     def idle(self, seconds: float) -> None:
-        """No worker need look at it for so long."""
+        """The step ended. The next one is due in `seconds`."""
         self.touch()
         self.due_at = self.touched_at + seconds
 
 
 @dataclass(slots=True)
 class Counters:
-    """Counts of one stream since the process began; written by its collector alone."""
+    """Counters of one stream since the process started. Only its collector writes them."""
 
     pages: int = 0
     page_bytes: int = 0
     received: int = 0
     duplicates: int = 0
-    """Events that the ledger knew: read again by the overlap or after a restart, and not sent again."""
+    """Events that the ledger knew: read again because of the overlap or a restart, and not sent again."""
     late: int = 0
-    """Events that appeared only after their time had been asked for."""
+    """Events that appeared only after their time had been polled."""
     latest_seconds: float = 0.0
-    """By how much the latest of them came after its timestamp."""
+    """The longest delay between the timestamp and the arrival of a late event."""
     foreign: int = 0
-    """Events of another organization than the one asked for; delivered all the same."""
+    """Events of an organization other than the requested one. They are delivered too."""
     mapped: int = 0
     with_problems: int = 0
-    """Events that could not be mapped as a whole; delivered all the same."""
+    """Events that could not be mapped completely. They are delivered too."""
     looked_up: int = 0
+    """Events with an address that the GeoIP database has a place for."""
     sent: int = 0
-    """Records in chunks that were sent, each sending counted."""
+    """Records sent. A resend counts again."""
     sent_bytes: int = 0
-    """Of those messages, each sending counted."""
+    """Bytes of these messages. A resend counts again."""
     acknowledged: int = 0
-    """Records whose chunk was acknowledged and committed."""
+    """Records that were acknowledged and committed."""
     dead_lettered: int = 0
     """Events that the receiver refuses for good, kept on disk."""
     in_flight: tuple[int, int] | None = None
-    """The oldest event that is fetched and not yet acknowledged: its time and that of its page, epoch nanoseconds."""
+    """The time of the oldest unacknowledged event, and when its page arrived; both in epoch nanoseconds."""
     liveness: Liveness = field(default_factory=Liveness)
 
     def found_late(self, seconds: float) -> None:
-        """Count one late event, so many seconds after its timestamp."""
+        """Count one late event, which arrived `seconds` after its timestamp."""
         self.late += 1
         self.latest_seconds = max(self.latest_seconds, seconds)
 
 
 class LatencyHistogram:
-    """A histogram of seconds. Several threads may write it."""
+    """A histogram of durations in seconds. Threads may share it."""
 
     def __init__(self) -> None:
         self._counts = [0] * (len(BOUNDS) + 1)
@@ -89,19 +95,19 @@ class LatencyHistogram:
         self._lock = threading.Lock()
 
     def observe(self, seconds: float) -> None:
-        """Count one that took so long."""
+        """Count one duration."""
         with self._lock:
             self._counts[bisect_left(BOUNDS, seconds)] += 1
             self._sum += seconds
 
     def read(self) -> tuple[list[int], float]:
-        """How many took up to each of BOUNDS and no less than the one before, and longer; and the sum of all."""
+        """The count of each bucket (one more than BOUNDS, not cumulative), and the sum of all durations."""
         with self._lock:
             return list(self._counts), self._sum
 
 
 class RequestCounters:
-    """The requests of the API, by the status of the answer. Several threads may write it."""
+    """Counts API requests by the status of the response. Threads may share it."""
 
     def __init__(self) -> None:
         self.latencies = LatencyHistogram()
@@ -109,13 +115,13 @@ class RequestCounters:
         self._lock = threading.Lock()
 
     def count(self, status: int | None, seconds: float) -> None:
-        """Count one, answered with this status after so long; None: no whole answer came, "none" among the codes."""
+        """Count one request that took `seconds`. A `status` of None, no complete response, has the code "none"."""
         code = "none" if status is None else str(status)
         with self._lock:
             self._codes[code] = self._codes.get(code, 0) + 1
         self.latencies.observe(seconds)
 
     def codes(self) -> dict[str, int]:
-        """How many there were of each code."""
+        """The number of requests of each code."""
         with self._lock:
             return dict(self._codes)

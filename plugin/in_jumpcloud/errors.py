@@ -1,20 +1,22 @@
-"""Every error this package raises, named by what the one who catches it has to do.
+"""Every error that this package raises on purpose. The class says what the caller has to do.
 
-InJumpCloudError            its text is one line for a person: what is wrong, where, what to do
-├── ConfigError             change the configuration: a command ends with exit code 2
-├── Failed                  give up: a command ends with exit code 1
-│   └── StateFull           keep the chunk's ids and write them again later: the disk has no room
-├── Refused                 ask again after minutes, not at once: JumpCloud does not want this request
-│   ├── KeyRefused          the same, and it is the key: `run --once` ends with exit code 3
-│   └── NotLicensed         the same, or ask for a later start: the plan does not reach back so far
-├── NoCounts                read the whole span again instead: JumpCloud does not count it
-├── TryAgain                the same request again, after a growing pause
-│   ├── CursorLost          the same window again, from its start; the ledger drops what was already delivered
-│   └── PageTooLarge        the same, with fewer events on a page
-├── ReceiverDown            the same chunk again, on a new connection: no ack for it is certain
-│   ├── NotReady            the same; the receiver is there and takes nothing at present
-│   └── Unwelcome           the same, after minutes: it refuses our key, user or certificate, or we refuse its own
-└── Stopped                 end now: somebody asked for it
+InJumpCloudError            the message is one line for a person: what is wrong, where, and what to do
+├── ConfigError             the user must change the configuration; a command exits with code 2
+│   └── StateMissing        there is no state yet; the first `in-jumpcloud run` creates it
+├── Fatal                   another try soon does not help; a command exits with code 1, a stream waits for minutes
+│   └── StateCorrupt        the state is damaged, not ours, or of another version; the process exits
+├── StateUnavailable        the state is sound but cannot be used now; keep the ids of the chunk and write them later
+├── RequestRejected         JumpCloud refuses this request; repeat it after minutes
+│   ├── KeyRefused          the same, and the cause is the key; `run --once` exits with code 3
+│   └── NotLicensed         the same, or ask for a later start: the plan does not reach back that far
+├── CountsUnavailable       JumpCloud does not count this time span; read all of it instead
+├── Retryable               repeat the request, after a growing pause
+│   ├── CursorLost          restart the window; the ledger drops what was delivered already
+│   └── PageTooLarge        restart the window with fewer events a page
+├── ReceiverDown            no ack is certain; resend the same chunk on a new connection
+│   ├── ReceiverPaused      the same; the receiver is there, but takes nothing now
+│   └── HandshakeRejected   the same, after a minute: one side rejects the key, user or certificate of the other
+└── Stopped                 return at once: the process, or the stream, was asked to stop
 """
 
 from __future__ import annotations
@@ -23,19 +25,29 @@ from typing import NamedTuple
 
 
 class InJumpCloudError(Exception):
-    """The root: catching it catches whatever this package raises on purpose.
+    """The root of all errors that are raised on purpose.
 
-    `exit_code` is what a command that ends with it tells the shell.
+    `str(error)` is the message, followed by the advice if there is any. `message` and `advice` hold the two apart.
+    `exit_code` is the exit code of a command that ends with this error.
     """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", *, advice: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.advice = advice
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        return f"{self.message}; {self.advice}" if self.advice else self.message
 
 
 class Problem(NamedTuple):
     """One thing that is wrong with the configuration.
 
-    `path` is the dotted key, such as `jumpcloud.api_key` or `forward.servers[0].port`; empty where no key is concerned.
-    `location` names the place where the key was set, and the key; empty where that is not known.
+    `path` is the dotted key, such as `jumpcloud.api_key` or `forward.servers[0].port`; empty if it is about no key.
+    `location` names the place where the key was set, and the key; empty if that is not known.
     """
 
     path: str
@@ -52,80 +64,88 @@ class Problem(NamedTuple):
 
 
 class ConfigError(InJumpCloudError):
-    """The configuration, or something it points to, has to be changed. `problems` has at least one."""
+    """The configuration, or something it points to, must be changed. `problems` has at least one."""
 
     exit_code = 2
 
-    def __init__(self, *problems: Problem | str) -> None:
+    def __init__(self, *problems: Problem | str, advice: str = "") -> None:
         self.problems = tuple(each if isinstance(each, Problem) else Problem("", each) for each in problems)
-        super().__init__("\n".join(map(str, self.problems)))
+        super().__init__("\n".join(map(str, self.problems)), advice=advice)
+
+
+class StateMissing(ConfigError):
+    """There is no state at the path, or the file is empty. The first `in-jumpcloud run` creates it."""
 
 
 class Fatal(InJumpCloudError):
-    """It cannot go on, and neither waiting nor another configuration is known to help."""
+    """It failed, and another try soon does not help."""
 
 
-class StateUnavailable(Fatal):
-    """The state could not be written for want of room or of a sound disk."""
+class StateCorrupt(Fatal):
+    """The state is damaged, belongs to another program, or has another version."""
+
+
+class StateUnavailable(InJumpCloudError):
+    """The state cannot be read or written now: the disk is full or fails, or another program is using the file."""
 
 
 class RequestRejected(InJumpCloudError):
-    """JumpCloud understood and said no: 400, 402, 403, a redirect."""
+    """JumpCloud understood the request and refused it: 400, 402, 403, a redirect."""
 
 
 class KeyRefused(RequestRejected):
-    """JumpCloud answered 401: the key is wrong, revoked, expired, or of another region."""
+    """JumpCloud answered 401: the key is wrong, revoked, expired, or belongs to another region."""
 
     exit_code = 3
 
 
 class NotLicensed(RequestRejected):
-    """JumpCloud answered 402: Directory Insights is not enabled, or the plan does not reach back so far."""
+    """JumpCloud answered 402: Directory Insights is not enabled, or the plan does not reach back that far."""
 
 
 class CountsUnavailable(InJumpCloudError):
-    """JumpCloud's counts of a span cannot be had, or not be believed."""
+    """JumpCloud does not count a time span, or its counts make no sense."""
 
 
 class Retryable(InJumpCloudError):
-    """A passing fault: 429, 5xx, a timeout, a cut-off or senseless answer.
+    """A temporary fault: 429, 5xx, a timeout, an answer that is cut off or makes no sense.
 
-    `after` is the pause in seconds that JumpCloud asked for, or None where it named none.
+    `after` is the pause that JumpCloud asked for, in seconds, or None.
     """
 
-    def __init__(self, message: str, *, after: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, advice: str = "", after: float | None = None) -> None:
+        super().__init__(message, advice=advice)
         self.after = after
 
 
 class CursorLost(Retryable):
-    """A `search_after` value that JumpCloud no longer takes, or that leads round in a circle."""
+    """JumpCloud does not accept a `search_after` value any more, or it leads to a page that was read before."""
 
 
 class PageTooLarge(Retryable):
-    """An answer of more bytes than we are willing to hold."""
+    """An answer has more bytes than we are willing to hold."""
 
 
 class ReceiverDown(InJumpCloudError):
     """The receiver could not be reached, or did not acknowledge in time.
 
-    `reached` names the receivers that were sent the chunk: it may be just this one that they do not want.
+    `reached` names the receivers that the chunk was sent to: they may refuse just this chunk.
     """
 
     exit_code = 4
 
-    def __init__(self, message: str, *, reached: frozenset[str] = frozenset()) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, advice: str = "", reached: frozenset[str] = frozenset()) -> None:
+        super().__init__(message, advice=advice)
         self.reached = reached
 
 
 class ReceiverPaused(ReceiverDown):
-    """The receiver is there, but does not begin the handshake: a Fluent Bit that is paused."""
+    """The receiver accepts the connection, but does not begin the handshake: a Fluent Bit that is paused."""
 
 
 class HandshakeRejected(ReceiverDown):
-    """Receiver and sender do not accept each other: shared key, user, password, certificate."""
+    """One side rejects the shared key, user, password or certificate of the other."""
 
 
 class Stopped(InJumpCloudError):
-    """The process was asked to end while it waited."""
+    """A wait ended because the process, or the stream, was asked to stop."""

@@ -1,4 +1,4 @@
-"""From a page to the receiver: map, chunk, send, await the ack, commit."""
+"""Delivers a page: deduplicate, map, chunk, send, await the ack, commit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from in_jumpcloud.backoff import backoff_delay
+from in_jumpcloud.backoff import MAX_DELAY, backoff_delay
 from in_jumpcloud.config.schema import ForwardSettings
 from in_jumpcloud.counters import Counters
 from in_jumpcloud.ecs.encoder import RecordEncoder
@@ -27,25 +27,27 @@ from in_jumpcloud.tags import TagTemplate
 
 log = logging.getLogger(__name__)
 
-_BATCH, _BATCH_BYTES = 200, 1_000_000
-"""Events that are decoded at a time, and about how many bytes, so that a page is never held decoded as a whole."""
-_REFUSALS = 3
-"""Times that a chunk has to be refused, while a probe is acknowledged, before it counts as poison."""
-_UNWELCOME = 60.0
-"""Seconds before the next try at a receiver that does not accept us: its settings, or ours, have to be changed."""
+_BATCH_EVENTS, _BATCH_BYTES = 200, 1_000_000
+"""How many events are decoded at a time, and about how many bytes: a page is never held decoded as a whole."""
+_MAX_REFUSALS = 3
+"""How often a chunk must be refused, while the receiver acknowledges a probe, before it counts as poison."""
+_MAX_COMMIT_FAILURES = 3
+"""Failed commits in a row after which a run that must end gives up."""
+_REJECTED_DELAY = 60.0
+"""Seconds before the next try after a rejected handshake: somebody has to change a configuration."""
 
 
 class PipelineResources(NamedTuple):
-    """What all streams share."""
+    """The resources that all streams share."""
 
     encoder: RecordEncoder
-    servers: Failover
+    receivers: Failover
     state: StateStore
     dead_letters: DeadLetterFile
 
 
-class _Entry(msgspec.Struct, frozen=True, gc=False):
-    """An event on its way, as it travels, and by what it is known. `raw` and `time_ns` are the event's."""
+class _PendingRecord(msgspec.Struct, frozen=True, gc=False):
+    """A new event and its packed record. `time_ns` is the event's time; `oversized`: no message can hold the record."""
 
     raw: bytes | msgspec.Raw
     time_ns: int | None
@@ -53,6 +55,7 @@ class _Entry(msgspec.Struct, frozen=True, gc=False):
     tag: str
     packed: bytes
     late: bool
+    oversized: bool
 
 
 class Pipeline:
@@ -69,44 +72,56 @@ class Pipeline:
         organization: str | None = None,
         give_up_after: float | None = None,
     ) -> None:
-        """Make ready.
+        """`organization` is the requested one, None for any.
 
-        `organization` is the one that was asked for, None where any is right. `give_up_after`: seconds after which a
-        receiver that is down is an error; None: never.
+        A receiver that is down for longer than `give_up_after` seconds is an error; with None, `deliver` waits.
         """
         self._stream = stream
         self._organization = organization
         self._resources = resources
         self._settings = settings
         self._tag = TagTemplate(settings.tag)
-        room = settings.message_max_bytes - wire.ENVELOPE - self._tag.most_bytes
-        self._chunk_bytes = min(settings.chunk_bytes, room)
+        max_bytes = settings.message_max_bytes - wire.ENVELOPE - self._tag.most_bytes
+        self._chunk_bytes = min(settings.chunk_bytes, max_bytes)
         self._counters = counters
         self._now_ms = now_ms
         self._give_up_after = give_up_after
 
+    @property
+    def max_silence_seconds(self) -> float:
+        """The longest time between two signs of liveness in `deliver`: a delivery, a probe, a pause."""
+        return 2 * self._resources.receivers.max_delivery_seconds + max(MAX_DELAY, _REJECTED_DELAY)
+
     def deliver(self, page: Page, before: Position, after: Position, stop: threading.Event) -> None:
-        """Deliver what is new in `page`. The position stays `before` up to its last chunk, with which it is `after`.
+        """Deliver the new events of `page`. The position stays `before` until the last commit sets it to `after`.
 
         Raises:
-            Failed: the state, or the file of dead letters, cannot be written.
-            ReceiverDown: for longer than the give_up_after.
-            Stopped: `stop` was set. What was acknowledged is committed.
+            Fatal: the dead-letter file cannot be written.
+            StateCorrupt, StateUnavailable: the state cannot be read, or, with `give_up_after`, not written.
+            ReceiverDown: for longer than `give_up_after`.
+            Stopped: `stop` was set. Acknowledged chunks are committed.
         """
         is_last = False
         try:
-            for chunk, is_last in batch(self._entries(page, before, stop), self._chunk_bytes):
-                self._counters.in_flight = _oldest(chunk, page)
-                self._deliver_chunk(chunk, before, after if is_last else before, stop)
+            for records, is_last in batch(self._records(page, before), self._chunk_bytes):
+                self._counters.in_flight = _oldest(records, page)
+                position = after if is_last else before
+                first = records[0]
+                if first.oversized:  # larger than a chunk, so it is alone
+                    reason = f"its record of {len(first.packed)} bytes is larger than forward.message_max_bytes"
+                    self._dead_letter(first, reason, position, stop)
+                else:
+                    self._deliver_chunk(records, before, position, stop)
             if not is_last:
                 self._commit([], after, stop)
         finally:
             self._counters.in_flight = None
 
-    def _entries(self, page: Page, before: Position, stop: threading.Event) -> Iterator[_Entry]:
-        """The new events of `page`, packed; those that are too large for any message are buried here."""
+    def _records(self, page: Page, before: Position) -> Iterator[_PendingRecord]:
+        """Map and pack the new events of `page`."""
         counters, encode, tag_of = self._counters, self._resources.encoder.encode, self._tag.of
         watermark_ns, received_ns = before.watermark_ms * 1_000_000, page.received_ns
+        max_bytes, chunk_bytes = self._settings.message_max_bytes, self._chunk_bytes
         for event in self._new_events(page):
             packed, info = encode(event, received_ns)
             counters.mapped += 1
@@ -119,27 +134,23 @@ class Pipeline:
             if self._organization:
                 self._check_organization(info.organization)
             tag = tag_of(info.service, info.organization or self._organization)
-            entry = _Entry(event.raw, time_ns, event.key, tag, packed, late)
             size = len(packed)
-            if size > self._chunk_bytes and wire.message_bytes(tag, size) > self._settings.message_max_bytes:
-                reason = f"its record of {size} bytes is larger than forward.message_max_bytes"
-                self._dead_letter(entry, reason, before, stop)
-            else:
-                yield entry
+            oversized = size > chunk_bytes and wire.message_bytes(tag, size) > max_bytes
+            yield _PendingRecord(event.raw, time_ns, event.key, tag, packed, late, oversized)
 
     def _new_events(self, page: Page) -> Iterator[RawEvent]:
-        """The events that were not delivered before, each once."""
-        seen: set[EventKey] = set()
-        count = min(_BATCH, max(1, _BATCH_BYTES * len(page.events) // max(1, page.size)))
-        for begin in range(0, len(page.events), count):
-            events = [parse_event(raw) for raw in page.events[begin : begin + count]]
+        """The events that the ledger does not have, each once."""
+        known: set[EventKey] = set()
+        count = min(_BATCH_EVENTS, max(1, _BATCH_BYTES * len(page.events) // max(1, page.size)))
+        for start in range(0, len(page.events), count):
+            events = [parse_event(raw) for raw in page.events[start : start + count]]
             self._counters.received += len(events)
-            seen |= self._resources.state.delivered(self._stream, [event.key for event in events])
+            known |= self._resources.state.delivered(self._stream, [event.key for event in events])
             for event in events:
-                if event.key in seen:
+                if event.key in known:
                     self._counters.duplicates += 1
                 else:
-                    seen.add(event.key)
+                    known.add(event.key)
                     yield event
 
     def _check_organization(self, organization: Any) -> None:
@@ -148,61 +159,65 @@ class Pipeline:
         self._counters.foreign += 1
         if self._counters.foreign == 1:
             log.warning(
-                "%s: JumpCloud also sends events of organization %.40s; they are delivered, and counted",
+                "%s: JumpCloud also sends events of organization %.40s; they are delivered too, and counted",
                 *(self._stream, organization),
             )
 
     def _deliver_chunk(
         self,
-        entries: Sequence[_Entry],
+        records: Sequence[_PendingRecord],
         before: Position,
         after: Position,
         stop: threading.Event,
         *,
         halved: bool = False,
     ) -> None:
-        """Deliver one chunk and commit it; where the receiver takes others but not this, find the record it refuses."""
+        """Deliver one chunk and commit it. If the receiver refuses only this chunk, find the record it refuses."""
         chunk = wire.build_chunk(
-            entries[0].tag,
-            b"".join([entry.packed for entry in entries]),
-            len(entries),
+            records[0].tag,
+            b"".join([record.packed for record in records]),
+            len(records),
             compress=self._settings.compress,
         )
-        refusal = self._send(chunk, stop, tries=1 if halved and len(entries) > 1 else _REFUSALS)
+        refusal = self._send(chunk, stop, tries=1 if halved and len(records) > 1 else _MAX_REFUSALS)
         if refusal is None:
-            self._commit(entries, after, stop)
-        elif len(entries) == 1:
-            self._dead_letter(entries[0], refusal, after, stop)
+            self._commit(records, after, stop)
+        elif len(records) == 1:
+            self._dead_letter(records[0], refusal, after, stop)
         else:
             log.warning(
-                "%s: the receiver refuses a chunk of %d records (%s) while it takes others; halving it",
-                *(self._stream, len(entries), refusal),
+                "%s: the receiver refuses a chunk of %d records (%s) but accepts others; splitting it in half",
+                *(self._stream, len(records), refusal),
             )
-            middle = len(entries) // 2
-            self._deliver_chunk(entries[:middle], before, before, stop, halved=True)
-            self._deliver_chunk(entries[middle:], before, after, stop, halved=True)
+            middle = len(records) // 2
+            self._deliver_chunk(records[:middle], before, before, stop, halved=True)
+            self._deliver_chunk(records[middle:], before, after, stop, halved=True)
 
     def _send(self, chunk: wire.Chunk, stop: threading.Event, *, tries: int) -> str | None:
-        """Send the same bytes until they are acknowledged: None; or why they are refused, where nothing else is."""
-        began = time.monotonic()
+        """Send the same bytes until they are acknowledged.
+
+        Returns:
+            None; or why the receiver refuses the chunk, if it does so `tries` times and acknowledges a probe.
+        """
+        started_at = time.monotonic()
         failures = refusals = 0
         while True:
             self._counters.sent += chunk.records
             self._counters.sent_bytes += len(chunk.message)
             self._counters.liveness.touch()
             try:
-                self._resources.servers.deliver(chunk, stop)
+                self._resources.receivers.deliver(chunk, stop)
             except ReceiverDown as error:
                 failures += 1
                 refusals += bool(error.reached)
-                if refusals >= tries and self._resources.servers.probe(error.reached, stop):
+                if refusals >= tries and self._resources.receivers.probe(error.reached, stop):
                     return str(error)
-                unwelcome = isinstance(error, HandshakeRejected)
-                if self._give_up_after is not None and (unwelcome or time.monotonic() - began > self._give_up_after):
+                rejected, limit = isinstance(error, HandshakeRejected), self._give_up_after
+                if limit is not None and (rejected or time.monotonic() - started_at > limit):
                     raise
-                delay = max(backoff_delay(failures), _UNWELCOME if unwelcome else 0)
+                delay = max(backoff_delay(failures), _REJECTED_DELAY if rejected else 0)
                 level = logging.INFO if isinstance(error, ReceiverPaused) else logging.WARNING
-                log.log(level, "%s: %s; the same chunk again in %.0f s", self._stream, error, delay)
+                log.log(level, "%s: %s; resending the chunk in %.0f s", self._stream, error, delay)
                 if stop.wait(delay):
                     raise Stopped from None
             else:
@@ -210,23 +225,23 @@ class Pipeline:
                     log.info("%s: the receiver acknowledges again", self._stream)
                 return None
 
-    def _dead_letter(self, entry: _Entry, reason: str, after: Position, stop: threading.Event) -> None:
-        """Keep the event on disk, since the receiver will never take it; then it counts as dealt with."""
-        _, event_id = entry.key
-        self._resources.dead_letters.add(self._stream, event_id, reason, bytes(entry.raw), now_ms=self._now_ms())
+    def _dead_letter(self, record: _PendingRecord, reason: str, after: Position, stop: threading.Event) -> None:
+        """Write the event to the dead-letter file, then commit it: the receiver will never accept it."""
+        _, event_id = record.key
+        self._resources.dead_letters.add(self._stream, event_id, reason, bytes(record.raw), now_ms=self._now_ms())
         log.error(
-            "%s: event %s can not be delivered: %s; it is kept in %s",
+            "%s: event %s cannot be delivered: %s; it is now in %s",
             *(self._stream, event_id, reason, self._resources.dead_letters.path),
         )
         self._counters.dead_lettered += 1
-        self._commit([entry], after, stop, dead_lettered=1)
+        self._commit([record], after, stop, dead_lettered=1)
 
     def _commit(
-        self, entries: Sequence[_Entry], after: Position, stop: threading.Event, *, dead_lettered: int = 0
+        self, records: Sequence[_PendingRecord], after: Position, stop: threading.Event, *, dead_lettered: int = 0
     ) -> None:
-        """Write down what was acknowledged. While the disk is full, wait with it: a resend would double it."""
-        keys = [entry.key for entry in entries]
-        late = sum(entry.late for entry in entries)
+        """Commit what was acknowledged. If the state is unavailable, wait: sending again would duplicate it."""
+        keys = [record.key for record in records]
+        late = sum(record.late for record in records)
         failures = 0
         while True:
             try:
@@ -234,10 +249,10 @@ class Pipeline:
                 self._resources.state.commit(self._stream, keys, after, late=late, dead_lettered=dead_lettered)
             except StateUnavailable as error:
                 failures += 1
-                if self._give_up_after is not None and failures > _REFUSALS:
+                if self._give_up_after is not None and failures > _MAX_COMMIT_FAILURES:
                     raise
                 delay = backoff_delay(failures)
-                log.error("%s: %s; next try in %.0f s", self._stream, error, delay)  # noqa: TRY400 - no traceback
+                log.error("%s: %s; retrying in %.0f s", self._stream, error, delay)  # noqa: TRY400 - no traceback
                 if stop.wait(delay):
                     raise Stopped from None
             else:
@@ -246,7 +261,7 @@ class Pipeline:
                 return
 
 
-def _oldest(entries: Sequence[_Entry], page: Page) -> tuple[int, int]:
-    """The time of the oldest of `entries`, and that of their page, in epoch nanoseconds."""
-    times = (entry.time_ns for entry in entries)
-    return min((each for each in times if each is not None), default=page.received_ns), page.received_ns
+def _oldest(records: Sequence[_PendingRecord], page: Page) -> tuple[int, int]:
+    """The time of the oldest of `records`, and when their page arrived, in epoch nanoseconds."""
+    times = (record.time_ns for record in records)
+    return min((time_ns for time_ns in times if time_ns is not None), default=page.received_ns), page.received_ns

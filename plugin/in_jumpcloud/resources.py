@@ -1,4 +1,4 @@
-"""The rooms that all streams share, opened as the settings say, and opened anew where new settings differ."""
+"""Opens what all streams share, and reopens what a reload changes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import ExitStack
 import msgspec
 
 from in_jumpcloud.config.schema import Config, HttpSettings, JumpCloudSettings, LogSettings
-from in_jumpcloud.ecs import geoip as databases
+from in_jumpcloud.ecs import geoip
 from in_jumpcloud.ecs.encoder import RecordEncoder
 from in_jumpcloud.ecs.mapper import Mapper, new_id
 from in_jumpcloud.errors import ConfigError
 from in_jumpcloud.forward.failover import Failover
 from in_jumpcloud.insights.api import DirectoryInsights
-from in_jumpcloud.insights.auth import auth_for as auth_of
+from in_jumpcloud.insights.auth import auth_for
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.pipeline import PipelineResources
 from in_jumpcloud.state.dead_letters import DeadLetterFile
@@ -25,43 +25,45 @@ log = logging.getLogger(__name__)
 
 
 class Resources:
-    """Holds the rooms that are in use. The state is the same for the whole life of the process."""
+    """The shared resources in use. The state stays open for the whole life of the process."""
 
     def __init__(self, settings: Config, *, now_ms: Callable[[], int]) -> None:
-        """Open every room. `now_ms` is the clock, in epoch milliseconds.
+        """Open everything. `now_ms` is the clock, in epoch milliseconds.
 
         Raises:
-            ConfigError, Failed: a room could not be opened.
+            ConfigError: a setting cannot be used, such as a database or the state's path.
+            StateCorrupt, StateUnavailable: the state cannot be used.
+            Fatal: another process holds the state.
         """
         self.settings = settings
         self._now_ms = now_ms
         self._ephemeral_id = new_id()
         with ExitStack() as on_failure:
             self.state = on_failure.enter_context(StateStore(settings.state.path, new_agent_id=new_id()))
-            self.geo = databases.open_databases(settings)
+            self.geo = geoip.open_databases(settings)
             on_failure.callback(self.geo.close)
-            self._begin_to_map(settings)
+            self._set_mapper(settings)
             self.api = self._new_api(settings)
             on_failure.callback(self.api.close)
-            self.servers = Failover(settings.forward)
+            self.receivers = Failover(settings.forward)
             on_failure.pop_all()
         self.dead_letters = _dead_letters(settings)
         if self.state.is_new:
-            log.info("%s: a new state; every stream begins at jumpcloud.start", self.state.path)
+            log.info("%s: new state; every stream begins at jumpcloud.start", self.state.path)
 
     @property
     def for_pipeline(self) -> PipelineResources:
-        """What a page passes through."""
-        return PipelineResources(self._encoder, self.servers, self.state, self.dead_letters)
+        """The resources that a pipeline uses."""
+        return PipelineResources(self._encoder, self.receivers, self.state, self.dead_letters)
 
-    def renew(self, settings: Config) -> ExitStack:
-        """Take up `settings`, opening anew only the rooms that they change; all of it, or nothing.
+    def apply(self, settings: Config) -> ExitStack:
+        """Apply new settings: reopen what they change, all or nothing.
 
         Returns:
-            The closing of the rooms that were replaced, due once nobody uses them any more.
+            What was replaced. Close it once no stream uses it any more.
 
         Raises:
-            ConfigError: they cannot be taken up; everything is as it was.
+            ConfigError: the settings cannot be applied; nothing has changed.
         """
         old = self.settings
         if old.state != settings.state:
@@ -69,53 +71,53 @@ class Resources:
         if old.http.listen != settings.http.listen:
             raise ConfigError("http.listen: can only be changed by a restart")
         with ExitStack() as on_failure, ExitStack() as replaced:
-            geo, api, servers = self.geo, self.api, self.servers
+            geo, api, receivers = self.geo, self.api, self.receivers
             if (old.geoip, old.ecs.profile) != (settings.geoip, settings.ecs.profile):
-                geo = databases.open_databases(settings)
+                geo = geoip.open_databases(settings)
                 on_failure.callback(geo.close)
                 replaced.callback(self.geo.close)
-            if _asking(old) != _asking(settings):
+            if _api_settings(old) != _api_settings(settings):
                 api = self._new_api(settings)
                 on_failure.callback(api.close)
                 replaced.callback(self.api.close)
             if old.forward != settings.forward:
-                servers = Failover(settings.forward)
-                replaced.callback(self.servers.close)
+                receivers = Failover(settings.forward)
+                replaced.callback(self.receivers.close)
             on_failure.pop_all()
-            self.settings, self.geo, self.api, self.servers = settings, geo, api, servers
+            self.settings, self.geo, self.api, self.receivers = settings, geo, api, receivers
             if (old.geoip, old.ecs) != (settings.geoip, settings.ecs):
-                self._begin_to_map(settings)
+                self._set_mapper(settings)
             self.dead_letters = _dead_letters(settings)
             return replaced.pop_all()
 
     def close(self) -> None:
-        """Close every room."""
+        """Close everything."""
         with ExitStack() as stack:
             stack.callback(self.state.close)
             stack.callback(self.geo.close)
             stack.callback(self.api.close)
-            stack.callback(self.servers.close)
+            stack.callback(self.receivers.close)
 
     def _new_api(self, settings: Config) -> DirectoryInsights:
         rate_limiter = RateLimiter(settings.jumpcloud.requests_per_second)
-        auth = auth_of(settings.jumpcloud, rate_limiter)
+        auth = auth_for(settings.jumpcloud, rate_limiter)
         return DirectoryInsights(settings.jumpcloud, auth, rate_limiter, now_ns=lambda: self._now_ms() * 1_000_000)
 
-    def _begin_to_map(self, settings: Config) -> None:
+    def _set_mapper(self, settings: Config) -> None:
         self.mapper = Mapper(settings.ecs, self.geo, agent_id=self.state.agent_id, ephemeral_id=self._ephemeral_id)
         self._encoder = RecordEncoder(self.mapper)
 
 
-def only_streams_differ(one: Config, other: Config) -> bool:
-    """Whether two configurations say the same of every stream that both have."""
-    return _of_a_stream(one) == _of_a_stream(other)
+def same_stream_settings(old: Config, new: Config) -> bool:
+    """Whether a stream of both configurations can continue unchanged: they differ only in the list of streams."""
+    return _stream_settings(old) == _stream_settings(new)
 
 
-def _of_a_stream(settings: Config) -> Config:
-    return msgspec.structs.replace(settings, jumpcloud=_asking(settings), log=LogSettings(), http=HttpSettings())
+def _stream_settings(settings: Config) -> Config:
+    return msgspec.structs.replace(settings, jumpcloud=_api_settings(settings), log=LogSettings(), http=HttpSettings())
 
 
-def _asking(settings: Config) -> JumpCloudSettings:
+def _api_settings(settings: Config) -> JumpCloudSettings:
     return msgspec.structs.replace(settings.jumpcloud, organizations=(), provider_id=None)
 
 

@@ -1,4 +1,4 @@
-"""Times as JumpCloud, HTTP and people write them, and as the code counts them."""
+"""The clock, and the formats of time that JumpCloud and HTTP use: RFC 3339, HTTP dates, epoch milliseconds."""
 
 from __future__ import annotations
 
@@ -15,23 +15,29 @@ DAY_MS = 24 * HOUR_MS
 _TIMESTAMP = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9})\d*)?(?:[Zz]|([+-])(\d\d):?(\d\d))?", re.ASCII
 )
-_EVENT_TIME_SECONDS = 2**32 - 2  # the two highest values mark groups inside Fluent Bit
+_EVENT_TIME_SECONDS = 2**32 - 2  # Fluent Bit uses the two highest values as markers of groups
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def now_ms() -> int:
-    """The time of day."""
+    """The current time, in epoch milliseconds."""
     return time.time_ns() // 1_000_000
 
 
+def remaining_ms(due_ms: int, now_ms: int, period_ms: int) -> int:
+    """Milliseconds until something periodic is due. 0 also if the clock was set back by more than a period."""
+    wait_ms = due_ms - now_ms
+    return wait_ms if 0 < wait_ms <= period_ms else 0
+
+
 def rfc3339(ms: int) -> str:
-    """Epoch milliseconds as RFC 3339 in UTC, with exactly three fraction digits."""
+    """Epoch milliseconds as RFC 3339 in UTC, with three fraction digits."""
     seconds, fraction = divmod(ms, 1000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:03d}Z"
 
 
 def parse_http_date(text: str | None) -> datetime | None:
-    """The date of a header; None where it is none."""
+    """The date in an HTTP header; None if it is not valid."""
     try:
         moment = parsedate_to_datetime(text or "")
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -41,11 +47,11 @@ def parse_http_date(text: str | None) -> datetime | None:
 
 
 def parse_rfc3339(text: str) -> int | None:
-    """RFC 3339 to nanoseconds since the epoch; None where it is not, or is outside 1970 to 2106 (EventTime's reach).
+    """RFC 3339 to epoch nanoseconds; None if it is not valid, or not between 1970 and 2106 (the range of EventTime).
 
-    Digits behind the ninth are cut. A timestamp without a zone is UTC, as everything that JumpCloud sends.
+    Digits after the ninth are cut off. A timestamp without a time zone is UTC, as all that JumpCloud sends.
     """
-    # Most are spelled 2026-01-02T15:04:05.678Z, which Python's own parser reads in a third of the time.
+    # Most look like 2026-01-02T15:04:05.678Z. Python's own parser reads these in a third of the time.
     usual = len(text) == 24 and text[7] == "-" and text[10] == "T" and text[19] == "." and text[23] == "Z"  # noqa: PLR2004
     if not usual or text[11:13] > "23":
         return _parse(text)

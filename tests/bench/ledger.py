@@ -13,7 +13,7 @@ from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.state.store import StateStore
 
-STREAM = "own organization"
+STREAM = "default"
 MINUTES = 72 * 60
 CHUNK = 1000
 _FILL = 100_000

@@ -158,7 +158,7 @@ def test_a_passing_fault_is_tried_again(delivered: Delivered) -> None:
         (["-o", "jumpcloud.api_key=wrong"], 3, "the key is wrong"),
         (["-o", "jumpcloud.api_key=null"], 2, "jumpcloud.api_key: missing"),
         (["--since", "soon"], 2, "--since: expected a duration"),
-        (["-o", "state.path=nowhere.db"], 2, "no such file; the first `in-jumpcloud run` makes it"),
+        (["-o", "state.path=nowhere.db"], 2, "no such file; the first `in-jumpcloud run` creates the state"),
     ],
 )
 def test_what_is_wrong_gets_one_clear_line(

@@ -333,7 +333,7 @@ def test_a_running_plugin_is_not_disturbed(command: Command, api: SimulatedApi, 
 
 
 def test_a_damaged_state(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
-    """What is no database of ours says so and stays as it is; exit code 2."""
+    """What is no database of ours says so and stays as it is; exit code 1."""
     command.state.parent.mkdir()
     command.state.write_bytes(b"SQLite format 3\0" + b"x" * 5000)
 
@@ -341,7 +341,7 @@ def test_a_damaged_state(command: Command, api: SimulatedApi, receiver: Simulate
 
     assert f"state.path: {command.state}: " in _failure(done)
     assert "move it away" in _failure(done)
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert command.state.stat().st_size == 5016
 
 

@@ -34,7 +34,7 @@ def letters(tmp_path: Path) -> DeadLetterFile:
     file = DeadLetterFile(tmp_path / "dead-letter.ndjson", max_bytes=10_000_000)
     for number, size in enumerate((10, 100_000, 10)):
         event = {"id": f"event-{number}", "timestamp": rfc3339(NOW - 60_000), "service": "sso", "message": "x" * size}
-        file.add("own organization", f"event-{number}", "too odd", json.dumps(event).encode(), now_ms=NOW)
+        file.add("default", f"event-{number}", "too odd", json.dumps(event).encode(), now_ms=NOW)
     return file
 
 
@@ -113,7 +113,7 @@ def test_a_refused_one_stays(command: Command, receiver: SimulatedReceiver, lett
     assert done.returncode == 1
     assert done.stdout.decode() == "dead letters delivered: 2\n"
     reason, summary = done.stderr.decode().splitlines()
-    assert reason.startswith("in-jumpcloud: own organization: event event-1 stays: receiver ")
+    assert reason.startswith("in-jumpcloud: default: event event-1 stays: receiver ")
     assert summary == f"in-jumpcloud: dead letters that stay in {letters.path}: 1"
     assert [letter.id for letter in letters.letters()] == ["event-1"]
 
@@ -180,7 +180,7 @@ def test_an_unreadable_line_stays(command: Command, receiver: SimulatedReceiver,
 
     assert done.returncode == 1
     warning, summary = done.stderr.decode().splitlines()
-    assert ":4: cannot be read, and stays" in warning
+    assert ":4: not a dead letter" in warning
     assert summary.endswith(": 1")
     assert len(receiver.ids) == 3
     assert letters.path.read_bytes() == b'{"time": "2026-'

@@ -87,11 +87,11 @@ def test_streams_come_and_go(command: Command, api: SimulatedApi, receiver: Simu
         running = Running(command, api, receiver)
         wait_until(lambda: asked_for(api, "first") > 3 and asked_for(api, "second") > 3)
         running.settings["jumpcloud"]["organizations"] = ["second", "third"]
-        running.reload("reloaded: 2 streams, 1 of them as before")
+        running.reload("configuration reloaded: 1 stream restarted, 1 unchanged")
         gone = asked_for(api, "first")
         wait_until(lambda: asked_for(api, "third") > 5)
         assert asked_for(api, "first") == gone
-        assert running.log.count("organization second: a new stream") == 1
+        assert running.log.count("organization second: new stream") == 1
         assert running.end() == 0
     assert set(command.positions()) == {"organization first", "organization second", "organization third"}
     assert len(receiver.ids) == sum(receiver.ids.values())
@@ -105,15 +105,15 @@ def test_what_is_wrong_is_refused_whole(command: Command, api: SimulatedApi, rec
         good = msgspec.json.decode(msgspec.json.encode(running.settings))
         running.settings["jumpcloud"]["organizations"] = ["third"]
         running.settings["jumpcloud"]["intervall"] = "1s"
-        running.reload("not reloaded: ")
+        running.reload("configuration not reloaded: ")
         assert "jumpcloud.intervall: unknown key; did you mean interval?" in running.log
 
         running.settings = msgspec.json.decode(msgspec.json.encode(good))
         running.settings["geoip"]["city"] = "/nowhere.mmdb"
-        running.reload("not reloaded: ")
+        running.reload("configuration not reloaded: ")
         running.settings = msgspec.json.decode(msgspec.json.encode(good))
         running.settings["state"]["path"] = "elsewhere.db"
-        running.reload("not reloaded: state.path: can only be changed by a restart")
+        running.reload("configuration not reloaded: state.path: can only be changed by a restart")
 
         before = asked_for(api, "first")
         wait_until(lambda: asked_for(api, "first") > before + 3)
@@ -128,10 +128,10 @@ def test_a_receiver_that_never_came_is_exchanged(
     with api, SimulatedReceiver() as wrong:
         wrong.stop()
         running = Running(command, api, wrong)
-        wait_until(lambda: "the same chunk again" in running.log)
+        wait_until(lambda: "resending the chunk" in running.log)
         running.settings["forward"]["servers"] = [{"host": "127.0.0.1", "port": receiver.port}]
         running.settings["log"]["format"] = "json"
-        running.reload("reloaded: 2 streams, 0 of them as before")
+        running.reload("configuration reloaded: 2 streams restarted, 0 unchanged")
         total = sum(
             source.count(0, time.time_ns() // 1_000_000, now_ms=time.time_ns() // 1_000_000)
             for name, source in api.sources.items()
@@ -152,10 +152,10 @@ def test_the_key_is_exchanged(command: Command, api: SimulatedApi, receiver: Sim
         key.write_text("wrong")
         del running.settings["jumpcloud"]["api_key"]
         running.settings["jumpcloud"]["api_key_file"] = str(key)
-        running.reload("reloaded: ")
+        running.reload("configuration reloaded: ")
         wait_until(lambda: "401" in running.log or "refuse" in running.log)
         key.write_text("simulated-key")
-        running.reload("reloaded: ")
+        running.reload("configuration reloaded: ")
         before = asked_for(api, "first")
         wait_until(lambda: asked_for(api, "first") > before + 3)
         assert running.end() == 0

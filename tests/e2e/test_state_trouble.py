@@ -70,7 +70,7 @@ def test_a_locked_file_is_waited_for(command: Command, api: SimulatedApi, receiv
 def test_a_damaged_file_ends_it_with_what_to_do(
     command: Command, api: SimulatedApi, receiver: SimulatedReceiver, damage: str
 ) -> None:
-    """Exit code 2 and one line; with the file moved away it begins anew, says so, and sends everything again."""
+    """Exit code 1 and one line; with the file moved away it starts again, says so, and sends everything again."""
     run = ["run", "--once", *command.settings(api, receiver)]
     assert command(*run).returncode == 0
     whole = command.state.read_bytes()
@@ -78,7 +78,7 @@ def test_a_damaged_file_ends_it_with_what_to_do(
 
     damaged = command(*run)
 
-    assert damaged.returncode == 2, damaged.stderr
+    assert damaged.returncode == 1, damaged.stderr
     (line,) = [line for line in damaged.stderr.decode().splitlines() if line.startswith("in-jumpcloud: ")]
     assert "move it away" in line
     _move_away(command.state)
@@ -86,7 +86,7 @@ def test_a_damaged_file_ends_it_with_what_to_do(
     anew = command(*run)
 
     assert anew.returncode == 0, anew.stderr
-    assert b"a new state" in anew.stderr
+    assert b"new state;" in anew.stderr
     assert set(receiver.ids.values()) == {2}
 
 

@@ -144,10 +144,10 @@ def test_a_stream_that_is_no_longer_configured(
         text = command("status", *settings, "-o", "jumpcloud.organizations=[one]").stdout.decode()
         streams = _json(command, [*settings, "-o", "jumpcloud.organizations=[one]"])["streams"]
 
-    assert "own organization  (no longer configured)\n" in text
+    assert "default  (no longer configured)\n" in text
     assert [(each["name"], each["configured"]) for each in streams] == [
         ("organization one", True),
-        ("own organization", False),
+        ("default", False),
     ]
 
 
@@ -167,7 +167,7 @@ def test_dead_letters_are_weighed(
 def test_what_is_no_state_gets_one_clear_line(
     command: Command, api: SimulatedApi, receiver: SimulatedReceiver, name: str
 ) -> None:
-    """A damaged state, or a file of somebody else's, ends with exit code 2 and what to do."""
+    """A damaged state, or a file of somebody else's, ends with exit code 1 and what to do."""
     command.state.parent.mkdir()
     command.state.write_bytes(b"SQLite format 3\0" + b"x" * 5000)
     with api:
@@ -178,7 +178,7 @@ def test_what_is_no_state_gets_one_clear_line(
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith(f"in-jumpcloud: state.path: {command.state}: ")
     assert "move it away" in line
-    assert done.returncode == 2
+    assert done.returncode == 1
 
 
 def test_a_wrong_setting_is_still_told_without_a_key(

@@ -89,7 +89,7 @@ def test_a_state_of_an_older_version_is_no_failure(tmp_path: Path) -> None:
     (finding,) = local.check_state(StateSettings(path=path))
 
     assert finding.mark == "ok"
-    assert "an empty file; the first `in-jumpcloud run` makes a state of it" in finding.found
+    assert "empty; the first `in-jumpcloud run` creates the state" in finding.found
 
 
 def test_a_state_below_a_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Positions and the ledger of delivered ids, in real files."""
+"""Positions and the ledger of delivered ids, in real files: what is kept, atomic commits, the lock, refused files."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support.state import POSITION, database_pages_limited, filled_state, keys, run_python
 
-from in_jumpcloud.errors import ConfigError, Fatal, StateUnavailable
+from in_jumpcloud.errors import ConfigError, Fatal, InJumpCloudError, StateCorrupt, StateUnavailable
 from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position, Window
 from in_jumpcloud.state.store import StateStore
 
 WINDOW = Window(start_ms=5, end_ms=86_400_005, services=("sso", "ldap"), limit=1000, cursor='["é", 17, null]')
-POSITION = Position(origin_ms=1, watermark_ms=5, window=WINDOW)
-NEXT = POSITION.past(WINDOW)
+IN_WINDOW = POSITION.with_window(WINDOW)
+NEXT = IN_WINDOW.past(WINDOW)
 ODD_IDS = ["'", '"', "''; --", "\\", "%", "é", "\U0001f600", " ", "$[0]", "null", "1", "01", "[1]", "x" * 10_000]
 
 
@@ -39,105 +39,69 @@ def _state(path: Path) -> Iterator[StateStore]:
 
 
 def reopened(path: Path) -> StateStore:
-    """The state as a later process finds it."""
+    """The state as a later process opens it."""
     return StateStore(path, new_agent_id="another agent")
-
-
-def keys(count: int, minute: int = 1, name: str = "id") -> list[EventKey]:
-    """So many keys of one minute."""
-    return [(minute, f"{name}-{number}") for number in range(count)]
 
 
 class TestKept:
     """What is written, and what is read back."""
 
-    def test_new(self, state: StateStore) -> None:
-        """A new state knows no stream and no event."""
-        assert state.position("a") is None
-        assert state.delivered("a", keys(3)) == set()
-
-    def test_position_survives(self, path: Path) -> None:
-        """A position with the window under way is read back as it was written, cursor included."""
-        with reopened(path) as state:
-            state.commit("a", [], POSITION)
-        with reopened(path) as state:
-            assert state.position("a") == POSITION
-
-    def test_ledger_survives(self, path: Path) -> None:
-        """What was delivered is still known after the file was opened again, whatever is asked first."""
-        with reopened(path) as state:
-            state.commit("a", keys(3), POSITION)
-        with reopened(path) as state:
-            assert state.delivered("a", keys(5)) == set(keys(3))
-
-    def test_prune_after_reopening(self, path: Path) -> None:
-        """Pruning works in a state that was just opened."""
-        with reopened(path) as state:
-            state.commit("a", keys(3), POSITION)
+    def test_over_a_restart(self, path: Path) -> None:
+        """Position with window and cursor, ledger, agent id; `is_new` only at the first opening; pruning works."""
+        with StateStore(path, new_agent_id="first") as state:
+            assert state.is_new
+            assert (state.position("a"), state.delivered("a", keys(3))) == (None, set())
+            state.commit("a", keys(3), IN_WINDOW)
+        for _ in range(2):
+            with reopened(path) as state:
+                assert not state.is_new
+                assert state.agent_id == "first"
+                assert state.position("a") == IN_WINDOW
+                assert state.delivered("a", keys(5)) == set(keys(3))
         with reopened(path) as state:
             assert state.prune("a", 2) == 3
 
-    def test_latest_position(self, state: StateStore) -> None:
+    def test_commits_add_up(self, state: StateStore) -> None:
         """The last committed position counts, and ids add up."""
-        state.commit("a", keys(2), POSITION)
+        state.commit("a", keys(2), IN_WINDOW)
         state.commit("a", keys(3), NEXT)
         assert state.position("a") == NEXT
         assert state.delivered("a", keys(5)) == set(keys(3))
+        assert state.delivered("a", []) == set()
 
     def test_streams(self, state: StateStore) -> None:
         """Streams do not see each other's positions and ids."""
-        state.commit("a", keys(2), POSITION)
+        state.commit("a", keys(2), IN_WINDOW)
         state.commit("b'; --", keys(2, name="other"), NEXT)
-        assert (state.position("a"), state.position("b'; --"), state.position("c")) == (POSITION, NEXT, None)
+        assert (state.position("a"), state.position("b'; --"), state.position("c")) == (IN_WINDOW, NEXT, None)
         assert state.delivered("a", keys(2, name="other")) == state.delivered("b'; --", keys(2)) == set()
         assert state.prune("c", 10) == 0
 
-    def test_minute(self, state: StateStore) -> None:
-        """The same id in another minute is another event."""
-        state.commit("a", [(7, "x")], POSITION)
-        assert state.delivered("a", [(7, "x"), (8, "x"), (0, "x")]) == {(7, "x")}
-
-    def test_odd_ids(self, state: StateStore) -> None:
-        """Ids of any text are told apart, exactly."""
-        known = [(1, each) for each in ODD_IDS]
+    def test_ids_are_exact(self, state: StateStore) -> None:
+        """Ids of any text are distinct, and the same id in another minute is another event."""
+        known = [(7, each) for each in ODD_IDS]
         state.commit("a", known, POSITION)
-        assert state.delivered("a", [*known, *((1, each + "x") for each in ODD_IDS), (1, "É")]) == set(known)
-
-    def test_nothing_asked(self, state: StateStore) -> None:
-        """Of no events none was delivered."""
-        state.commit("a", keys(3), POSITION)
-        assert state.delivered("a", []) == set()
+        others = [*((7, each + "x") for each in ODD_IDS), (7, "É"), (8, "null"), (0, "null")]
+        assert state.delivered("a", [*known, *others]) == set(known)
 
     def test_in_any_order(self, path: Path) -> None:
-        """What is older than the newest that was delivered is known, and what is newer is not."""
-        with StateStore(path, new_agent_id="the agent") as state:
+        """Ids older than the newest delivered one are found too."""
+        wanted = [*keys(3, 3), *keys(3, 9), *keys(3, 10)]
+        with reopened(path) as state:
             state.commit("a", keys(2, minute=9), POSITION)
             state.commit("a", keys(2, minute=3), POSITION)
-            assert state.delivered("a", [*keys(3, 3), *keys(3, 9), *keys(3, 10)]) == {*keys(2, 3), *keys(2, 9)}
+            assert state.delivered("a", wanted) == {*keys(2, 3), *keys(2, 9)}
         with reopened(path) as state:
-            assert state.delivered("a", [*keys(3, 3), *keys(3, 9), *keys(3, 10)]) == {*keys(2, 3), *keys(2, 9)}
-
-    def test_many(self, state: StateStore) -> None:
-        """A page of 10,000 events is known and asked for at once."""
-        state.commit("a", keys(10_000), POSITION)
-        assert len(state.delivered("a", keys(10_001))) == 10_000
+            assert state.delivered("a", wanted) == {*keys(2, 3), *keys(2, 9)}
 
     def test_prune(self, state: StateStore) -> None:
-        """Pruning forgets what is before a minute, counts it, and keeps that minute, undated ids and other streams."""
+        """Pruning removes the minutes before one, and keeps that minute, undated ids and other streams."""
         everything = [*keys(2, minute=0), *keys(3, minute=9), *keys(4, minute=10)]
         state.commit("a", everything, POSITION)
         state.commit("b", everything, POSITION)
         assert state.prune("a", 10) == 3
         assert state.delivered("a", everything) == {*keys(2, minute=0), *keys(4, minute=10)}
         assert state.delivered("b", everything) == set(everything)
-
-    def test_agent_id(self, path: Path) -> None:
-        """The agent's id is the one of the first opening, ever after."""
-        with StateStore(path, new_agent_id="first") as state:
-            assert state.agent_id == "first"
-        for _ in range(2):
-            with reopened(path) as state:
-                assert state.agent_id == "first"
 
     def test_threads(self, state: StateStore) -> None:
         """Threads that commit and ask at the same time do not disturb each other."""
@@ -149,7 +113,7 @@ class TestKept:
                     state.commit(stream, keys(5, minute), POSITION)
                     assert state.delivered(stream, keys(6, minute)) == set(keys(5, minute))
                 assert state.prune(stream, 11) == 50
-            except BaseException as error:  # noqa: BLE001 - told below
+            except BaseException as error:  # noqa: BLE001 - asserted below
                 errors.append(error)
 
         threads = [threading.Thread(target=work, args=(f"stream {number}",)) for number in range(4)]
@@ -158,69 +122,69 @@ class TestKept:
         for each in threads:
             each.join(60)
         assert errors == []
-        left = [key for minute in range(1, 31) for key in keys(5, minute)]
-        assert [len(state.delivered(f"stream {number}", left)) for number in range(4)] == [100] * 4
+        kept = [key for minute in range(1, 31) for key in keys(5, minute)]
+        assert [len(state.delivered(f"stream {number}", kept)) for number in range(4)] == [100] * 4
 
 
-@contextmanager
-def full(state: StateStore) -> Iterator[None]:
-    """No room for another page of the database."""
-    database = state._database
-    most = database.execute("PRAGMA max_page_count").fetchone()[0]
-    pages = database.execute("PRAGMA page_count").fetchone()[0]
-    database.execute(f"PRAGMA max_page_count = {pages}")
-    yield
-    database.execute(f"PRAGMA max_page_count = {most}")
+class WithinCommit(list[EventKey]):
+    """Keys that do something in the middle of the commit's transaction: its second pass over them."""
 
-
-class Interrupted(list[EventKey]):
-    """Keys that break off when they are gone through."""
+    def __init__(self, action: Callable[[], None]) -> None:
+        super().__init__([(1, "first"), (1, "second")])
+        self._action = action
+        self._passes = 0
 
     def __iter__(self) -> Iterator[EventKey]:
-        """Give one, then be interrupted."""
-        yield (1, "first")
-        raise KeyboardInterrupt
+        """Act between two keys, in the second pass."""
+        self._passes += 1
+        for number, key in enumerate(super().__iter__()):
+            if self._passes == 2 and number == 1:
+                self._action()
+            yield key
 
 
 class TestAtomic:
     """Ids and position are written together or not at all."""
 
-    def test_no_room(self, state: StateStore, path: Path) -> None:
-        """With a full disk neither is written, StateUnavailable says where; with room again it works."""
-        state.commit("a", keys(2), POSITION)
-        with full(state):
-            with pytest.raises(StateUnavailable, match=r"state\.db: cannot be written: .*full; free room"):
-                state.commit("a", keys(10_000, name="more"), NEXT)
-            assert state.position("a") == POSITION
-            assert state.delivered("a", keys(10_000, name="more")) == set()
-        state.commit("a", keys(10_000, name="more"), NEXT)
+    def test_full_disk(self, state: StateStore, path: Path) -> None:
+        """Nothing is written, the error says where and what to do, and the same commit works once there is space."""
+        state.commit("a", keys(2), IN_WINDOW)
+        more = keys(10_000, name="more")
+        with database_pages_limited(state):
+            with pytest.raises(StateUnavailable) as caught:
+                state.commit("a", more, NEXT)
+            assert caught.value.message.startswith(f"{path}: cannot be written: ")
+            assert caught.value.advice == "free space on its disk"
+            with pytest.raises(StateUnavailable):
+                state.commit("b", more, NEXT)
+            assert state.position("a") == IN_WINDOW
+            assert state.delivered("a", more) == set()
+        state.commit("c", keys(3), POSITION)  # a new stream has no part in the ids of "b"
+        assert (state.position("b"), state.delivered("b", keys(3))) == (None, set())
+        state.commit("a", more, NEXT)
         state.close()
         with reopened(path) as later:
             assert later.position("a") == NEXT
-            assert len(later.delivered("a", keys(10_000, name="more"))) == 10_000
-
-    def test_no_room_for_a_new_stream(self, state: StateStore) -> None:
-        """A stream whose first commit failed is still new, and has no part in the next new stream's ids."""
-        with full(state), pytest.raises(StateUnavailable):
-            state.commit("a", keys(10_000), POSITION)
-        state.commit("b", keys(3), POSITION)
-        assert state.position("a") is None
-        assert state.delivered("a", keys(3)) == set()
+            assert len(later.delivered("a", [*more, (1, "other")])) == 10_000
 
     def test_interrupted(self, state: StateStore) -> None:
-        """A commit that is interrupted leaves nothing behind, and the next one works at once."""
-        state.commit("a", [], POSITION)
+        """An interrupted commit leaves nothing behind, and the next one works."""
+        state.commit("a", [], IN_WINDOW)
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
         with pytest.raises(KeyboardInterrupt):
-            state.commit("a", Interrupted(), NEXT)
-        assert state.position("a") == POSITION
+            state.commit("a", WithinCommit(interrupt), NEXT)
+        assert state.position("a") == IN_WINDOW
         assert state.delivered("a", [(1, "first")]) == set()
         state.commit("a", keys(1), NEXT)
         assert state.position("a") == NEXT
 
     def test_closed(self, state: StateStore) -> None:
-        """A closed state is not read from and not written to; closing it again does no harm."""
+        """A closed state raises StateUnavailable; closing it again does no harm."""
         state.close()
-        with pytest.raises(Fatal):
+        with pytest.raises(StateUnavailable):
             state.position("a")
         with pytest.raises(StateUnavailable):
             state.commit("a", [], POSITION)
@@ -244,9 +208,18 @@ else:
 """
 
 
+BEGIN = """
+import sqlite3
+try:
+    sqlite3.connect(sys.argv[1], timeout=0).execute("BEGIN IMMEDIATE")
+except sqlite3.OperationalError as error:
+    print(error)
+"""
+
+
 @contextmanager
 def process(path: Path, before: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Another process that opens the state, and the line it says then; it ends with the block at the latest."""
+    """Another process that opens the state, and the line that it prints then."""
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT.format(before=before), str(path)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as child:  # noqa: S603 - our own interpreter
@@ -258,29 +231,39 @@ def process(path: Path, before: str = "") -> Iterator[tuple[subprocess.Popen[str
 
 
 class TestOneProcess:
-    """One process at a time has the state."""
+    """One process at a time holds the state."""
 
-    def test_second_is_refused(self, state: StateStore) -> None:
-        """A second process is told who holds the state."""
-        with process(state.path) as (_, said):
-            assert said.startswith(f"Fatal state.path: {state.path}: in use by process {os.getpid()} on ")
-
-    def test_holder_before(self, path: Path) -> None:
-        """Of a holder before nothing is left in what the next one is told."""
+    def test_second_is_refused(self, path: Path) -> None:
+        """Another process, and another store of this process, learn who holds the state, without an old name's rest."""
         path.with_name(f"{path.name}.lock").write_text(f"process 1 on {'a machine of a long name ' * 20}\n")
-        with reopened(path), pytest.raises(Fatal) as caught:
-            reopened(path)
-        assert f"in use by process {os.getpid()} on {os.uname().nodename}; one" in str(caught.value)
+        with reopened(path) as state:
+            expected = f"state.path: {path}: in use by process {os.getpid()} on {os.uname().nodename}; only one"
+            with pytest.raises(Fatal) as caught:
+                reopened(path)
+            assert str(caught.value).startswith(expected)
+            with process(path) as (_, line):
+                assert line.startswith(f"Fatal {expected}")
+            state.close()
+            with process(path) as (_, line):
+                assert line == "held"
 
-    def test_second_in_the_same_process(self, state: StateStore) -> None:
-        """The state cannot be opened twice in one process either."""
-        with pytest.raises(Fatal, match=f"in use by process {os.getpid()} "):
-            reopened(state.path)
+    def test_a_refused_store_keeps_the_locks_of_the_open_one(self, path: Path) -> None:
+        """The lock of SQLite on the file survives a second opening in the same process."""
+        tried = []
+
+        def open_again() -> None:
+            with pytest.raises(Fatal, match="in use by"):
+                reopened(path)
+            tried.append(run_python(BEGIN, path))
+
+        with reopened(path) as state:
+            state.commit("a", WithinCommit(open_again), POSITION)
+        assert tried == ["database is locked"]
 
     def test_after_a_kill(self, path: Path) -> None:
         """After SIGKILL the next process gets the state, with all that was committed."""
-        with process(path) as (child, said):
-            assert said == "held"
+        with process(path) as (child, line):
+            assert line == "held"
             with pytest.raises(Fatal, match=f"in use by process {child.pid} "):
                 reopened(path)
             child.send_signal(signal.SIGKILL)
@@ -290,71 +273,71 @@ class TestOneProcess:
                 assert state.delivered("child", [(1, "x"), (1, "y")]) == {(1, "x")}
                 assert state.agent_id == "child"
 
-    def test_after_closing(self, state: StateStore) -> None:
-        """Once it is closed another process gets it."""
-        state.close()
-        with process(state.path) as (_, said):
-            assert said == "held"
-
     def test_after_a_refused_file(self, path: Path) -> None:
-        """A file that could not be used is not held: once it is moved away the path can be opened."""
+        """A refused file is not locked: once it is moved away, the path can be opened."""
         path.write_bytes(b"no database" * 1000)
-        with pytest.raises(ConfigError):
+        with pytest.raises(StateCorrupt):
             reopened(path)
         path.unlink()
         reopened(path).close()
 
 
+def other_program(path: Path) -> None:
+    """A database of another program."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE bookmarks (url TEXT)")
+
+
+def changed(statement: str) -> Callable[[Path], None]:
+    """A state that was changed by a statement."""
+
+    def change(path: Path) -> None:
+        filled_state(path)
+        with closing(sqlite3.connect(path)) as database:
+            database.executescript(statement)
+
+    return change
+
+
+REFUSED: list[tuple[Callable[[Path], object], type[InJumpCloudError], str]] = [
+    (lambda path: path.write_bytes(b"no database" * 1000), StateCorrupt, "not a database; move it away"),
+    (lambda path: path.write_text("state: {}"), StateCorrupt, "not a database; move it away"),
+    (other_program, StateCorrupt, "a database of another program; set another path"),
+    (changed("PRAGMA application_id = 7"), StateCorrupt, "a database of another program"),
+    (changed("PRAGMA user_version = 3"), StateCorrupt, "newer than version 2 of this program; upgrade in-jumpcloud"),
+    (changed("PRAGMA user_version = 1"), StateCorrupt, "older than version 2 of this program; move it away"),
+    (changed("DROP TABLE identity"), StateCorrupt, "not what in-jumpcloud writes; move it away"),
+    (changed("DELETE FROM identity"), StateCorrupt, "no identity; move it away"),
+    (lambda path: path.mkdir(), ConfigError, "cannot be written: Is a directory"),
+    (lambda path: path.symlink_to(path), ConfigError, "cannot be written: "),
+]
+
+
 class TestFiles:
-    """What lies at the path."""
+    """The file at the path."""
 
     def test_modes(self, path: Path) -> None:
-        """Every file is for its owner alone, whatever the umask; folders on the way are made."""
-        before = os.umask(0)
+        """Only the owner can use the files, whatever the umask; missing directories are created."""
+        umask = os.umask(0)
         try:
             with reopened(path.parent / "a" / "b" / "state.db") as state:
                 state.commit("a", keys(1), POSITION)
                 modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in state.path.parent.iterdir()}
         finally:
-            os.umask(before)
+            os.umask(umask)
         assert modes == dict.fromkeys(("state.db", "state.db-wal", "state.db-shm", "state.db.lock"), 0o600)
 
-    @staticmethod
-    def _other_program(path: Path) -> None:
-        with sqlite3.connect(path) as database:
-            database.execute("CREATE TABLE bookmarks (url TEXT)")
-        database.close()
-
-    @staticmethod
-    def _changed(path: Path, change: str) -> None:
-        with reopened(path) as state:
-            for minute in range(20):
-                state.commit("a", keys(100, minute), POSITION)
-            state._database.execute(change)
-
-    @pytest.mark.parametrize(
-        ("make", "reason"),
-        [
-            (lambda path: path.write_bytes(b"no database" * 1000), "not a database; move it away, or name"),
-            (lambda path: path.write_text("state: {}"), "not a database; move it away, or name"),
-            (_other_program, "a database of another program; name another path"),
-            (
-                lambda path: TestFiles._changed(path, "PRAGMA user_version = 3"),
-                "version 3, newer than this program's 2",
-            ),
-            (lambda path: TestFiles._changed(path, "PRAGMA application_id = 7"), "a database of another program"),
-            (lambda path: path.mkdir(), "cannot be written: Is a directory"),
-            (lambda path: path.symlink_to(path), "cannot be written: "),
-        ],
-        ids=["junk", "small text", "other program", "newer", "other id", "directory", "loop"],
-    )
-    def test_refused(self, path: Path, make: Callable[[Path], Any], reason: str) -> None:
-        """What is no state of ours is refused in one line that says what to do, and is left as it was."""
+    @pytest.mark.parametrize(("make", "kind", "reason"), REFUSED, ids=range(len(REFUSED)))
+    def test_refused(
+        self, path: Path, make: Callable[[Path], object], kind: type[InJumpCloudError], reason: str
+    ) -> None:
+        """A file that is not a state of ours is refused in one line that says what to do, and is not changed."""
         make(path)
-        before = path.read_bytes() if path.is_file() and not path.is_symlink() else None
-        with pytest.raises(ConfigError) as caught:
+        before = path.read_bytes() if path.is_file() else None
+        with pytest.raises(kind) as caught:
             reopened(path)
         message = str(caught.value)
+        assert type(caught.value) is kind
         assert message.startswith(f"state.path: {path}: ")
         assert reason in message
         assert "\n" not in message
@@ -366,32 +349,25 @@ class TestFiles:
         with pytest.raises(ConfigError, match=r"cannot be written: (Not a directory|File exists)"):
             reopened(path / "state.db")
 
-    @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
-    def test_truncated(self, path: Path, part: float) -> None:
-        """A file that was cut off is refused, not taken for an emptier state."""
-        self._changed(path, "PRAGMA user_version = 2")
-        os.truncate(path, int(path.stat().st_size * part))
-        with pytest.raises(ConfigError, match="move it away to begin anew"):
-            reopened(path)
-
-    def test_damaged_inside(self, path: Path) -> None:
-        """A file whose first page is sound and whose second is not is refused in the same way."""
-        self._changed(path, "PRAGMA user_version = 2")
-        whole = path.read_bytes()
-        path.write_bytes(whole[:4096] + bytes(4096) + whole[8192:])
-        with pytest.raises(ConfigError, match="malformed; move it away"):
-            reopened(path)
-
     def test_full_disk_at_the_start(self, path: Path) -> None:
-        """A start without room is told as what it is, with no advice to move a sound file away."""
+        """A start on a full disk says so, and does not advise to move a sound file away."""
         reopened(path).close()
-        no_room = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
-        with process(path, no_room) as (_, said):
-            assert said.startswith(f"ConfigError state.path: {path}: cannot be used: ")
-            assert "move" not in said
+        full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
+        with process(path, full) as (_, line):
+            assert line.startswith(f"ConfigError state.path: {path}: cannot be used: ")
+            assert "move" not in line
 
     def test_empty_file(self, path: Path) -> None:
-        """An empty file, as made by touch, becomes a state."""
+        """An empty file becomes a state."""
         path.touch()
         with reopened(path) as state:
             assert state.agent_id == "another agent"
+
+    def test_the_stream_of_the_key_has_a_new_name(self, path: Path) -> None:
+        """`own organization` becomes `default`, with its position and its ids."""
+        with reopened(path) as state:
+            state.commit("own organization", keys(3), IN_WINDOW)
+        with reopened(path) as state:
+            assert state.position("default") == IN_WINDOW
+            assert state.delivered("default", keys(4)) == set(keys(3))
+            assert state.position("own organization") is None

@@ -24,7 +24,7 @@ from in_jumpcloud.config.reader import SectionReader
 from in_jumpcloud.config.schema import Config, DeadLetterSettings, GeoIPSettings, Section, StateSettings
 from in_jumpcloud.config.types import Secret
 from in_jumpcloud.ecs.geoip import GeoIPLookup
-from in_jumpcloud.errors import ConfigError, Fatal
+from in_jumpcloud.errors import ConfigError, Fatal, StateCorrupt, StateMissing, StateUnavailable
 from in_jumpcloud.state.dead_letters import DeadLetterFile
 from in_jumpcloud.state.store import open_readonly
 
@@ -126,11 +126,11 @@ def check_state(settings: StateSettings) -> Iterator[CheckResult]:
             found = f"{streams} streams, " + (
                 f"in use by {opened.holder}: the plugin runs" if opened.holder else "not in use"
             )
-    except ConfigError as error:
-        if "in-jumpcloud run" not in str(error):  # what the next run puts right
-            yield failed("state", error)
-            return
-        found = str(error).removeprefix(f"state.path: {path}: ")
+    except StateMissing as error:
+        found = f"empty; {error.advice}"
+    except (ConfigError, StateCorrupt, StateUnavailable) as error:
+        yield failed("state", error)
+        return
     except OSError as error:
         found = f"state.path: {path}: cannot be read: {error.strerror}"
         yield failed("state", found, f"let {_user()} use it, or name another path", CONFIGURATION)

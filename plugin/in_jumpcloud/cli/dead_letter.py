@@ -16,7 +16,7 @@ from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.ecs import geoip
 from in_jumpcloud.ecs.mapper import Mapper, new_id
-from in_jumpcloud.errors import ConfigError, Fatal, ReceiverDown, Stopped
+from in_jumpcloud.errors import ConfigError, Fatal, ReceiverDown, StateCorrupt, Stopped
 from in_jumpcloud.forward import wire
 from in_jumpcloud.forward.failover import Failover
 from in_jumpcloud.insights.event import parse_event
@@ -140,7 +140,7 @@ def _agent_id(settings: Config) -> str:
     try:
         with open_readonly(settings.state.path) as state:
             return state.agent_id
-    except ConfigError:
+    except (ConfigError, StateCorrupt):
         return new_id()
 
 

@@ -44,6 +44,11 @@ class Failover:
         """One for each receiver, in the order of the settings; to be looked at."""
         return tuple(self._senders)
 
+    @property
+    def max_delivery_seconds(self) -> float:
+        """The longest that one `deliver` can take: every receiver fails, after another thread's try at each."""
+        return 2 * sum(sender.max_delivery_seconds for sender in self._senders)
+
     def deliver(self, chunk: Chunk, stop: threading.Event) -> None:
         """Send `chunk` to one receiver after the other, each once, until one has acknowledged it.
 

@@ -61,6 +61,11 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         self._failed_at = float("-inf")
         self._failure = ""
 
+    @property
+    def max_delivery_seconds(self) -> float:
+        """The longest that one `deliver` can take, without waiting for the `deliver` of another thread."""
+        return float(self.timeout + 3 * self._handshake_timeout + self._ack_timeout)
+
     def deliver(self, chunk: Chunk, stop: threading.Event) -> None:
         """Send `chunk` and return once the receiver has acknowledged it. One try.
 

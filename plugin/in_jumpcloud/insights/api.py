@@ -29,7 +29,7 @@ from in_jumpcloud.insights.auth import Auth
 from in_jumpcloud.insights.clock_skew import ClockSkewMonitor
 from in_jumpcloud.insights.pages import Page, split_page
 from in_jumpcloud.insights.rate_limit import RateLimiter
-from in_jumpcloud.insights.transport import HttpResponse, Transport, common_error, request_id
+from in_jumpcloud.insights.transport import MAX_RETRY_AFTER, HttpResponse, Transport, common_error, request_id
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.timestamps import rfc3339
 
@@ -72,6 +72,11 @@ class DirectoryInsights:
         self._rate_limiter = rate_limiter
         self._transport = Transport(settings, auth.redact, clock=ClockSkewMonitor(), now_ns=now_ns)
         self.requests = self._transport.requests
+
+    @property
+    def max_request_seconds(self) -> float:
+        """The longest time that `fetch` or `counts` takes: a token and the query, each repeated once after a 401."""
+        return 4 * (self._transport.max_seconds + MAX_RETRY_AFTER)
 
     def fetch(self, window: Window, scope: Scope, stop: threading.Event) -> Page:
         """The page of `window` behind its cursor.

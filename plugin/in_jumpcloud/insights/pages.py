@@ -106,10 +106,15 @@ class Pager:
                 self._ahead = self._in_background(self.window.after(page.cursor), stop)
         return page
 
+    def next_window(self, page: Page) -> Window | None:
+        """The window with the cursor of the page after `page`; None if `page` is the last one."""
+        return None if page.cursor is None else self.window.after(page.cursor)
+
     def advance(self, page: Page) -> None:
-        """`page` is delivered: go on behind it."""
-        self.done = page.cursor is None
-        self.window = self.window.after(page.cursor)
+        """`page` is delivered: continue with the page after it."""
+        following = self.next_window(page)
+        self.done = following is None
+        self.window = following or self.window
 
     def _in_background(self, window: Window, stop: threading.Event) -> concurrent.futures.Future[Page]:
         """The thread is a daemon: a request under way must not hold up the end of the process."""

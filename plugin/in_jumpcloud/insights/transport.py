@@ -71,6 +71,11 @@ class Transport:
         self._proxy_password = _password(settings.proxy)
         self._verify = str(settings.ca_file) if settings.ca_file else None
 
+    @property
+    def max_seconds(self) -> float:
+        """The longest time that one request takes."""
+        return self._timeout[0] + self._longest_answer
+
     def post(self, url: str, body: bytes, headers: Mapping[str, str], auth: AuthBase) -> HttpResponse:
         """Send `body`, and read the answer to its end. `auth` also keeps requests from reading a netrc file.
 

@@ -101,7 +101,7 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
         uptime=now - began,
         streams=tuple(_stream(each, now_ms, now) for each in plugin.collectors),
         receivers=tuple(
-            ReceiverStatus(str(each.server), each.up, each.latencies) for each in resources.servers.senders
+            ReceiverStatus(str(each.server), each.up, each.latencies) for each in resources.receivers.senders
         ),
         max_lag=settings.http.max_lag + settings.jumpcloud.lag + settings.jumpcloud.interval,
         max_silence=max_silence(settings),

@@ -1,1 +1,1 @@
-"""What must outlive the process: positions, the ledger of delivered ids, dead letters."""
+"""What outlives the process: positions, the ledger of delivered ids, dead letters."""

@@ -1,7 +1,7 @@
-"""What must outlive the process: each stream's position, and the ledger of delivered ids. SQLite, one file.
+"""The position of each stream and the ledger of delivered ids, in one SQLite file.
 
-A commit writes the ids of one acknowledged chunk and the stream's position in one transaction, and is on the disk
-when it returns.
+A commit writes the ids of one acknowledged chunk and the position of the stream in one transaction. It is on disk
+when `commit` returns.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import json
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -21,13 +20,15 @@ from in_jumpcloud.errors import InJumpCloudError
 from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.state import database
+from in_jumpcloud.timestamps import now_ms
 
 
 class StreamRow(NamedTuple):
-    """One stream, as the state has it.
+    """One stream in the state.
 
-    `acknowledged`, `late` and `dead_lettered` count events, over every run. `error` is what kept it from going on
-    when it last was told of, at `error_ms`; both None while it goes on. `updated_ms` is the time of the last commit.
+    `acknowledged`, `late` and `dead_lettered` count events over all runs. `error` is the last error and `error_ms` its
+    time; both are None once a step has succeeded. `updated_ms` is the time of the last commit. Times are epoch
+    milliseconds.
     """
 
     name: str
@@ -41,7 +42,7 @@ class StreamRow(NamedTuple):
 
 
 class StateReader:
-    """A state to look at. `agent_id` is its own; `holder` the process that held it at opening, None: nobody did."""
+    """An open state, to read. `holder` is the process that held it when it was opened; None if no process did."""
 
     def __init__(self, path: Path, opened: database.OpenDatabase, holder: str | None) -> None:
         self.path = path
@@ -51,19 +52,19 @@ class StateReader:
         self._lock = threading.RLock()
 
     def streams(self) -> list[StreamRow]:
-        """Every stream that has a position, by name.
+        """Every stream that has a position, sorted by name.
 
         Raises:
-            StateFull: it cannot be read now; ConfigError: it is damaged.
+            StateUnavailable, StateCorrupt: as in errors.py.
         """
         rows = self._read(f"SELECT {', '.join(StreamRow._fields)} FROM stream ORDER BY name")  # noqa: S608 - our own
         return [StreamRow(name, self._position(position), *rest) for name, position, *rest in rows]
 
     def counts(self, stream: str, start_minute: int, end_minute: int) -> dict[int, int]:
-        """How many ids the ledger has of each minute in `[start_minute, end_minute)`; minutes without any are left out.
+        """The number of ids in the ledger for each minute in `[start_minute, end_minute)`, without empty minutes.
 
         Raises:
-            StateFull: it cannot be read now; ConfigError: it is damaged.
+            StateUnavailable, StateCorrupt: as in errors.py.
         """
         return dict(
             self._read(
@@ -88,7 +89,7 @@ class StateReader:
         try:
             return msgspec.json.decode(text, type=Position)
         except msgspec.DecodeError as error:
-            raise database.corrupt(self.path, f"a position is not as in-jumpcloud writes it: {error}") from None
+            raise database.corrupt(self.path, f"a position is not what in-jumpcloud writes: {error}") from None
 
     def _read(self, query: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         with self._lock:
@@ -100,10 +101,12 @@ class StateReader:
 
 @contextlib.contextmanager
 def open_readonly(path: Path) -> Iterator[StateReader]:
-    """Open `path` to look at it, also beside the process that holds it; nothing is written.
+    """Open the state at `path` read-only, also while another process holds it.
 
     Raises:
-        ConfigError: it is not there, not ours, damaged, or of another version.
+        StateMissing: there is no state yet.
+        ConfigError: the file cannot be opened.
+        StateCorrupt: the file is damaged, not ours, or of another version.
     """
     with StateReader(path, database.open_to_read(path), database.lock_holder(path)) as state:
         yield state
@@ -112,63 +115,61 @@ def open_readonly(path: Path) -> Iterator[StateReader]:
 class StateStore(StateReader):
     """The open state. One process at a time holds it; its threads may share it.
 
-    What passes (no room, a failing disk, another program in the file) is StateFull. A damaged file is a ConfigError:
-    waiting does not mend it.
+    Every method can raise StateUnavailable (it passes: wait and retry) and StateCorrupt (it does not).
     """
 
-    def __init__(
-        self, path: Path, *, new_agent_id: str, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
-    ) -> None:
-        """Open `path`, or make it; `new_agent_id` is kept in a new one. `is_new` tells that it was made.
+    def __init__(self, path: Path, *, new_agent_id: str, now_ms: Callable[[], int] = now_ms) -> None:
+        """Open the state at `path`, or create it with `new_agent_id`. `is_new`: whether it was created.
 
         Raises:
-            ConfigError: the path cannot be used: not writable, no database of ours, damaged, of a newer version.
-            Failed: another process holds it.
+            ConfigError: the path cannot be used.
+            StateCorrupt: the file is damaged, not ours, or of another version.
+            Fatal: another process holds the state.
         """
         self._now_ms = now_ms
-        self._held = database.acquire_lock(path)
+        self._file_lock = database.acquire_lock(path)
         try:
             opened = database.open_to_write(path, new_agent_id)
         except BaseException:
-            self._held.close()
+            self._file_lock.close()
             raise
         super().__init__(path, opened, None)
         self._newest: dict[str, int] = {}
         self.is_new = opened.is_new
 
     def position(self, stream: str) -> Position | None:
-        """Where `stream` stands; None where it is new."""
+        """The position of `stream`; None if the stream is new."""
         rows = self._read("SELECT position FROM stream WHERE name = ?", (stream,))
         return self._position(rows[0][0]) if rows else None
 
     def delivered(self, stream: str, keys: Collection[EventKey]) -> set[EventKey]:
-        """Those of `keys` that were delivered before."""
+        """Those of `keys` that are in the ledger."""
         newest = self._newest_minute(stream)
-        of_minutes: dict[int, list[str]] = {}
-        for minute, key in keys:
-            if minute <= newest:  # a backlog brings ever newer ones, and need not ask
-                of_minutes.setdefault(minute, []).append(key)
-        if not of_minutes:
+        ids_by_minute: dict[int, list[str]] = {}
+        for minute, event_id in keys:
+            if minute <= newest:  # most events of a backlog are newer than all of the ledger
+                ids_by_minute.setdefault(minute, []).append(event_id)
+        if not ids_by_minute:
             return set()
         return set(
             self._read(
                 "SELECT minute, ledger.id FROM json_each(?1) AS ids CROSS JOIN json_each(ids.value) AS wanted "
                 "CROSS JOIN ledger WHERE stream = (SELECT number FROM stream WHERE name = ?2) "
                 "AND minute = CAST(ids.key AS INTEGER) AND ledger.id = wanted.value",
-                (json.dumps(of_minutes), stream),
+                (json.dumps(ids_by_minute), stream),
             )
         )
 
     def commit(
         self, stream: str, keys: Collection[EventKey], position: Position, *, late: int = 0, dead_lettered: int = 0
     ) -> None:
-        """Remember `keys` as done with and `position` as reached, both or neither.
+        """Add `keys` to the ledger and set `position`, in one transaction.
 
-        `late` of the keys appeared late; `dead_lettered` of them were not acknowledged, but are dead letters.
+        `late` of the keys are late events. `dead_lettered` of them were not acknowledged, but are dead letters.
 
         Raises:
-            StateFull: it could not be written; nothing of it was.
-            ConfigError: the file is damaged.
+            StateUnavailable: nothing was written.
+            StateCorrupt: the file is damaged.
         """
         values = (stream, msgspec.json.encode(position).decode(), len(keys) - dead_lettered, late, dead_lettered)
         newest = max([self._newest_minute(stream), *(minute for minute, _ in keys)])
@@ -182,15 +183,15 @@ class StateStore(StateReader):
             )
             number = database.execute("SELECT number FROM stream WHERE name = ?", (stream,)).fetchone()[0]
             database.executemany(
-                "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?)", [(number, minute, key) for minute, key in keys]
+                "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?)",
+                [(number, minute, event_id) for minute, event_id in keys],
             )
         self._newest[stream] = newest
 
     def record_error(self, stream: str, error: str | None, now_ms: int) -> None:
-        """Remember what keeps `stream` from going on, or (None) that nothing does; for whoever looks at the state.
+        """Store the last error of `stream` for `in-jumpcloud status`; None: the last step succeeded.
 
-        A stream without a position is not made by it: the log alone has what kept it from beginning. Where it
-        cannot be written nothing happens: the caller is in trouble already.
+        It does nothing for a stream without a position, or if the state cannot be written: the log has the error.
         """
         with contextlib.suppress(InJumpCloudError), self._transaction() as database:
             database.execute(
@@ -199,9 +200,12 @@ class StateStore(StateReader):
             )
 
     def prune(self, stream: str, before_minute: int) -> int:
-        """Forget what was delivered of the minutes before `before_minute`; how many ids those were.
+        """Remove the ids of all minutes before `before_minute` from the ledger.
 
-        Undated events (minute 0) are few and are never forgotten.
+        Undated events (minute 0) are few and stay for ever.
+
+        Returns:
+            The number of ids removed.
         """
         with self._transaction() as database:
             return database.execute(
@@ -211,17 +215,17 @@ class StateStore(StateReader):
             ).rowcount
 
     def close(self) -> None:
-        """Close the file and let another process have it."""
+        """Close the file and release its lock."""
         super().close()
-        self._held.close()
+        self._file_lock.close()
 
     def _newest_minute(self, stream: str) -> int:
-        """The newest minute of which the ledger has an id; -1 where it has none."""
+        """The newest minute in the ledger; -1 if it is empty."""
         newest = self._newest.get(stream)
         if newest is None:
             query = "SELECT max(minute) FROM ledger WHERE stream = (SELECT number FROM stream WHERE name = ?)"
-            found = self._read(query, (stream,))[0][0]
-            newest = self._newest[stream] = -1 if found is None else found
+            minute = self._read(query, (stream,))[0][0]
+            newest = self._newest[stream] = -1 if minute is None else minute
         return newest
 
     @contextlib.contextmanager
@@ -240,5 +244,5 @@ class StateStore(StateReader):
 
 
 def _storable(text: str | None) -> str | None:
-    """SQLite wants text that is valid Unicode; what others sent may end in an error's words."""
+    """SQLite stores valid Unicode only. An error may quote text from outside."""
     return text and text.encode(errors="backslashreplace").decode()
