@@ -58,7 +58,7 @@ def test_list(command: Command, receiver: SimulatedReceiver, letters: DeadLetter
     assert table.returncode == 0, table.stderr
     assert [line.split() for line in table.stdout.decode().splitlines()] == [
         ["time", "stream", "id", "reason"],
-        *([rfc3339(NOW), "own", "organization", f"event-{number}", "too", "odd"] for number in range(3)),
+        *([rfc3339(NOW), "default", f"event-{number}", "too", "odd"] for number in range(3)),
     ]
     assert lines.stdout == letters.path.read_bytes()
 

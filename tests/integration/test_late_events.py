@@ -1,53 +1,23 @@
-"""Events that appear after their time was asked for, in simulated time."""
+"""Events that appear after their time was polled."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.command import KEY, ROOT
+from support.streams import NOW, Clock, arrived_once, changed, event_queries, stream_settings
 
 from in_jumpcloud import app
-from in_jumpcloud.collector import Collector
-from in_jumpcloud.config.schema import (
-    Config,
-    DeadLetterSettings,
-    ForwardSettings,
-    GeoIPSettings,
-    JumpCloudSettings,
-    ReconcileSettings,
-    ServerSettings,
-    StateSettings,
-)
-from in_jumpcloud.config.types import Duration, Secret, Start
+from in_jumpcloud.config.schema import Config
+from in_jumpcloud.config.types import Duration, Start
+from in_jumpcloud.errors import Retryable
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.timestamps import rfc3339
-
-MINUTE = 60_000
-HOUR = 60 * MINUTE
-NOW = time.time_ns() // 1_000_000 // HOUR * HOUR
-
-
-class Clock:
-    """The time of day, moved on by hand: waits of hours pass at once."""
-
-    def __init__(self) -> None:
-        self.ms = NOW
-
-    def __call__(self) -> int:
-        """Epoch milliseconds."""
-        return self.ms
-
-    def run(self, one: Collector, until_ms: int) -> None:
-        """Step the stream up to `until_ms`, without the waits between."""
-        while self.ms < until_ms:
-            self.ms += max(1, round(one.step(threading.Event()) * 1000))
+from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, rfc3339
 
 
 @pytest.fixture
@@ -59,7 +29,8 @@ def clock() -> Clock:
 @pytest.fixture
 def source() -> EventSource:
     """Three hours of an event every four seconds; three of ten appear a minute to two hours late."""
-    return EventSource(start_ms=NOW, end_ms=NOW + 3 * HOUR, per_minute=15, late=0.3, late_by_ms=(MINUTE, 2 * HOUR))
+    late_by_ms = (MINUTE_MS, 2 * HOUR_MS)
+    return EventSource(start_ms=NOW, end_ms=NOW + 3 * HOUR_MS, per_minute=15, late=0.3, late_by_ms=late_by_ms)
 
 
 @pytest.fixture
@@ -71,155 +42,138 @@ def api(source: EventSource, clock: Clock) -> Iterator[SimulatedApi]:
 
 @pytest.fixture
 def settings(api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path) -> Config:
-    """As by default, but for the rate_limiter."""
-    return Config(
-        jumpcloud=JumpCloudSettings(api_key=Secret(KEY), url=api.url, start=Start("now"), requests_per_second=10_000),
-        geoip=GeoIPSettings(city=ROOT / "geoip" / "demo-city.mmdb"),
-        forward=ForwardSettings(servers=(ServerSettings(host="127.0.0.1", port=receiver.port),)),
-        state=StateSettings(path=tmp_path / "state.db"),
-        dead_letter=DeadLetterSettings(path=tmp_path / "dead-letter.ndjson"),
-        reconcile=ReconcileSettings(window=Duration(12 * 3600)),
+    """The defaults, from now on, comparing the last half day."""
+    return stream_settings(
+        api, receiver, tmp_path, jumpcloud__start=Start("now"), reconcile__window=Duration(12 * 3600)
     )
 
 
-def _expected(source: EventSource) -> set[str]:
-    far = NOW + 100 * HOUR
-    return {item.event_id for item in source.between(0, far, now_ms=far)}
+def all_arrived_once(receiver: SimulatedReceiver, source: EventSource) -> bool:
+    """Whether exactly the events of `source` arrived, each once."""
+    far_ms = NOW + 100 * HOUR_MS
+    expected = {item.event_id for item in source.between(0, far_ms, now_ms=far_ms)}
+    return receiver.ids.keys() == expected and arrived_once(receiver, len(expected))
 
 
 def test_late_events_are_found_and_each_arrives_once(
     settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock, api: SimulatedApi
 ) -> None:
-    """Hours after the last of them appeared nothing is missing, nothing doubled, and how late they were is counted."""
+    """Hours after the last of them appeared nothing is missing or duplicated, and their delay is counted."""
     with app.open_app(settings, now_ms=clock) as plugin:
         (one,) = plugin.collectors
-        clock.run(one, NOW + 6 * HOUR)
+        clock.run(one, NOW + 6 * HOUR_MS)
         counters = one.counters
 
-    assert set(receiver.ids) == _expected(source)
-    assert sum(receiver.ids.values()) == len(receiver.ids)
-    # Those that appear within the overlap are found by the polls, and are late all the same.
+    assert all_arrived_once(receiver, source)
+    # Late events within the overlap are found by the polls; they are late too.
     assert 0.2 < counters.late / len(receiver.ids) < 0.35
-    assert HOUR / 1000 < counters.latest_seconds < 2.2 * HOUR / 1000
-    compared = [request for request in api.requests if request.path.endswith("/interval")]
-    assert len(compared) > 30
+    assert HOUR_MS / 1000 < counters.latest_seconds < 2.2 * HOUR_MS / 1000
+    assert sum(request.path.endswith("/interval") for request in api.requests) > 30
 
 
-def test_only_what_disagrees_is_read_again(settings: Config, receiver: SimulatedReceiver, clock: Clock) -> None:
-    """One late event costs one comparison and one short span, not a day of pages."""
-    source = EventSource(start_ms=NOW, end_ms=NOW + HOUR, per_minute=15)
-    source.add(
-        {"id": "late", "timestamp": rfc3339(NOW + 30 * MINUTE)},
-        timestamp_ms=NOW + 30 * MINUTE,
-        visible_ms=NOW + 2 * HOUR,
-    )
+def test_only_what_differs_is_read_again(
+    settings: Config, receiver: SimulatedReceiver, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One late event costs one comparison and one short span, not a day of pages. The log says so."""
+    source = EventSource(start_ms=NOW, end_ms=NOW + HOUR_MS, per_minute=15)
+    at_ms = NOW + 30 * MINUTE_MS
+    source.add({"id": "late", "timestamp": rfc3339(at_ms)}, timestamp_ms=at_ms, visible_ms=NOW + 2 * HOUR_MS)
     with SimulatedApi(source, clock=clock) as api:
-        there = JumpCloudSettings(api_key=Secret(KEY), url=api.url, start=Start("now"), requests_per_second=10_000)
-        with app.open_app(_replaced(settings, there), now_ms=clock) as plugin:
+        with app.open_app(changed(settings, jumpcloud__url=api.url), now_ms=clock) as plugin:
             (one,) = plugin.collectors
-            clock.run(one, NOW + 2 * HOUR - MINUTE)
+            clock.run(one, NOW + 2 * HOUR_MS - MINUTE_MS)
             assert "late" not in receiver.ids
-            clock.run(one, NOW + 2 * HOUR + 11 * MINUTE)
-        spans = [
-            (request.body["start_time"], request.body["end_time"])
-            for request in api.requests
-            if request.body and request.path.endswith("/events") and request.body["end_time"] < rfc3339(NOW + HOUR)
-        ]
+            with caplog.at_level("INFO"):
+                clock.run(one, NOW + 2 * HOUR_MS + 11 * MINUTE_MS)
+        spans = [(query["start_time"], query["end_time"]) for query in event_queries(api)]
 
     assert receiver.ids["late"] == 1
-    assert spans[-1] == (rfc3339(NOW + 30 * MINUTE), rfc3339(NOW + 31 * MINUTE))
-
-
-def _replaced(settings: Config, jumpcloud: JumpCloudSettings) -> Config:
-    return Config(
-        jumpcloud=jumpcloud,
-        geoip=settings.geoip,
-        forward=settings.forward,
-        state=settings.state,
-        dead_letter=settings.dead_letter,
-        reconcile=settings.reconcile,
+    assert [span for span in spans if span[1] < rfc3339(NOW + HOUR_MS)][-1] == (
+        rfc3339(at_ms),
+        rfc3339(at_ms + MINUTE_MS),
     )
+    assert any("counts differ in 1 time span; re-reading it" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize("status", [404, 501])
-def test_without_counts_the_whole_is_read_again_now_and_then(
-    settings: Config,
-    source: EventSource,
-    receiver: SimulatedReceiver,
-    clock: Clock,
-    api: SimulatedApi,
-    status: int,
+def test_without_counts_everything_is_read_again_now_and_then(
+    settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock, api: SimulatedApi, status: int
 ) -> None:
-    """Where JumpCloud does not count, the last hours are read again every six hours: late events are found too."""
+    """If JumpCloud does not count, the last hours are read again every six hours: late events are found too."""
     api.faults.always(Fault("status", status=status, path="/interval"))
     with app.open_app(settings, now_ms=clock) as plugin:
-        (one,) = plugin.collectors
-        clock.run(one, NOW + 7 * HOUR)
+        clock.run(plugin.collectors[0], NOW + 7 * HOUR_MS)
 
-    assert set(receiver.ids) == _expected(source)
-    assert sum(receiver.ids.values()) == len(receiver.ids)
+    assert all_arrived_once(receiver, source)
 
 
-def test_a_restart_finds_what_came_late_while_it_was_away(
+def test_a_restart_finds_what_came_late_in_the_meantime(
     settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock
 ) -> None:
-    """After hours without the plugin, the first comparison finds what the polls can not."""
+    """After hours without the plugin, the first comparison finds what the polls cannot."""
     with app.open_app(settings, now_ms=clock) as plugin:
-        clock.run(plugin.collectors[0], NOW + HOUR)
-    clock.ms = NOW + 6 * HOUR
+        clock.run(plugin.collectors[0], NOW + HOUR_MS)
+    clock.ms = NOW + 6 * HOUR_MS
 
     with app.open_app(settings, now_ms=clock) as plugin:
-        clock.run(plugin.collectors[0], NOW + 6 * HOUR + 2 * MINUTE)
+        clock.run(plugin.collectors[0], NOW + 6 * HOUR_MS + 2 * MINUTE_MS)
 
-    assert set(receiver.ids) == _expected(source)
-    assert sum(receiver.ids.values()) == len(receiver.ids)
+    assert all_arrived_once(receiver, source)
 
 
-def test_a_minute_that_never_agrees_is_not_read_for_ever(
+def test_a_fault_while_reading_again_is_retried(
+    settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock, api: SimulatedApi
+) -> None:
+    """A page of a span that is read again is requested once more after an error, and the span is finished."""
+    with app.open_app(settings, now_ms=clock) as plugin:
+        (one,) = plugin.collectors
+        clock.run(one, NOW + HOUR_MS)
+        failures = 0
+        while clock.ms < NOW + 6 * HOUR_MS:
+            api.faults.clear()
+            if failures < 5 and one.position.window is None and not one.caught_up:
+                api.faults.once(Fault("status", status=503))
+            clock.ms += max(1, round(one.step(threading.Event()) * 1000))
+            failures += isinstance(one.error, Retryable)
+
+    assert failures == 5
+    assert all_arrived_once(receiver, source)
+
+
+def test_a_minute_that_never_agrees_is_read_again_once(
     settings: Config, receiver: SimulatedReceiver, clock: Clock
 ) -> None:
     """An event that JumpCloud counts twice is read again once, and then left alone."""
-    source = EventSource(start_ms=NOW, end_ms=NOW + 10 * MINUTE, per_minute=15)
+    source = EventSource(start_ms=NOW, end_ms=NOW + 10 * MINUTE_MS, per_minute=15)
+    at_ms = NOW + 5 * MINUTE_MS
     for _ in range(2):
-        source.add({"id": "twice", "timestamp": rfc3339(NOW + 5 * MINUTE)}, timestamp_ms=NOW + 5 * MINUTE)
+        source.add({"id": "twice", "timestamp": rfc3339(at_ms)}, timestamp_ms=at_ms)
     with SimulatedApi(source, clock=clock) as api:
-        there = JumpCloudSettings(api_key=Secret(KEY), url=api.url, start=Start("now"), requests_per_second=10_000)
-        with app.open_app(_replaced(settings, there), now_ms=clock) as plugin:
-            clock.run(plugin.collectors[0], NOW + 3 * HOUR)
-        again = [
-            request
-            for request in api.requests
-            if request.body
-            and request.path.endswith("/events")
-            and request.body["start_time"] == rfc3339(NOW + 5 * MINUTE)
-            and request.body["end_time"] == rfc3339(NOW + 6 * MINUTE)
-        ]
+        with app.open_app(changed(settings, jumpcloud__url=api.url), now_ms=clock) as plugin:
+            clock.run(plugin.collectors[0], NOW + 3 * HOUR_MS)
+        spans = [(query["start_time"], query["end_time"]) for query in event_queries(api)]
 
     assert receiver.ids["twice"] == 1
-    assert len(again) == 1
+    assert spans.count((rfc3339(at_ms), rfc3339(at_ms + MINUTE_MS))) == 1
 
 
 def test_a_clock_that_was_hours_ahead_and_is_set_right_leaves_no_gap(
     settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock
 ) -> None:
-    """With the clock set back the stream polls on at once, and what fell into the gap is found by the counts."""
+    """After the clock is set back, polling continues at once, and the counts find what fell into the gap."""
     wrong = Clock()
-    with SimulatedApi(source, clock=clock) as api:
-        there = JumpCloudSettings(api_key=Secret(KEY), url=api.url, start=Start("now"), requests_per_second=10_000)
-        with app.open_app(_replaced(settings, there), now_ms=wrong) as plugin:
-            (one,) = plugin.collectors
-            for minute in range(90):
-                clock.ms = NOW + minute * MINUTE
-                wrong.ms = clock.ms + (5 * HOUR if 30 <= minute < 60 else 0)
-                for _ in range(10):  # a poll, a comparison, the spans to read again
-                    one.step(threading.Event())
-            assert one.position.watermark_ms > NOW + 5 * HOUR
-            arrived = len(receiver.ids)
-            seen = source.count(0, NOW + 85 * MINUTE, now_ms=clock.ms)
-            assert arrived >= seen * 0.9, "it polls on although the watermark lies ahead"
+    with app.open_app(settings, now_ms=wrong) as plugin:
+        (one,) = plugin.collectors
+        for minute in range(90):
+            clock.ms = NOW + minute * MINUTE_MS
+            wrong.ms = clock.ms + (5 * HOUR_MS if 30 <= minute < 60 else 0)
+            for _ in range(10):  # a poll, a comparison, the spans to read again
+                one.step(threading.Event())
+        assert one.position.watermark_ms > NOW + 5 * HOUR_MS
+        visible = source.count(0, NOW + 85 * MINUTE_MS, now_ms=clock.ms)
+        assert len(receiver.ids) >= visible * 0.9, "it must poll although the watermark is ahead"
 
-            while clock.ms < NOW + 6 * HOUR:
-                wrong.ms = clock.ms = clock.ms + max(1, round(one.step(threading.Event()) * 1000))
+        while clock.ms < NOW + 6 * HOUR_MS:
+            wrong.ms = clock.ms = clock.ms + max(1, round(one.step(threading.Event()) * 1000))
 
-    assert set(receiver.ids) == _expected(source)
-    assert sum(receiver.ids.values()) == len(receiver.ids)
+    assert all_arrived_once(receiver, source)

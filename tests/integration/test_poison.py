@@ -1,4 +1,4 @@
-"""A record that the receiver refuses for good ends among the dead letters; the rest of the stream flows."""
+"""A record that the receiver refuses for good becomes a dead letter; all other records are delivered."""
 
 from __future__ import annotations
 
@@ -9,29 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.command import KEY, ROOT
+from support.streams import NOW, Clock, arrived_once, changed, event_count, stream_settings, two_hours, until_caught_up
 
 from in_jumpcloud import app, pipeline
-from in_jumpcloud.collector import REJECTED_DELAY, Collector
-from in_jumpcloud.config.schema import (
-    Config,
-    DeadLetterSettings,
-    ForwardSettings,
-    GeoIPSettings,
-    JumpCloudSettings,
-    ServerSettings,
-    StateSettings,
-)
-from in_jumpcloud.config.types import Duration, Secret, Size, Start
+from in_jumpcloud.collector import REJECTED_DELAY
+from in_jumpcloud.config.schema import Config
+from in_jumpcloud.config.types import Duration, Size
 from in_jumpcloud.errors import Fatal, Stopped
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 from in_jumpcloud.state.dead_letters import DeadLetterFile
-from in_jumpcloud.timestamps import rfc3339
+from in_jumpcloud.timestamps import HOUR_MS, rfc3339
 
-NOW = time.time_ns() // 1_000_000
-HOUR = 3_600_000
+LARGE = {"large-1", "large-2"}
 
 
 @pytest.fixture(autouse=True)
@@ -40,46 +31,30 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def clock() -> Clock:
+    """The clock of both the plugin and JumpCloud."""
+    return Clock()
+
+
+@pytest.fixture
 def source() -> EventSource:
-    """600 events of the last two hours, and among them two that are large."""
-    source = EventSource(start_ms=NOW - 2 * HOUR, end_ms=NOW - 60_000, per_minute=5)
-    for name in ("large-1", "large-2"):
-        event = {"id": name, "timestamp": rfc3339(NOW - HOUR), "payload": "x" * 300_000}
-        source.add(event, timestamp_ms=NOW - HOUR)
+    """600 events of the last two hours, two of them large."""
+    source = two_hours(per_minute=5)
+    for name in LARGE:
+        event = {"id": name, "timestamp": rfc3339(NOW - HOUR_MS), "payload": "x" * 300_000}
+        source.add(event, timestamp_ms=NOW - HOUR_MS)
     return source
 
 
 @pytest.fixture
-def api(source: EventSource) -> Iterator[SimulatedApi]:
-    """JumpCloud with those events."""
-    with SimulatedApi(source) as api:
-        yield api
+def settings(source: EventSource, receiver: SimulatedReceiver, clock: Clock, tmp_path: Path) -> Iterator[Config]:
+    """Chunks in which a large record shares its chunk with many others."""
+    with SimulatedApi(source, clock=clock) as api:
+        yield stream_settings(api, receiver, tmp_path, forward__ack_timeout=Duration(2))
 
 
-@pytest.fixture
-def settings(api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path) -> Config:
-    """Chunks that a large record shares with many others."""
-    return Config(
-        jumpcloud=JumpCloudSettings(api_key=Secret(KEY), url=api.url, start=Start("3h"), requests_per_second=1000),
-        geoip=GeoIPSettings(city=ROOT / "geoip" / "demo-city.mmdb"),
-        forward=ForwardSettings(
-            servers=(ServerSettings(host="127.0.0.1", port=receiver.port),), ack_timeout=Duration(2)
-        ),
-        state=StateSettings(path=tmp_path / "state.db"),
-        dead_letter=DeadLetterSettings(path=tmp_path / "dead-letter.ndjson"),
-    )
-
-
-def _until_caught_up(one: Collector, stop: threading.Event) -> None:
-    for _ in range(50):
-        one.step(stop)
-        assert one.error is None, one.error
-        if one.caught_up:
-            return
-    raise AssertionError("it did not catch up")
-
-
-def _letters(settings: Config) -> dict[str, str]:
+def dead_letters(settings: Config) -> dict[str, str]:
+    """The reason of each dead letter, by its id."""
     file = DeadLetterFile(settings.dead_letter.path, max_bytes=settings.dead_letter.max_bytes)
     letters = list(file.letters())
     assert all(json.loads(each.event)["id"] == each.id for each in letters)
@@ -87,114 +62,113 @@ def _letters(settings: Config) -> dict[str, str]:
 
 
 def test_a_record_that_the_receiver_refuses_is_found_and_kept(
-    settings: Config, source: EventSource, receiver: SimulatedReceiver
+    settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock
 ) -> None:
     """The chunk is halved until the one record is alone; all others arrive once, and well within a minute."""
     receiver.faults.refuse_above(250_000)
-    began = time.monotonic()
-    with app.open_app(settings) as plugin:
+    started_at = time.monotonic()
+    with app.open_app(settings, now_ms=clock) as plugin:
         (one,) = plugin.collectors
-        _until_caught_up(one, threading.Event())
-        assert one.counters.dead_lettered == 2
-        assert plugin.resources.state.streams()[0].dead_lettered == 2
+        until_caught_up(one)
+        assert one.counters.dead_lettered == plugin.resources.state.streams()[0].dead_lettered == 2
 
-    assert time.monotonic() - began < 60
-    assert set(_letters(settings)) == {"large-1", "large-2"}
-    now_ms = time.time_ns() // 1_000_000
-    assert sum(receiver.ids.values()) == len(receiver.ids) == source.count(0, now_ms, now_ms=now_ms) - 2
+    assert time.monotonic() - started_at < 60
+    assert set(dead_letters(settings)) == LARGE
+    assert arrived_once(receiver, event_count(source) - 2)
 
 
-def test_a_record_larger_than_may_be_sent_is_kept_without_trying(
-    settings: Config, source: EventSource, receiver: SimulatedReceiver
+def test_a_record_larger_than_a_message_is_kept_without_trying(
+    settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock
 ) -> None:
-    """Above message_max_bytes nothing is sent in vain."""
-    small = ForwardSettings(
-        servers=settings.forward.servers, message_max_bytes=Size(200_000), chunk_bytes=Size(200_000)
-    )
-    with app.open_app(_with_forward(settings, small)) as plugin:
-        _until_caught_up(plugin.collectors[0], threading.Event())
+    """Above message_max_bytes nothing is sent in vain. A restart finds the page finished: no second dead letter."""
+    small = changed(settings, forward__message_max_bytes=Size(200_000), forward__chunk_bytes=Size(200_000))
+    for _ in range(2):
+        with app.open_app(small, now_ms=clock) as plugin:
+            until_caught_up(plugin.collectors[0])
 
     assert receiver.refused == 0
-    letters = _letters(settings)
-    assert set(letters) == {"large-1", "large-2"}
-    assert "message_max_bytes" in letters["large-1"]
-    now_ms = time.time_ns() // 1_000_000
-    assert len(receiver.ids) == source.count(0, now_ms, now_ms=now_ms) - 2
+    reasons = dead_letters(settings)
+    assert set(reasons) == LARGE
+    assert "message_max_bytes" in reasons["large-1"]
+    assert settings.dead_letter.path.read_bytes().count(b"\n") == 2
+    assert arrived_once(receiver, event_count(source) - 2)
 
 
-def test_a_receiver_that_is_down_buries_nothing(settings: Config, receiver: SimulatedReceiver) -> None:
-    """Refusals count only while a probe is acknowledged: through an outage, or resets of all it gets, it waits."""
+def test_a_page_of_nothing_but_oversized_records_is_finished(
+    settings: Config, receiver: SimulatedReceiver, clock: Clock
+) -> None:
+    """The commit of the last dead letter moves the position."""
+    source = EventSource(start_ms=NOW, per_minute=0)
+    for number in range(3):
+        event = {"id": f"large-{number}", "timestamp": rfc3339(NOW - HOUR_MS), "payload": "x" * 300_000}
+        source.add(event, timestamp_ms=NOW - HOUR_MS)
+    with SimulatedApi(source, clock=clock) as api:
+        small = changed(
+            settings,
+            jumpcloud__url=api.url,
+            forward__message_max_bytes=Size(200_000),
+            forward__chunk_bytes=Size(200_000),
+        )
+        with app.open_app(small, now_ms=clock) as plugin:
+            (one,) = plugin.collectors
+            until_caught_up(one)
+            (row,) = plugin.resources.state.streams()
+            assert row.position == one.position
+            assert (row.position.window, row.dead_lettered, row.acknowledged) == (None, 3, 0)
+    assert not receiver.ids
+
+
+def test_a_receiver_that_is_down_makes_no_dead_letters(
+    settings: Config, receiver: SimulatedReceiver, clock: Clock
+) -> None:
+    """Refusals count only while a probe is acknowledged: through an outage, or resets of everything, it waits."""
     receiver.faults.refuse_above(1)  # even the probe
     stop = threading.Event()
-    with app.open_app(settings) as plugin:
-        (one,) = plugin.collectors
+    with app.open_app(settings, now_ms=clock) as plugin:
 
-        def relent() -> None:
+        def end() -> None:
             receiver.wait_until(lambda: receiver.refused > 20, 20)
             receiver.stop()
             stop.set()
 
-        worker = threading.Thread(target=relent)
-        worker.start()
+        ending = threading.Thread(target=end)
+        ending.start()
         with pytest.raises(Stopped):
-            _until_caught_up(one, stop)
-        worker.join()
+            until_caught_up(plugin.collectors[0], stop)
+        ending.join()
 
     assert receiver.refused > 20
     assert not settings.dead_letter.path.exists()
     assert not receiver.ids
 
 
-def test_a_lost_ack_now_and_then_buries_nothing(
-    settings: Config, source: EventSource, receiver: SimulatedReceiver
+def test_two_lost_acks_make_no_dead_letters(
+    settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock
 ) -> None:
-    """A chunk that is reset twice and then taken was never poison."""
+    """A chunk that is reset twice and then acknowledged is not poison."""
     receiver.faults.reset_before_ack(2)
-    with app.open_app(settings) as plugin:
-        _until_caught_up(plugin.collectors[0], threading.Event())
+    with app.open_app(settings, now_ms=clock) as plugin:
+        until_caught_up(plugin.collectors[0])
 
     assert not settings.dead_letter.path.exists()
-    now_ms = time.time_ns() // 1_000_000
-    assert len(receiver.ids) == source.count(0, now_ms, now_ms=now_ms)
+    assert len(receiver.ids) == event_count(source)
 
 
 def test_a_full_file_stops_the_stream_rather_than_dropping(
-    settings: Config, source: EventSource, receiver: SimulatedReceiver
+    settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock
 ) -> None:
-    """Without room for a dead letter nothing is passed over; with room again, everything goes on, once."""
+    """Without space for a dead letter nothing is skipped; with space again, everything is delivered, once."""
     receiver.faults.refuse_above(250_000)
-    full = DeadLetterSettings(path=settings.dead_letter.path, max_bytes=Size(400_000))
-    stop = threading.Event()
-    with app.open_app(_with_dead_letter(settings, full)) as plugin:
+    full = changed(settings, dead_letter__max_bytes=Size(400_000))
+    with app.open_app(full, now_ms=clock) as plugin:
         (one,) = plugin.collectors
-        delays = [one.step(stop) for _ in range(3)]
+        delays = [one.step(threading.Event()) for _ in range(3)]
         assert REJECTED_DELAY in delays
         assert isinstance(one.error, Fatal)
         assert "dead_letter.max_bytes" in str(one.error)
 
-    with app.open_app(settings) as plugin:
-        _until_caught_up(plugin.collectors[0], stop)
+    with app.open_app(settings, now_ms=clock) as plugin:
+        until_caught_up(plugin.collectors[0])
 
-    assert set(_letters(settings)) == {"large-1", "large-2"}
-    now_ms = time.time_ns() // 1_000_000
-    assert sum(receiver.ids.values()) == len(receiver.ids) == source.count(0, now_ms, now_ms=now_ms) - 2
-
-
-def _with_forward(settings: Config, forward: ForwardSettings) -> Config:
-    return Config(
-        jumpcloud=settings.jumpcloud,
-        geoip=settings.geoip,
-        forward=forward,
-        state=settings.state,
-        dead_letter=settings.dead_letter,
-    )
-
-
-def _with_dead_letter(settings: Config, dead_letter: DeadLetterSettings) -> Config:
-    return Config(
-        jumpcloud=settings.jumpcloud,
-        geoip=settings.geoip,
-        forward=settings.forward,
-        state=settings.state,
-        dead_letter=dead_letter,
-    )
+    assert set(dead_letters(settings)) == LARGE
+    assert arrived_once(receiver, event_count(source) - 2)
