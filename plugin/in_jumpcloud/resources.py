@@ -12,7 +12,7 @@ from in_jumpcloud.config.schema import Config, HttpSettings, JumpCloudSettings, 
 from in_jumpcloud.ecs import geoip
 from in_jumpcloud.ecs.encoder import RecordEncoder
 from in_jumpcloud.ecs.mapper import Mapper, new_id
-from in_jumpcloud.errors import ConfigError
+from in_jumpcloud.errors import ConfigError, Problem
 from in_jumpcloud.forward.failover import Failover
 from in_jumpcloud.insights.api import DirectoryInsights
 from in_jumpcloud.insights.auth import auth_for
@@ -67,9 +67,9 @@ class Resources:
         """
         old = self.settings
         if old.state != settings.state:
-            raise ConfigError("state.path: can only be changed by a restart")
+            raise ConfigError(Problem("state.path", "can only be changed by a restart"))
         if old.http.listen != settings.http.listen:
-            raise ConfigError("http.listen: can only be changed by a restart")
+            raise ConfigError(Problem("http.listen", "can only be changed by a restart"))
         with ExitStack() as on_failure, ExitStack() as replaced:
             geo, api, receivers = self.geo, self.api, self.receivers
             if (old.geoip, old.ecs.profile) != (settings.geoip, settings.ecs.profile):

@@ -11,7 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from in_jumpcloud.errors import ConfigError, Fatal, InJumpCloudError, StateCorrupt, StateMissing, StateUnavailable
+from in_jumpcloud.errors import (
+    ConfigError,
+    Fatal,
+    InJumpCloudError,
+    Problem,
+    StateCorrupt,
+    StateMissing,
+    StateUnavailable,
+)
 
 VERSION = 2
 _APPLICATION = 0x696E6A63  # "injc": distinguishes our file from other SQLite databases
@@ -123,7 +131,7 @@ def acquire_lock(path: Path) -> Any:
             raise
         lock = lock or _open_lock(path, os.O_CREAT)
     except OSError as error:
-        raise ConfigError(f"state.path: {path}: cannot be written: {error.strerror}") from None
+        raise ConfigError(Problem("state.path", f"{path}: cannot be written: {error.strerror}")) from None
     with contextlib.suppress(OSError):  # on a full disk the holder stays unnamed, but the lock is held
         os.ftruncate(lock.fileno(), 0)
         os.pwrite(lock.fileno(), f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
@@ -169,7 +177,7 @@ def lock_holder(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ConfigError(f"state.path: {path}: cannot be read: {error.strerror}") from None
+        raise ConfigError(Problem("state.path", f"{path}: cannot be read: {error.strerror}")) from None
     return None
 
 
@@ -183,7 +191,7 @@ def open_to_write(path: Path, new_agent_id: str) -> OpenDatabase:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
-        raise ConfigError(f"state.path: {path}: cannot be written: {error.strerror}") from None
+        raise ConfigError(Problem("state.path", f"{path}: cannot be written: {error.strerror}")) from None
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     with _closed_on_error(database, path):
         is_new = _is_empty(database, path)
@@ -220,7 +228,9 @@ def open_to_read(path: Path) -> OpenDatabase:
 
 
 def _missing(path: Path, why: str) -> StateMissing:
-    return StateMissing(f"state.path: {path}: {why}", advice="the first `in-jumpcloud run` creates the state")
+    return StateMissing(
+        Problem("state.path", f"{path}: {why}"), advice="the first `in-jumpcloud run` creates the state"
+    )
 
 
 @contextlib.contextmanager
@@ -229,7 +239,7 @@ def _closed_on_error(database: sqlite3.Connection, path: Path) -> Iterator[None]
         yield
     except FAULTS as error:
         database.close()
-        unusable = ConfigError(f"state.path: {path}: cannot be used: {error}", advice=_advice(error))
+        unusable = ConfigError(Problem("state.path", f"{path}: cannot be used: {error}"), advice=_advice(error))
         raise _damage(path, error) or unusable from None
     except BaseException:
         database.close()
