@@ -1,7 +1,7 @@
-"""Make demo-city.mmdb and demo-asn.mmdb from networks.yaml, beside this file.
+"""Build demo-city.mmdb and demo-asn.mmdb from networks.yaml, in this directory.
 
-The same source gives the same bytes, whenever it is built. `--check` writes nothing and ends with exit code 1 where
-a database does not hold what the source says.
+The same source gives the same bytes at any time. `--check` writes nothing and exits with code 1 if a database differs
+from the source.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> int:
-    """Build, or check; the exit code: 0 up to date, 1 not."""
-    parser = argparse.ArgumentParser(description="Make the demo databases from networks.yaml.")
-    parser.add_argument("--check", action="store_true", help="write nothing, say whether they are up to date")
+    """Build, or check. The exit code is 1 if a database is out of date."""
+    parser = argparse.ArgumentParser(description="Build the demo databases from networks.yaml.")
+    parser.add_argument("--check", action="store_true", help="write nothing; report whether they are up to date")
     check = parser.parse_args().check
     source = yaml.safe_load((HERE / "networks.yaml").read_text(encoding="utf-8"))
     code = 0
@@ -33,7 +33,7 @@ def main() -> int:
         ("demo-asn.mmdb", "in_jumpcloud-Demo-ASN", "Demo of networks, for trials and tests only", systems(source)),
     ):
         path = HERE / name
-        # Beside the target, so that it can be renamed into place: a reader may have the file mapped.
+        # In the same directory, so that it can be renamed: a reader may have the old file mapped.
         with tempfile.TemporaryDirectory(dir=None if check else HERE) as folder:
             new = Path(folder) / name
             write(new, kind, description, calendar.timegm(source["built"].timetuple()), records)
@@ -49,19 +49,20 @@ def main() -> int:
 
 
 def write(path: Path, kind: str, description: str, built: int, records: dict[str, dict[str, Any]]) -> None:
-    """Write a database of `records` (network in CIDR notation → record), of type `kind`, built at `built` Unix seconds.
+    """Write a database of `records` (network → record) with type `kind`, built at `built` epoch seconds.
 
-    Raises ValueError where two networks overlap.
+    Raises:
+        ValueError: two networks overlap.
     """
     writer = MMDBWriter(ip_version=6, ipv4_compatible=True)
-    seen = IPSet()
+    networks = IPSet()
     for network, record in records.items():
         addresses = IPSet([network])
-        if not seen.isdisjoint(addresses):
+        if not networks.isdisjoint(addresses):
             raise ValueError(f"{network} overlaps a network listed before it")
-        seen.update(addresses)
+        networks.update(addresses)
         writer.insert_network(addresses, record)
-    # The tree is written with metadata of our own, because MMDBWriter always puts the present time into it.
+    # Write the tree with our metadata: MMDBWriter always uses the current time.
     metadata = {
         "binary_format_major_version": 2,
         "binary_format_minor_version": 0,
@@ -75,17 +76,14 @@ def write(path: Path, kind: str, description: str, built: int, records: dict[str
 
 
 def content(path: Path) -> tuple[object, ...]:
-    """Everything a reader gets out of a database: comparable, and the same for every version of the writer.
-
-    Empty where there is no database, or a broken one.
-    """
+    """The contents of a database, which do not depend on the version of the writer; empty if it cannot be read."""
     try:
         reader = maxminddb.open_database(path)
     except (OSError, maxminddb.InvalidDatabaseError):
         return ()
     with reader:
-        about = reader.metadata()
-        head = (about.database_type, about.build_epoch, about.ip_version, about.description, about.languages)
+        meta = reader.metadata()
+        head = (meta.database_type, meta.build_epoch, meta.ip_version, meta.description, meta.languages)
         return (*head, *((str(network), repr(record)) for network, record in reader))
 
 
@@ -104,7 +102,7 @@ def systems(source: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def city(place: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:
-    """The City record of one of `source["places"]`; what the place does not say is left out."""
+    """The City record of one of `source["places"]`; parts that the place does not have are absent."""
     record: dict[str, Any] = {}
     if "city" in place:
         record["city"] = {"names": {"en": place["city"]}}

@@ -1,4 +1,7 @@
-"""Raw events of every service, and the records that somebody who writes detection rules expects of them."""
+"""The mapping rules, as data: raw events with the records expected of them.
+
+`data/samples/*.yaml` hold whole records for each service, `data/samples/rules/*.yaml` the smallest event for each rule.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "tests" / "data" / "samples"
 COMMON = yaml.safe_load((SAMPLES / "common.yaml").read_text(encoding="utf-8"))
 FILES = sorted(path for path in SAMPLES.glob("*.yaml") if path.name != "common.yaml")
+RULES = sorted((SAMPLES / "rules").glob("*.yaml"))
 RECEIVED_NS = 1_788_264_000_000_000_000  # 2026-09-01T12:00:00Z
-# Each service, and what has a room of its own in JumpCloud's documents.
+# Each service, and each group of event types that JumpCloud documents by itself.
 EXPECTED_FILES = {
     *("access_management", "aigw", "alerts", "asset_management", "certificates", "directory", "genai", "ldap", "mdm"),
     *("mtp", "notifications", "object_storage", "password_manager", "password_vault", "radius", "reports", "risk"),
@@ -34,38 +38,41 @@ EXPECTED_FILES = {
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which no object has a name twice."""
+    """YAML without duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """An object of different names."""
+        """An object, which must not have a key twice."""
         names = [key.value for key, _ in node.value]
-        assert len(names) == len(set(names)), f"{node.start_mark}: a name stands twice"
+        assert len(names) == len(set(names)), f"{node.start_mark}: duplicate key"
         return super().construct_mapping(node, deep)
 
 
 @cache
-def loaded(path: Path) -> list[dict[str, Any]]:
-    """The samples of one file."""
-    samples: list[dict[str, Any]] = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 - a SafeLoader
-    return samples
+def load(path: Path) -> list[dict[str, Any]]:
+    """The entries of one file."""
+    entries: list[dict[str, Any]] = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 - a SafeLoader
+    return entries
 
 
-def samples() -> Iterator[Any]:
-    """Every sample, named by its service and its name."""
-    for path in FILES:
-        for sample in loaded(path):
-            yield pytest.param(sample, id=f"{path.stem}: {sample['name']}")
+@pytest.fixture(scope="module", name="databases")
+def _databases() -> Iterator[dict[str, GeoIPLookup]]:
+    """The demo databases, opened for each profile."""
+    paths = (ROOT / "geoip" / "demo-city.mmdb", ROOT / "geoip" / "demo-asn.mmdb")
+    databases = {profile: GeoIPLookup(*paths, extended=profile == "extended") for profile in ("extended", "elastic")}
+    yield databases
+    for each in databases.values():
+        each.close()
 
 
-@pytest.fixture(scope="module", name="mapper")
-def _mapper() -> Iterator[Mapper]:
-    geo = GeoIPLookup(ROOT / "geoip" / "demo-city.mmdb", ROOT / "geoip" / "demo-asn.mmdb", extended=True)
-    yield Mapper(EcsSettings(), geo, agent_id="the agent", ephemeral_id="the process")
-    geo.close()
+def map_event(databases: dict[str, GeoIPLookup], raw: str, profile: str, **settings: Any) -> dict[str, Any]:
+    """The body of the record of an event."""
+    chosen = EcsSettings(profile=profile, **settings)  # type: ignore[arg-type]
+    mapper = Mapper(chosen, databases[profile], agent_id="the agent", ephemeral_id="the process")
+    return mapper.map(parse_event(raw.encode()), RECEIVED_NS).body
 
 
 def whole(sample: dict[str, Any], raw: str) -> dict[str, Any]:
-    """The expected record with what the samples leave to `common.yaml`."""
+    """The expected record, with the parts that samples leave to `common.yaml`."""
     record: dict[str, Any] = copy.deepcopy(COMMON["record"])
     record["agent"] |= {"name": socket.gethostname(), "version": in_jumpcloud.__version__}
     expected = copy.deepcopy(sample["expected"])
@@ -82,29 +89,55 @@ def whole(sample: dict[str, Any], raw: str) -> dict[str, Any]:
     return record
 
 
-def in_order(body: dict[str, Any]) -> str:
-    """A record as text, which tells 1, 1.0 and true apart; the related ones are a set."""
+def at(body: dict[str, Any], path: str) -> Any:
+    """The value at a dotted path; None if there is none."""
+    value: Any = body
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def text(body: dict[str, Any]) -> str:
+    """A record as text, in which 1, 1.0 and true differ; the order of `related` does not matter."""
     related = {name: sorted(values) for name, values in body.get("related", {}).items()}
     return json.dumps(body | {"related": related}, indent=1, sort_keys=True)
 
 
-@pytest.mark.parametrize("sample", [*samples()])
-def test_sample(mapper: Mapper, sample: dict[str, Any]) -> None:
-    """The event becomes the expected record, no field missing and none in addition."""
-    raw = json.dumps(sample["event"])
-    assert in_order(mapper.map(parse_event(raw.encode()), RECEIVED_NS).body) == in_order(whole(sample, raw))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_samples(databases: dict[str, GeoIPLookup], path: Path) -> None:
+    """Each event becomes exactly the expected record."""
+    for sample in load(path):
+        raw = json.dumps(sample["event"])
+        assert text(map_event(databases, raw, "extended")) == text(whole(sample, raw)), sample["name"]
+
+
+@pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
+def test_rules(databases: dict[str, GeoIPLookup], path: Path) -> None:
+    """Each event becomes a record with the expected values, and only the expected problems."""
+    offenders = []
+    for rule in load(path):
+        body = map_event(databases, json.dumps(rule["event"]), path.stem, **rule.get("settings", {}))
+        values = {name: at(body, name) for name in rule["expected"]}
+        problems = [message.partition(": ")[0] for message in at(body, "error.message") or []]
+        expected = [rule["expected"], rule.get("problems", [])]
+        if json.dumps([values, problems], sort_keys=True) != json.dumps(expected, sort_keys=True):
+            offenders.append((rule["rule"], values, problems))
+    assert offenders == []
 
 
 def test_every_service() -> None:
-    """Each service has three samples at least, each with a name of its own and a reason."""
+    """Each service has at least three samples, each with a name and a reason; rules have different names."""
     assert {path.stem for path in FILES} == EXPECTED_FILES
     for path in FILES:
-        names = Counter(sample["name"] for sample in loaded(path))
-        assert len(names) == sum(names.values()) >= 3
-        assert all(sample["why"] for sample in loaded(path))
+        names = {sample["name"] for sample in load(path)}
+        assert len(names) == len(load(path)) >= 3
+        assert all(sample["why"] for sample in load(path))
+    assert [path.stem for path in RULES] == ["elastic", "extended"]
+    for path in RULES:
+        assert len({rule["rule"] for rule in load(path)}) == len(load(path)) > 70
 
 
 def test_different_ids() -> None:
-    """No two events have one id."""
-    ids = Counter(sample["event"]["id"] for path in FILES for sample in loaded(path))
+    """No two samples have the same event id."""
+    ids = Counter(sample["event"]["id"] for path in FILES for sample in load(path))
     assert {each for each, times in ids.items() if times > 1} == set()

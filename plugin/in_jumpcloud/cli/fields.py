@@ -14,8 +14,8 @@ from in_jumpcloud.ecs import fields
 
 _COLUMNS = ("name", "type", "description")  # where the table knows a row from is of no use outside
 _INTRODUCTION = """\
-Every field that a record can declare, with its Elasticsearch type; made by `in-jumpcloud fields --format markdown`. An
-event may hold more than JumpCloud documents: that stays under `jumpcloud.event`, as it was sent."""
+The fields of a record, with their Elasticsearch types; made by `in-jumpcloud fields --format markdown`. Fields of an
+event that are not in this table are kept under `jumpcloud.event`, as they were sent."""
 
 
 def show(form: str) -> None:
