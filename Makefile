@@ -42,7 +42,7 @@ test: lint
 	$(PYTEST) -m "not alone"
 
 coverage: .venv/dev
-	$(PYTEST) -m "not alone" --cov --cov-report=term
+	$(PYTEST) -m "not alone" --timeout 300 --cov --cov-report=term
 
 generate: .venv/dev
 	$(BIN)/in-jumpcloud fields --format markdown > conf/fields.md

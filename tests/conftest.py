@@ -11,10 +11,15 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from support.command import Command
 
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+
+# A loaded machine, or coverage, makes an example slow; that says nothing about the code.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture
