@@ -20,6 +20,7 @@ from in_jumpcloud.config.schema import Config
 from in_jumpcloud.config.types import Duration, Secret, Start
 from in_jumpcloud.errors import ConfigError
 from in_jumpcloud.monitoring import server
+from in_jumpcloud.monitoring.snapshot import take_snapshot
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
@@ -203,6 +204,20 @@ def test_a_worker_that_hangs(seen: Watched) -> None:
     status, _, body = seen.get("/healthz")
     assert status == 503
     assert body.endswith(": no activity for 2h\n")
+
+
+def test_a_longer_timeout_allows_a_longer_silence(tmp_path: Path) -> None:
+    """Each timeout and each receiver adds to the time that a worker may be without activity: it is not restarted."""
+
+    def max_silence(*ports: int, **changes: Duration) -> float:
+        with app.open_app(settings_of("http://127.0.0.1:1", tmp_path, *ports, **changes)) as plugin:
+            return take_snapshot(plugin, now_ms=now_ms(), began=0.0).max_silence
+
+    usual = max_silence(1)
+    assert usual < 2 * 3600
+    assert max_silence(1, 2) > usual + 60
+    for name in ("jumpcloud__connect", "jumpcloud__read", "forward__connect", "forward__ack"):
+        assert max_silence(1, **{f"{name}_timeout": Duration(600)}) > usual + 500, name
 
 
 def test_an_internal_error(settings: Config) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from in_jumpcloud.config.schema import Config, ForwardSettings, JumpCloudSettings, ServerSettings
-from in_jumpcloud.config.types import Duration
 from in_jumpcloud.counters import Counters, LatencyHistogram
 from in_jumpcloud.monitoring import health
-from in_jumpcloud.monitoring.snapshot import ReceiverStatus, Snapshot, StreamStatus, max_silence
+from in_jumpcloud.monitoring.snapshot import ReceiverStatus, Snapshot, StreamStatus
 
 LAG = 900.0
 SILENCE = 1200.0
@@ -87,12 +85,3 @@ def test_states() -> None:
         (stream(**REFUSED), "refused"),
     ]:
         assert health.stream_state(one, LAG) == state
-
-
-def test_silence_allows_for_the_longest_wait() -> None:
-    """The limit is longer than any single request, pause or delivery that the settings permit."""
-    asking = JumpCloudSettings(read_timeout=Duration(600))
-    forward = ForwardSettings(ack_timeout=Duration(900), servers=(ServerSettings(host="a"), ServerSettings(host="b")))
-    assert max_silence(Config(jumpcloud=asking)) > 5 * 600 + 300
-    assert max_silence(Config(forward=forward)) > 2 * 900 + 300
-    assert max_silence(Config()) < 3600

@@ -13,17 +13,10 @@ import msgspec
 from in_jumpcloud import __version__
 from in_jumpcloud.app import App
 from in_jumpcloud.collector import Collector
-from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import Counters, LatencyHistogram
 from in_jumpcloud.errors import InJumpCloudError, RequestRejected
-from in_jumpcloud.insights.transport import MAX_RETRY_AFTER
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.state.dead_letters import DeadLetterFile
-
-_HANDSHAKES = 60.0
-"""Seconds for TLS, HELO and PONG, and to spare."""
-_PAUSES = 120.0
-"""Seconds of the longest pauses between two tries."""
 
 
 class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,17 +87,17 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
     """The state of `plugin` now; `began` is its start on the monotonic clock. Never blocks a worker for long."""
-    resources, now = plugin.resources, time.monotonic()
+    resources, collectors, now = plugin.resources, plugin.collectors, time.monotonic()
     settings, geo = resources.settings, resources.geo.statistics()
     return Snapshot(
         now_ms=now_ms,
         uptime=now - began,
-        streams=tuple(_stream(each, now_ms, now) for each in plugin.collectors),
+        streams=tuple(_stream(each, now_ms, now) for each in collectors),
         receivers=tuple(
             ReceiverStatus(str(each.server), each.up, each.latencies) for each in resources.receivers.senders
         ),
         max_lag=settings.http.max_lag + settings.jumpcloud.lag + settings.jumpcloud.interval,
-        max_silence=max_silence(settings),
+        max_silence=max((each.max_silence_seconds for each in collectors), default=0.0),
         workers_alive=plugin.alive,
         databases=tuple(DatabaseStatus(*each) for each in geo.databases),
         requests=resources.api.requests.codes(),
@@ -116,18 +109,6 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
         state_bytes=_state_bytes(settings.state.path),
         dead_letter_bytes=_dead_letter_bytes(resources.dead_letters),
     )
-
-
-def max_silence(settings: Config) -> float:
-    """Seconds that a sound worker may be without a sign of life: the longest request, delivery or pause, with its kin.
-
-    A token and a page are asked for one after the other, and a receiver after the other is tried.
-    """
-    asking = settings.jumpcloud
-    request = asking.connect_timeout + 5 * asking.read_timeout
-    forward = settings.forward
-    delivery = len(forward.servers) * 2 * (forward.connect_timeout + forward.ack_timeout + _HANDSHAKES)
-    return 2 * (request + MAX_RETRY_AFTER) + delivery + _PAUSES
 
 
 def _stream(collector: Collector, now_ms: int, now: float) -> StreamStatus:
