@@ -1,9 +1,9 @@
-"""The bench: the plugin beside a plain script, the floor and Fluent Bit's own way, interleaved, in one go.
+"""The benchmark: the plugin, a plain script, a lower bound and Fluent Bit alone, in interleaved runs.
 
     make bench
     make bench OPTIONS='--events 20000 --runs 3 --json figures.json'
 
-Fluent Bit takes part where FLUENT_BIT names its binary, or it is on PATH.
+Fluent Bit takes part if FLUENT_BIT names its binary, or it is on PATH.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _TITLES = {
 
 
 class Medians(NamedTuple):
-    """Of all runs of a contender: events a second, µs of the processor for an event, start in s, peak in bytes.
+    """Medians over the runs of a contender: events/s, CPU µs per event, start in CPU s, peak in bytes.
 
-    What a run without events takes, the start, is taken off the first two.
+    The cost of a run without events, the start, is subtracted from the first two.
     """
 
     rate: float
@@ -56,19 +56,20 @@ def medians(runs: list[Run], events: int) -> Medians:
     )
 
 
-def table(found: dict[str, Medians]) -> str:
-    """The figures for people, in Markdown."""
+def table(figures: dict[str, Medians]) -> str:
+    """The medians as a Markdown table."""
     lines = [
         "| | events/s | CPU µs/event | of the script's | of the floor's | start, CPU s | peak MiB |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for name, each in found.items():
-        ratios = [f"{each.cpu_us / found[base].cpu_us:.2f}" if base in found else "" for base in ("script", "floor")]
-        behind = f" + {each.other_us:.1f} in Fluent Bit" if each.other_us else ""
+    for name, each in figures.items():
+        bases = ("script", "floor")
+        ratios = [f"{each.cpu_us / figures[base].cpu_us:.2f}" if base in figures else "" for base in bases]
+        receiver = f" + {each.other_us:.1f} in Fluent Bit" if each.other_us else ""
         cells = [
             _TITLES[name],
-            "" if name == "tail" else f"{each.rate:,.0f}",  # its end alone takes whole seconds
-            f"{each.cpu_us:.1f}{behind}",
+            "" if name == "tail" else f"{each.rate:,.0f}",  # it stops only at whole seconds
+            f"{each.cpu_us:.1f}{receiver}",
             *ratios,
             f"{each.start:.2f}",
             f"{each.peak / 2**20:.0f}" if each.peak else "",
@@ -78,61 +79,61 @@ def table(found: dict[str, Medians]) -> str:
 
 
 def by_stage(field: Field, events: int, directory: Path) -> dict[str, float]:
-    """Where the plugin's time goes: µs of the processor for an event, by stage, from a run of its own."""
+    """CPU µs per event by stage, from a separate run of the plugin."""
     result = directory / "stages.json"
     command = plugin(field.api, field.receiver.port, directory, "--once")
     measured([sys.executable, "-m", "bench.stages", result, *command], directory)
     field.check("stages", events)
-    told = json.loads(result.read_text())
-    spent = {**told["stages"], "else": told["else"]}
+    seconds_by_stage = json.loads(result.read_text())
+    spent = {**seconds_by_stage["stages"], "else": seconds_by_stage["else"]}
     return {name: seconds / events * 1e6 for name, seconds in spent.items()}
 
 
 def stage_table(stages: dict[str, float]) -> str:
-    """The stages for people, in Markdown."""
-    whole = sum(stages.values())
+    """The stages as a Markdown table."""
+    total = sum(stages.values())
     lines = ["| stage | CPU µs/event | share |", "|---|---:|---:|"]
-    lines += [f"| {name} | {each:.1f} | {each / whole:.0%} |" for name, each in stages.items()]
+    lines += [f"| {name} | {each:.1f} | {each / total:.0%} |" for name, each in stages.items()]
     return "\n".join(lines)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, flush=True)  # noqa: T201 - the result
 
 
 def _bench(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    lacks = fluent_bit.lacks()
-    names = [name for name in arguments.only or CONTENDERS if not (lacks and name in NEED_FLUENT_BIT)]
+    unavailable = fluent_bit.unavailable()
+    names = [name for name in arguments.only or CONTENDERS if not (unavailable and name in NEED_FLUENT_BIT)]
     with field(directory, arguments.events) as shared:
         size = shared.path.stat().st_size / arguments.events
-        _say(f"{arguments.events:,} events of {size:,.0f} bytes, {arguments.runs} runs")
-        if lacks:
-            _say(f"without Fluent Bit: {lacks}")
+        _print(f"{arguments.events:,} events of {size:,.0f} bytes, {arguments.runs} runs")
+        if unavailable:
+            _print(f"without Fluent Bit: {unavailable}")
 
-        def told(name: str, run: Run) -> None:
+        def report(name: str, run: Run) -> None:
             cpu_us = (run.all.cpu - run.none.cpu) / arguments.events * 1e6
-            _say(f"  {name}: {cpu_us:.1f} µs/event")
+            _print(f"  {name}: {cpu_us:.1f} µs/event")
 
-        results = interleaved(shared, names, arguments.runs, told)
-        found = {name: medians(runs, arguments.events) for name, runs in results.items()}
-        _say(f"\n{table(found)}")
+        results = interleaved(shared, names, arguments.runs, report)
+        figures = {name: medians(runs, arguments.events) for name, runs in results.items()}
+        _print(f"\n{table(figures)}")
         stages: dict[str, float] = {}
         if "plugin" in names:
             try:
                 stages = by_stage(shared, arguments.events, directory)
-                _say(f"\n{stage_table(stages)}")
-            except Failed as error:  # the other figures are not to be lost
-                _say(f"bench: {error}")
+                _print(f"\n{stage_table(stages)}")
+            except Failed as error:  # keep the other figures
+                _print(f"bench: {error}")
     return {
         "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
         "events": arguments.events,
         "bytes_per_event": size,
-        "without_fluent_bit": lacks,
+        "without_fluent_bit": unavailable,
         "runs": {
             name: [{"all": run.all._asdict(), "none": run.none._asdict(), "other_cpu": run.other_cpu} for run in runs]
             for name, runs in results.items()
         },
-        "medians": {name: each._asdict() for name, each in found.items()},
+        "medians": {name: each._asdict() for name, each in figures.items()},
         "stages_cpu_us": stages,
     }
 
@@ -142,8 +143,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--events", type=int, default=50_000)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), help="these contenders alone")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw figures there")
+    parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), help="only these contenders")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw figures to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="in-jumpcloud-bench-") as directory:
         try:

@@ -1,6 +1,6 @@
-"""A Directory Insights API that costs next to nothing: it serves slices of a file of events, in a process of its own.
+"""A cheap Directory Insights API in a separate process: it serves slices of a file of events.
 
-Below `/empty` it has no events: what a poll costs by itself. `GET` answers how many requests there were.
+Under `/empty` it has no events, to measure the cost of a poll. `GET` returns the number of requests.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.end_headers()
-        with contextlib.suppress(ConnectionError):  # a page that is too large is not read to its end
+        with contextlib.suppress(ConnectionError):  # the client stops reading a page that is too large
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
@@ -76,7 +76,7 @@ class _Server(ThreadingHTTPServer):
         self._minutes = Counter(time_ms // _MINUTE_MS for time_ms in events.times_ms)
 
     def histogram(self, start_ms: int, end_ms: int) -> bytes:
-        """The counts of the minutes in [start_ms, end_ms), as the API gives them."""
+        """The counts of the minutes in [start_ms, end_ms), in the API's format."""
         minutes = range(start_ms // _MINUTE_MS, -(-end_ms // _MINUTE_MS))
         buckets = [
             {"key": minute * _MINUTE_MS, "doc_count": self._minutes[minute]}
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("path", type=Path)
     server = _Server(EventFile(parser.parse_args().path))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(server.server_port, flush=True)  # noqa: T201 - whoever started it reads this
+    print(server.server_port, flush=True)  # noqa: T201 - the parent process reads this
     sys.stdin.read()
 
 

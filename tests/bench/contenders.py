@@ -1,4 +1,4 @@
-"""What is compared: how each is run, once with all events and once with none, and what came of it."""
+"""The contenders: how each is run, with all events and with none, and what it costs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from bench.processes import (
 
 
 class Run(NamedTuple):
-    """One run of a contender. `other_cpu`: seconds of the processor that the Fluent Bit behind it took."""
+    """One run of a contender. `other_cpu`: CPU seconds of the Fluent Bit that receives from it."""
 
     all: Cost
     none: Cost
@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
 
 class Field:
-    """What all contenders share: the events, and the processes at both ends, which end with `stack`."""
+    """What all contenders share: the events, and the API and receiver processes, which stop with `stack`."""
 
     def __init__(self, directory: Path, events: int, stack: ExitStack) -> None:
         self._directory = directory
@@ -45,14 +45,14 @@ class Field:
         self.path = write_events(directory, events)
         self.api = self._serve(self.path)
         self.receiver = stack.enter_context(Helper("receiver"))
-        self._tail_is_whole = False
+        self._tail_checked = False
 
     def plugin(self) -> Run:
-        """The plugin, to the receiver that only acknowledges."""
+        """The plugin, with the receiver that only acknowledges."""
         return self._both(self.api)
 
     def unlike(self) -> Run:
-        """The same with events of which no two are alike: the worst case."""
+        """The same with events of which no two are alike."""
         return self._both(self._api_unlike)
 
     def script(self) -> Run:
@@ -60,7 +60,7 @@ class Field:
         return Run(self._script(self.api, self._events), self._script(f"{self.api}/empty", 0))
 
     def floor(self) -> Run:
-        """Decoding and packing alone."""
+        """Only decoding and packing."""
         command = [sys.executable, "-m", "bench.floor", self.path]
         with self._fresh() as directory:
             cost = measured(command, directory)
@@ -69,7 +69,7 @@ class Field:
             return Run(cost, measured([*command, "--empty"], directory))
 
     def fluent_bit(self) -> Run:
-        """The plugin, to a real Fluent Bit."""
+        """The plugin, with a real Fluent Bit as the receiver."""
         with self._fresh() as directory, fluent_bit.Receiver(directory) as receiver:
             before = cpu_seconds(receiver.pid)
             cost = self._run_plugin(self.api, receiver.port, self._events)
@@ -79,11 +79,11 @@ class Field:
     def tail(self) -> Run:
         """Fluent Bit alone, from a file."""
         with self._fresh() as directory:
-            if not self._tail_is_whole:
+            if not self._tail_checked:
                 measured(fluent_bit.tail(directory, self.path, keep=True), directory)
                 with (directory / "kept").open("rb") as kept:
                     self._check_count("tail", sum(b'"ecs"' in line for line in kept), self._events)
-                self._tail_is_whole = True
+                self._tail_checked = True
             cost = measured(fluent_bit.tail(directory, self.path), directory)
             nothing = directory / "nothing"
             nothing.write_bytes(b"\n")
@@ -118,13 +118,17 @@ class Field:
         return cost
 
     def check(self, name: str, expected: int) -> None:
-        """Raise Failed unless the whole work was done: so many events have come to the receiver."""
+        """Check that the receiver got `expected` events.
+
+        Raises:
+            Failed: it got another number.
+        """
         self._check_count(name, self.receiver.ask(expected), expected)
 
     @staticmethod
-    def _check_count(name: str, found: int, expected: int) -> None:
-        if found != expected:
-            raise Failed(f"{name}: {found} events came through instead of {expected}")
+    def _check_count(name: str, arrived: int, expected: int) -> None:
+        if arrived != expected:
+            raise Failed(f"{name}: {arrived} events arrived, expected {expected}")
 
     @contextmanager
     def _fresh(self) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""Events made beforehand, an event a line, in a file from which any page of them is one slice."""
+"""A file of events, one a line, of which any page is one slice."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import msgspec
 from in_jumpcloud.simulator.events import EventSource
 
 DAYS = 14
-"""The span of the events; jumpcloud.start reaches back a day further."""
+"""The span of the events; the default jumpcloud.start is one day earlier."""
 _DAY_MS = 86_400_000
 _STEP_MS = _DAY_MS // 24
 _CHANGE = 105  # bytes of JSON of one change in an event that is made larger
 
 
 class EventFile:
-    """The events at `path`, ordered by time. A page is ready: its bytes lie there, but for the commas.
+    """The events at `path`, ordered by time. The bytes of a page are contiguous; only the commas are missing.
 
-    They are read, not mapped: what is mapped would count as memory of the process.
+    They are read, not mapped, because mapped bytes count as memory of the process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,11 +35,11 @@ class EventFile:
         self._file = os.open(path, os.O_RDONLY)
 
     def first(self, at_ms: int) -> int:
-        """The number of the first event that is not before this moment, in epoch milliseconds."""
+        """The index of the first event at or after this time, in epoch milliseconds."""
         return bisect_left(self.times_ms, at_ms)
 
     def page(self, begin: int, end: int) -> bytes:
-        """The events of the numbers [begin, end) as a JSON array."""
+        """The events with the indexes [begin, end), as a JSON array."""
         if begin >= end:
             return b"[]"
         start = self._ends[begin - 1] if begin else 0
@@ -48,9 +48,9 @@ class EventFile:
 
 
 def write(path: Path, events: int, *, bytes_each: int = 0, unlike: bool = False) -> None:
-    """Write so many of the simulator's events, ending a minute ago; they are about 1.2 kB, or `bytes_each` if more.
+    """Write this many of the simulator's events, the last a minute ago; each has 1.2 kB, or `bytes_each` if larger.
 
-    `unlike`: no two say the same of any one.
+    `unlike`: each has a different user name.
     """
     end_ms = (time.time_ns() // 1_000_000 // 60_000 - 1) * 60_000
     start_ms = end_ms - DAYS * _DAY_MS
@@ -71,7 +71,7 @@ def write(path: Path, events: int, *, bytes_each: int = 0, unlike: bool = False)
 
 
 def _larger(raw: bytes, size: int) -> bytes:
-    """The event with a list of changes that brings it to about this size."""
+    """The event with enough changes to have about this size."""
     event = msgspec.json.decode(raw)
     changes = range((size - len(raw)) // _CHANGE)
     event["changes"] = [
@@ -82,7 +82,7 @@ def _larger(raw: bytes, size: int) -> bytes:
 
 
 def _unlike(raw: bytes, number: int) -> bytes:
-    """The event with a user name that no other event has."""
+    """The event with a unique user name."""
     return msgspec.json.encode(msgspec.json.decode(raw) | {"username": f"{number:06x}"})
 
 

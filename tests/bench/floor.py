@@ -1,4 +1,4 @@
-"""The floor: decode the same events from JSON and pack them as MessagePack, and nothing else."""
+"""The lower bound: decode the same events from JSON and pack them as MessagePack, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAGE = 1000
 
 
 def main() -> None:
-    """Do it once for all events of a file, or for none: what the start by itself costs."""
+    """Process all events of a file, or none, to measure the start."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", type=Path)
     parser.add_argument("--empty", action="store_true")
@@ -26,7 +26,7 @@ def main() -> None:
         for event in decode(events.page(begin, min(begin + PAGE, events.count))):
             pack(event)
             packed += 1
-    print(packed)  # noqa: T201 - whoever started it reads this
+    print(packed)  # noqa: T201 - the parent process reads this
 
 
 if __name__ == "__main__":

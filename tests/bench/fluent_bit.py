@@ -1,4 +1,4 @@
-"""A real Fluent Bit: behind the plugin, and by itself, with its own tail, Lua and geoip2, as one more baseline."""
+"""A real Fluent Bit: as the plugin's receiver, and alone with tail, Lua and geoip2 as another baseline."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from bench.processes import ROOT, Failed
 
 BINARY = os.environ.get("FLUENT_BIT") or shutil.which("fluent-bit")
 CITY = ROOT / "geoip" / "demo-city.mmdb"
-_START = 30.0
+_START_SECONDS = 30.0
 
-# The plain script's mapping. geoip2 reads top-level keys only, and writes there: address and place stay at the top.
+# The plain script's mapping. geoip2 reads and writes only top-level keys, so address and place are there.
 _LUA = """
 function to_ecs(tag, timestamp, event)
   local actor = event.initiated_by or {}
@@ -44,8 +44,8 @@ _GEO = (
 )
 
 
-def lacks() -> str | None:
-    """Why there is no measuring with Fluent Bit; None: there is nothing against it."""
+def unavailable() -> str | None:
+    """Why Fluent Bit cannot take part; None if it can."""
     if BINARY is None:
         return "no Fluent Bit: set FLUENT_BIT, or put fluent-bit on PATH"
     listed = subprocess.run([BINARY, "--help"], capture_output=True, text=True, check=False).stdout  # noqa: S603
@@ -54,7 +54,7 @@ def lacks() -> str | None:
 
 
 class Receiver:
-    """A Fluent Bit that takes what the plugin sends, keeps it in files as conf/fluent-bit.yaml does, and drops it."""
+    """A Fluent Bit that stores chunks of the plugin in files, as conf/fluent-bit.yaml does, and drops them."""
 
     def __init__(self, directory: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -73,15 +73,15 @@ class Receiver:
         self._wait()
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + _START
+        deadline = time.monotonic() + _START_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
             except OSError:
-                time.sleep(0.02)  # it tells nobody when it listens
+                time.sleep(0.02)  # there is no notification when it listens
             else:
                 return
-        raise Failed(f"Fluent Bit does not listen after {_START:g} s")
+        raise Failed(f"Fluent Bit does not listen after {_START_SECONDS:g} s")
 
     def __enter__(self) -> Self:
         return self
@@ -92,9 +92,9 @@ class Receiver:
 
 
 def tail(directory: Path, lines: Path, *, keep: bool = False) -> list[object]:
-    """The command that reads a file of events, an event a line, maps each and looks its address up.
+    """The command that reads a file with one event a line, maps each event and looks up its address.
 
-    With `keep` the records go to a file `kept`, to see that they are all there.
+    With `keep` it writes the records to the file `kept`, to check that all are there.
     """
     output = {"name": "file", "path": str(directory), "file": "kept", "format": "plain"} if keep else {"name": "null"}
     (directory / "map.lua").write_text(_LUA)

@@ -1,9 +1,9 @@
-"""How the cost grows: with idle streams, with the ledger, with the length of a backfill and the size of events.
+"""How the cost grows with idle streams, the ledger, the length of a backfill and the size of events.
 
     PYTHONPATH=tests .venv/bin/python -m bench.growth
     PYTHONPATH=tests .venv/bin/python -m bench.growth --only streams --seconds 120
 
-All of it takes up to a quarter of an hour; most of that is a backfill of a million events, and the making of them.
+It takes up to 15 minutes, mostly for a backfill of a million events and for making them.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from bench.processes import (
     write_events,
 )
 
-_UNTIL_IDLE = 120.0
-"""Seconds in which every stream has to have come up to now."""
+_CATCH_UP_SECONDS = 120.0
+"""Within this time every stream must have caught up."""
 _STARTS = 10
 _MIB = 2**20
 
 
 def streams(counts: list[int], seconds: float, directory: Path) -> list[dict[str, float]]:
-    """CPU and memory of so many idle streams, over so many seconds: % of a core, and MiB at most.
+    """CPU in % of a core and peak memory in MiB of idle streams, over `seconds`, for each number in `counts`.
 
-    They poll every 30 s, as by default. All of it runs at the same time: it is the processor's time that counts.
+    They poll every 30 s, the default. All processes run at the same time, because processor time is measured.
     """
     events = write_events(directory, 0)
     with contextlib.ExitStack() as stack:
@@ -68,7 +68,7 @@ def streams(counts: list[int], seconds: float, directory: Path) -> list[dict[str
 
 @contextlib.contextmanager
 def _idle(count: int, events: Path, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The plugin with so many streams, once each has polled and compared."""
+    """The plugin with `count` streams, after each has polled and compared counts."""
     place = directory / f"streams-{count}"
     place.mkdir()
     organizations = [f"organization-{number:04d}" for number in range(count)]
@@ -77,10 +77,10 @@ def _idle(count: int, events: Path, directory: Path) -> Iterator[subprocess.Pope
         options = plugin(url, receiver.port, place, jumpcloud__organizations=organizations, jumpcloud__start="1h")
         process = started([COMMAND, *options], log)
         try:
-            deadline = time.monotonic() + _UNTIL_IDLE
+            deadline = time.monotonic() + _CATCH_UP_SECONDS
             while _requests(url) < 2 * count:
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise Failed(f"{count} streams did not come up to now: {(place / 'log').read_text()[-2000:]}")
+                    raise Failed(f"{count} streams did not catch up: {(place / 'log').read_text()[-2000:]}")
                 time.sleep(0.2)
             yield process
         finally:
@@ -94,7 +94,7 @@ def _requests(url: str) -> int:
 
 
 def backfill(count: int, directory: Path, *, bytes_each: int = 0) -> dict[str, Any]:
-    """One backfill: CPU µs per event, peak memory in MiB; and for each tenth of it events/s and CPU µs per event."""
+    """One backfill: CPU µs per event, peak memory in MiB; for each tenth, events/s and CPU µs per event."""
     place = directory / f"backfill-{count}-{bytes_each}"
     place.mkdir()
     path = write_events(place, count, bytes_each=bytes_each)
@@ -122,7 +122,7 @@ def backfill(count: int, directory: Path, *, bytes_each: int = 0) -> dict[str, A
 
 
 def _tenths(pid: int, receiver: Helper, count: int) -> list[dict[str, float]]:
-    """What each tenth of `count` events took until it was acknowledged; the first begins with the first event."""
+    """The cost of each tenth of `count` events until its ack; the first tenth begins with the first event."""
     arrived = receiver.ask(1)
     tenths: list[dict[str, float]] = [{"events": arrived}]
     at, cpu = time.monotonic(), cpu_seconds(pid)
@@ -136,20 +136,20 @@ def _tenths(pid: int, receiver: Helper, count: int) -> list[dict[str, float]]:
 
 
 def ledger(count: int, directory: Path) -> dict[str, float]:
-    """A ledger of so many ids of three days: its size, and what it costs; in a process of its own, for it is large."""
+    """Size and cost of a ledger of `count` ids of three days, measured in a separate process because it is large."""
     path = directory / "ledger.db"
     done = subprocess.run(  # noqa: S603 - our own code
         [sys.executable, "-m", "bench.ledger", path, str(count)], env=environment(), stdout=subprocess.PIPE, check=True
     )
-    told: dict[str, float] = json.loads(done.stdout)
-    told["to_first_request_s"] = to_first_request(directory, state=path)
+    figures: dict[str, float] = json.loads(done.stdout)
+    figures["to_first_request_s"] = to_first_request(directory, state=path)
     path.unlink()
-    return told
+    return figures
 
 
 def to_first_request(directory: Path, *, state: Path | None = None) -> float:
-    """Seconds from the start of `run` to its first request; the median."""
-    found = []
+    """Median seconds from the start of `run` to its first request."""
+    delays = []
     with socket.create_server(("127.0.0.1", 0)) as api, Helper("receiver") as receiver:
         for number in range(_STARTS):
             place = directory / f"start-{number}"
@@ -163,21 +163,21 @@ def to_first_request(directory: Path, *, state: Path | None = None) -> float:
                 connection, _ = api.accept()
                 with connection:
                     connection.recv(1)
-                    found.append(time.monotonic() - began)
+                    delays.append(time.monotonic() - began)
                     process.kill()
                 process.wait()
-    return median(found)
+    return median(delays)
 
 
 def start(directory: Path) -> dict[str, float]:
-    """`in-jumpcloud --version` beside `python -c pass`, taking turns, and `run` up to its first request; in seconds."""
-    found: dict[str, list[float]] = {"version_cpu": [], "version_wall": [], "python_cpu": [], "python_wall": []}
+    """Seconds of `in-jumpcloud --version` and `python -c pass`, interleaved, and of `run` to its first request."""
+    costs: dict[str, list[float]] = {"version_cpu": [], "version_wall": [], "python_cpu": [], "python_wall": []}
     for _ in range(_STARTS):
         for name, command in (("version", [COMMAND, "--version"]), ("python", [sys.executable, "-c", "pass"])):
             cost = measured(command, directory)
-            found[f"{name}_cpu"].append(cost.cpu)
-            found[f"{name}_wall"].append(cost.wall)
-    return {**{name: median(each) for name, each in found.items()}, "to_first_request": to_first_request(directory)}
+            costs[f"{name}_cpu"].append(cost.cpu)
+            costs[f"{name}_wall"].append(cost.wall)
+    return {**{name: median(each) for name, each in costs.items()}, "to_first_request": to_first_request(directory)}
 
 
 def _main_parts(arguments: argparse.Namespace, directory: Path) -> dict[str, Callable[[], Any]]:
@@ -194,26 +194,26 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="bench.growth", description=(__doc__ or "").splitlines()[0])
     parts = ("start", "streams", "backfill", "large", "ledger")
-    parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="these parts alone")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="only these parts")
     parser.add_argument("--streams", nargs="+", type=int, default=[1, 10, 100, 1000])
-    parser.add_argument("--seconds", type=float, default=120, help="how long the idle streams are watched")
-    parser.add_argument("--events", nargs="+", type=int, default=[100_000, 1_000_000], help="of the backfills")
-    parser.add_argument("--large", type=int, default=5000, help="events of 100 kB")
-    parser.add_argument("--ids", type=int, default=10_000_000, help="in the ledger")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--seconds", type=float, default=120, help="how long to measure the idle streams")
+    parser.add_argument("--events", nargs="+", type=int, default=[100_000, 1_000_000], help="events of each backfill")
+    parser.add_argument("--large", type=int, default=5000, help="number of events of 100 kB")
+    parser.add_argument("--ids", type=int, default=10_000_000, help="number of ids in the ledger")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     arguments = parser.parse_args()
-    found: dict[str, Any] = {"cores": os.cpu_count()}
+    figures: dict[str, Any] = {"cores": os.cpu_count()}
     with tempfile.TemporaryDirectory(prefix="in-jumpcloud-bench-") as directory:
         for name, part in _main_parts(arguments, Path(directory)).items():
             if name not in arguments.only:
                 continue
             try:
-                found[name] = part()
+                figures[name] = part()
             except Failed as error:
                 sys.exit(f"bench.growth: {name}: {error}")
-            print(f"{name}: {json.dumps(found[name], indent=1)}", flush=True)  # noqa: T201 - the result
+            print(f"{name}: {json.dumps(figures[name], indent=1)}", flush=True)  # noqa: T201 - the result
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1))
+        arguments.json.write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

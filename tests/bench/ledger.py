@@ -1,4 +1,4 @@
-"""A ledger of millions of ids: filled as the plugin fills it, then measured. Prints JSON."""
+"""Fills a ledger with millions of ids as the plugin does, measures it, and prints JSON."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def fill(path: Path, count: int) -> dict[str, float]:
     """Put `count` ids of three days into a new ledger.
 
     Returns:
-        its size in bytes for an id; ms to commit a chunk of 1,000 in an empty and in the full one, to look 1,000 up,
-        to prune the oldest minute, and to open it
+        bytes per id; milliseconds to commit a chunk of 1,000 ids in an empty and in the full ledger, to look up 1,000,
+        to prune the oldest minute, and to open the ledger
     """
     position = Position.starting_at(0)
     first_minute = time.time_ns() // 60_000_000_000 - MINUTES
@@ -68,7 +68,7 @@ def fill(path: Path, count: int) -> dict[str, float]:
 
 
 def _keys(begin: int, size: int, count: int, first_minute: int) -> list[EventKey]:
-    """The keys of the numbers from `begin` on, spread evenly over the three days; ids are as JumpCloud's, 24 digits."""
+    """`size` keys from number `begin`, spread evenly over three days, with ids of 24 digits like JumpCloud's."""
     return [
         (first_minute + number * MINUTES // count, hashlib.blake2b(str(number).encode(), digest_size=12).hexdigest())
         for number in range(begin, begin + size)
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("path", type=Path)
     parser.add_argument("ids", type=int)
     arguments = parser.parse_args()
-    print(json.dumps(fill(arguments.path, arguments.ids)))  # noqa: T201 - whoever started it reads this
+    print(json.dumps(fill(arguments.path, arguments.ids)))  # noqa: T201 - the parent process reads this
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The baseline: what one writes in an afternoon to get Directory Insights into Fluent Bit.
+"""The baseline: a script that one can write in an afternoon to send Directory Insights to Fluent Bit.
 
-Poll, map some fields, look the address up, send; record by record, without acks and without a memory of what was sent.
+It polls, maps some fields, looks up the address and sends, record by record, without acks and without state.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def events(url: str, key: str) -> Iterator[dict[str, Any]]:
 
 
 def to_ecs(event: dict[str, Any], city: maxminddb.Reader) -> dict[str, Any]:
-    """Some 15 fields of the Elastic Common Schema."""
+    """About 15 fields of the Elastic Common Schema."""
     record: dict[str, Any] = {
         "@timestamp": event["timestamp"],
         "ecs": {"version": "8.11.0"},
@@ -70,27 +70,27 @@ def to_ecs(event: dict[str, Any], city: maxminddb.Reader) -> dict[str, Any]:
     address = event.get("client_ip")
     if address:
         record["client"] = {"ip": address}
-        found = city.get(address)
-        if isinstance(found, dict):
-            record["client"]["geo"] = geo(found)
+        place = city.get(address)
+        if isinstance(place, dict):
+            record["client"]["geo"] = geo(place)
     return record
 
 
-def geo(found: dict[str, Any]) -> dict[str, Any]:
-    """A record of the database as ECS has it."""
+def geo(place: dict[str, Any]) -> dict[str, Any]:
+    """A record of the database as ECS fields."""
     return {
-        "city_name": found.get("city", {}).get("names", {}).get("en"),
-        "country_name": found.get("country", {}).get("names", {}).get("en"),
-        "country_iso_code": found.get("country", {}).get("iso_code"),
+        "city_name": place.get("city", {}).get("names", {}).get("en"),
+        "country_name": place.get("country", {}).get("names", {}).get("en"),
+        "country_iso_code": place.get("country", {}).get("iso_code"),
         "location": {
-            "lat": found.get("location", {}).get("latitude"),
-            "lon": found.get("location", {}).get("longitude"),
+            "lat": place.get("location", {}).get("latitude"),
+            "lon": place.get("location", {}).get("longitude"),
         },
     }
 
 
 def main() -> None:
-    """Send it all."""
+    """Send every event."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
     parser.add_argument("--key", required=True)

@@ -1,4 +1,4 @@
-"""Processes that are measured, and those that serve them."""
+"""The measured processes, and the processes that serve them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ KEY = "simulated-key"
 
 
 class Failed(Exception):
-    """A process did not do what it was measured for."""
+    """A process did not do its work."""
 
 
 class Cost(NamedTuple):
-    """What one process took: seconds of the processor and of the clock; the most memory, in bytes, 0 if unknown."""
+    """The cost of one process: CPU seconds, wall seconds, peak memory in bytes (0 if unknown)."""
 
     cpu: float
     wall: float
@@ -32,33 +32,33 @@ class Cost(NamedTuple):
 
 
 def environment() -> dict[str, str]:
-    """The environment of every process: the key, our modules, and no proxy between two ends of loopback."""
+    """The environment of every process: the key, the path of our modules, and no proxy, since all is on loopback."""
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     return {**kept, "JUMPCLOUD_API_KEY": KEY, "PYTHONPATH": str(ROOT / "tests")}
 
 
 def started(command: Sequence[object], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start a command that is to be measured; what it says goes to `log`."""
+    """Start a command to measure; its output goes to `log`."""
     return subprocess.Popen(  # noqa: S603 - our own commands
         [*map(str, command)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, env=environment()
     )
 
 
 def ended(process: subprocess.Popen[bytes], began: float) -> tuple[int, Cost]:
-    """Wait for its end: the exit code, and the cost since `began`, in monotonic seconds.
+    """Wait for the process: its exit code, and its cost since `began`, in monotonic seconds.
 
-    The kernel also counts what our own process held when it made that one, so we have to stay smaller.
+    The kernel includes the memory of the parent at the fork, so a peak below our own is unknown.
     """
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     cost = Cost(usage.ru_utime + usage.ru_stime, time.monotonic() - began, usage.ru_maxrss * 1024)
     if cost.peak <= _our_peak():
-        cost = cost._replace(peak=0)  # it is not known
+        cost = cost._replace(peak=0)
     return process.returncode, cost
 
 
 def _our_peak() -> int:
-    """Bytes that our own process has held at most. What getrusage says goes back to before the process was ours."""
+    """Our own peak memory in bytes. getrusage would include the time before exec."""
     try:
         (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     except (OSError, ValueError):
@@ -70,7 +70,7 @@ def measured(command: Sequence[object], directory: Path) -> Cost:
     """Run a command to its end.
 
     Raises:
-        Failed: its exit code was not 0.
+        Failed: the exit code is not 0.
     """
     log = directory / "log"
     with log.open("wb") as file:
@@ -82,24 +82,24 @@ def measured(command: Sequence[object], directory: Path) -> Cost:
 
 
 def acknowledged(state: Path) -> int:
-    """How many events a state counts as acknowledged."""
+    """The number of acknowledged events in a state."""
     with contextlib.closing(sqlite3.connect(f"file:{state}?mode=ro", uri=True)) as database:
         return int(database.execute("SELECT sum(acknowledged) FROM stream").fetchone()[0])
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process that runs has taken of the processor so far: Linux has a clock for each."""
+    """CPU seconds of a running process so far, from its CPU clock in Linux."""
     return time.clock_gettime((~pid << 3) | 2)
 
 
 def peak_bytes(pid: int) -> int:
-    """The most memory that a process that runs has held so far."""
+    """Peak memory of a running process so far, in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 class Helper:
-    """One of our modules as a process beside the measured one; its first line says at which port it listens."""
+    """One of our modules as a helper process; its first line of output is its port."""
 
     def __init__(self, module: str, *arguments: object) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - our own command
@@ -112,7 +112,7 @@ class Helper:
         self.port = int(self._line())
 
     def ask(self, question: int) -> int:
-        """Its answer to a line."""
+        """Send a line and return the answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{question}\n".encode())
         self._process.stdin.flush()
@@ -122,18 +122,18 @@ class Helper:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise Failed(f"{self._process.args!r} ended before its time")
+            raise Failed(f"{self._process.args!r} ended unexpectedly")
         return line
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.communicate()  # it ends with its standard input
+        self._process.communicate()  # closes its standard input, which ends it
 
 
 def write_events(directory: Path, count: int, *, bytes_each: int = 0, unlike: bool = False) -> Path:
-    """Have a file of events made, in a process of its own, as bench.events.write says; where it lies."""
+    """Make a file of events in a separate process, see bench.events.write; returns its path."""
     path = directory / f"events-{count}-{bytes_each}-{unlike}"
     options = ["--bytes-each", str(bytes_each), *(["--unlike"] if unlike else [])]
     subprocess.run(  # noqa: S603 - our own command
@@ -146,10 +146,9 @@ def write_events(directory: Path, count: int, *, bytes_each: int = 0, unlike: bo
 
 
 def plugin(url: str, port: int, directory: Path, *arguments: str, **overrides: object) -> list[object]:
-    """The plugin with default settings, but for where things are, and the rate at which JumpCloud may be asked.
+    """The arguments of the plugin with default settings, except for addresses, paths and the rate limit.
 
-    The default of 5 requests a second is JumpCloud's limit, and not what the plugin can do. An override is
-    `section__key=value`.
+    The default of 5 requests a second is JumpCloud's limit, not the plugin's. An override is `section__key=value`.
     """
     values = {
         "jumpcloud.url": url,

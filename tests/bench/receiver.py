@@ -1,6 +1,6 @@
-"""A forward receiver that only acknowledges, in a process of its own; of a message it reads no more than that takes.
+"""A forward receiver in a separate process that only acknowledges, and reads only what an ack needs.
 
-A line on standard input, the number of records to wait for, is answered with a line: how many came since the last one.
+For each line on standard input, a number of records to wait for, it prints the number received since the last line.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from typing import Any
 
 import msgpack
 
-_WAIT = 120.0
+_WAIT_SECONDS = 120.0
 _LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4}  # of MessagePack's bin: a message in PackedForward mode has one
 
 
 class Counts:
-    """What came, of all connections."""
+    """The number of records of all connections."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._records = 0
 
     def add(self, records: int) -> None:
-        """Count a message of so many records."""
+        """Count a message with this many records."""
         with self._changed:
             self._records += records
             self._changed.notify_all()
 
     def take(self, expected: int) -> int:
-        """How many came, once they are as many as were expected, or it took too long; then begin at 0 again."""
+        """Wait for `expected` records, at most _WAIT_SECONDS; return how many arrived, and reset the count."""
         with self._changed:
-            self._changed.wait_for(lambda: self._records >= expected, _WAIT)
+            self._changed.wait_for(lambda: self._records >= expected, _WAIT_SECONDS)
             taken, self._records = self._records, 0
             return taken
 
@@ -47,14 +47,14 @@ def serve(connection: socket.socket, counts: Counts) -> None:
             if kind not in _LENGTH_BYTES:
                 _count_messages(stream, prefix, counts)
                 return
-            _pass_over(stream, int.from_bytes(stream.read(_LENGTH_BYTES[kind])))
+            _skip(stream, int.from_bytes(stream.read(_LENGTH_BYTES[kind])))
             options = _options(stream)
             counts.add(options["size"])
             connection.sendall(msgpack.packb({"ack": options["chunk"]}))
 
 
 def _head(stream: io.BufferedReader) -> tuple[bytes, int] | None:
-    """A message up to the type of what stands behind its tag: those bytes, and the type; None at the end."""
+    """Read a message up to the type byte after its tag: these bytes, and the type; None at the end of the stream."""
     begin = stream.read(2)
     if not begin:
         return None
@@ -67,25 +67,25 @@ def _head(stream: io.BufferedReader) -> tuple[bytes, int] | None:
     return begin, begin[-1]
 
 
-def _pass_over(stream: io.BufferedReader, length: int) -> None:
+def _skip(stream: io.BufferedReader, length: int) -> None:
     while length:
-        passed = len(stream.read(min(length, 1 << 18)))
-        if not passed:
+        skipped = len(stream.read(min(length, 1 << 18)))
+        if not skipped:
             raise ConnectionResetError
-        length -= passed
+        length -= skipped
 
 
 def _options(stream: io.BufferedReader) -> dict[str, Any]:
     unpacker = msgpack.Unpacker()
     while data := stream.read1():  # nothing follows before the ack
         unpacker.feed(data)
-        for found in unpacker:
-            return dict(found)
+        for options in unpacker:
+            return dict(options)
     raise ConnectionResetError
 
 
 def _count_messages(stream: io.BufferedReader, prefix: bytes, counts: Counts) -> None:
-    """Message mode, without acks: pass over one message after the other."""
+    """Message mode, without acks: skip each message."""
     unpacker = msgpack.Unpacker()
     data = prefix
     while data:
@@ -111,7 +111,7 @@ def main() -> None:
             threading.Thread(target=serve, args=(connection, counts), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
-    print(listener.getsockname()[1], flush=True)  # noqa: T201 - whoever started it reads this
+    print(listener.getsockname()[1], flush=True)  # noqa: T201 - the parent process reads this
     for line in sys.stdin:
         print(counts.take(int(line)), flush=True)  # noqa: T201 - the same
 

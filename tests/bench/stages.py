@@ -1,7 +1,7 @@
-"""Where the plugin's time goes: a run of its own, in which the rooms' methods are timed from outside.
+"""CPU time of the plugin by stage, from a separate run in which functions of the package are timed from outside.
 
-Arguments: the file for the result, as JSON, then those of `in-jumpcloud`. A stage's time is without that of the stages
-that it calls. What the timing itself costs, where it is done for each event, is measured first and taken off.
+Arguments: the file for the result, as JSON, then those of `in-jumpcloud`. The time of a stage excludes the stages
+that it calls. The cost of the timing itself is measured first and subtracted.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ _MARKS = (
     ("ledger", _thread_time, "in_jumpcloud.state.store", "StateStore.prune"),
     ("ledger", _thread_time, "in_jumpcloud.state.store", "StateReader.counts"),
 )
-"""Stage, clock, module, and what is timed there.
+"""Stage, clock, module, and the function that is timed.
 
-The clock of the thread's processor time is right for what waits, and ten times as dear as the other, which does for
-what is called for each event and never waits.
+The clock of the thread's CPU time is right for functions that wait. It costs ten times as much as the wall clock, which
+is used for functions that are called for each event and never wait.
 """
 STAGES = tuple(dict.fromkeys(stage for stage, _, _, _ in _MARKS))
-_CALLS = 50_000
+_CALIBRATION_CALLS = 50_000
 
 
 class _Overhead(NamedTuple):
-    """Nanoseconds that timing a call adds to its own stage, and to the one that calls it."""
+    """Nanoseconds that the timing of a call adds to its own stage, and to the calling stage."""
 
     inside: float
     outside: float
 
 
 class Stopwatch:
-    """Adds up what the marked functions take, by stage, in nanoseconds, and how often they are called."""
+    """Sums up the nanoseconds and the number of calls of the timed functions, by stage."""
 
     def __init__(self) -> None:
         self.spent: dict[str, float] = {}
@@ -58,12 +58,12 @@ class Stopwatch:
         self._lock = threading.Lock()
 
     def timed(self, stage: str, now: Callable[[], int], function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, with its time by the clock `now` put to `stage`."""
+        """`function`, with its time by the clock `now` added to `stage`."""
         local = self._local
 
         @functools.wraps(function)
         def wrapper(*arguments: Any, **named: Any) -> Any:
-            outer = getattr(local, "inner", None)  # what the stages took that the one around us called
+            outer = getattr(local, "inner", None)  # time and calls of the stages that the calling stage has called
             local.inner = [0, 0]
             began = now()
             try:
@@ -83,27 +83,27 @@ class Stopwatch:
         return wrapper
 
     def calibrate(self) -> int:
-        """Find what timing costs; how many nanoseconds a call takes longer by it."""
+        """Measure the cost of timing; returns the nanoseconds that it adds to a call."""
 
         def nothing() -> None:
             pass
 
-        def often(function: Callable[[], None]) -> int:
+        def repeat(function: Callable[[], None]) -> int:
             began = _wall_time()
-            for _ in range(_CALLS):
+            for _ in range(_CALIBRATION_CALLS):
                 function()
             return _wall_time() - began
 
-        bare, marked = often(nothing), self.timed("calibration", _wall_time, nothing)
-        whole = often(marked)
+        bare, marked = repeat(nothing), self.timed("calibration", _wall_time, nothing)
+        whole = repeat(marked)
         inside = self.spent.pop("calibration") / self.times.pop("calibration")
-        each = (whole - bare) / _CALLS
+        each = (whole - bare) / _CALIBRATION_CALLS
         self._overhead = _Overhead(inside, each - inside)
         return round(each)
 
 
 def _mark(stopwatch: Stopwatch) -> None:
-    """Time everything that is marked."""
+    """Time every function of _MARKS."""
     for stage, clock, module, path in _MARKS:
         *owners, name = path.split(".")
         owner: Any = importlib.import_module(module)
@@ -112,11 +112,11 @@ def _mark(stopwatch: Stopwatch) -> None:
                 owner = getattr(owner, each)
             setattr(owner, name, stopwatch.timed(stage, clock, getattr(owner, name)))
         except AttributeError:
-            sys.exit(f"stages: {module} has no {path} (stage {stage}); name in tests/bench/stages.py what does it now")
+            sys.exit(f"stages: {module} has no {path} (stage {stage}); update _MARKS in tests/bench/stages.py")
 
 
 def main() -> None:
-    """Run the command, and write down where its time went: seconds by stage, of the start, and of all else."""
+    """Run the command and write the seconds by stage, of the start, and of everything else."""
     result, arguments = Path(sys.argv[1]), sys.argv[2:]
     stopwatch = Stopwatch()
     each_ns = stopwatch.calibrate()
@@ -135,16 +135,16 @@ def main() -> None:
         importlib.import_module("in_jumpcloud.cli").main()
     finally:
         timing = sum(stopwatch.times.values()) * each_ns / 1e9
-        whole = time.process_time() - timing
+        total = time.process_time() - timing
         stages = {stage: stopwatch.spent.get(stage, 0) / 1e9 for stage in STAGES}
-        rest = whole - start[0] - sum(stages.values()) if start else 0.0
-        told = {
-            "start": start[0] if start else whole,
+        rest = total - start[0] - sum(stages.values()) if start else 0.0
+        seconds = {
+            "start": start[0] if start else total,
             "stages": stages,
             "else": rest,
-            "taken off": timing,
+            "timing": timing,
         }
-        result.write_text(json.dumps(told))
+        result.write_text(json.dumps(seconds))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The short form of the bench, against gross regressions: ratios within one run, with a margin of two."""
+"""Short runs of the benchmark, to find gross regressions: ratios within one run, with a margin of two."""
 
 from __future__ import annotations
 
@@ -37,27 +37,24 @@ def run(module: str, directory: Path, *arguments: str) -> dict[str, Any]:
 
 
 def bench(directory: Path, *only: str) -> dict[str, Any]:
-    """The same of the bench, with these contenders."""
+    """The raw figures of the benchmark with these contenders."""
     return run("bench", directory, "--events", str(EVENTS), "--runs", "1", "--only", *only)
 
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What most of the tests look at."""
+    """The figures that most tests check."""
     return bench(tmp_path_factory.mktemp("bench"), "plugin", "unlike", "script", "floor")
 
 
-def test_an_event_costs_no_multiple_of_what_it_did(figures: dict[str, Any]) -> None:
-    """An event takes at most three times the processor time that the plain script spends on it.
-
-    That is twice what was measured; few events, as here, are dearer than many: most are the first of their kind.
-    """
+def test_the_cost_of_an_event(figures: dict[str, Any]) -> None:
+    """An event takes at most three times the processor time of the plain script, twice what was measured."""
     plugin, script = figures["medians"]["plugin"], figures["medians"]["script"]
 
     assert 0 < plugin["cpu_us"] <= 3 * script["cpu_us"]
 
 
-def test_start_and_memory_are_of_the_plain_script_s_size(figures: dict[str, Any]) -> None:
+def test_start_and_memory(figures: dict[str, Any]) -> None:
     """The start takes at most four times the script's processor time, and the memory is at most twice the script's."""
     plugin, script = figures["medians"]["plugin"], figures["medians"]["script"]
 
@@ -65,8 +62,8 @@ def test_start_and_memory_are_of_the_plain_script_s_size(figures: dict[str, Any]
     assert 0 < plugin["peak"] <= 2 * script["peak"]
 
 
-def test_the_stages_are_found_where_the_bench_looks_for_them(figures: dict[str, Any]) -> None:
-    """Every stage has its time, and together they are more than half of what an event takes."""
+def test_every_stage_is_measured(figures: dict[str, Any]) -> None:
+    """Every stage has a time, and together they are more than half of the time of an event."""
     stages = figures["stages_cpu_us"]
 
     assert stages.keys() == {"fetch", "decode", "map", "geo", "encode", "pack", "send and ack", "ledger", "else"}
@@ -75,7 +72,7 @@ def test_the_stages_are_found_where_the_bench_looks_for_them(figures: dict[str, 
 
 @needs_fluent_bit
 def test_fluent_bit_takes_part(tmp_path: Path) -> None:
-    """With a real Fluent Bit, what the plugin and Fluent Bit itself take for an event are measured too."""
+    """With a real Fluent Bit, the cost of the plugin and of Fluent Bit are measured too."""
     medians = bench(tmp_path, "fluent-bit", "tail")["medians"]
 
     assert medians["fluent-bit"]["cpu_us"] > 0
@@ -84,7 +81,7 @@ def test_fluent_bit_takes_part(tmp_path: Path) -> None:
 
 
 def test_growth_is_measured_over_the_whole_backfill(tmp_path: Path) -> None:
-    """The tenths of a backfill together are all of its events, and idle streams take next to nothing."""
+    """The tenths of a backfill add up to all of its events, and idle streams need little time."""
     parts = ["--only", "backfill", "streams", "--events", str(EVENTS), "--streams", "1", "3", "--seconds", "1"]
     found = run("bench.growth", tmp_path, *parts)
 
