@@ -8,7 +8,7 @@ from in_jumpcloud import __version__
 
 
 def main() -> None:
-    """Run it. A bare `--version`, as scripts ask for it, is answered before anything else is loaded."""
+    """Run the command. `--version` alone, which scripts often use, is answered without loading anything else."""
     if sys.argv[1:] == ["--version"]:
         sys.stdout.write(f"in-jumpcloud {__version__}\n")
         return

@@ -269,7 +269,7 @@ def test_dead_ends_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         settings.write_text(json.dumps(document))
         began = time.monotonic()
 
-        code = check(settings, [], as_json=True, probe=True, limit=2.5)
+        code = check(settings, [], as_json=True, probe=True, timeout_seconds=2.5)
 
     assert time.monotonic() - began < 20
     text = capsys.readouterr().out

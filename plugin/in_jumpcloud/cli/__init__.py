@@ -1,6 +1,6 @@
-"""The command line: each command is a file here. An error becomes one clear line and an exit code.
+"""The command line: one module for each command. An error becomes a line on standard error, and an exit code.
 
-Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 the key was refused; 4 no receiver.
+Exit codes: 0 done; 1 failed; 2 usage or configuration; 3 key refused; 4 no receiver.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _COMMANDS = {
         *("simulate", "demo", "completion"),
     )
 }
-"""Each command and its module, whose `command` it is."""
+"""The module of each command, which defines it as `command`."""
 
 
 class _LazyGroup(click.Group):
-    """Imports a command's module only when it is asked for: a command does not wait for what others use."""
+    """Imports the module of a command when it is used, so that no command waits for the imports of another."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the base calls it
         return list(_COMMANDS)
@@ -50,7 +50,7 @@ class _LazyGroup(click.Group):
 
 
 def config_option(*, required: bool = True) -> Callable[[_Command], _Command]:
-    """`-c FILE`, handed over as `path`."""
+    """`-c FILE`, passed as `path`."""
     return click.option(
         "-c",
         "--config",
@@ -58,7 +58,7 @@ def config_option(*, required: bool = True) -> Callable[[_Command], _Command]:
         metavar="FILE",
         required=required,
         type=click.Path(dir_okay=False, path_type=Path),
-        help="The configuration, such as conf/jumpcloud.yaml.",
+        help="The configuration file.",
     )
 
 
@@ -67,32 +67,37 @@ overrides_option = click.option(
     "overrides",
     metavar="KEY=VALUE",
     multiple=True,
-    help="Put a setting over the file's, such as -o jumpcloud.interval=1m. Repeatable.",
+    help="Override a setting, such as -o jumpcloud.interval=1m. Repeatable.",
 )
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def examples(*lines: str) -> str:
-    """What stands under a command's help, each on a line of its own."""
+    """The epilog of a command's help: example command lines."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def printable(text: str) -> str:
+    """`text` without characters that could control a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples(
-        "in-jumpcloud demo                    # see it work, without an account",
+        "in-jumpcloud demo                    # try it without an account",
         "in-jumpcloud init                    # write jumpcloud.yaml",
-        "in-jumpcloud check -c jumpcloud.yaml # try everything for real",
+        "in-jumpcloud check -c jumpcloud.yaml # test all of it",
         "in-jumpcloud run -c jumpcloud.yaml",
     )
-    + "\n\n\b\nExit codes:\n  0 done, 1 failed, 2 wrong usage or configuration,\n"
-    "  3 the key was refused, 4 no receiver",
+    + "\n\n\b\nExit codes:\n  0 done, 1 failed, 2 usage or configuration, 3 key refused, 4 no receiver",
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
-    """JumpCloud Directory Insights into Fluent Bit: every event once, as ECS, with client.geo."""
+    """Send JumpCloud Directory Insights events to Fluent Bit: each event once, as ECS, with client.geo."""
 
 
 def main() -> None:
-    """The `in-jumpcloud` command."""
+    """Run the `in-jumpcloud` command."""
     cli.main(prog_name=NAME)

@@ -1,4 +1,4 @@
-"""`in-jumpcloud check`: try everything for real, and say what is wrong and what to do."""
+"""`in-jumpcloud check`: tests the configuration against the real services."""
 
 from __future__ import annotations
 
@@ -19,45 +19,72 @@ from in_jumpcloud.checks.jumpcloud import check_jumpcloud
 from in_jumpcloud.checks.receivers import check_receiver
 from in_jumpcloud.checks.result import CONFIGURATION, RECEIVER, CheckResult, exit_code, failed, ok
 from in_jumpcloud.checks.runner import Check, run_checks
-from in_jumpcloud.cli import config_option, examples, overrides_option
+from in_jumpcloud.cli import config_option, examples, json_option, overrides_option, printable
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.errors import ConfigError
 
-LIMIT = 26.0
-"""Seconds for the whole, however dead the other ends are."""
-_SLACK = 1.0
+TIMEOUT_SECONDS = 26.0
+"""For all checks together."""
+_SLACK_SECONDS = 1.0
 _COLOURS = {"ok": "green", "warning": "yellow", "FAILED": "red"}
 
 
-def check(path: Path, overrides: Sequence[str], *, as_json: bool, probe: bool, limit: float = LIMIT) -> int:
-    """Print what is found, and return the exit code: 0 nothing failed, 2 configuration, 3 key, 4 receiver, 1 other."""
-    logging.getLogger("in_jumpcloud").addHandler(logging.NullHandler())  # the findings say it
-    findings = []
-    for finding in _findings(path, overrides, probe=probe, limit=limit):
-        findings.append(finding)
+@click.command(
+    "check",
+    epilog=examples(
+        "in-jumpcloud check -c jumpcloud.yaml",
+        "in-jumpcloud check -c jumpcloud.yaml --probe -o jumpcloud.region=eu",
+        "in-jumpcloud check -c jumpcloud.yaml --json | jq '.checks[] | select(.result == \"failed\")'",
+    ),
+)
+@config_option()
+@overrides_option
+@json_option
+@click.option("--probe", is_flag=True, help="Send each receiver a message without records, and wait for its ack.")
+def command(path: Path, overrides: tuple[str, ...], as_json: bool, probe: bool) -> None:
+    """Test the configuration against the real services.
+
+    Checks the configuration, secrets, JumpCloud (network, clock, key, region, organizations), databases, state and
+    receivers, and says what to do about each failure. Takes half a minute at most. Does not disturb a running plugin.
+
+    Exit code: 0 nothing failed, 2 configuration, 3 key, 4 receiver, 1 anything else.
+    """
+    click.get_current_context().exit(check(path, overrides, as_json=as_json, probe=probe))
+
+
+def check(
+    path: Path, overrides: Sequence[str], *, as_json: bool, probe: bool, timeout_seconds: float = TIMEOUT_SECONDS
+) -> int:
+    """Run all checks within `timeout_seconds`, print the results, and return the exit code."""
+    logging.getLogger("in_jumpcloud").addHandler(logging.NullHandler())  # the results say the same
+    results = []
+    for result in _run_checks(path, overrides, probe=probe, timeout_seconds=timeout_seconds):
+        results.append(result)
         if not as_json:
-            _show(finding)
-    code = exit_code(findings)
+            _print_result(result)
+    code = exit_code(results)
     if as_json:
-        click.echo(json.dumps({"exit_code": code, "checks": [_plain(each) for each in findings]}, indent=2))
+        click.echo(json.dumps({"exit_code": code, "checks": [_as_json(each) for each in results]}, indent=2))
     return code
 
 
-def _findings(path: Path, overrides: Sequence[str], *, probe: bool, limit: float) -> Iterator[CheckResult]:
+def _run_checks(path: Path, overrides: Sequence[str], *, probe: bool, timeout_seconds: float) -> Iterator[CheckResult]:
     try:
         settings = load_config(path, overrides)
     except ConfigError as error:
-        yield from (failed("configuration", line, code=CONFIGURATION) for line in str(error).splitlines())
+        yield from (failed("configuration", str(problem), code=CONFIGURATION) for problem in error.problems)
         return
-    yield ok("configuration", f"{path}: understood")
+    yield ok("configuration", f"{path}: valid")
     stop = threading.Event()
-    deadline = time.monotonic() + limit
-    timer = threading.Timer(limit - _SLACK, stop.set)
+    deadline = time.monotonic() + timeout_seconds
+    timer = threading.Timer(timeout_seconds - _SLACK_SECONDS, stop.set)
     timer.daemon = True
     timer.start()
     try:
-        yield from run_checks(_checks(path, overrides, settings, stop, deadline - _SLACK, probe=probe), deadline)
+        yield from run_checks(
+            _checks(path, overrides, settings, stop, deadline - _SLACK_SECONDS, probe=probe), deadline
+        )
     finally:
         timer.cancel()
         stop.set()
@@ -87,35 +114,17 @@ def _checks(
     ]
 
 
-def _show(finding: CheckResult) -> None:
-    mark = click.style(f"{finding.mark:8}", fg=_COLOURS[finding.mark], bold=True)
-    text = finding.found + (f"; {finding.advice}" if finding.advice else "")
-    # Others' words are in it: nothing of them may steer a terminal.
-    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
-    click.echo(f"{mark} {finding.what:14} {printable}", color=False if os.environ.get("NO_COLOR") else None)
+def _print_result(result: CheckResult) -> None:
+    mark = click.style(f"{result.mark:8}", fg=_COLOURS[result.mark], bold=True)
+    text = result.found + (f"; {result.advice}" if result.advice else "")
+    color = False if os.environ.get("NO_COLOR") else None
+    click.echo(f"{mark} {result.what:14} {printable(text)}", color=color)
 
 
-def _plain(finding: CheckResult) -> dict[str, str | None]:
-    result = finding.mark.lower()
-    return {"check": finding.what, "result": result, "found": finding.found, "advice": finding.advice or None}
-
-
-@click.command(
-    "check",
-    epilog=examples(
-        "in-jumpcloud check -c jumpcloud.yaml",
-        "in-jumpcloud check -c jumpcloud.yaml --probe -o jumpcloud.region=eu",
-        "in-jumpcloud check -c jumpcloud.yaml --json | jq '.checks[] | select(.result == \"failed\")'",
-    ),
-)
-@config_option()
-@overrides_option
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.option("--probe", is_flag=True, help="Send each receiver a message without records, and await its ack.")
-def command(path: Path, overrides: tuple[str, ...], as_json: bool, probe: bool) -> None:
-    """Try everything for real, and say what is wrong and what to do; within half a minute.
-
-    Configuration, secrets, JumpCloud (way, clock, key, region, organizations), databases, state, receivers. A plugin
-    that runs is not disturbed. Exit code 2: configuration, 3: key, 4: receiver, 1: something else; 0: nothing failed.
-    """
-    click.get_current_context().exit(check(path, overrides, as_json=as_json, probe=probe))
+def _as_json(result: CheckResult) -> dict[str, str | None]:
+    return {
+        "check": result.what,
+        "result": result.mark.lower(),
+        "found": result.found,
+        "advice": result.advice or None,
+    }

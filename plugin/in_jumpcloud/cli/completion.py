@@ -1,4 +1,4 @@
-"""`in-jumpcloud completion`: completion for the shell."""
+"""`in-jumpcloud completion`: completion for shells."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from in_jumpcloud.cli import NAME, cli, examples
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print the script that lets SHELL complete commands and options."""
-    kind = get_completion_class(shell)
-    if kind:
-        click.echo(kind(cli, {}, NAME, "_IN_JUMPCLOUD_COMPLETE").source())
+    """Print a completion script for SHELL."""
+    completion = get_completion_class(shell)
+    if completion:
+        click.echo(completion(cli, {}, NAME, "_IN_JUMPCLOUD_COMPLETE").source())

@@ -1,4 +1,4 @@
-"""`in-jumpcloud demo`: the whole way of an event, without an account."""
+"""`in-jumpcloud demo`: from a simulated JumpCloud through the plugin to a receiver."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,12 @@ from in_jumpcloud.errors import Fatal
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import DAY_MS, now_ms
 
 _EVENTS = 20_000
 _DAYS = 2
-_SHOWN = 3
+_SHOWN_RECORDS = 3
+_TIMEOUT_SECONDS = 15
 _FLUENT_BIT = """
 service: {{flush: 0.2, grace: 1, log_level: error, storage.path: {directory}/storage}}
 pipeline:
@@ -49,38 +51,43 @@ pipeline:
 """
 
 
-def demo() -> None:
-    """Simulated API → plugin → receiver; show records, a progress bar and a summary.
+@click.command(
+    "demo",
+    epilog=examples(
+        "in-jumpcloud demo",
+        "FLUENT_BIT=/opt/fluent-bit/bin/fluent-bit in-jumpcloud demo",
+    ),
+)
+def command() -> None:
+    """Show the plugin at work, without an account.
 
-    The receiver is a real Fluent Bit where FLUENT_BIT names one or one is on PATH, else the simulated one.
-
-    Raises:
-        Failed: the records did not arrive.
+    Simulates JumpCloud, and runs the plugin until all events have arrived. The receiver is Fluent Bit if FLUENT_BIT or
+    PATH has one, else it is simulated too.
     """
     logging.getLogger("in_jumpcloud").addHandler(logging.NullHandler())
-    now_ms = time.time_ns() // 1_000_000
-    source = EventSource(seed=1, start_ms=now_ms - _DAYS * 86_400_000, end_ms=now_ms, per_minute=_EVENTS / _DAYS / 1440)
-    total = source.count(0, now_ms, now_ms=now_ms)
+    now = now_ms()
+    source = EventSource(seed=1, start_ms=now - _DAYS * DAY_MS, end_ms=now, per_minute=_EVENTS / _DAYS / 1440)
+    total = source.count(0, now, now_ms=now)
     binary = os.environ.get("FLUENT_BIT") or shutil.which("fluent-bit")
     name = f"Fluent Bit ({binary})" if binary else "a simulated receiver (no fluent-bit on PATH)"
     click.echo(f"A simulated JumpCloud with {total} events of the last {_DAYS} days → in_jumpcloud → {name}\n")
     with tempfile.TemporaryDirectory(prefix="in-jumpcloud-demo-") as directory, SimulatedApi(source) as api:
-        receiver = _fluent_bit(binary, Path(directory)) if binary else _simulated()
-        with receiver as (port, records):
-            began = time.monotonic()
-            plugin = _run(_settings(api.url, port, Path(directory)), total)
-            seconds = time.monotonic() - began
+        receiver = _fluent_bit(binary, Path(directory)) if binary else _simulated_receiver()
+        with receiver as (port, read_records):
+            started = time.monotonic()
+            plugin = _run_plugin(_settings(api.url, port, Path(directory)), total)
+            seconds = time.monotonic() - started
             counters = plugin.collectors[0].counters
-            arrived = _arrived(records, total)
-            _show(arrived)
+            records = _wait_for_records(read_records, total)
+            _print_some(records)
     click.echo(
         f"\nsent {counters.sent} events, acknowledged {counters.acknowledged}, "
         f"looked up {counters.looked_up} addresses, in {seconds:.1f} s "
         f"({counters.acknowledged / seconds:,.0f} events/s)\n"
-        f"arrived {len(arrived)}, of them {len({each['event']['id'] for each in arrived})} different ids"
+        f"received {len(records)} records with {len({each['event']['id'] for each in records})} different ids"
     )
-    if counters.acknowledged != total or len(arrived) != total:
-        raise Fatal(f"of {total} events {counters.acknowledged} were acknowledged and {len(arrived)} arrived")
+    if counters.acknowledged != total or len(records) != total:
+        raise Fatal(f"of {total} events {counters.acknowledged} were acknowledged and {len(records)} received")
 
 
 def _settings(url: str, port: int, directory: Path) -> Config:
@@ -100,36 +107,29 @@ def _settings(url: str, port: int, directory: Path) -> Config:
 
 
 def _database(name: str) -> Path:
-    """A demo database: within the installed package, or in the checkout that it is installed from."""
+    """A demo database in the installed package, or in the checkout for an editable installation."""
     package = Path(__file__).parents[1]
     installed = package / "simulator" / name
     return installed if installed.exists() else package.parents[1] / "geoip" / name
 
 
-def _run(settings: Config, total: int) -> app.App:
-    with app.open_app(settings, once=True) as plugin:
+def _run_plugin(settings: Config, total: int) -> app.App:
+    """Run the plugin until it has caught up, with a progress bar."""
+    with app.open_app(settings, once=True) as plugin, ThreadPoolExecutor(1) as pool:
         counters = plugin.collectors[0].counters
-        result: list[Exception | None] = []
-
-        def work() -> None:
-            try:
-                result.append(plugin.run())
-            except Exception as error:  # noqa: BLE001 - raised below, in the thread that shows it
-                result.append(error)
-
-        worker = threading.Thread(target=work, daemon=True)
-        worker.start()
+        run = pool.submit(plugin.run)
         with click.progressbar(length=total, label="delivered", show_pos=True, show_percent=True) as bar:
-            while worker.is_alive():
-                worker.join(timeout=0.1)
+            while not run.done():
+                wait([run], timeout=0.1)
                 bar.update(counters.acknowledged - bar.pos)
-        if result[0]:
-            raise result[0]
+        error = run.result()
+        if error:
+            raise error
         return plugin
 
 
 @contextmanager
-def _simulated() -> Iterator[tuple[int, Callable[[], list[dict[str, Any]]]]]:
+def _simulated_receiver() -> Iterator[tuple[int, Callable[[], list[dict[str, Any]]]]]:
     with SimulatedReceiver() as receiver:
         yield receiver.port, lambda: [each.record for each in receiver.records]
 
@@ -140,8 +140,8 @@ def _fluent_bit(binary: str, directory: Path) -> Iterator[tuple[int, Callable[[]
         port = free.getsockname()[1]
     settings = directory / "fluent-bit.yaml"
     settings.write_text(_FLUENT_BIT.format(directory=directory, port=port))
-    said = directory / "fluent-bit.log"
-    with said.open("wb") as file:
+    log = directory / "fluent-bit.log"
+    with log.open("wb") as file:
         process = subprocess.Popen([binary, "-c", str(settings)], stdout=file, stderr=file)  # noqa: S603 - the user's own
 
     def records() -> list[dict[str, Any]]:
@@ -152,9 +152,9 @@ def _fluent_bit(binary: str, directory: Path) -> Iterator[tuple[int, Callable[[]
         return [msgspec.json.decode(line) for line in lines if line.endswith(b"\n")]
 
     try:
-        _await(
-            lambda: _answers(port),
-            lambda: f"{binary} did not begin to listen; it said: {said.read_text()[-300:].strip()}",
+        _wait_for(
+            lambda: _accepts_connections(port),
+            lambda: f"{binary} does not accept connections; its log ends with: {log.read_text()[-300:].strip()}",
         )
         yield port, records
     finally:
@@ -166,7 +166,7 @@ def _fluent_bit(binary: str, directory: Path) -> Iterator[tuple[int, Callable[[]
             process.wait()
 
 
-def _answers(port: int) -> bool:
+def _accepts_connections(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), 1).close()
     except OSError:
@@ -174,38 +174,29 @@ def _answers(port: int) -> bool:
     return True
 
 
-def _await(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
-    deadline = time.monotonic() + 15
+def _wait_for(condition: Callable[[], bool], describe_failure: Callable[[], str]) -> None:
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
     while not condition():
         if time.monotonic() > deadline:
-            raise Fatal(otherwise())
+            raise Fatal(describe_failure())
         time.sleep(0.05)
 
 
-def _arrived(records: Callable[[], list[dict[str, Any]]], total: int) -> list[dict[str, Any]]:
-    """What came out of the receiver, which flushes a moment after it acknowledged."""
-    _await(lambda: len(records()) >= total, lambda: f"{len(records())} of {total} records came out of the receiver")
-    return records()
+def _wait_for_records(read_records: Callable[[], list[dict[str, Any]]], total: int) -> list[dict[str, Any]]:
+    """The output of the receiver, which is flushed shortly after the acknowledgement."""
+    _wait_for(
+        lambda: len(read_records()) >= total,
+        lambda: f"the receiver has written {len(read_records())} of {total} records",
+    )
+    return read_records()
 
 
-def _show(records: list[dict[str, Any]]) -> None:
-    """A few records with client.geo, of different services."""
-    shown: dict[str, dict[str, Any]] = {}
+def _print_some(records: list[dict[str, Any]]) -> None:
+    """Print a few records of different services that have client.geo."""
+    by_service: dict[str, dict[str, Any]] = {}
     for record in records:
         if "geo" in record.get("client", {}):
-            shown.setdefault(record["event"].get("module", ""), record)
-    for record in list(shown.values())[:_SHOWN]:
+            by_service.setdefault(record["event"].get("module", ""), record)
+    for record in list(by_service.values())[:_SHOWN_RECORDS]:
         brief = {name: record[name] for name in ("@timestamp", "event", "client", "source", "user") if name in record}
         click.echo(f"\n{json.dumps(brief, indent=2, ensure_ascii=False)}")
-
-
-@click.command(
-    "demo",
-    epilog=examples(
-        "in-jumpcloud demo",
-        "FLUENT_BIT=/opt/fluent-bit/bin/fluent-bit in-jumpcloud demo",
-    ),
-)
-def command() -> None:
-    """See it work, without an account: simulated JumpCloud, the plugin, a receiver."""
-    demo()

@@ -1,4 +1,4 @@
-"""`in-jumpcloud init`: a commented configuration, with what can be found out already in it."""
+"""`in-jumpcloud init`: writes a short configuration with what it detects on this machine."""
 
 from __future__ import annotations
 
@@ -10,27 +10,103 @@ import socket
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from string import Template
+from typing import Any, NamedTuple
 
 import click
 import maxminddb
 
-from in_jumpcloud.checks.receivers import check_receiver
 from in_jumpcloud.cli import examples
 from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
 from in_jumpcloud.config.types import Duration, Secret
-from in_jumpcloud.errors import ConfigError
+from in_jumpcloud.errors import ConfigError, HandshakeRejected, ReceiverDown, ReceiverPaused
+from in_jumpcloud.forward.sender import AckSender
 
 SERVERS = (ServerSettings(unix=Path("/run/fluent-bit/forward.sock")), ServerSettings(host="127.0.0.1"))
-"""Where a Fluent Bit is looked for; the socket is the better one, for only this machine reaches it."""
-DATABASES = (Path("/var/lib/GeoIP"), Path("/usr/share/GeoIP"))
-"""Where geoipupdate and distributions put databases."""
-_CITY = ("GeoIP2-Enterprise", "GeoIP2-City", "GeoLite2-City", "GeoIP2-Country", "GeoLite2-Country")
-_ASN = ("GeoIP2-ISP", "GeoLite2-ASN")
-_KEY = "JUMPCLOUD_API_KEY"
+"""Where to look for a receiver: the socket first, because only this machine can reach it."""
+DATABASE_DIRECTORIES = (Path("/var/lib/GeoIP"), Path("/usr/share/GeoIP"))
+"""Where geoipupdate and distributions install databases."""
+_CITY_DATABASES = ("GeoIP2-Enterprise", "GeoIP2-City", "GeoLite2-City", "GeoIP2-Country", "GeoLite2-Country")
+_ASN_DATABASES = ("GeoIP2-ISP", "GeoLite2-ASN")
+_KEY_VARIABLE = "JUMPCLOUD_API_KEY"
+_HELO_SECONDS = 2
+"""How long a receiver may take to begin a handshake, before it counts as one without a shared key."""
+
+_TEMPLATE = Template("""\
+# Configuration of in_jumpcloud, written by `in-jumpcloud init`. Test it with `in-jumpcloud check`.
+# A key that is not here has its default. Every key, with its default and an explanation, is in
+# $documentation
+
+jumpcloud:
+  # An administrator's key: api_key, or api_key_file with the path of a file that contains it.
+  $key
+  # us, eu or in: where the tenant is. A key works only in its own region.
+  region: $region
+  # IDs of organizations, for a key with access to several. Empty: the key's own organization.
+  organizations: $organizations
+  # ID of a managed service provider, to collect its own events too.
+  provider_id: $provider_id
+  # Where a new stream begins: a duration before now, a date, or now.
+  start: 15d
+
+forward:
+  # The receivers, in order of preference: host and port, or unix with the path of a socket.
+  servers:
+    - $server
+  # null: no handshake. "": an empty key. Or shared_key_file.
+  shared_key: $shared_key
+  tag: jumpcloud.events
+
+# MaxMind databases. null: no lookup.
+geoip:
+  # A City or Country database, for client.geo.
+  city: $city
+  # An ASN database, for client.as.
+  asn: $asn
+
+# Positions and the IDs of delivered events. Keep it on persistent storage.
+state:
+  path: state/in-jumpcloud.db
+
+# Events that the receiver refuses for good.
+dead_letter:
+  path: state/dead-letter.ndjson
+""")
 
 
-def init(
+class _Receiver(NamedTuple):
+    """A receiver to write to the file; `note` says what is known of it."""
+
+    server: ServerSettings
+    note: str
+    shared_key: str | None = None
+
+
+@click.command(
+    "init",
+    epilog=examples(
+        "in-jumpcloud init",
+        "in-jumpcloud init /etc/in-jumpcloud/jumpcloud.yaml --region eu --organization 5f1a",
+        "in-jumpcloud init --api-key-file /run/secrets/key --server collector.example.com:24224",
+    ),
+)
+@click.argument("path", metavar="[FILE]", default="jumpcloud.yaml", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--region", type=click.Choice(["us", "eu", "in"]), help="JumpCloud region of the tenant.")
+@click.option("--organization", "organizations", multiple=True, metavar="ID", help="ID of an organization. Repeatable.")
+@click.option("--provider-id", metavar="ID", help="ID of a managed service provider.")
+@click.option("--api-key-file", metavar="KEYFILE", type=click.Path(path_type=Path), help="File containing the API key.")
+@click.option("--server", metavar="ADDRESS", help="The receiver: HOST:PORT, or the path of a unix socket.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+def command(path: Path, force: bool, **options: Any) -> None:
+    """Write a configuration file with what is detected.
+
+    Writes FILE (jumpcloud.yaml), readable only by you. Looks for a receiver on this machine, for GeoLite2 and GeoIP2
+    databases, and for the environment variable JUMPCLOUD_API_KEY. The key itself is not written.
+    """
+    write_configuration(path, force=force, **options)
+
+
+def write_configuration(
     path: Path,
     *,
     force: bool,
@@ -40,99 +116,71 @@ def init(
     api_key_file: Path | None = None,
     server: str | None = None,
     servers: Sequence[ServerSettings] = SERVERS,
-    databases: Sequence[Path] = DATABASES,
+    database_directories: Sequence[Path] = DATABASE_DIRECTORIES,
     environ: Mapping[str, str] = os.environ,
 ) -> None:
-    """Write `path`, and tell what was found and what comes next. The key itself is not written, only where it is.
+    """Write `path`, and print what was detected and what to do next.
 
     Raises:
-        ConfigError: `path` is there already (without `force`), or cannot be written; an option has not its form.
+        ConfigError: `path` exists (without `force`) or cannot be written, or `server` is not an address.
     """
-    text = _template()
-    found: list[tuple[str, str]] = []
-    if region:
-        text = _put(text, "jumpcloud.region", region)
-    if organizations:
-        text = _put(text, "jumpcloud.organizations", json.dumps(list(organizations)))
-    if provider_id:
-        text = _put(text, "jumpcloud.provider_id", json.dumps(provider_id))
+    receiver = _Receiver(_parse_server(server), "as given") if server else _find_receiver(servers)
+    city = _find_database(database_directories, _CITY_DATABASES)
+    asn = _find_database(database_directories, _ASN_DATABASES)
+    key = f"api_key: ${{{_KEY_VARIABLE}}}"
     if api_key_file:
-        text = _put(text, "jumpcloud.api_key", json.dumps(str(api_key_file.absolute())), as_key="api_key_file")
-    found.append(_key(api_key_file, environ))
+        key = f"api_key_file: {json.dumps(str(api_key_file.absolute()))}"
+    values = {
+        "documentation": _documented_configuration(),
+        "key": key,
+        "region": region or "us",
+        "organizations": json.dumps(list(organizations)),
+        "provider_id": json.dumps(provider_id),
+        "server": _server_yaml(receiver.server if receiver else SERVERS[-1]),
+        "shared_key": json.dumps(receiver.shared_key if receiver else None),
+        "city": json.dumps(city and str(city)),
+        "asn": json.dumps(asn and str(asn)),
+    }
+    _write_file(path, _TEMPLATE.substitute(values), force=force)
 
-    chosen = _server(server) if server else next(filter(_listens, servers), None)
-    if chosen:
-        text = _with_server(text, chosen)
-        told = "as you say" if server else "takes connections"
-        if not server and (asks := _asked(chosen, None)):
-            told = asks
-            if not _asked(chosen, Secret("")):
-                text, told = _put(text, "forward.shared_key", '""'), "has an empty shared key"
-        found.append(("receiver", f"{chosen}: {told}"))
+    click.echo(f"wrote {path}, readable only by you")
+    has_key = api_key_file or environ.get(_KEY_VARIABLE)
+    key_note = f"from the environment variable {_KEY_VARIABLE}, which is {'set' if has_key else 'not set'}"
+    _print_detected("key", f"from the file {api_key_file}" if api_key_file else key_note)
+    if receiver:
+        _print_detected("receiver", f"{receiver.server}: {receiver.note}")
     else:
-        looked = " or ".join(map(str, servers))
-        found.append(("receiver", f"none at {looked}; start Fluent Bit, or correct forward.servers"))
-
-    for name, stems in (("city", _CITY), ("asn", _ASN)):
-        database = next((each for each in _candidates(databases, stems) if _opens(each)), None)
-        text = _put(text, f"geoip.{name}", json.dumps(str(database)) if database else "null")
-        none = f"none in {' or '.join(map(str, databases))}; off until geoip.{name} names one"
-        found.append((f"geoip.{name}", str(database or none)))
-
-    _write(path, text, force=force)
-    click.echo(f"wrote {path}, which only you may read")
-    for name, what in found:
-        click.echo(f"  {name:10}  {what}")
-    missing = not api_key_file and not environ.get(_KEY)
-    first = f"export {_KEY}='your key'; " if missing else ""
-    click.echo(f"\nnext: {first}in-jumpcloud check -c {shlex.quote(str(path))}")
+        _print_detected("receiver", f"none at {_join(servers)}; start Fluent Bit, or change forward.servers")
+    for name, database in (("city", city), ("asn", asn)):
+        none = f"none in {_join(database_directories)}; no lookup until geoip.{name} is set"
+        _print_detected(f"geoip.{name}", str(database or none))
+    export = "" if has_key else f"export {_KEY_VARIABLE}='your key'; "
+    click.echo(f"\nnext: {export}in-jumpcloud check -c {shlex.quote(str(path))}")
 
 
-def _template() -> str:
-    """The commented configuration: within the installed package, or in the checkout that it is installed from."""
+def _print_detected(name: str, text: str) -> None:
+    click.echo(f"  {name:10}  {text}")
+
+
+def _join(places: Sequence[object]) -> str:
+    return " or ".join(map(str, places))
+
+
+def _documented_configuration() -> Path:
+    """The full example: in the installed package, or in the checkout for an editable installation."""
     package = Path(__file__).parents[1]
     installed = package / "jumpcloud.yaml"
-    return (installed if installed.exists() else package.parents[1] / "conf" / "jumpcloud.yaml").read_text()
+    return installed if installed.exists() else package.parents[1] / "conf" / "jumpcloud.yaml"
 
 
-def _put(text: str, setting: str, value: str, *, as_key: str | None = None) -> str:
-    """Exchange the value of `section.key`, and keep the comment behind it where it is."""
-    section, key = setting.split(".")
-    within = r"[^\n]*\n(?:(?:[ #][^\n]*)?\n)*?"
-    line = re.compile(rf"(?m)(^{section}:{within}  )({key}:[^#\n]*)")
-
-    def exchanged(match: re.Match[str]) -> str:
-        written = f"{as_key or key}: {value}"
-        commented = text[match.end() : match.end() + 1] == "#"
-        return match[1] + (f"{written} ".ljust(len(match[2])) if commented else written)
-
-    replaced, count = line.subn(exchanged, text, count=1)
-    if not count:
-        raise AssertionError(f"the template has no {setting}")
-    return replaced
-
-
-def _with_server(text: str, server: ServerSettings) -> str:
-    """Exchange the one receiver of the template."""
+def _server_yaml(server: ServerSettings) -> str:
     if server.unix:
-        block = f"    - unix: {json.dumps(str(server.unix))}\n"
-    else:
-        block = f"    - host: {json.dumps(server.host)}\n      port: {server.port}\n"
-    replaced, count = re.subn(r"(?m)(^  servers:.*\n)(?:    .*\n)+", lambda match: match[1] + block, text, count=1)
-    if not count:
-        raise AssertionError("the template has no forward.servers")
-    return replaced
+        return f"unix: {json.dumps(str(server.unix))}"
+    return f"host: {json.dumps(server.host)}\n      port: {server.port}"
 
 
-def _key(file: Path | None, environ: Mapping[str, str]) -> tuple[str, str]:
-    if file:
-        return "key", f"from the file {file}"
-    is_set = "which is set" if environ.get(_KEY) else "which is not set"
-    return "key", f"from the environment variable {_KEY}, {is_set}"
-
-
-def _server(text: str) -> ServerSettings:
-    """`HOST`, `HOST:PORT`, `[IPv6]:PORT`, or the path of a unix socket, with or without `unix:`."""
+def _parse_server(text: str) -> ServerSettings:
+    """A receiver from `HOST`, `HOST:PORT`, `[IPv6]:PORT`, or the path of a unix socket with or without `unix:`."""
     path = text.removeprefix("unix:")
     if path.startswith("/"):
         return ServerSettings(unix=Path(path))
@@ -143,7 +191,12 @@ def _server(text: str) -> ServerSettings:
     return ServerSettings(host=match[1] or match[2], port=port)
 
 
-def _listens(server: ServerSettings) -> bool:
+def _find_receiver(servers: Sequence[ServerSettings]) -> _Receiver | None:
+    server = next(filter(_accepts_connections, servers), None)
+    return _detect_shared_key(server) if server else None
+
+
+def _accepts_connections(server: ServerSettings) -> bool:
     try:
         if server.unix:
             with socket.socket(socket.AF_UNIX) as connection:
@@ -156,18 +209,36 @@ def _listens(server: ServerSettings) -> bool:
     return True
 
 
-def _asked(server: ServerSettings, key: Secret | None) -> str:
-    """What it asks for that we have not, if we come with this shared key."""
-    settings = ForwardSettings(servers=(server,), shared_key=key, ack_timeout=Duration(2))
-    findings = check_receiver(server, settings, threading.Event(), probe=False)
-    return next((each.found.removeprefix(f"{server}: ") for each in findings if each.mark == "FAILED"), "")
+def _detect_shared_key(server: ServerSettings) -> _Receiver:
+    """Try an empty shared key: only a receiver with a shared key begins a handshake."""
+    note = ""
+    settings = ForwardSettings(servers=(server,), shared_key=Secret(""), ack_timeout=Duration(_HELO_SECONDS))
+    sender = AckSender(server, settings)
+    try:
+        # The first closed connection proves nothing: the sender reports a rejection only at the second.
+        for _ in range(2):
+            try:
+                sender.connect(threading.Event())
+            except ReceiverPaused:
+                return _Receiver(server, "accepts connections")
+            except HandshakeRejected:
+                return _Receiver(server, "requires a shared key; set forward.shared_key")
+            except ReceiverDown as error:
+                note = str(error)
+            else:
+                return _Receiver(server, "has an empty shared key", shared_key="")
+    finally:
+        sender.close()
+    return _Receiver(server, note)
 
 
-def _candidates(folders: Sequence[Path], stems: Sequence[str]) -> list[Path]:
-    return [folder / f"{stem}.mmdb" for stem in stems for folder in folders]
+def _find_database(directories: Sequence[Path], names: Sequence[str]) -> Path | None:
+    """The first database, in the order of `names`, that can be opened."""
+    candidates = (directory / f"{name}.mmdb" for name in names for directory in directories)
+    return next(filter(_is_database, candidates), None)
 
 
-def _opens(path: Path) -> bool:
+def _is_database(path: Path) -> bool:
     try:
         maxminddb.open_database(path).close()
     except (OSError, ValueError, maxminddb.InvalidDatabaseError):
@@ -175,41 +246,18 @@ def _opens(path: Path) -> bool:
     return True
 
 
-def _write(path: Path, text: str, *, force: bool) -> None:
-    """Make the file, open to nobody else from its first moment; one that is there is replaced as a whole, or left."""
+def _write_file(path: Path, text: str, *, force: bool) -> None:
+    """Create the file with mode 0600 from the start; replace an existing one as a whole, and only with `force`."""
     target = path.with_name(f".{path.name}.new") if force else path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if force:
             target.unlink(missing_ok=True)
         elif os.path.lexists(path):
-            raise ConfigError(f"{path}: is there already; --force writes it anew, or name another file")
+            raise ConfigError(f"{path}: already exists; use --force to overwrite")
         with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 - the mode
             file.write(text)
         if force:
             target.replace(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-@click.command(
-    "init",
-    epilog=examples(
-        "in-jumpcloud init",
-        "in-jumpcloud init /etc/in-jumpcloud/jumpcloud.yaml --region eu --organization 5f1a",
-        "in-jumpcloud init --api-key-file /run/secrets/key --server collector.example.com:24224",
-    ),
-)
-@click.argument("path", metavar="[FILE]", default="jumpcloud.yaml", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--region", type=click.Choice(["us", "eu", "in"]), help="Where the tenant lives.")
-@click.option("--organization", "organizations", multiple=True, metavar="ID", help="One of several; repeatable.")
-@click.option("--provider-id", metavar="ID", help="Of a managed service provider.")
-@click.option("--api-key-file", metavar="KEYFILE", type=click.Path(path_type=Path), help="Where the key lies.")
-@click.option("--server", metavar="ADDRESS", help="The receiver: HOST:PORT, or the path of a unix socket.")
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
-def command(path: Path, **options: Any) -> None:
-    """Write a commented configuration to FILE (jumpcloud.yaml), with what can be found out already in it.
-
-    A Fluent Bit on this machine, GeoLite2 databases and JUMPCLOUD_API_KEY are looked for. The key is not written.
-    """
-    init(path, **options)

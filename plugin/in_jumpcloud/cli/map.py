@@ -1,11 +1,11 @@
-"""`in-jumpcloud map`: raw events in, ECS records out, offline."""
+"""`in-jumpcloud map`: maps raw events to ECS records, offline."""
 
 from __future__ import annotations
 
 import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +14,6 @@ import msgspec
 
 from in_jumpcloud.cli import config_option, examples, overrides_option
 from in_jumpcloud.config.loader import load_config
-from in_jumpcloud.config.schema import Config
 from in_jumpcloud.ecs.geoip import open_databases
 from in_jumpcloud.ecs.mapper import Mapper, new_id
 from in_jumpcloud.errors import Fatal, Retryable
@@ -22,37 +21,52 @@ from in_jumpcloud.insights import pages
 from in_jumpcloud.insights.event import parse_event
 
 
-def map_events(settings: Config, files: Iterable[Path]) -> None:
-    """Write the record of each event in `files` (none: standard input) to standard output, one JSON object a line.
+@click.command(
+    "map",
+    epilog=examples(
+        "in-jumpcloud map events.json | jq .",
+        "in-jumpcloud map -c jumpcloud.yaml < events.ndjson > records.ndjson",
+    ),
+)
+@config_option(required=False)
+@overrides_option
+@click.argument("files", nargs=-1, type=click.Path(dir_okay=False, path_type=Path), metavar="[FILE]...")
+def command(path: Path | None, overrides: tuple[str, ...], files: tuple[Path, ...]) -> None:
+    """Map raw events to ECS records, offline.
+
+    FILE holds a JSON array of events, or one event per line. Without FILE, standard input is read. Prints one JSON
+    object per line. Needs no key and no receiver.
+    """
+    settings = load_config(path, overrides, offline=True)
+    databases = open_databases(settings)
+    # The plugin's own id is in its state, which is not needed here.
+    mapper = Mapper(settings.ecs, databases, agent_id=new_id(), ephemeral_id=new_id())
+    output = sys.stdout.buffer
+    encode = msgspec.json.Encoder().encode
+    for raw in _read_files(files):
+        output.write(encode(mapper.map(parse_event(raw), time.time_ns()).body) + b"\n")
+    output.flush()
+    databases.close()
+
+
+def _read_files(files: Sequence[Path]) -> Iterator[bytes | msgspec.Raw]:
+    """The events in the files, or in standard input if there are none.
 
     Raises:
-        Failed: a file cannot be read, or is an array that breaks off.
-        ConfigError: a database cannot be used.
+        Fatal: a file cannot be read, or is an incomplete array.
     """
-    geo = open_databases(settings)
-    # The plugin keeps its id in its state; a look at a few events needs none, so it gets one for the occasion.
-    mapper = Mapper(settings.ecs, geo, agent_id=new_id(), ephemeral_id=new_id())
-    out = sys.stdout.buffer
-    encode = msgspec.json.Encoder().encode
-    for raw in _events(list(files)):
-        out.write(encode(mapper.map(parse_event(raw), time.time_ns()).body) + b"\n")
-    out.flush()
-    geo.close()
-
-
-def _events(files: list[Path]) -> Iterator[bytes | msgspec.Raw]:
     if not files:
-        yield from _in_stream(sys.stdin.buffer, "standard input")
+        yield from _read_stream(sys.stdin.buffer, "standard input")
     for file in files:
         try:
             with file.open("rb") as stream:
-                yield from _in_stream(stream, str(file))
+                yield from _read_stream(stream, str(file))
         except OSError as error:
             raise Fatal(f"{file}: cannot be read: {error.strerror}") from None
 
 
-def _in_stream(stream: BinaryIO, name: str) -> Iterator[bytes | msgspec.Raw]:
-    """A JSON array, one event a line, or one event over several lines."""
+def _read_stream(stream: BinaryIO, name: str) -> Iterator[bytes | msgspec.Raw]:
+    """The events of a JSON array, of one event per line, or one event on several lines."""
     first = b""
     for line in stream:
         first = line.strip().removeprefix(b"\xef\xbb\xbf")
@@ -83,21 +97,3 @@ def _is_json(text: bytes) -> bool:
     except (msgspec.DecodeError, RecursionError):
         return False
     return True
-
-
-@click.command(
-    "map",
-    epilog=examples(
-        "in-jumpcloud map events.json | jq .",
-        "in-jumpcloud map -c jumpcloud.yaml < events.ndjson > records.ndjson",
-    ),
-)
-@config_option(required=False)
-@overrides_option
-@click.argument("files", nargs=-1, type=click.Path(dir_okay=False, path_type=Path), metavar="[FILE]...")
-def command(path: Path | None, overrides: tuple[str, ...], files: tuple[Path, ...]) -> None:
-    """Map raw events to ECS records, one JSON object a line. Offline: needs no key and no receiver.
-
-    FILE holds a JSON array of events, or one event a line; without FILE standard input is read.
-    """
-    map_events(load_config(path, overrides, offline=True), files)

@@ -1,4 +1,4 @@
-"""`in-jumpcloud run`: the plugin."""
+"""`in-jumpcloud run`: runs the plugin."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -25,32 +26,36 @@ from in_jumpcloud.timestamps import now_ms
 
 log = logging.getLogger("in_jumpcloud")
 
-_COLLECT_AFTER = 20_000
-"""Objects that come to be, net, before Python looks for garbage in cycles: more than a page has under way at a time."""
+_GC_THRESHOLD_OBJECTS = 20_000
+"""More than the new objects of one page. See https://docs.python.org/3/library/gc.html#gc.set_threshold."""
 
 
-def run(path: Path, overrides: Sequence[str], *, once: bool) -> None:
-    """Run until SIGTERM or SIGINT; with `once`, until every stream has come up to now.
+@click.command(
+    "run",
+    epilog=examples(
+        "in-jumpcloud run -c jumpcloud.yaml",
+        "in-jumpcloud run -c jumpcloud.yaml --once -o jumpcloud.start=1d",
+    ),
+)
+@config_option()
+@overrides_option
+@click.option("--once", is_flag=True, help="Catch up once, then exit.")
+def command(path: Path, overrides: tuple[str, ...], once: bool) -> None:
+    """Poll JumpCloud and deliver the events to Fluent Bit.
 
-    The configuration is read now, and again at each SIGHUP.
-
-    Raises:
-        InJumpCloudError: it could not begin, or, with `once`, a stream did not come up to now.
+    Runs until it is stopped by SIGTERM or Ctrl-C. SIGHUP reloads the configuration.
     """
-
-    def load() -> Config:
-        return load_config(path, overrides)
-
+    load = partial(load_config, path, overrides)
     settings = load()
     manager = ServiceManager()
-    began = time.monotonic()
+    started = time.monotonic()
     listen = None if once else settings.http.listen
     logs.configure_logging(settings.log)
     with app.open_app(settings, once=once) as plugin, server.serve(listen, plugin):
         _install_signal_handlers(plugin, load, manager)
-        for finding in local.check_secrets(path, overrides, settings):
-            if finding.mark == "warning":
-                log.warning("%s; %s", finding.found, finding.advice)
+        for result in local.check_secrets(path, overrides, settings):
+            if result.mark == "warning":
+                log.warning("%s; %s", result.found, result.advice)
         log.info(
             "in_jumpcloud %s: %s, from %s to %s",
             __version__,
@@ -58,35 +63,34 @@ def run(path: Path, overrides: Sequence[str], *, once: bool) -> None:
             settings.jumpcloud.base_url,
             ", ".join(map(str, settings.forward.servers)),
         )
-        # Mapping makes no cycles, so to look for them among its many short-lived objects, and in what stays for good,
-        # is in vain.
+        # Mapping creates many short-lived objects but no cycles: looking for cycles often is wasted time.
         gc.freeze()
-        gc.set_threshold(_COLLECT_AFTER)
+        gc.set_threshold(_GC_THRESHOLD_OBJECTS)
         manager.ready(f"{len(plugin.collectors)} streams")
-        error = plugin.run(lambda: manager.alive(lambda: _works(plugin, began)))
+        error = plugin.run(lambda: manager.alive(lambda: _is_alive(plugin, started)))
         manager.stopping()
-        counted = [each.counters for each in plugin.collectors]
+        counters = [each.counters for each in plugin.collectors]
         log.info(
-            "ended after %.1f s: %d events received, %d known from before, %d records acknowledged, %d of them late, "
+            "stopped after %.1f s: %d events received, %d duplicates, %d records acknowledged (%d late), "
             "%d dead letters",
-            time.monotonic() - began,
-            sum(each.received for each in counted),
-            sum(each.duplicates for each in counted),
-            sum(each.acknowledged for each in counted),
-            sum(each.late for each in counted),
-            sum(each.dead_lettered for each in counted),
+            time.monotonic() - started,
+            sum(each.received for each in counters),
+            sum(each.duplicates for each in counters),
+            sum(each.acknowledged for each in counters),
+            sum(each.late for each in counters),
+            sum(each.dead_lettered for each in counters),
         )
     if error:
         raise error
 
 
-def _works(plugin: app.App, began: float) -> bool:
-    return not not_alive(snapshot.take_snapshot(plugin, now_ms=now_ms(), began=began))
+def _is_alive(plugin: app.App, started: float) -> bool:
+    return not not_alive(snapshot.take_snapshot(plugin, now_ms=now_ms(), began=started))
 
 
 def _install_signal_handlers(plugin: app.App, load: Callable[[], Config], manager: ServiceManager) -> None:
     def end(number: int, _: FrameType | None) -> None:
-        if plugin.stop.is_set():  # asked twice: somebody is in a hurry, and nothing is lost
+        if plugin.stop.is_set():  # a second signal: exit at once, which loses nothing
             os._exit(128 + number)
         plugin.stop.set()
 
@@ -101,18 +105,3 @@ def _install_signal_handlers(plugin: app.App, load: Callable[[], Config], manage
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     signal.signal(signal.SIGHUP, reload)
-
-
-@click.command(
-    "run",
-    epilog=examples(
-        "in-jumpcloud run -c jumpcloud.yaml",
-        "in-jumpcloud run -c jumpcloud.yaml --once -o jumpcloud.start=1d",
-    ),
-)
-@config_option()
-@overrides_option
-@click.option("--once", is_flag=True, help="Bring every stream up to now, and end.")
-def command(path: Path, overrides: tuple[str, ...], once: bool) -> None:
-    """Run the plugin: poll JumpCloud, deliver to Fluent Bit, until it is asked to end (SIGTERM, Ctrl-C)."""
-    run(path, overrides, once=once)

@@ -1,13 +1,13 @@
-"""`in-jumpcloud simulate`: the simulators, for trying things out by hand."""
+"""`in-jumpcloud simulate`: serves the simulated API or receiver, to try things out."""
 
 from __future__ import annotations
 
 import errno
+import math
 import signal
 import ssl
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,173 +23,18 @@ from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault, Faults
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import now_ms
 
-
-def api(
-    *,
-    host: str,
-    port: int,
-    api_key: str,
-    seed: int,
-    per_minute: float,
-    since: str,
-    late: float,
-    organizations: Sequence[str],
-    faults: Sequence[str],
-) -> None:
-    """Serve a simulated Directory Insights API until the process is asked to end.
-
-    Raises:
-        ConfigError: an option's value has not its form.
-        Failed: the port is in use.
-    """
-    try:
-        start_ms = time.time_ns() // 1_000_000 - Duration.parse(since).ms
-    except ValueError as error:
-        raise ConfigError(f"--since: {error}") from None
-    what = {"seed": seed, "start_ms": start_ms, "per_minute": per_minute, "late": late}
-    sources: EventSource | dict[str, EventSource] = EventSource(**what)  # type: ignore[arg-type]  # one type each
-    if organizations:
-        sources = {each: EventSource(**what, organization=each) for each in organizations}  # type: ignore[arg-type]
-    simulated = SimulatedApi(
-        sources, host=host, port=port, api_key=api_key, faults=_faults(faults, seed), allow_remote=True
-    )
-    with _listening(simulated, f"{host}:{port}"):
-        click.echo(f"JumpCloud is simulated at {simulated.url}, with the key {api_key}. Ctrl-C ends it.", err=True)
-        _until_asked_to_end()
-    click.echo(f"{len(simulated.requests)} requests, {simulated.events_served} events served", err=True)
-
-
-def receiver(
-    *,
-    host: str,
-    port: int,
-    unix: Path | None,
-    quiet: bool,
-    shared_key: str | None,
-    users: Sequence[str],
-    self_hostname: str,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    tls_client_ca: Path | None,
-) -> None:
-    """Receive and acknowledge records until the process is asked to end, and print them, a line each.
-
-    Raises:
-        ConfigError: an option's value has not its form, lacks another option, or names a file that cannot be used.
-        Failed: the port is in use.
-    """
-    if users and shared_key is None:
-        raise ConfigError('--user needs --shared-key, which may be ""')
-    encode = msgspec.json.Encoder().encode
-    out = sys.stdout.buffer
-
-    def show(_tag: str, records: list[tuple[int, dict[str, Any]]]) -> None:
-        for _, record in records:
-            out.write(encode(record) + b"\n")
-        out.flush()
-
-    simulated = SimulatedReceiver(
-        host=host,
-        port=port,
-        unix_path=str(unix) if unix else None,
-        on_records=None if quiet else show,
-        keep=False,
-        allow_remote=True,
-        shared_key=shared_key,
-        users=dict(map(_user, users)),
-        self_hostname=self_hostname,
-        tls=_tls(tls_cert, tls_key, tls_client_ca),
-    )
-    with _listening(simulated, str(unix) if unix else f"{host}:{port}"):
-        click.echo(f"receiving at {unix or f'{host}:{simulated.port}'}. Ctrl-C ends it.", err=True)
-        _until_asked_to_end()
-    click.echo(f"{simulated.received} records in {simulated.messages} chunks, {len(simulated.ids)} ids", err=True)
-
-
-def _user(text: str) -> tuple[str, str]:
-    name, colon, password = text.partition(":")
-    if not name or not colon:
-        # The text may be a password.
-        raise ConfigError("--user: expected NAME:PASSWORD")
-    return name, password
-
-
-def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSLContext | None:
-    if certificate is None:
-        if key or client_ca:
-            raise ConfigError(f"{'--tls-key' if key else '--tls-client-ca'} needs --tls-cert")
-        return None
-    for option, path in {"--tls-cert": certificate, "--tls-key": key, "--tls-client-ca": client_ca}.items():
-        try:
-            if path is not None:
-                path.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"{option} {path}: {error.strerror}") from None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        # Without a password of our own, OpenSSL would ask for one at the terminal.
-        context.load_cert_chain(certificate, key, password="")
-    except ssl.SSLError:
-        where = f"{certificate} and --tls-key {key}" if key else f"{certificate}"
-        raise ConfigError(
-            f"--tls-cert {where}: expected a certificate and its key, without a password, as PEM"
-        ) from None
-    if client_ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-        try:
-            context.load_verify_locations(client_ca)
-        except ssl.SSLError:
-            raise ConfigError(f"--tls-client-ca {client_ca}: expected certificates as PEM") from None
-    return context
-
-
-def _listening(simulated: SimulatedApi | SimulatedReceiver, address: str) -> AbstractContextManager[Any]:
-    try:
-        return simulated.start()
-    except OSError as error:
-        use = "it is in use; choose another with --port" if error.errno == errno.EADDRINUSE else error.strerror
-        raise Fatal(f"cannot listen at {address}: {use}") from None
-
-
-def _until_asked_to_end() -> None:
-    asked = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked.set())
-    asked.wait()
-
-
-def _faults(orders: Sequence[str], seed: int) -> Faults:
-    """`KIND[:VALUE]=PROBABILITY`; the value is the status of `status`, the seconds of `delay`."""
-    faults = Faults()
-    for order in orders:
-        name, _, probability = order.partition("=")
-        kind, _, value = name.partition(":")
-        try:
-            faults.random(_FAULTS[kind](value), float(probability), seed)
-        except (KeyError, ValueError):
-            raise ConfigError(
-                f"--fault {order}: expected KIND=PROBABILITY, such as status:503=0.1, delay:2=0.1 or cut=0.05; "
-                f"the kinds are {', '.join(_FAULTS)}"
-            ) from None
-    return faults
-
-
-_FAULTS: dict[str, Callable[[str], Fault]] = {
-    "status": lambda value: Fault("status", status=int(value or 503)),
-    "delay": lambda value: Fault("delay", seconds=float(value or 1)),
-    "cut": lambda _: Fault("cut"),
-    "bad_json": lambda _: Fault("bad_json"),
-    "wrong_count": lambda _: Fault("wrong_count"),
-    "repeat_cursor": lambda _: Fault("repeat_cursor"),
-    "drop": lambda _: Fault("drop"),
-    "redirect": lambda _: Fault("redirect"),
-}
+_PORT = click.IntRange(0, 65_535)
+_FILE = click.Path(path_type=Path)
 
 
 @click.group("simulate")
 def command() -> None:
-    """Stand in for JumpCloud or for the receiver, to try things out without either."""
+    """Simulate JumpCloud or a receiver, to try things out."""
+
+
+# The API
 
 
 @command.command(
@@ -199,20 +44,115 @@ def command() -> None:
         "in-jumpcloud run -c jumpcloud.yaml -o jumpcloud.url=http://127.0.0.1:8080",
     ),
 )
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535))
-@click.option("--api-key", default="simulated-key", show_default=True, help="The only key that is let in.")
-@click.option("--seed", default=1, show_default=True, help="The same seed makes the same events.")
-@click.option("--per-minute", default=60.0, show_default=True, help="Events a minute.")
-@click.option("--since", default="1d", show_default=True, help="How far back there are events.")
-@click.option("--late", default=0.0, show_default=True, help="The share of events that appear late, 0 to 1.")
-@click.option("--organization", "organizations", multiple=True, help="An organization's id; repeatable.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8080, show_default=True, type=_PORT, help="Port to listen on; 0 takes a free one.")
+@click.option("--api-key", default="simulated-key", show_default=True, help="The only accepted key.")
+@click.option("--seed", default=1, show_default=True, help="The same seed gives the same events.")
+@click.option("--per-minute", default=60.0, show_default=True, help="Events per minute, 0 or more.")
+@click.option("--since", default="1d", show_default=True, metavar="DURATION", help="How far back there are events.")
+@click.option("--late", default=0.0, show_default=True, help="Share of events that appear late, from 0 to 1.")
+@click.option("--organization", "organizations", metavar="ID", multiple=True, help="ID of an organization. Repeatable.")
 @click.option(
-    "--fault", "faults", multiple=True, metavar="KIND=PROBABILITY", help="Such as status:503=0.1; repeatable."
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="KIND=PROBABILITY",
+    help="A fault of some requests, such as status:503=0.1. Repeatable.",
 )
-def api_command(**options: Any) -> None:
-    """A Directory Insights API with realistic events."""
-    api(**options)
+def api_command(
+    host: str,
+    port: int,
+    api_key: str,
+    seed: int,
+    per_minute: float,
+    since: str,
+    late: float,
+    organizations: tuple[str, ...],
+    faults: tuple[str, ...],
+) -> None:
+    """Serve a Directory Insights API with realistic events."""
+    if not api_key:
+        raise ConfigError("--api-key: must not be empty")
+    if not 0 <= per_minute < math.inf:
+        raise ConfigError(f"--per-minute: must be 0 or more (got {per_minute:g})")
+    if not 0 <= late <= 1:
+        raise ConfigError(f"--late: must be between 0 and 1 (got {late:g})")
+    for organization in organizations:
+        if not organization or organizations.count(organization) > 1:
+            raise ConfigError(f"--organization: {'duplicate' if organization else 'empty'} ID {organization!r}")
+    events: dict[str, Any] = {
+        "seed": seed,
+        "start_ms": _parse_since(since),
+        "per_minute": per_minute,
+        "late": late,
+    }
+    sources: EventSource | dict[str, EventSource] = EventSource(**events)
+    if organizations:
+        sources = {each: EventSource(**events, organization=each) for each in organizations}
+    simulated = SimulatedApi(
+        sources, host=host, port=port, api_key=api_key, faults=_parse_faults(faults, seed), allow_remote=True
+    )
+    with _listen(simulated, f"{host}:{port}"):
+        click.echo(f"simulating JumpCloud at {simulated.url}, key {api_key}; press Ctrl-C to stop", err=True)
+        _wait_for_signal()
+    click.echo(f"{len(simulated.requests)} requests, {simulated.events_served} events served", err=True)
+
+
+def _parse_since(text: str) -> int:
+    """Epoch milliseconds of the first event, not before 1970."""
+    try:
+        return max(0, now_ms() - Duration.parse(text).ms)
+    except ValueError as error:
+        raise ConfigError(f"--since: {error}") from None
+
+
+def _status(value: str) -> Fault:
+    status = int(value or 503)
+    if not 400 <= status <= 599:  # noqa: PLR2004
+        raise ValueError
+    return Fault("status", status=status)
+
+
+def _delay(value: str) -> Fault:
+    seconds = float(value or 1)
+    if not 0 <= seconds < threading.TIMEOUT_MAX:
+        raise ValueError
+    return Fault("delay", seconds=seconds)
+
+
+_FAULTS: dict[str, Callable[[str], Fault] | Fault] = {
+    "status": _status,
+    "delay": _delay,
+    "cut": Fault("cut"),
+    "bad_json": Fault("bad_json"),
+    "wrong_count": Fault("wrong_count"),
+    "repeat_cursor": Fault("repeat_cursor"),
+    "drop": Fault("drop"),
+    "redirect": Fault("redirect"),
+}
+"""The kinds of faults, with a function for those that take a value: a status of 400 to 599, or seconds."""
+
+
+def _parse_faults(options: Sequence[str], seed: int) -> Faults:
+    """Faults from `KIND[:VALUE]=PROBABILITY`."""
+    faults = Faults()
+    for option in options:
+        name, _, probability_text = option.partition("=")
+        kind, colon, value = name.partition(":")
+        try:
+            fault, probability = _FAULTS[kind], float(probability_text)
+            if not 0 <= probability <= 1 or (colon and isinstance(fault, Fault)):
+                raise ValueError  # noqa: TRY301 - explained below, as every other one
+            faults.random(fault if isinstance(fault, Fault) else fault(value), probability, seed)
+        except (KeyError, ValueError):
+            raise ConfigError(
+                f"--fault {option}: expected KIND=PROBABILITY, such as status:503=0.1, delay:2=0.1 or cut=0.05; "
+                f"the kinds are {', '.join(_FAULTS)}, the probability is from 0 to 1"
+            ) from None
+    return faults
+
+
+# The receiver
 
 
 @command.command(
@@ -222,20 +162,119 @@ def api_command(**options: Any) -> None:
         "in-jumpcloud simulate receiver --unix /tmp/forward.sock --shared-key secret",
     ),
 )
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=24224, show_default=True, type=click.IntRange(0, 65535))
-@click.option("--unix", type=click.Path(path_type=Path), help="Listen at this unix socket instead.")
-@click.option("--quiet", is_flag=True, help="Only count the records.")
-@click.option("--shared-key", metavar="TEXT", help='Ask senders for this key; "" is one too.')
-@click.option("--user", "users", multiple=True, metavar="NAME:PASSWORD", help="Ask for a user as well; repeatable.")
-@click.option(
-    "--self-hostname", default="localhost", show_default=True, help="The name told to those who know the key."
-)
-@click.option("--tls-cert", metavar="FILE", type=click.Path(path_type=Path), help="Speak TLS, with this certificate.")
-@click.option("--tls-key", metavar="FILE", type=click.Path(path_type=Path), help="Its key, if it is in another file.")
-@click.option(
-    "--tls-client-ca", metavar="FILE", type=click.Path(path_type=Path), help="Ask senders for a certificate of this CA."
-)
-def receiver_command(**options: Any) -> None:
-    """A forward receiver that acknowledges, and prints each record as a line of JSON."""
-    receiver(**options)
+@click.option("--host", show_default="127.0.0.1", help="Address to listen on.")
+@click.option("--port", show_default="24224", type=_PORT, help="Port to listen on; 0 takes a free one.")
+@click.option("--unix", metavar="FILE", type=_FILE, help="Listen on this unix socket instead.")
+@click.option("--quiet", is_flag=True, help="Do not print records, only count them.")
+@click.option("--shared-key", metavar="TEXT", help='Require this shared key, which may be "".')
+@click.option("--user", "users", multiple=True, metavar="NAME:PASSWORD", help="Require a user too. Repeatable.")
+@click.option("--self-hostname", metavar="NAME", show_default="localhost", help="Its own name in the handshake.")
+@click.option("--tls-cert", metavar="FILE", type=_FILE, help="Use TLS, with this certificate.")
+@click.option("--tls-key", metavar="FILE", type=_FILE, help="The certificate's key, if it is in another file.")
+@click.option("--tls-client-ca", metavar="FILE", type=_FILE, help="Require client certificates of this CA.")
+def receiver_command(
+    host: str | None,
+    port: int | None,
+    unix: Path | None,
+    quiet: bool,
+    shared_key: str | None,
+    users: tuple[str, ...],
+    self_hostname: str | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+) -> None:
+    """Serve a forward receiver that acknowledges and prints records.
+
+    Prints one JSON object per line.
+    """
+    _require("--unix", unix is None, {"--host": host, "--port": port}, "cannot be used together with")
+    _require("--shared-key", shared_key is not None, {"--user": users or None, "--self-hostname": self_hostname})
+    _require("--tls-cert", tls_cert is not None, {"--tls-key": tls_key, "--tls-client-ca": tls_client_ca})
+    host, port = host or "127.0.0.1", 24_224 if port is None else port
+    encode = msgspec.json.Encoder().encode
+    output = sys.stdout.buffer
+
+    def print_records(_tag: str, records: list[tuple[int, dict[str, Any]]]) -> None:
+        for _, record in records:
+            output.write(encode(record) + b"\n")
+        output.flush()
+
+    simulated = SimulatedReceiver(
+        host=host,
+        port=port,
+        unix_path=str(unix) if unix else None,
+        on_records=None if quiet else print_records,
+        keep=False,
+        allow_remote=True,
+        shared_key=shared_key,
+        users=_parse_users(users),
+        self_hostname=self_hostname or "localhost",
+        tls=_tls_context(tls_cert, tls_key, tls_client_ca) if tls_cert else None,
+    )
+    with _listen(simulated, str(unix) if unix else f"{host}:{port}"):
+        click.echo(f"receiving at {unix or f'{host}:{simulated.port}'}; press Ctrl-C to stop", err=True)
+        _wait_for_signal()
+    click.echo(f"{simulated.received} records in {simulated.messages} chunks, {len(simulated.ids)} ids", err=True)
+
+
+def _require(option: str, met: bool, options: dict[str, Any], verb: str = "needs") -> None:
+    """Refuse those of `options` that are given, unless the condition on `option` is met."""
+    given = [name for name, value in options.items() if value is not None]
+    if given and not met:
+        raise ConfigError(f"{given[0]} {verb} {option}")
+
+
+def _parse_users(texts: Sequence[str]) -> dict[str, str]:
+    users: dict[str, str] = {}
+    for text in texts:
+        name, colon, password = text.partition(":")
+        if not name or not colon:  # the text is not shown: it may be a password
+            raise ConfigError("--user: expected NAME:PASSWORD")
+        if name in users:
+            raise ConfigError(f"--user: duplicate name {name!r}")
+        users[name] = password
+    return users
+
+
+def _tls_context(certificate: Path, key: Path | None, client_ca: Path | None) -> ssl.SSLContext:
+    for option, path in {"--tls-cert": certificate, "--tls-key": key, "--tls-client-ca": client_ca}.items():
+        try:
+            if path is not None:
+                path.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{option} {path}: {error.strerror}") from None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # OpenSSL asks for a passphrase at the terminal, unless it is given one.
+        context.load_cert_chain(certificate, key, password="")
+    except ssl.SSLError:
+        files = f"{certificate} --tls-key {key}" if key else f"{certificate}"
+        raise ConfigError(f"--tls-cert {files}: expected a certificate and its key as PEM, no passphrase") from None
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(client_ca)
+        except ssl.SSLError:
+            raise ConfigError(f"--tls-client-ca {client_ca}: expected certificates as PEM") from None
+    return context
+
+
+# Both
+
+
+def _listen(simulated: SimulatedApi | SimulatedReceiver, address: str) -> AbstractContextManager[Any]:
+    try:
+        return simulated.start()
+    except OSError as error:
+        in_use = "already in use; choose another one with --port"
+        raise Fatal(
+            f"cannot listen on {address}: {in_use if error.errno == errno.EADDRINUSE else error.strerror}"
+        ) from None
+
+
+def _wait_for_signal() -> None:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()

@@ -1,16 +1,15 @@
-"""`in-jumpcloud status`: how far each stream has come, from the state; beside a running plugin or without one."""
+"""`in-jumpcloud status`: the streams as the state has them, whether the plugin is running or not."""
 
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 
 from in_jumpcloud import app
-from in_jumpcloud.cli import config_option, examples, overrides_option
+from in_jumpcloud.cli import config_option, examples, json_option, overrides_option
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.errors import InJumpCloudError
@@ -18,42 +17,56 @@ from in_jumpcloud.monitoring import client
 from in_jumpcloud.monitoring.health import format_duration
 from in_jumpcloud.state.dead_letters import DeadLetterFile
 from in_jumpcloud.state.store import StreamRow, open_readonly
-from in_jumpcloud.timestamps import rfc3339
+from in_jumpcloud.timestamps import now_ms, rfc3339
 
-__all__ = ["format_duration", "show"]
+_UNITS = ("B", "KiB", "MiB", "GiB")
+_RUNNING_KEYS = ("pid", "version", "uptime_seconds", "not_ready", "receivers", "streams")
 
-_SIZES = ("B", "KiB", "MiB", "GiB")
 
+@click.command(
+    "status",
+    epilog=examples(
+        "in-jumpcloud status -c jumpcloud.yaml",
+        "in-jumpcloud status -c jumpcloud.yaml --json | jq '.streams[].lag_seconds'",
+    ),
+)
+@config_option()
+@overrides_option
+@json_option
+def command(path: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show the position, counters and last error of each stream.
 
-def show(settings: Config, *, as_json: bool) -> None:
-    """Print what the state and the file of dead letters say, and the running process where it can be asked.
-
-    Raises:
-        ConfigError: the state cannot be read.
-        Failed: the file of dead letters cannot be read.
+    Reads the state, whether the plugin is running or not. If it is running and has a status page, also shows rates
+    and receivers. Needs no key.
     """
-    now_ms = time.time_ns() // 1_000_000
-    found = _gather(settings, now_ms)
+    status = _collect(load_config(path, overrides, needs_key=False))
     if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(status, indent=2, ensure_ascii=False))
         return
-    state, letters = found["state"], found["dead_letter"]
+    state, letters, running = status["state"], status["dead_letter"], status["running"]
     if state["exists"]:
-        click.echo(f"state         {state['path']}, {_size(state['bytes'])}, {_held(state['held_by'])}")
+        usage = f"in use by {state['held_by']}" if state["held_by"] else "not in use"
+        click.echo(f"state         {state['path']}, {_format_size(state['bytes'])}, {usage}")
     else:
-        click.echo(f"state         {state['path']}, not there yet; the first `in-jumpcloud run` makes it")
-    click.echo(f"dead letters  {letters['path']}, {_size(letters['bytes']) if letters['bytes'] else 'none'}")
-    running = found["running"]
+        click.echo(f"state         {state['path']}, does not exist yet; `in-jumpcloud run` creates it")
+    click.echo(f"dead letters  {letters['path']}, {_format_size(letters['bytes']) if letters['bytes'] else 'none'}")
     for receiver in running["receivers"] if running else ():
         up = {True: "up", False: "down", None: "not tried yet"}[receiver["up"]]
         click.echo(f"receiver      {receiver['name']}, {up}")
-    for stream in found["streams"]:
+    for stream in status["streams"]:
         click.echo(f"\n{stream['name']}" + ("" if stream["configured"] else "  (no longer configured)"))
-        for name, value in _lines(stream):
+        for name, value in _stream_lines(stream):
             click.echo(f"  {name:12}  {value}")
 
 
-def _gather(settings: Config, now_ms: int) -> dict[str, Any]:
+def _collect(settings: Config) -> dict[str, Any]:
+    """What `--json` prints.
+
+    Raises:
+        ConfigError: the state cannot be read.
+        Fatal: the file of dead letters cannot be read.
+    """
+    now = now_ms()
     path = settings.state.path
     configured = [stream.name for stream in app.streams(settings)]
     rows: dict[str, StreamRow] = {}
@@ -63,18 +76,18 @@ def _gather(settings: Config, now_ms: int) -> dict[str, Any]:
             holder = state.holder
             rows = {row.name: row for row in state.streams()}
     names = [*configured, *(name for name in rows if name not in configured)]
-    running = _running(settings) if holder else None
+    running = _ask_process(settings) if holder else None
     rates = {each["name"]: each["events_per_minute"] for each in running["streams"]} if running else {}
     letters = DeadLetterFile(settings.dead_letter.path, max_bytes=settings.dead_letter.max_bytes)
     return {
-        "state": {"path": str(path), "exists": path.exists(), "bytes": _bytes(path), "held_by": holder},
+        "state": {"path": str(path), "exists": path.exists(), "bytes": _database_bytes(path), "held_by": holder},
         "dead_letter": {"path": str(letters.path), "bytes": letters.size()},
         "running": running,
         "streams": [
             {
                 "name": name,
                 "configured": name in configured,
-                **_facts(rows.get(name), now_ms),
+                **_stream_facts(rows.get(name), now),
                 "events_per_minute": rates.get(name),
             }
             for name in names
@@ -82,24 +95,24 @@ def _gather(settings: Config, now_ms: int) -> dict[str, Any]:
     }
 
 
-def _running(settings: Config) -> dict[str, Any] | None:
-    """What the process says that has the state, without its history; None: it cannot be asked."""
+def _ask_process(settings: Config) -> dict[str, Any] | None:
+    """The status of the process that holds the state, without its history; None if it does not answer."""
     try:
-        said = json.loads(client.get_page(settings.http.listen, "/status.json", timeout=2).body)
-        if said["state"]["path"] != str(settings.state.path.resolve()):
-            return None  # that of another plugin
-        return {key: said[key] for key in ("pid", "version", "uptime_seconds", "not_ready", "receivers", "streams")}
+        page = json.loads(client.get_page(settings.http.listen, "/status.json", timeout=2).body)
+        if page["state"]["path"] != str(settings.state.path.resolve()):
+            return None  # another process listens there
+        return {key: page[key] for key in _RUNNING_KEYS}
     except (InJumpCloudError, ValueError, KeyError, TypeError):
         return None
 
 
-def _facts(row: StreamRow | None, now_ms: int) -> dict[str, Any]:
+def _stream_facts(row: StreamRow | None, now: int) -> dict[str, Any]:
     if row is None:
         return {"position": None}
     window = row.position.window
     return {
         "position": rfc3339(row.position.watermark_ms),
-        "lag_seconds": max(0, now_ms - row.position.watermark_ms) // 1000,
+        "lag_seconds": max(0, now - row.position.watermark_ms) // 1000,
         "window": window
         and {"start": rfc3339(window.start_ms), "end": rfc3339(window.end_ms), "cursor": window.cursor is not None},
         "acknowledged": row.acknowledged,
@@ -111,17 +124,16 @@ def _facts(row: StreamRow | None, now_ms: int) -> dict[str, Any]:
     }
 
 
-def _lines(stream: dict[str, Any]) -> list[tuple[str, str]]:
+def _stream_lines(stream: dict[str, Any]) -> list[tuple[str, str]]:
     if stream["position"] is None:
-        return [("position", "none yet: nothing was delivered")]
-    window = stream["window"]
-    under_way = "none under way"
-    if window:
-        pages = "its first pages are delivered" if window["cursor"] else "from its first page"
-        under_way = f"{window['start']} to {window['end']} under way, {pages}"
+        return [("position", "none yet: nothing has been delivered")]
+    window = "none in progress"
+    if stream["window"]:
+        pages = "first pages delivered" if stream["window"]["cursor"] else "no page delivered yet"
+        window = f"{stream['window']['start']} to {stream['window']['end']} in progress, {pages}"
     lines = [
         ("position", f"{stream['position']}, {format_duration(stream['lag_seconds'])} behind now"),
-        ("window", under_way),
+        ("window", window),
         ("acknowledged", str(stream["acknowledged"])),
         ("late", str(stream["late"])),
         ("dead letters", str(stream["dead_lettered"])),
@@ -134,38 +146,15 @@ def _lines(stream: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def _bytes(path: Path) -> int:
-    """Of the database and of what is not yet written back into it."""
+def _database_bytes(path: Path) -> int:
+    """The size of the database and its write-ahead log."""
     files = (path, path.with_name(f"{path.name}-wal"))
     return sum(file.stat().st_size for file in files if file.exists())
 
 
-def _size(count: float) -> str:
-    for unit in _SIZES:
-        if count < 1024 or unit == _SIZES[-1]:  # noqa: PLR2004
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
+def _format_size(size: float) -> str:
+    for unit in _UNITS:
+        if size < 1024 or unit == _UNITS[-1]:  # noqa: PLR2004
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
     raise AssertionError
-
-
-def _held(holder: str | None) -> str:
-    return f"in use by {holder}" if holder else "not in use"
-
-
-@click.command(
-    "status",
-    epilog=examples(
-        "in-jumpcloud status -c jumpcloud.yaml",
-        "in-jumpcloud status -c jumpcloud.yaml --json | jq '.streams[].lag_seconds'",
-    ),
-)
-@config_option()
-@overrides_option
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def command(path: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Show how far each stream has come, what was counted, and what went wrong last. Needs no key.
-
-    All of it is read from the state, whether or not the plugin runs. Beside one that runs, and shows its status page,
-    it tells the rates and the receivers too.
-    """
-    show(load_config(path, overrides, needs_key=False), as_json=as_json)

@@ -1,4 +1,4 @@
-"""`in-jumpcloud template`: the index template of a store."""
+"""`in-jumpcloud template`: index templates."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from typing import Any, Literal
 import click
 
 from in_jumpcloud.cli import examples
-from in_jumpcloud.ecs.index_template import Dialect, TemplateOptions, index_template
-
-
-def show(dialect: Dialect, options: TemplateOptions) -> None:
-    """Print the index template as JSON."""
-    click.echo(json.dumps(index_template(dialect, options), indent=2))
+from in_jumpcloud.ecs.index_template import TemplateOptions, index_template
 
 
 @click.command(
@@ -29,18 +24,19 @@ def show(dialect: Dialect, options: TemplateOptions) -> None:
     "patterns",
     metavar="PATTERN",
     multiple=True,
-    help="The names that it applies to, such as jumpcloud-*, in place of those in conf/outputs. Repeatable.",
+    help="Names to apply it to, such as jumpcloud-*, instead of those in conf/outputs. Repeatable.",
 )
-@click.option(
-    "--data-stream/--no-data-stream", default=True, show_default=True, help="For data streams, or for indices."
-)
+@click.option("--data-stream/--no-data-stream", default=True, show_default=True, help="For data streams or indices.")
 @click.option(
     "--profile",
     type=click.Choice(["extended", "elastic"]),
     default="extended",
     show_default=True,
-    help="The setting ecs.profile, which says what types there are.",
+    help="The value of ecs.profile, which decides the types.",
 )
 def command(store: Literal["elasticsearch", "opensearch"], **options: Any) -> None:
-    """Print an index template for a store, with which it refuses no record. See conf/index-templates."""
-    show(store, TemplateOptions(**options))
+    """Print an index template for a store.
+
+    With it the store accepts every record. See conf/index-templates.
+    """
+    click.echo(json.dumps(index_template(store, TemplateOptions(**options)), indent=2))
