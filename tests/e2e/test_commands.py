@@ -1,4 +1,4 @@
-"""What a user meets at the door: output, one clear line for whatever is wrong, and the right exit code."""
+"""The commands as users run them: output, one clear line for an error, and the exit code."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
-from support.command import COMMAND, KEY, ROOT, Command
+from support.command import COMMAND, KEY, ROOT, Command, invoke, wait_until
 
 from in_jumpcloud import __version__
+from in_jumpcloud.cli import cli
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import MINUTE_MS, now_ms
 
 DATA = ROOT / "tests" / "data"
 
@@ -30,86 +34,129 @@ DATA = ROOT / "tests" / "data"
 @pytest.fixture
 def api() -> SimulatedApi:
     """JumpCloud with a few events; not started."""
-    now_ms = time.time_ns() // 1_000_000
-    return SimulatedApi(EventSource(start_ms=now_ms - 600_000, end_ms=now_ms - 60_000))
+    return SimulatedApi(EventSource(start_ms=now_ms() - 10 * MINUTE_MS, end_ms=now_ms() - MINUTE_MS))
 
 
-def test_the_seed_example_maps_value_for_value(command: Command) -> None:
-    """The original event of the integration's own example gives every field of that example."""
+def _error_lines(done: subprocess.CompletedProcess[bytes]) -> list[str]:
+    assert b"Traceback" not in done.stderr
+    return [line for line in done.stderr.decode().splitlines() if line.startswith("in-jumpcloud: ")]
+
+
+# map, fields
+
+
+def test_the_seed_example_maps_value_for_value() -> None:
+    """The original event of the integration's example gives every field of that example."""
     expected = json.loads((DATA / "seed_record.json").read_text())
-
-    done = command(
+    done = invoke(
         "map",
         *("-o", "ecs.preserve_original_event=true", "-o", "ecs.preserve_duplicate_custom_fields=true"),
         *("-o", "ecs.namespace=ep", "-o", "ecs.profile=elastic"),
         DATA / "seed_event.json",
     )
-
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
-    for theirs_alone in ("agent", "elastic_agent", "input"):
-        expected.pop(theirs_alone)
-    for theirs_alone in ("agent_id_status", "created", "ingested"):
-        expected["event"].pop(theirs_alone)
+    for only_theirs in ("agent", "elastic_agent", "input"):
+        expected.pop(only_theirs)
+    for only_theirs in ("agent_id_status", "created", "ingested"):
+        expected["event"].pop(only_theirs)
     record["event"].pop("created")
     del record["agent"]
     assert record.pop("input") == {"type": "in_jumpcloud"}
     assert record == expected
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        b'[{"id": "1"}, {"id": "2"}]',
-        b'{"id": "1"}\n\n{"id": "2"}\n',
-        b'\xef\xbb\xbf{"id": "1"}\n{"id": "2"}',
-        b'{"id": "1"}\nnot JSON, but its own record\n',
-    ],
-)
-def test_map_reads_an_array_or_a_line_each(command: Command, text: bytes) -> None:
-    """Events come as a JSON array or one a line, from standard input too; each gives one record."""
-    done = command("map", stdin=text)
-
-    assert done.returncode == 0, done.stderr
-    records = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(records) == 2
-    assert records[0]["event"]["id"] == "1"
-
-
-def test_map_reads_one_event_over_several_lines(command: Command) -> None:
-    """An event that was made readable is still one event."""
-    done = command("map", stdin=json.dumps({"id": "1", "service": "sso"}, indent=2).encode())
-
-    (record,) = done.stdout.splitlines()
-    assert json.loads(record)["event"]["module"] == "sso"
+def test_map_reads_arrays_and_lines(tmp_path: Path) -> None:
+    """Events are a JSON array, one per line, or one on several lines; in files or standard input."""
+    texts = {
+        b'[{"id": "1"}, {"id": "2"}]': 2,
+        b'{"id": "1"}\n\n{"id": "2"}\n': 2,
+        b'\xef\xbb\xbf{"id": "1"}\n{"id": "2"}': 2,
+        b'{"id": "1"}\nnot JSON, but its own record\n': 2,
+        b'{\n  "id": "1",\n  "service": "sso"\n}': 1,
+    }
+    for text, count in texts.items():
+        done = invoke("map", stdin=text)
+        assert done.returncode == 0, done.stderr
+        records = [json.loads(line) for line in done.stdout.splitlines()]
+        assert (len(records), records[0]["event"]["id"]) == (count, "1"), text
+    (tmp_path / "cut.json").write_bytes(b'[{"id": "1"}, {"id')
+    for name in ("cut.json", "missing.json"):
+        done = invoke("map", tmp_path / name)
+        assert (done.returncode, name in _error_lines(done)[0]) == (1, True)
 
 
-def test_fields_as_csv_has_name_type_and_description(command: Command) -> None:
+def test_fields_as_csv_and_json() -> None:
     """The table can be read by a program."""
-    done = command("fields", "--format", "csv")
-
-    rows = list(csv.DictReader(io.StringIO(done.stdout.decode())))
+    rows = list(csv.DictReader(io.StringIO(invoke("fields", "--format", "csv").stdout.decode())))
     assert {"name": "@timestamp", "type": "date", "description": "Event timestamp."} in rows
-    assert json.loads(command("fields", "--format", "json").stdout) == rows
-    assert b"jumpcloud.event.changes" in command("fields").stdout
+    assert json.loads(invoke("fields", "--format", "json").stdout) == rows
+    assert b"jumpcloud.event.changes" in invoke("fields").stdout
 
 
-def test_version_and_help(command: Command) -> None:
-    """Both answer, and every command has a line of help."""
-    assert command("--version").stdout.decode() == f"in-jumpcloud {__version__}\n"
-    help_text = command("--help").stdout.decode()
-    for name in ("run", "map", "fields", "simulate", "demo"):
-        assert any(line.split()[:1] == [name] and len(line.split()) > 3 for line in help_text.splitlines()), name
+# Help, version, completion
+
+
+def _commands(group: click.Group, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        assert found
+        inner = click.Context(found, info_name=name, parent=context, terminal_width=80)
+        if isinstance(found, click.Group):
+            yield from _commands(found, inner)
+        else:
+            yield found, inner
+
+
+def test_help() -> None:
+    """Every command has a line of help that fits into 80 columns, and examples with options that it has."""
+    context = click.Context(cli, info_name="in-jumpcloud", terminal_width=80)
+    for group in (), ("dead-letter",), ("simulate",):
+        overview = invoke(*group, "--help", COLUMNS="80").stdout.decode()
+        lines = overview.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+        assert len(lines) > 1
+        assert [line for line in lines if line.endswith("...") or len(line.split()) < 4] == []
+    commands = list(_commands(cli, context))
+    assert len(commands) > 12
+    for found, inner in commands:
+        text = found.get_help(inner)
+        example = next(line for line in text.partition("Examples:\n")[2].splitlines() if inner.command_path in line)
+        words = example.partition("|")[0].partition(">")[0].split()
+        options = {option for parameter in found.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-") and word[1:]} <= options, example
+        undocumented = [each for each in found.params if isinstance(each, click.Option) and not each.help]
+        assert undocumented == [], inner.command_path
+
+
+def test_version(command: Command) -> None:
+    """`--version` alone, and with other options."""
+    for arguments in (("--version",), ("--version", "run")):
+        assert command(*arguments).stdout.decode() == f"in-jumpcloud {__version__}\n"
+
+
+def test_completion(command: Command) -> None:
+    """The script for each shell is valid where that shell is installed, and gets commands and options from us."""
+    for shell in ("bash", "zsh", "fish"):
+        done = invoke("completion", shell)
+        assert f"_IN_JUMPCLOUD_COMPLETE={shell}_complete" in done.stdout.decode()
+        if path := shutil.which(shell):
+            assert subprocess.run([path, "-n"], input=done.stdout, check=False).returncode == 0  # noqa: S603
+    for words, expected in (("in-jumpcloud ch", "plain,check"), ("in-jumpcloud check --pr", "plain,--probe")):
+        index = str(len(words.split()) - 1)
+        done = command(_IN_JUMPCLOUD_COMPLETE="bash_complete", COMP_CWORD=index, COMP_WORDS=words)
+        assert done.stdout.decode().split() == [expected]
+
+
+# demo
 
 
 def test_demo_shows_records_and_a_summary(command: Command) -> None:
-    """The first thing that a newcomer runs: records with client.geo, and every event acknowledged."""
+    """Records with client.geo, and every event acknowledged."""
     done = command("demo", FLUENT_BIT="", PATH="/nowhere")
-
     assert done.returncode == 0, done.stderr
-    shown = done.stdout.decode()
-    assert '"country_iso_code"' in shown
-    summary = re.search(r"sent (\d+) events, acknowledged (\d+), looked up (\d+) addresses, in ([\d.]+) s", shown)
+    output = done.stdout.decode()
+    assert '"country_iso_code"' in output
+    summary = re.search(r"sent (\d+) events, acknowledged (\d+), looked up (\d+) addresses, in ([\d.]+) s", output)
     assert summary
     assert int(summary[1]) == int(summary[2]) > 10_000
     assert int(summary[3]) > 0
@@ -117,128 +164,105 @@ def test_demo_shows_records_and_a_summary(command: Command) -> None:
 
 
 def test_demo_draws_a_progress_bar_on_a_terminal(tmp_path: Path) -> None:
-    """On a terminal the bar fills up to the end."""
-    mine, its = pty.openpty()
-    process = subprocess.Popen([COMMAND, "demo"], stdout=its, stderr=its, cwd=ROOT, env={"PATH": str(tmp_path)})  # noqa: S603
-    os.close(its)
-    shown = b""
-    with contextlib.suppress(OSError):  # a terminal's end is an error
-        while part := os.read(mine, 65_536):
-            shown += part
-    os.close(mine)
-
-    assert process.wait(10) == 0, shown
-    assert b"delivered" in shown
-    assert b"100%" in shown
-
-
-def _lines(stderr: bytes) -> list[str]:
-    lines = stderr.decode().splitlines()
-    assert "Traceback" not in stderr.decode()
-    return [line for line in lines if line.startswith("in-jumpcloud: ")]
+    """On a terminal the bar reaches 100 %."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen([COMMAND, "demo"], stdout=theirs, stderr=theirs, cwd=ROOT, env={"PATH": str(tmp_path)})  # noqa: S603
+    os.close(theirs)
+    output = b""
+    with contextlib.suppress(OSError):  # raised at the end of a terminal
+        while part := os.read(ours, 65_536):
+            output += part
+    os.close(ours)
+    assert process.wait(10) == 0, output
+    assert b"delivered" in output
+    assert b"100%" in output
 
 
-def test_every_mistake_in_a_file_is_told_at_once(command: Command, tmp_path: Path) -> None:
-    """One line each, with its path in the file; exit code 2."""
+# Errors
+
+
+def test_every_mistake_in_a_file_is_reported_at_once(tmp_path: Path) -> None:
+    """One line for each, with its path; exit code 2."""
     file = tmp_path / "wrong.yaml"
     file.write_text("jumpcloud: {regoin: us, interval: soon}\ngeoip: {cache: none}\n")
-
-    done = command("run", "-c", file)
-
+    done = invoke("run", "-c", file, "-o", "log.level=loud")
     assert done.returncode == 2
-    assert [line.split(": ")[2] for line in _lines(done.stderr)] == [
-        "jumpcloud.regoin",
-        "jumpcloud.interval",
-        "geoip.cache",
-    ]
+    lines = _error_lines(done)
+    for line, path in zip(lines, ("jumpcloud.regoin", "jumpcloud.interval", "geoip.cache"), strict=False):
+        assert line.startswith(f"in-jumpcloud: {file}: {path}: ")
+    assert lines[3:] == ["in-jumpcloud: -o log.level: must be one of debug, info, warning, error (got 'loud')"]
 
 
 @pytest.mark.parametrize(
-    ("overrides", "says", "code"),
+    ("override", "message", "code"),
     [
-        (["jumpcloud.api_key=null"], "jumpcloud.api_key: missing", 2),
-        (["jumpcloud.api_key=wrong"], "the key is wrong, expired or revoked, or belongs to another region", 3),
-        (["geoip.city=nowhere.mmdb"], "geoip.city", 2),
-        (["geoip.city=README.md"], "geoip.city", 2),
-        (["geoip.city=geoip/demo-asn.mmdb"], "geoip.city", 2),
-        (["state.path=README.md/state.db"], "state.path", 2),
-        (["state.path=LICENSE"], "not a database", 2),
-        (["jumpcloud.services=[nonsense]"], "JumpCloud answered 400", 1),
-        (["forward.servers=[{host: 127.0.0.1, port: 1}]"], "receiver 127.0.0.1:1: Connection refused", 4),
-        (["forward.servers=[{unix: /nowhere/forward.sock}]"], "receiver unix:/nowhere/forward.sock", 4),
+        ("jumpcloud.api_key=null", "jumpcloud.api_key: missing", 2),
+        ("jumpcloud.api_key=wrong", "JumpCloud answered 401", 3),
+        ("geoip.city=nowhere.mmdb", "geoip.city", 2),
+        ("geoip.city=README.md", "geoip.city", 2),
+        ("geoip.city=geoip/demo-asn.mmdb", "geoip.city", 2),
+        ("state.path=README.md/state.db", "state.path", 2),
+        ("jumpcloud.services=[nonsense]", "JumpCloud answered 400", 1),
+        ("forward.servers=[{host: 127.0.0.1, port: 1}]", "receiver 127.0.0.1:1: Connection refused", 4),
+        ("forward.servers=[{unix: /nowhere/forward.sock}]", "receiver unix:/nowhere/forward.sock", 4),
     ],
 )
-def test_what_is_wrong_gets_one_clear_line(
-    command: Command,
-    api: SimulatedApi,
-    receiver: SimulatedReceiver,
-    overrides: list[str],
-    says: str,
-    code: int,
+def test_an_error_is_one_line(
+    command: Command, api: SimulatedApi, receiver: SimulatedReceiver, override: str, message: str, code: int
 ) -> None:
-    """A wrong key, path, database or receiver: one line that names it, and the right exit code."""
-    options = [part for override in overrides for part in ("-o", override)]
+    """A wrong key, path, database or receiver: one line that names it, and the exit code."""
     with api:
-        done = command("run", "--once", *command.settings(api, receiver), *options)
-
-    (line,) = _lines(done.stderr)
-    assert says in line
+        done = command("run", "--once", *command.settings(api, receiver), "-o", override)
+    (line,) = _error_lines(done)
+    assert message in line
     assert done.returncode == code
     assert KEY not in done.stderr.decode()
 
 
-def test_a_state_of_a_newer_version_is_left_alone(
+def test_a_state_that_is_not_ours_is_left_alone(
     command: Command, api: SimulatedApi, receiver: SimulatedReceiver
 ) -> None:
-    """A program that is older than its state says so, and changes nothing."""
+    """A file that is not a database, or is of a newer version, is named and not changed."""
     with api:
-        assert command("run", "--once", *command.settings(api, receiver)).returncode == 0
+        settings = command.settings(api, receiver)
+        done = command("run", "--once", *settings, "-o", "state.path=LICENSE")
+        assert done.returncode == 1
+        assert "LICENSE" in _error_lines(done)[0]
+
+        assert command("run", "--once", *settings).returncode == 0
         with sqlite3.connect(command.state) as database:
             database.execute("PRAGMA user_version = 99")
         database.close()
-
-        done = command("run", "--once", *command.settings(api, receiver))
-
-    assert done.returncode == 2
-    assert "version 99, newer than" in _lines(done.stderr)[0]
+        done = command("run", "--once", *settings)
+    assert done.returncode == 1
+    assert "version 99" in _error_lines(done)[0]
 
 
-def test_a_second_process_is_told_who_holds_the_state(
-    command: Command, api: SimulatedApi, receiver: SimulatedReceiver
-) -> None:
-    """One process at a time; the other gets the first one's number."""
+def test_a_second_process_is_refused(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
+    """Only one process uses a state; the second one names the first."""
     with api:
         first = command.start("run", *command.settings(api, receiver))
         assert receiver.wait_for(1, timeout=30), command.log.read_text()
-
         second = command("run", "--once", *command.settings(api, receiver))
-
     assert second.returncode == 1
-    assert f"process {first.pid}" in _lines(second.stderr)[0]
+    assert f"process {first.pid}" in _error_lines(second)[0]
 
 
-@pytest.mark.parametrize("what", ["api", "receiver"])
-def test_a_port_in_use_gets_one_clear_line(command: Command, what: str) -> None:
-    """A simulator says that its port is taken."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = command("simulate", what, "--port", taken.getsockname()[1])
-
-    assert done.returncode == 1
-    assert "in use" in _lines(done.stderr)[0]
+# The simulators
 
 
 def test_the_simulators_serve_the_plugin(command: Command, tmp_path: Path) -> None:
-    """The two simulators and the plugin, each as a command: what is received is printed, a record a line."""
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        api_port, receiver_port = one.getsockname()[1], two.getsockname()[1]
-    command.start("simulate", "api", "--port", api_port, "--since", "10m", "--fault", "status:503=0.2")
-    receiver = command.start("simulate", "receiver", "--port", receiver_port)
-    _await_listening(api_port, receiver_port)
+    """Both simulators and the plugin, each as a command: received records are printed, one per line."""
+    command.start("simulate", "api", "--port", 0, "--since", "10m", "--fault", "status:503=0.2")
+    receiver = command.start("simulate", "receiver", "--port", 0)
+    wait_until(lambda: command.log.read_text().count("press Ctrl-C") == 2)
+    (url,) = re.findall(r"http://\S+(?=,)", command.log.read_text())
+    (receiver_port,) = re.findall(r"receiving at 127\.0\.0\.1:(\d+)", command.log.read_text())
 
     done = command(
         "run",
         "--once",
-        *("-c", ROOT / "conf" / "jumpcloud.yaml", "-o", f"jumpcloud.url=http://127.0.0.1:{api_port}"),
+        *("-c", ROOT / "conf" / "jumpcloud.yaml", "-o", f"jumpcloud.url={url}"),
         *("-o", f"forward.servers=[{{host: 127.0.0.1, port: {receiver_port}}}]"),
         *("-o", f"state.path={tmp_path / 'state.db'}"),
     )
@@ -251,22 +275,51 @@ def test_the_simulators_serve_the_plugin(command: Command, tmp_path: Path) -> No
     assert len({record["event"]["id"] for record in records}) == len(records)
 
 
-def test_a_fault_of_the_wrong_form_is_explained(command: Command) -> None:
-    """A mistyped option of the simulator names the form that it takes."""
-    done = command("simulate", "api", "--fault", "explode=often")
+def test_a_port_in_use() -> None:
+    """A simulator names the port."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for simulator in ("api", "receiver"):
+            done = invoke("simulate", simulator, "--port", port)
+            (line,) = _error_lines(done)
+            assert f"127.0.0.1:{port}: already in use" in line
+            assert done.returncode == 1
 
-    assert done.returncode == 2
-    assert "status:503=0.1" in _lines(done.stderr)[0]
 
-
-def _await_listening(*ports: int) -> None:
-    deadline = time.monotonic() + 20
-    for port in ports:
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-            except OSError:
-                assert time.monotonic() < deadline, f"nobody listens at {port}"
-                time.sleep(0.05)
-            else:
-                break
+def test_simulator_options_that_make_no_sense(tmp_path: Path) -> None:
+    """One line that names the option, and exit code 2, before anything listens."""
+    (tmp_path / "x.pem").write_text("nothing\n")
+    unix = f"--unix {tmp_path}/x.sock"
+    table = {
+        "api --late 1.5": "--late: must be between 0 and 1",
+        "api --late nan": "--late: must be between 0 and 1",
+        "api --per-minute -1": "--per-minute: must be 0 or more",
+        "api --per-minute inf": "--per-minute: must be 0 or more",
+        "api --since soon": "--since: expected a duration",
+        "api --api-key=": "--api-key: must not be empty",
+        "api --organization a --organization a": "--organization: duplicate ID 'a'",
+        "api --fault explode=often": "--fault explode=often: expected KIND=PROBABILITY, such as status:503=0.1",
+        "api --fault cut=2": "--fault cut=2: expected",
+        "api --fault cut:5=0.1": "--fault cut:5=0.1: expected",
+        "api --fault status:200=0.1": "--fault status:200=0.1: expected",
+        "api --fault delay:-1=0.1": "--fault delay:-1=0.1: expected",
+        f"receiver {unix} --port 1": "--port cannot be used together with --unix",
+        f"receiver {unix} --host ::1": "--host cannot be used together with --unix",
+        "receiver --user alice:secret": "--user needs --shared-key",
+        "receiver --self-hostname a": "--self-hostname needs --shared-key",
+        "receiver --shared-key k --user secret": "--user: expected NAME:PASSWORD",
+        "receiver --shared-key k --user a:secret --user a:b": "--user: duplicate name 'a'",
+        "receiver --tls-key x": "--tls-key needs --tls-cert",
+        "receiver --tls-client-ca x": "--tls-client-ca needs --tls-cert",
+        "receiver --tls-cert missing.pem": "missing.pem: No such file or directory",
+        "receiver --tls-cert .": "Is a directory",
+        f"receiver --tls-cert {tmp_path}/x.pem --tls-key missing.key": "missing.key: No such file or directory",
+        f"receiver --tls-cert {tmp_path}/x.pem": "expected a certificate and its key",
+    }
+    for arguments, message in table.items():
+        done = invoke("simulate", *arguments.split(" "))
+        (line,) = _error_lines(done)
+        assert line.startswith("in-jumpcloud: --"), arguments
+        assert message in line, arguments
+        assert "secret" not in line
+        assert done.returncode == 2

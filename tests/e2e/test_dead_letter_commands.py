@@ -1,4 +1,4 @@
-"""`in-jumpcloud dead-letter`: from the refusal to the delivery after all."""
+"""`in-jumpcloud dead-letter`: list refused events, and deliver them again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.command import KEY, Command
+from support.command import KEY, Command, invoke
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
@@ -30,7 +30,7 @@ def receiver() -> Iterator[SimulatedReceiver]:
 
 @pytest.fixture
 def letters(tmp_path: Path) -> DeadLetterFile:
-    """Three dead letters, the second of which is large."""
+    """Three dead letters, of which the second is large."""
     file = DeadLetterFile(tmp_path / "dead-letter.ndjson", max_bytes=10_000_000)
     for number, size in enumerate((10, 100_000, 10)):
         event = {"id": f"event-{number}", "timestamp": rfc3339(NOW - 60_000), "service": "sso", "message": "x" * size}
@@ -49,11 +49,11 @@ def _replay(command: Command, settings: list[str]) -> subprocess.CompletedProces
 
 
 def test_list(command: Command, receiver: SimulatedReceiver, letters: DeadLetterFile) -> None:
-    """A line each: when, of which stream, its id and why; or the lines as they are. No key is needed."""
+    """A row for each, or the lines of the file. Needs no key."""
     settings = _settings(command, receiver, letters)
 
-    table = command("dead-letter", "list", *settings, JUMPCLOUD_API_KEY="")
-    lines = command("dead-letter", "list", "--format", "json", *settings)
+    table = invoke("dead-letter", "list", *settings, JUMPCLOUD_API_KEY="")
+    lines = invoke("dead-letter", "list", "--format", "json", *settings)
 
     assert table.returncode == 0, table.stderr
     assert [line.split() for line in table.stdout.decode().splitlines()] == [
@@ -63,32 +63,30 @@ def test_list(command: Command, receiver: SimulatedReceiver, letters: DeadLetter
     assert lines.stdout == letters.path.read_bytes()
 
 
-def test_list_survives_odd_text(command: Command, receiver: SimulatedReceiver, tmp_path: Path) -> None:
-    """What a terminal would obey, or could not show, is not put on it."""
+def test_list_replaces_control_characters(command: Command, receiver: SimulatedReceiver, tmp_path: Path) -> None:
+    """Characters that control a terminal, or cannot be shown, are replaced."""
     file = DeadLetterFile(tmp_path / "odd", max_bytes=10_000)
     file.add("a", "\x1b[31m\ud800", "no\nack", b"\xff", now_ms=NOW)
 
-    done = command("dead-letter", "list", *_settings(command, receiver, file))
+    done = invoke("dead-letter", "list", *_settings(command, receiver, file))
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode().splitlines()[1] == f"{rfc3339(NOW)}  a       ?[31m?  no?ack"
 
 
-@pytest.mark.parametrize("name", ["list", "replay"])
-def test_none(command: Command, receiver: SimulatedReceiver, tmp_path: Path, name: str) -> None:
-    """Where there are none that is said, nothing is made, and no receiver is needed."""
+def test_no_dead_letters(command: Command, receiver: SimulatedReceiver, tmp_path: Path) -> None:
+    """Both commands say so, create nothing, and need no receiver."""
     settings = _settings(command, receiver, tmp_path / "none")
     receiver.stop()
-
-    done = command("dead-letter", name, *settings)
-
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.decode() == f"no dead letters in {tmp_path / 'none'}\n"
+    for name in ("list", "replay"):
+        done = invoke("dead-letter", name, *settings)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.decode() == f"no dead letters in {tmp_path / 'none'}\n"
     assert not (tmp_path / "none").exists()
 
 
 def test_replay(command: Command, receiver: SimulatedReceiver, letters: DeadLetterFile) -> None:
-    """Each is mapped as the configuration says now, delivered in a chunk of its own, and taken out of the file."""
+    """Each is mapped with the current configuration, delivered in a chunk of its own, and removed from the file."""
     settings = [*_settings(command, receiver, letters), "-o", "ecs.namespace=again"]
 
     done = _replay(command, settings)
@@ -105,7 +103,7 @@ def test_replay(command: Command, receiver: SimulatedReceiver, letters: DeadLett
 
 
 def test_a_refused_one_stays(command: Command, receiver: SimulatedReceiver, letters: DeadLetterFile) -> None:
-    """One that is refused again stays, with its reason told, after the others were delivered; exit code 1."""
+    """One that is refused again stays, with the reason; the others are delivered; exit code 1."""
     receiver.faults.refuse_above(50_000)
 
     done = _replay(command, _settings(command, receiver, letters))
@@ -125,7 +123,7 @@ def test_a_refused_one_stays(command: Command, receiver: SimulatedReceiver, lett
 def test_one_above_the_largest_size_is_not_sent(
     command: Command, receiver: SimulatedReceiver, letters: DeadLetterFile
 ) -> None:
-    """What is larger than forward.message_max_bytes stays, and the setting is named."""
+    """One that is larger than forward.message_max_bytes stays, and the setting is named."""
     limits = ["-o", "forward.message_max_bytes=50000", "-o", "forward.chunk_bytes=50000"]
 
     done = _replay(command, [*_settings(command, receiver, letters), *limits])
@@ -136,8 +134,8 @@ def test_one_above_the_largest_size_is_not_sent(
     assert receiver.refused == 0
 
 
-def test_one_lost_ack_is_no_refusal(command: Command, receiver: SimulatedReceiver, letters: DeadLetterFile) -> None:
-    """A connection that breaks while a chunk is under way does not make it stay."""
+def test_a_lost_ack_is_not_a_refusal(command: Command, receiver: SimulatedReceiver, letters: DeadLetterFile) -> None:
+    """If the connection breaks before the ack, the event is sent again."""
     receiver.faults.reset_before_ack()
 
     done = _replay(command, _settings(command, receiver, letters))
@@ -148,7 +146,7 @@ def test_one_lost_ack_is_no_refusal(command: Command, receiver: SimulatedReceive
 
 
 def test_a_receiver_that_is_down(command: Command, receiver: SimulatedReceiver, letters: DeadLetterFile) -> None:
-    """Without a receiver all stay, and the exit code is 4."""
+    """Without a receiver all stay; exit code 4."""
     before = letters.path.read_bytes()
     receiver.stop()
 
@@ -161,7 +159,7 @@ def test_a_receiver_that_is_down(command: Command, receiver: SimulatedReceiver, 
 
 
 def test_a_receiver_that_takes_nothing(command: Command, receiver: SimulatedReceiver, letters: DeadLetterFile) -> None:
-    """A receiver that refuses whatever comes is down: nobody's event is to blame, and the exit code is 4."""
+    """A receiver that refuses everything counts as down: all stay; exit code 4."""
     receiver.faults.refuse_above(1)
 
     done = _replay(command, _settings(command, receiver, letters))
@@ -172,7 +170,7 @@ def test_a_receiver_that_takes_nothing(command: Command, receiver: SimulatedRece
 
 
 def test_an_unreadable_line_stays(command: Command, receiver: SimulatedReceiver, letters: DeadLetterFile) -> None:
-    """A line that a crash left is told, stays, and keeps none of the others from being delivered."""
+    """An incomplete line is reported and stays; the others are delivered."""
     with letters.path.open("ab") as file:
         file.write(b'{"time": "2026-')
 
@@ -187,7 +185,7 @@ def test_an_unreadable_line_stays(command: Command, receiver: SimulatedReceiver,
 
 
 def test_ctrl_c(command: Command, receiver: SimulatedReceiver, letters: DeadLetterFile) -> None:
-    """Asked to end, it ends soon, keeps what was not delivered and takes out what was."""
+    """It stops soon, removes the delivered events and keeps the others."""
     receiver.faults.close_after_ack()
     receiver.faults.stall(60)
     process = command.start(
@@ -198,13 +196,13 @@ def test_ctrl_c(command: Command, receiver: SimulatedReceiver, letters: DeadLett
     process.send_signal(signal.SIGINT)
 
     assert process.wait(15) == 1
-    assert command.log.read_text() == "in-jumpcloud: asked to end; what was not delivered stays\n"
+    assert command.log.read_text() == "in-jumpcloud: interrupted; events that were not delivered stay in the file\n"
     assert command.output.read_text() == "dead letters delivered: 1\n"
     assert [letter.id for letter in letters.letters()] == ["event-1", "event-2"]
 
 
 def test_from_the_refusal_to_the_delivery(command: Command, receiver: SimulatedReceiver, tmp_path: Path) -> None:
-    """The whole way: a run gives one event up, the list has it, the replay delivers it under the plugin's own id."""
+    """`run` refuses one event, `list` shows it, `replay` delivers it with the agent id of the plugin."""
     now_ms = time.time_ns() // 1_000_000
     source = EventSource(start_ms=now_ms - 600_000, end_ms=now_ms - 60_000, per_minute=10)
     large = {"id": "large", "timestamp": rfc3339(now_ms - 300_000), "service": "sso", "message": "x" * 300_000}
@@ -214,7 +212,7 @@ def test_from_the_refusal_to_the_delivery(command: Command, receiver: SimulatedR
         settings = command.settings(api, receiver, dead_letter__path=str(tmp_path / "dead-letter.ndjson"))
         run = command("run", "--once", *settings)
     assert run.returncode == 0, run.stderr
-    assert b"  large  receiver" in command("dead-letter", "list", *settings).stdout
+    assert b"  large  receiver" in invoke("dead-letter", "list", *settings).stdout
     receiver.faults.clear()
 
     done = _replay(command, settings)
@@ -223,14 +221,3 @@ def test_from_the_refusal_to_the_delivery(command: Command, receiver: SimulatedR
     assert receiver.ids["large"] == 1
     assert len({each.record["agent"]["id"] for each in receiver.records}) == 1
     assert KEY not in run.stderr.decode()
-
-
-def test_help(command: Command) -> None:
-    """Every command has a line of help, in the list and of its own."""
-    overview = command("--help").stdout.decode()
-    for name in ("status", "audit", "dead-letter"):
-        assert any(line.split()[:1] == [name] and len(line.split()) > 3 for line in overview.splitlines()), name
-        assert command(name, "--help").returncode == 0
-    inner = command("dead-letter", "--help").stdout.decode()
-    for name in ("list", "replay"):
-        assert any(line.split()[:1] == [name] and len(line.split()) > 3 for line in inner.splitlines()), name

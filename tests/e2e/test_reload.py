@@ -139,7 +139,7 @@ def test_a_receiver_that_never_came_is_exchanged(
         )
         assert receiver.wait_for(total, 60)
         assert running.end() == 0
-        assert '"message": "ended after' in running.log
+        assert '"message": "stopped after' in running.log
     assert len(receiver.ids) == sum(receiver.ids.values()) == total
 
 

@@ -1,4 +1,4 @@
-"""What the tests share: the installed command, as a process between the simulators."""
+"""The `in-jumpcloud` command in tests: as a process between the simulators, or within the test's own process."""
 
 from __future__ import annotations
 
@@ -13,50 +13,66 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from click.testing import CliRunner
 
+from in_jumpcloud.cli import cli
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.timestamps import rfc3339
+from in_jumpcloud.timestamps import DAY_MS, MINUTE_MS, now_ms, rfc3339
 
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("in-jumpcloud")
 KEY = "simulated-key"
 
-
-DAY = 86_400_000
 EVENTS = 50_000
 TIE = 3000
 
 
 def fifty_thousand(days: int = 3) -> EventSource:
-    """Exactly EVENTS events of so many days, TIE of them on one and the same millisecond."""
-    now_ms = time.time_ns() // 1_000_000
-    start_ms = now_ms - days * DAY
+    """Exactly EVENTS events of the last `days` days, TIE of them in the same millisecond."""
+    now = now_ms()
+    start_ms = now - days * DAY_MS
     source = EventSource(
         seed=7,
         start_ms=start_ms,
-        end_ms=now_ms - 60_000,
+        end_ms=now - MINUTE_MS,
         per_minute=(EVENTS - TIE - 100) / (days * 1440),
-        bursts={start_ms + DAY + 12_345: TIE},
+        bursts={start_ms + DAY_MS + 12_345: TIE},
     )
-    # The rate is exact but for the minutes at both ends.
-    for number in range(EVENTS - source.count(0, now_ms, now_ms=now_ms)):
+    # The rate is exact, except for the first and last minute.
+    for number in range(EVENTS - source.count(0, now, now_ms=now)):
         event = {"id": f"added-{number}", "timestamp": rfc3339(start_ms + number)}
         source.add(event, timestamp_ms=start_ms + number)
     return source
 
 
 def wait_until(condition: Callable[[], bool], timeout: float = 60) -> None:
-    """Look again and again until something that tells nobody has come about."""
+    """Wait, at most `timeout` seconds, until `condition` holds."""
     deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
+        assert time.monotonic() < deadline, "the condition does not hold"
         time.sleep(0.02)
 
 
+def invoke(*arguments: object, stdin: bytes = b"", **environ: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a command within this process, which is faster. Not for one that handles signals."""
+    with contextlib.chdir(ROOT):
+        result = CliRunner().invoke(
+            cli,
+            list(map(str, arguments)),
+            input=stdin,
+            env={**{name: None for name in os.environ if _is_proxy(name)}, "JUMPCLOUD_API_KEY": KEY, **environ},
+            catch_exceptions=False,
+            prog_name="in-jumpcloud",
+        )
+    return subprocess.CompletedProcess(
+        list(map(str, arguments)), result.exit_code, result.stdout_bytes, result.stderr_bytes
+    )
+
+
 class Command:
-    """`in-jumpcloud` as its users have it: the installed command, in a process of its own."""
+    """The installed `in-jumpcloud` command, as a process."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -65,7 +81,7 @@ class Command:
     def __call__(
         self, *arguments: object, stdin: bytes = b"", timeout: float = 100, **environ: str
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run it to its end."""
+        """Run it until it exits."""
         return subprocess.run(  # noqa: S603 - our own command
             [COMMAND, *map(str, arguments)],
             input=stdin,
@@ -77,7 +93,7 @@ class Command:
         )
 
     def start(self, *arguments: object, **environ: str) -> subprocess.Popen[bytes]:
-        """Start it; what it prints goes to `output`, what it logs to `log`."""
+        """Start it, with standard output in `output` and standard error in `log`."""
         with self.log.open("ab") as log, self.output.open("ab") as output:
             process = subprocess.Popen(  # noqa: S603 - our own command
                 [COMMAND, *map(str, arguments)],
@@ -92,16 +108,16 @@ class Command:
 
     @property
     def output(self) -> Path:
-        """What the started processes wrote to standard output."""
+        """The standard output of the started processes."""
         return self.directory / "output"
 
     @property
     def log(self) -> Path:
-        """What the started processes wrote to standard error."""
+        """The standard error of the started processes."""
         return self.directory / "log"
 
     def settings(self, api: SimulatedApi, receiver: SimulatedReceiver | int, **overrides: object) -> list[str]:
-        """The options of `run` between these two (a port says where too); an override is `section__key=value`."""
+        """The options of `run` between `api` and `receiver` (or its port), with overrides as `section__key=value`."""
         server: dict[str, object] = {"host": "127.0.0.1", "port": receiver}
         if isinstance(receiver, SimulatedReceiver):
             server = {"unix": receiver.unix_path} if receiver.unix_path else server | {"port": receiver.port}
@@ -123,33 +139,34 @@ class Command:
 
     @property
     def state(self) -> Path:
-        """Where `settings` puts the state."""
+        """The path of the state in `settings`."""
         return self.directory / "state" / "state.db"
 
     @property
     def dead_letters(self) -> Path:
-        """Where `settings` puts what the receiver refuses."""
+        """The path of the dead letters in `settings`."""
         return self.directory / "dead-letter.ndjson"
 
     def acknowledged(self) -> int:
-        """How many events the state file counts as acknowledged, of all streams."""
+        """The number of acknowledged events of all streams, from the state; 0 while there is none."""
         try:
             with contextlib.closing(sqlite3.connect(f"file:{self.state}?mode=ro", uri=True)) as database:
-                found = database.execute("SELECT coalesce(sum(acknowledged), 0) FROM stream").fetchone()
-        except sqlite3.OperationalError:  # it is being made
+                (total,) = database.execute("SELECT coalesce(sum(acknowledged), 0) FROM stream").fetchone()
+        except sqlite3.OperationalError:
             return 0
-        return int(found[0])
+        return int(total)
 
     def positions(self) -> dict[str, dict[str, Any]]:
-        """Each stream's position, as the state file has it."""
-        database = sqlite3.connect(f"file:{self.state}?mode=ro", uri=True)
-        try:
+        """The position of each stream, from the state."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.state}?mode=ro", uri=True)) as database:
             rows = database.execute("SELECT name, position FROM stream").fetchall()
-        finally:
-            database.close()
         return {name: msgspec.json.decode(position) for name, position in rows}
 
     @staticmethod
     def _environ(more: dict[str, str]) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        kept = {name: value for name, value in os.environ.items() if not _is_proxy(name)}
         return {**kept, "JUMPCLOUD_API_KEY": KEY, **more}
+
+
+def _is_proxy(name: str) -> bool:
+    return name.lower().endswith("_proxy")

@@ -32,7 +32,7 @@ def command(path: Path, overrides: tuple[str, ...], live: bool) -> None:
     page = "/healthz" if live else "/readyz"
     answer = client.get_page(listen, page)
     if answer.status not in {HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE}:
-        raise Fatal(f"{listen}: status {answer.status} for {page}; check that in-jumpcloud is what listens there")
+        raise Fatal(f"{listen} answered {page} with status {answer.status}; check that in-jumpcloud listens there")
     click.echo(answer.body.decode(errors="replace"), nl=False)
     if answer.status != HTTPStatus.OK:
         click.get_current_context().exit(1)
