@@ -1,4 +1,4 @@
-"""The short form of the fuzz of the mapping; tests/tools/ecs_fuzz.py by hand is the long one."""
+"""A short fuzz of the mapping; tests/tools/ecs_fuzz.py runs a long one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EVENTS = 3000
 
 
 def test_hostile_events_leave_with_declared_types(tmp_path: Path, dice: random.Random) -> None:
-    """Whatever an event holds, it is mapped, declared fields have their types, and the profiles agree."""
+    """Every event is mapped, declared fields have their types, and the profiles agree."""
     figures = Fuzz(tmp_path, events=EVENTS, seed=dice.randrange(2**32), deliver=False).run()
 
     assert figures.defects == [], str(figures)
@@ -24,7 +24,7 @@ def test_hostile_events_leave_with_declared_types(tmp_path: Path, dice: random.R
 
 @needs_fluent_bit
 def test_hostile_events_come_out_of_fluent_bit(tmp_path: Path, dice: random.Random) -> None:
-    """Every record comes out of a real Fluent Bit, once, as strict JSON, with what it held and of the same types."""
+    """A real Fluent Bit writes every record once, as strict JSON, with the same values and types."""
     figures = Fuzz(tmp_path, events=EVENTS, seed=dice.randrange(2**32), deliver=True).run()
 
     assert figures.defects == [], str(figures)

@@ -1,4 +1,4 @@
-"""Hostile events: documented ones, changed for the worse, and whatever else a server could send in their place."""
+"""Hostile events: mutated documented events, and other bytes that a server could send."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ TYPES = [(row.service, row.name) for row in event_types.table()]
 
 
 class Literal(str):
-    """Text that stands in an event as it is, whether or not it is JSON."""
+    """Text that is put into an event unquoted; it need not be JSON."""
 
     __slots__ = ()
 
 
 class Members(list[tuple[str, Any]]):
-    """An object's members, of which several may have one name."""
+    """An object's members, which may have duplicate names."""
 
 
 def _nested(depth: int, opening: str = "[", innermost: str = "1") -> Literal:
@@ -82,7 +82,7 @@ KEYS = [
 
 
 def events(count: int, seed: int) -> Iterator[bytes]:
-    """So many events, the same for the same seed; each is one element of a page, or what should have been one."""
+    """`count` events, the same for the same seed; each is meant as an element of a page."""
     dice = random.Random(seed)
     kinds: list[Callable[[random.Random, int], bytes]] = [_mutated, _mistyped, _arbitrary, _large, _broken]
     for number in range(count):
@@ -91,7 +91,7 @@ def events(count: int, seed: int) -> Iterator[bytes]:
 
 
 def _mutated(dice: random.Random, _number: int) -> bytes:
-    """A documented event of which some values are others."""
+    """A documented event with some values replaced."""
     event = copy.deepcopy(dice.choice(DOCUMENTED))
     if dice.random() < 0.3:
         event["service"], event["event_type"] = dice.choice(TYPES)
@@ -108,11 +108,11 @@ def _mutated(dice: random.Random, _number: int) -> bytes:
             container[key] = _value(dice)
         if not event:
             break
-    return _written(_with_doubles(event, dice), dice)
+    return _written(_with_duplicates(event, dice), dice)
 
 
 def _mistyped(dice: random.Random, number: int) -> bytes:
-    """An event that holds something else in the place of a declared field: each of them in turn."""
+    """An event with unexpected values in declared fields, each field in turn."""
     service, event_type = dice.choice(TYPES)
     event: dict[str, Any] = {"id": str(number), "timestamp": "2025-06-18T01:40:48.9Z", "service": service}
     event["event_type"] = event_type
@@ -124,7 +124,7 @@ def _mistyped(dice: random.Random, number: int) -> bytes:
         for name in reversed(path[1:]):
             value = {name: value} if dice.random() < 0.9 else [{name: value}, _value(dice)]
         event[path[0]] = value
-    return _written(_with_doubles(event, dice), dice)
+    return _written(_with_duplicates(event, dice), dice)
 
 
 def _arbitrary(dice: random.Random, _number: int) -> bytes:
@@ -142,7 +142,7 @@ def _arbitrary(dice: random.Random, _number: int) -> bytes:
 
 
 def _large(dice: random.Random, _number: int) -> bytes:
-    """An event of up to 1 MB: one long text, many members, a long list, or a long name."""
+    """An event of up to 1 MB: a long text, many members, a long list, or a long name."""
     size = dice.randint(10_000, 200_000)
     how = dice.randrange(4)
     members: list[tuple[str, Any]] = [
@@ -155,7 +155,7 @@ def _large(dice: random.Random, _number: int) -> bytes:
 
 
 def _broken(dice: random.Random, number: int) -> bytes:
-    """What is no object, no JSON, or no UTF-8."""
+    """Bytes that are not an object, not JSON, or not UTF-8."""
     whole = _mutated(dice, number)
     how = dice.randrange(8)
     if how == 0:
@@ -182,14 +182,14 @@ def _value(dice: random.Random) -> Any:
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every container within, with each of its keys or positions."""
+    """Every container in `value`, with each of its keys or indexes."""
     for key in list(value) if isinstance(value, dict) else range(len(value)):
         yield value, key
         if isinstance(value[key], dict | list) and not isinstance(value[key], Members):
             yield from _places(value[key])
 
 
-def _with_doubles(event: dict[str, Any], dice: random.Random) -> Members:
+def _with_duplicates(event: dict[str, Any], dice: random.Random) -> Members:
     members = Members(event.items())
     if members and dice.random() < 0.1:
         members.append((dice.choice(members)[0], _value(dice)))
@@ -197,10 +197,10 @@ def _with_doubles(event: dict[str, Any], dice: random.Random) -> Members:
 
 
 def _written(value: Any, dice: random.Random) -> bytes:
-    """JSON text in one of the forms in which it may come; lone surrogates are escaped, or stand as they are."""
+    """JSON text in one of its possible forms; lone surrogates are escaped or not."""
     ascii_only = dice.random() < 0.5
     bare_controls = dice.random() < 0.05
-    blank = dice.choice(["", "", " ", "\n\t"])
+    whitespace = dice.choice(["", "", " ", "\n\t"])
 
     def text(value: Any) -> str:
         if isinstance(value, Literal):
@@ -208,7 +208,7 @@ def _written(value: Any, dice: random.Random) -> bytes:
         if isinstance(value, dict):
             value = Members(value.items())
         if isinstance(value, Members):
-            return "{" + f",{blank}".join(f"{text(key)}:{blank}{text(each)}" for key, each in value) + "}"
+            return "{" + f",{whitespace}".join(f"{text(key)}:{whitespace}{text(each)}" for key, each in value) + "}"
         if isinstance(value, list):
             return "[" + ",".join(map(text, value)) + "]"
         if isinstance(value, str) and bare_controls:

@@ -1,6 +1,6 @@
-"""A fuzz of the mapping: hostile events in, records out that keep their declared types, through a real Fluent Bit too.
+"""Fuzz the mapping: hostile events become records with declared types, also after a real Fluent Bit.
 
-By hand:
+Usage:
 
     FLUENT_BIT=/path/to/fluent-bit .venv/bin/python tests/tools/ecs_fuzz.py --events 100000 --seed 1
 """
@@ -35,18 +35,18 @@ from in_jumpcloud.forward.chunks import batch
 from in_jumpcloud.forward.sender import AckSender
 from in_jumpcloud.insights.event import parse_event
 
-SHARE_OF_ELASTIC = 5
-"""Of so many events, one is mapped by both profiles."""
+ELASTIC_INTERVAL = 5
+"""One of this many events is mapped by both profiles."""
 _TAG = "jumpcloud.fuzz"
-_NUMBER = "number"  # under this, records carry which one they are; no field of ECS has the name
-_SHOWN, _NOTED = 5, 1000  # defects
+_NUMBER = "number"  # the record's number; ECS has no field of this name
+_MAX_SHOWN, _MAX_DEFECTS = 5, 1000
 
 Path_ = tuple[str, ...]
 EVENT = tuple(fields.EVENT.split("."))
 TYPES = {tuple(row.name.split(".")): row.type for row in fields.table()}
 PARENTS = {path[:length] for path in TYPES for length in range(1, len(path))}
-SEED = {tuple(row.name.split(".")) for row in fields.table() if row.origin == "elastic"}
-SEED_PARENTS = {path[:length] for path in SEED for length in range(1, len(path))}
+ELASTIC = {tuple(row.name.split(".")) for row in fields.table() if row.origin == "elastic"}
+ELASTIC_PARENTS = {path[:length] for path in ELASTIC for length in range(1, len(path))}
 OWN = {("error",), ("tags",), ("event", "kind"), ("event", "original")}
 _TEXTS = {"keyword", "constant_keyword", "wildcard", "match_only_text"}
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
@@ -54,21 +54,21 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 
 @dataclass
 class Figures:
-    """What came of it."""
+    """The results."""
 
     seed: int
     events: int = 0
     raw_bytes: int = 0
     reported: int = 0
-    """Records that say of themselves that something could not be mapped."""
+    """Records of events that could not be mapped completely."""
     leaves: int = 0
-    """Values of declared fields whose type was checked, in what was mapped."""
+    """Values of declared fields in mapped records whose type was checked."""
     compared: int = 0
     """Events that both profiles mapped."""
     lines: int | None = None
-    """Lines that came out of a real Fluent Bit; None: there was none."""
+    """Lines that a real Fluent Bit wrote; None without Fluent Bit."""
     leaves_out: int = 0
-    """Values of declared fields whose type was checked, in what came out of it."""
+    """Values of declared fields in those lines whose type was checked."""
     seconds: float = 0
     defects: list[str] = field(default_factory=list)
 
@@ -76,7 +76,7 @@ class Figures:
         lines = [
             f"seed {self.seed}: {self.events} events, {self.raw_bytes / 1e6:.1f} MB, in {self.seconds:.0f} s",
             (
-                f"mapped {self.events}, {self.reported} of them with something reported; "
+                f"mapped {self.events}, {self.reported} of them with problems; "
                 f"{self.leaves} values of declared fields checked; {self.compared} compared with profile elastic"
             ),
             "not delivered to a real Fluent Bit: set FLUENT_BIT, or put fluent-bit on PATH"
@@ -86,20 +86,20 @@ class Figures:
                 f"{self.leaves_out} values of declared fields checked"
             ),
             f"defects: {len(self.defects)}",
-            *self.defects[:_SHOWN],
+            *self.defects[:_MAX_SHOWN],
         ]
         return "\n".join(lines)
 
 
 class Entry(NamedTuple):
-    """A record as it travels."""
+    """A packed record and its tag."""
 
     tag: str
     packed: bytes
 
 
 class Fuzz:
-    """Hostile events through both profiles and, where there is one, a real Fluent Bit."""
+    """Maps hostile events with both profiles and, with `deliver`, sends the records through a real Fluent Bit."""
 
     def __init__(self, directory: Path, *, events: int, seed: int, deliver: bool) -> None:
         self._directory = directory
@@ -119,7 +119,7 @@ class Fuzz:
         self.figures = Figures(seed)
 
     def run(self) -> Figures:
-        """Do it all."""
+        """Run the whole fuzz."""
         began = time.monotonic()
         if self._with_fluent_bit:
             with FluentBit.with_input(self._directory, {}) as fluent_bit:
@@ -142,7 +142,7 @@ class Fuzz:
             record = self._extended.map(parse_event(raw), now_ns)
             self.figures.reported += "error" in record.body
             self.figures.leaves += self._check_types(record.body, raw, sent=True)
-            if number % SHARE_OF_ELASTIC == 0:
+            if number % ELASTIC_INTERVAL == 0:
                 self.figures.compared += 1
                 base = self._elastic.map(parse_event(raw), now_ns).body
                 self._note([f"extended lacks {'.'.join(path)}" for path in lacking(base, record.body)], raw)
@@ -159,7 +159,7 @@ class Fuzz:
         sender.close()
 
     def _lines_of(self, output: BinaryIO) -> int:
-        """How many lines came so far; what was counted before is not read again."""
+        """The number of lines so far; lines that were counted are not read again."""
         self._counted += sum(block.count(b"\n") for block in iter(lambda: output.read(2**20), b""))
         return self._counted
 
@@ -199,12 +199,12 @@ class Fuzz:
         return checked
 
     def _note(self, defects: list[str], of: bytes) -> None:
-        if len(self.figures.defects) < _NOTED:
+        if len(self.figures.defects) < _MAX_DEFECTS:
             self.figures.defects.extend(f"{defect} | {of[:2000]!r}" for defect in defects)
 
 
 def leaves(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
-    """Every value that holds no more, or that has a declared type; as in a store, a dot in a name makes an object."""
+    """Every scalar, and every value with a declared type; as in a store, a dot in a name makes an object."""
     if isinstance(value, list):
         for each in value:
             yield from leaves(each, path)
@@ -216,7 +216,7 @@ def leaves(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
 
 
 def conforms(value: Any, kind: str, *, sent: bool) -> bool:
-    """Whether a store takes the value for this type; `sent`: as it is sent, where a float is never written as 1."""
+    """Whether a store accepts the value for this type; `sent`: before Fluent Bit, which writes 1.0 as 1."""
     if kind in _TEXTS:
         return type(value) is str
     if kind == "long":
@@ -242,11 +242,11 @@ def conforms(value: Any, kind: str, *, sent: bool) -> bool:
 
 
 def lacking(base: Any, more: Any, path: Path_ = ()) -> Iterator[Path_]:
-    """Where the record by profile extended does not hold what the one by profile elastic, `base`, holds.
+    """The paths at which the record of profile extended, `more`, lacks a value of profile elastic, `base`.
 
-    Not compared is what each profile says for itself: its complaints, and fields that only profile extended declares.
+    Problems, and fields that only profile extended declares, are not compared.
     """
-    if path in OWN or (path[: len(EVENT)] == EVENT and path not in SEED | SEED_PARENTS):
+    if path in OWN or (path[: len(EVENT)] == EVENT and path not in ELASTIC | ELASTIC_PARENTS):
         return
     if isinstance(base, dict) and path not in TYPES:
         for key, each in base.items():
@@ -257,7 +257,7 @@ def lacking(base: Any, more: Any, path: Path_ = ()) -> Iterator[Path_]:
 
 
 def _holds(base: Any, more: Any, path: Path_) -> bool:
-    if path == ("event", "outcome"):  # results in words tell more; a sign-on that waits for a second factor is open
+    if path == ("event", "outcome"):  # text results add outcomes; a sign-on that waits for a second factor is unknown
         return base in {more, "unknown"} or (base, more) == ("failure", "unknown")
     if path[1:] == ("ip",):  # IPv4 written as IPv6 becomes IPv4
         address = ipaddress.ip_address(base)
@@ -268,24 +268,24 @@ def _holds(base: Any, more: Any, path: Path_) -> bool:
 
 
 def strictly(line: bytes) -> dict[str, Any]:
-    """What a line of JSON says.
+    """Parse a line of strict JSON.
 
     Raises:
-        ValueError: it is not UTF-8, not one object of strict JSON, or an object holds a name twice.
+        ValueError: the line is not UTF-8, not one object of strict JSON, or an object has a duplicate name.
     """
 
     def refuse(literal: str) -> Any:
-        raise ValueError(f"{literal} is no JSON")
+        raise ValueError(f"{literal} is not JSON")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a name stands twice")
-        return found
+        members = dict(pairs)
+        if len(members) != len(pairs):
+            raise ValueError("duplicate name")
+        return members
 
     body = json.loads(line.decode(), parse_constant=refuse, object_pairs_hook=unique)
     if type(body) is not dict:
-        raise ValueError("it is no object")
+        raise ValueError("not an object")
     return body
 
 
@@ -294,7 +294,7 @@ def _digest(body: Any) -> bytes:
 
 
 def _printed(value: Any) -> Any:
-    """The value with floats as Fluent Bit writes them, of 16 digits."""
+    """The value with floats of 16 digits, as Fluent Bit writes them."""
     if isinstance(value, dict):
         return {key: _printed(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -303,7 +303,7 @@ def _printed(value: Any) -> Any:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the fuzz from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))

@@ -1,4 +1,4 @@
-"""Types of declared fields, what cannot be mapped, and that nothing is lost whatever an event holds."""
+"""Conversion to declared types, problems, and that no value of any event is lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from in_jumpcloud.ecs.mapper import Mapper
 from in_jumpcloud.forward.wire import pack_entry
 from in_jumpcloud.insights.event import RawEvent, parse_event
 
-GONE: Any = "(taken out)"
+GONE: Any = "(removed)"
 RECEIVED_NS = 1_698_303_449_823_000_000
 NO_GEO = GeoIPLookup(None, None)
 MAPPERS = {
@@ -38,14 +38,14 @@ def mapped(raw: bytes, *, keep_duplicates: bool = True) -> dict[str, Any]:
     return MAPPERS[keep_duplicates].map(parse_event(raw), RECEIVED_NS).body
 
 
-def cleaned(**data: Any) -> tuple[Any, list[str]]:
-    """An event's data, cleaned, and what was said about it."""
+def coerced(**data: Any) -> tuple[Any, list[str]]:
+    """An event's data with declared types, and the problems."""
     problems: list[str] = []
     return coerce(data, fields.declared(), problems, strict=True), problems
 
 
 class TestTypes:
-    """What becomes of a value at a declared path."""
+    """Values of declared fields."""
 
     @pytest.mark.parametrize(
         ("name", "given", "kept"),
@@ -74,15 +74,15 @@ class TestTypes:
         ],
     )
     def test_converted(self, name: str, given: Any, kept: Any) -> None:
-        """What can have its declared type gets it, in lists member for member; what is not declared stays as sent."""
-        data, problems = cleaned(**{name: given})
+        """A value is converted to its declared type, in lists each member; undeclared values are kept as sent."""
+        data, problems = coerced(**{name: given})
         assert repr(data[name]) == repr(kept)
         assert problems == []
 
     @pytest.mark.parametrize("value", [51, 51.0, "51", "51.0", "5.1e1", "+51", "51.", "0051"])
     def test_float(self, value: Any) -> None:
-        """A latitude is a float, whatever it was sent as."""
-        data, problems = cleaned(geoip={"latitude": value})
+        """A latitude becomes a float."""
+        data, problems = coerced(geoip={"latitude": value})
         assert repr(data) == "{'geoip': {'latitude': 51.0}}"
         assert problems == []
 
@@ -97,9 +97,9 @@ class TestTypes:
             *[("system", value) for value in ("x", 1, True)],
         ],
     )
-    def test_unfit(self, name: str, value: Any) -> None:
-        """What cannot have its declared type is taken out, with one sentence that names the field and the value."""
-        data, problems = cleaned(**{name: value}, dn2="x")
+    def test_mistyped(self, name: str, value: Any) -> None:
+        """A value that cannot be converted is removed, with one problem that names the field and the value."""
+        data, problems = coerced(**{name: value}, dn2="x")
         assert data == {"dn2": "x"}
         if value == "":
             assert problems == []
@@ -109,33 +109,33 @@ class TestTypes:
 
     @pytest.mark.parametrize("value", ["x", "nan", "inf", "1e400", "1_0", True, 10**400, {"a": 1}, "\u0661"])
     def test_not_a_float(self, value: Any) -> None:
-        """Text that is no number, what is not finite and what is no scalar is not of type float."""
-        data, problems = cleaned(geoip={"longitude": value})
+        """Text that is not a number, infinities, NaN and objects cannot become a float."""
+        data, problems = coerced(geoip={"longitude": value})
         assert data == {}
         assert [problem.partition(":")[0] for problem in problems] == ["jumpcloud.event.geoip.longitude"]
 
     def test_through_lists(self) -> None:
-        """A declared path goes through lists of objects, and of lists of them."""
+        """A declared path continues in lists of objects, and in lists of such lists."""
         policies = [{"id": 1, "metadata": {"action": True}}, [{"id": "x", "more": 2}], {"id": {"a": 1}}]
-        data, problems = cleaned(auth_context={"policies_applied": policies})
+        data, problems = coerced(auth_context={"policies_applied": policies})
         kept = [{"id": "1", "metadata": {"action": "true"}}, [{"id": "x", "more": 2}]]
         assert data == {"auth_context": {"policies_applied": kept}}
         assert len(problems) == 1
         assert problems[0].startswith("jumpcloud.event.auth_context.policies_applied.id: ")
 
     def test_part_of_a_list(self) -> None:
-        """One unfit member of a list costs only itself."""
-        data, problems = cleaned(scope=[1, "x", {"a": 1}, 2])
+        """Only the members of a list that cannot be converted are removed."""
+        data, problems = coerced(scope=[1, "x", {"a": 1}, 2])
         assert data == {"scope": [1, 2]}
         assert len(problems) == 2
 
     def test_long_values_are_shortened(self) -> None:
-        """A problem shows no more than the beginning of a value."""
-        assert len(cleaned(scope="x" * 10_000)[1][0]) < 150
+        """A problem shows only the beginning of a long value."""
+        assert len(coerced(scope="x" * 10_000)[1][0]) < 150
 
 
 class TestNothingLost:
-    """What is told about an event that cannot be mapped as it is."""
+    """Records of events that cannot be mapped completely."""
 
     @pytest.mark.parametrize(
         ("raw", "names", "path", "kept"),
@@ -159,8 +159,8 @@ class TestNothingLost:
             (b'{"id":"1","changes":' + b"[" * 40 + b"1" + b"]" * 40 + b"}", "jumpcloud.event.changes", "changes", GONE),
         ],
     )
-    def test_told(self, raw: bytes, names: str, path: str, kept: Any) -> None:
-        """The rest is mapped; kind, a sentence naming the field, the tag and the original are set."""
+    def test_reported(self, raw: bytes, names: str, path: str, kept: Any) -> None:
+        """All other values are mapped; kind, a message naming the field, the tag and the original are set."""
         body = mapped(raw)
         assert body["event"]["kind"] == "pipeline_error"
         assert body["event"]["original"] == raw.decode(errors="replace")
@@ -171,21 +171,21 @@ class TestNothingLost:
         assert body["jumpcloud"]["event"].get(path, GONE) == kept
 
     def test_tag_once(self) -> None:
-        """Where the original is preserved anyway, its tag stands once."""
+        """If the original is preserved by the settings, its tag is not duplicated."""
         mapper = Mapper(
             EcsSettings(profile="elastic", preserve_original_event=True), NO_GEO, agent_id="a", ephemeral_id="b"
         )
         assert mapper.map(parse_event(b'{"scope":"x"}'), 0).body["tags"] == ["preserve_original_event", "forwarded"]
 
-    def test_sound_event_after_a_faulty_one(self) -> None:
-        """A problem with one event leaves no trace in the next."""
+    def test_next_event(self) -> None:
+        """A problem with one event does not affect the next."""
         mapped(b'{"scope":"x"}')
         body = mapped(b'{"scope":1}')
         assert "error" not in body
         assert body["tags"] == ["preserve_duplicate_custom_fields", "forwarded"]
 
     def test_deep_subtree(self) -> None:
-        """What lies deeper than 32 levels becomes its JSON text, and reads back as it was."""
+        """A subtree deeper than 32 levels becomes its JSON text, from which it can be read back."""
         deep: Any = {"é": [1, None, "x"]}
         for _ in range(40):
             deep = {"a": deep}
@@ -197,7 +197,7 @@ class TestNothingLost:
         assert json.loads(value) == deep
 
     def test_32_levels(self) -> None:
-        """An event of exactly 32 levels stays as it was sent."""
+        """An event of exactly 32 levels is kept as sent."""
         raw = b'{"n":' + b"[" * 31 + b"1" + b"]" * 31 + b"}"
         body = mapped(raw)
         assert body["jumpcloud"]["event"] == json.loads(raw)
@@ -226,7 +226,7 @@ class TestNothingLost:
         ids=lambda raw: repr(raw[:8]),
     )
     def test_unreadable(self, raw: bytes) -> None:
-        """An element that is no object, or cannot be read, becomes a record of the original and the reason."""
+        """An element that is not an object, or cannot be read, becomes a record with the original and the reason."""
         made = MAPPERS[False].map(parse_event(raw), RECEIVED_NS)
         assert made.time_ns == RECEIVED_NS
         assert made.body["@timestamp"] == made.body["event"]["created"] == "2023-10-26T06:57:29.823Z"
@@ -236,7 +236,7 @@ class TestNothingLost:
         assert "jumpcloud" not in made.body
 
 
-# Any event: JSON of every kind, deep at times, and values of every kind at the declared paths.
+# Any event: JSON of every kind, sometimes deep, and values of every kind at declared paths.
 PATHS = [field.name.removeprefix("jumpcloud.event.") for field in fields.table() if "jumpcloud.event." in field.name]
 TEXT = st.text(st.characters(exclude_categories=()), max_size=8)  # lone surrogates too
 LIKELY = st.sampled_from(
@@ -259,7 +259,7 @@ def nested(draw: st.DrawFn) -> Any:
 
 @st.composite
 def events(draw: st.DrawFn) -> dict[str, Any]:
-    """An object with values of any kind at declared paths, some of which go through lists, and elsewhere."""
+    """An object with values of any kind at declared paths, some of them in lists, and at others."""
     event: dict[str, Any] = draw(st.dictionaries(KEYS, JSON, max_size=4))
     for path in draw(st.lists(st.sampled_from(PATHS), max_size=6)):
         *parents, leaf = path.split(".")
@@ -271,7 +271,7 @@ def events(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def pruned(value: Any) -> Any:
-    """A value without what is empty; None where nothing is left."""
+    """A value without empty parts; None if nothing is left."""
     if isinstance(value, dict):
         value = {key: kept for key, each in value.items() if (kept := pruned(each)) is not None}
     elif isinstance(value, list):
@@ -280,7 +280,7 @@ def pruned(value: Any) -> Any:
 
 
 def carries(kept: Any, given: Any) -> bool:
-    """Whether a record's value says the same as the event's, if in another type."""
+    """Whether a record's value equals the event's, in this or another type."""
     if isinstance(given, dict):
         return isinstance(kept, dict) and kept.keys() == given.keys() and all(carries(kept[k], given[k]) for k in given)
     if isinstance(given, list):
@@ -295,7 +295,7 @@ def carries(kept: Any, given: Any) -> bool:
 
 
 def conforms(value: Any, kind: str | fields.Declared) -> bool:
-    """Whether a value is of a declared type; a list is where its members are."""
+    """Whether a value, or every member of a list, has the declared type."""
     if isinstance(value, list):
         return all(conforms(each, kind) for each in value)
     if isinstance(kind, dict):
@@ -306,7 +306,7 @@ def conforms(value: Any, kind: str | fields.Declared) -> bool:
 
 
 def duplicates_removed(data: dict[str, Any]) -> dict[str, Any]:
-    """An event's data after row 20 of the base mapping."""
+    """An event's data without the duplicates that the mapper removes."""
     gone = {*["version", "timestamp", "client_ip", "src_ip", "id", "message", "username", "useragent"]}
     gone |= {"event_type", "service", "process_name"}
     inner = {"system": {"id", "hostname"}, "initiated_by": {"id", "email", "username"}}
@@ -320,7 +320,7 @@ def duplicates_removed(data: dict[str, Any]) -> dict[str, Any]:
 
 
 class TestAnyEvent:
-    """What holds for every event there can be."""
+    """Properties of all events."""
 
     @staticmethod
     def read(value: Any) -> RawEvent:
@@ -330,7 +330,7 @@ class TestAnyEvent:
     @settings(max_examples=120, deadline=None)
     @given(events() | JSON | nested())
     def test_record(self, value: Any) -> None:
-        """A record is always made, it fits the wire and JSON, and its declared fields have their declared types."""
+        """Every event becomes a record that can be packed and written as JSON, with declared types."""
         event = self.read(value)
         made = MAPPERS[True].map(event, RECEIVED_NS)
         entry = pack_entry(made.time_ns, made.body)
@@ -345,7 +345,7 @@ class TestAnyEvent:
     @settings(max_examples=120, deadline=None)
     @given(events() | JSON | nested())
     def test_nothing_lost(self, value: Any) -> None:
-        """Either the record carries every value of the event, or the original is there and the reason is told."""
+        """A record has every value of the event, or the original and the reason."""
         event = self.read(value)
         body = MAPPERS[True].map(event, RECEIVED_NS).body
         if body["event"].get("kind") == "pipeline_error":
@@ -362,7 +362,7 @@ class TestAnyEvent:
     @settings(max_examples=50, deadline=None)
     @given(events())
     def test_twice(self, value: Any) -> None:
-        """A second mapping makes the same record, and neither changes the event."""
+        """Mapping twice gives the same record and does not change the event."""
         event = self.read(value)
         before = repr(event)
         first = repr(MAPPERS[False].map(event, RECEIVED_NS))
@@ -372,7 +372,7 @@ class TestAnyEvent:
     @settings(max_examples=50, deadline=None)
     @given(events())
     def test_duplicates(self, value: Any) -> None:
-        """Without preserved duplicates exactly those are missing."""
+        """Without preserve_duplicate_custom_fields, exactly the duplicates are absent."""
         event = self.read(value)
         without, kept = (MAPPERS[keep].map(event, RECEIVED_NS).body for keep in (False, True))
         expected = duplicates_removed(kept.pop("jumpcloud", {}).get("event", {}))

@@ -1,4 +1,4 @@
-"""The encoder: every value of an event reaches its own record, where it belongs, and no other record."""
+"""The encoder: each value of an event affects only its own record, and only the fields it belongs to."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SIMULATED = [
 ]
 RECEIVED_NS = 1_698_303_449_823_000_000
 SELECTORS = {"event_type", "service", "type", "field", "severity", "success", "result", "status"}
-"""Names of values that decide which fields a record has, or what its categories are."""
+"""Names of values that decide which fields or categories a record has."""
 
 PEOPLE = {"initiated_by", "resource"}
-"""Whether these two are one person decides what is known of the record's `user`."""
+"""Whether these two are one person decides the fields of the record's `user`."""
 
 
 def encoder() -> RecordEncoder:
-    """A new one, which has seen no event."""
+    """A new encoder."""
     settings = EcsSettings(preserve_duplicate_custom_fields=True)
     return RecordEncoder(Mapper(settings, GeoIPLookup(None, None), agent_id="a", ephemeral_id="b"))
 
@@ -68,7 +68,7 @@ def changed(event: Any, path: Path, value: Any) -> Any:
 
 
 def other(value: Any, number: int) -> Any:
-    """A value of the same kind that no event has; None where there is none, or where it is rewritten on its way."""
+    """A value of the same kind that no event has; None if there is none, or if the mapper rewrites it."""
     if type(value) is int:
         return 770_000 + number
     if type(value) is not str or value.lower() in {"true", "false"} or "]:" in value:
@@ -87,7 +87,7 @@ def other(value: Any, number: int) -> Any:
 
 
 def parts(*values: Any) -> Iterator[str]:
-    """What a record shows of each value: a time may be written with more or fewer digits."""
+    """The text of each value in a record: a time may have more or fewer digits."""
     for value in values:
         yield str(value)[:19] if is_time(value) else str(value)
 
@@ -98,7 +98,7 @@ def is_time(value: Any) -> bool:
 
 
 def test_each_value_changes_only_what_belongs_to_it() -> None:
-    """One changed value changes its record only where the old or the new value is, whatever was encoded before."""
+    """Changing one value changes the record only where the old or new value is, whatever was encoded before."""
     shared, numbers, kinds, misplaced = encoder(), itertools.count(), set(), []
     for event in [*SIMULATED, *DOCUMENTED]:
         kind = (event.get("event_type"), *(path for path, _ in leaves(event)))

@@ -1,4 +1,4 @@
-"""Profile `extended`, whatever an event holds: declared types, nothing raised, and no less than profile `elastic`."""
+"""Profile `extended` with any event: declared types, no exceptions, and all values of profile `elastic`."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dict
 
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every container within, with each of its keys or positions."""
+    """Every container in `value`, with each of its keys or indexes."""
     for key in list(value) if isinstance(value, dict) else range(len(value)):
         yield value, key
         if isinstance(value[key], dict | list):
@@ -79,7 +79,7 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 @st.composite
 def mutated(draw: st.DrawFn) -> dict[str, Any]:
-    """A documented event, some values of which are gone, wrapped in a list, or any other value."""
+    """A documented event with some values removed, wrapped in a list, or replaced by any other."""
     event: dict[str, Any] = copy.deepcopy(draw(st.sampled_from(DOCUMENTED)))
     for _ in range(draw(st.integers(0, 4))):
         every = list(places(event))
@@ -95,7 +95,7 @@ def mutated(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def leaves(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
-    """Every value that a declared type holds for, and every other that holds no more."""
+    """Every value with a declared type, and every other scalar."""
     if isinstance(value, list):
         for each in value:
             yield from leaves(each, path)
@@ -107,7 +107,7 @@ def leaves(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
 
 
 def conforms(value: Any, kind: str) -> bool:
-    """Whether a value is one that a store takes for this type."""
+    """Whether a store accepts the value for this type."""
     if kind in TEXTS:
         return type(value) is str
     if kind == "ip":
@@ -122,7 +122,7 @@ def conforms(value: Any, kind: str) -> bool:
 
 
 def same_types(value: Any, path: Path_ = ("jumpcloud", "event")) -> Any:
-    """An event's data without what only profile extended declares a type for; None where nothing is left."""
+    """An event's data without the fields that only profile extended declares; None if nothing is left."""
     if path in NEWER or (path in NEWER_PARENTS and not isinstance(value, dict | list)):
         return None
     if isinstance(value, dict):
@@ -134,7 +134,7 @@ def same_types(value: Any, path: Path_ = ("jumpcloud", "event")) -> Any:
 
 
 def missing(less: Any, more: Any, path: Path_ = ()) -> Iterator[Path_]:
-    """Where `more` does not hold what `less` holds; lists of categories, types and tags may be longer."""
+    """The paths at which `more` lacks a value of `less`; lists of categories, types and tags may be longer."""
     if isinstance(less, dict):
         for key, each in less.items():
             if isinstance(more, dict) and key in more:
@@ -149,7 +149,7 @@ def missing(less: Any, more: Any, path: Path_ = ()) -> Iterator[Path_]:
 
 
 def check_types(raw: bytes) -> None:
-    """The record fits the wire, and each of its values has its declared type; only the event has undeclared ones."""
+    """The record can be packed, and its values have their declared types; only the event has undeclared fields."""
     made = EXTENDED.map(parse_event(raw), 0)
     assert msgpack.unpackb(pack_entry(made.time_ns, made.body))[1] == made.body
     json.dumps(made.body, allow_nan=False, ensure_ascii=False).encode()
@@ -161,51 +161,53 @@ def check_types(raw: bytes) -> None:
 
 
 def check_superset(raw: bytes) -> None:
-    """All that profile elastic says profile extended says too, but for what is named here."""
+    """Profile extended has all values of profile elastic, with the exceptions below."""
     event = parse_event(raw)
     elastic, extended = (copy.deepcopy(mapper.map(event, 0).body) for mapper in (ELASTIC, EXTENDED))
     data = elastic.pop("jumpcloud", {}).get("event", {})
     assert same_types(data) == same_types(extended.pop("jumpcloud", {}).get("event", {}))
-    # A single sign-on that waits for a second factor is no failure, and texts tell the outcome of what says no other.
+    # A single sign-on that waits for a second factor is not a failure; status and result as text give an outcome.
     outcome = elastic["event"].pop("outcome", None)
     if (outcome, extended["event"].get("outcome")) == ("failure", "unknown"):
         assert data["event_type"] == "sso_auth"
         assert "error_message" not in data
     else:
         assert outcome in {"unknown", extended["event"].get("outcome")}
-    # IPv4 written as IPv6 becomes IPv4, and is looked up as such in both.
+    # IPv4 written as IPv6 becomes IPv4; both profiles look it up as IPv4.
     for side in ("client", "source"):
         if (ip := elastic.get(side, {}).get("ip")) and (mapped := getattr(ipaddress.ip_address(ip), "ipv4_mapped", 0)):
             assert extended[side]["ip"] == str(mapped)
             assert extended[side]["address"] == elastic[side].pop("ip")
-    # An address with a port is no problem, nor need be what only this profile declares; that may be one of its own.
-    complaints = [body.pop("error", {"message": []})["message"] for body in (elastic, extended)]
-    untold = [line for line in complaints[0] if line not in complaints[1] and not line.startswith(("client_", "src_"))]
-    assert [line for line in untold if tuple(line.partition(":")[0].split(".")[:3]) not in NEWER | NEWER_PARENTS] == []
-    if elastic["event"].get("kind") == "pipeline_error" and not complaints[1]:
+    # An address with a port is no problem. Fields that only this profile declares have problems of their own.
+    messages = [body.pop("error", {"message": []})["message"] for body in (elastic, extended)]
+    unreported = [line for line in messages[0] if line not in messages[1] and not line.startswith(("client_", "src_"))]
+    assert [
+        line for line in unreported if tuple(line.partition(":")[0].split(".")[:3]) not in NEWER | NEWER_PARENTS
+    ] == []
+    if elastic["event"].get("kind") == "pipeline_error" and not messages[1]:
         del elastic["event"]["kind"], elastic["event"]["original"], elastic["tags"][-1]
     assert list(missing(elastic, extended)) == []
 
 
 class TestAnyEvent:
-    """What holds for every event there can be."""
+    """Properties of all events."""
 
     @settings(max_examples=250, deadline=None)
     @given(mutated() | st.dictionaries(KEYS, JSON, max_size=6) | JSON)
     def test_types(self, value: Any) -> None:
-        """Whatever an event holds, a record is made, and every value that is declared has its declared type."""
+        """Every event becomes a record, whose declared fields have their declared types."""
         check_types(json.dumps(value).encode())
 
     @settings(max_examples=250, deadline=None)
     @given(mutated() | st.dictionaries(KEYS, JSON, max_size=6) | JSON)
     def test_superset(self, value: Any) -> None:
-        """Whatever an event holds, profile extended says no less than profile elastic."""
+        """For every event, profile extended has all values of profile elastic."""
         check_superset(json.dumps(value).encode())
 
 
 @pytest.mark.parametrize("event", DOCUMENTED, ids=lambda event: event["event_type"])
 def test_documented(event: dict[str, Any]) -> None:
-    """Every documented event keeps both promises as it is, and all of it can be mapped."""
+    """Every documented event has both properties and is mapped without problems."""
     raw = json.dumps(event).encode()
     check_types(raw)
     check_superset(raw)
@@ -213,7 +215,7 @@ def test_documented(event: dict[str, Any]) -> None:
 
 
 def test_simulated() -> None:
-    """So does every simulated event, none of which is of a type that the catalogue lacks."""
+    """So does every simulated event, and the table of event types has all their types."""
     for raw in SIMULATED:
         check_types(raw)
         check_superset(raw)
@@ -225,7 +227,7 @@ def test_simulated() -> None:
 
 
 def test_every_field() -> None:
-    """Every field of the Elastic Common Schema that is declared is one that a record can have."""
+    """Every declared field of ECS is in the record of some event."""
     raws = [*SIMULATED, *(json.dumps(event).encode() for event in [*DOCUMENTED, *RARE])]
     mapper = Mapper(EcsSettings(preserve_original_event=True, hash_original=True), GEO, agent_id="a", ephemeral_id="b")
     seen = {path for raw in raws for path, _ in leaves(mapper.map(parse_event(raw), 0).body)}

@@ -1,4 +1,4 @@
-"""The index templates: each field of the table has a mapping that its store knows; the committed copies are true."""
+"""The index templates: each field has a mapping that its store supports; the committed copies are up to date."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from in_jumpcloud.ecs.index_template import PATTERNS, Dialect, TemplateOptions, 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUTS = ROOT / "conf" / "outputs"
 DIALECTS: tuple[Dialect, ...] = ("elasticsearch", "opensearch")
-BUILT_IN_PRIORITIES = (100, 200)  # of `logs`, and of what Elastic installs for its own integrations
+BUILT_IN_PRIORITIES = (100, 200)  # of `logs`, and of Elastic's integrations
 
 OF_BOTH = {
     *("alias", "binary", "boolean", "completion", "constant_keyword", "date", "date_nanos", "date_range", "double"),
@@ -74,20 +74,20 @@ def mappings(dialect: Dialect) -> dict[str, dict[str, Any]]:
 
 
 def count(properties: dict[str, Any]) -> int:
-    """What a store counts against total_fields.limit: fields, objects, and fields of fields."""
+    """The number that a store compares with total_fields.limit: fields, objects, and fields of fields."""
     return sum(
         1 + count(mapping.get("properties", {})) + len(mapping.get("fields", {})) for mapping in properties.values()
     )
 
 
 def depth(properties: dict[str, Any]) -> int:
-    """Levels of objects, the topmost included."""
+    """Levels of objects, including the first."""
     return 1 + max(depth(mapping["properties"]) if "properties" in mapping else 0 for mapping in properties.values())
 
 
 @for_each_dialect
 def test_every_row(dialect: Dialect) -> None:
-    """Every row of the table has a mapping of its type, or of the one that stands for it in this store."""
+    """Every field has a mapping with its type, or with the substitute for it in this store."""
     found = mappings(dialect)
     for field in fields.table():
         allowed = ALLOWED.get(field.type, {}).get(dialect, {field.type})
@@ -96,13 +96,13 @@ def test_every_row(dialect: Dialect) -> None:
 
 @for_each_dialect
 def test_nothing_else(dialect: Dialect) -> None:
-    """Nothing is mapped beside the table but the key that the outputs add."""
+    """Only the fields of the table and the key that the outputs add are mapped."""
     assert mappings(dialect).keys() - {field.name for field in fields.table()} == {"fluent_bit.time"}
 
 
 @for_each_dialect
 def test_known_types(dialect: Dialect) -> None:
-    """The store knows every type that the template names, and every parameter is one that the type has."""
+    """The store supports every type in the template, and every parameter is valid for its type."""
     for name, mapping in mappings(dialect).items():
         for each in (mapping, *mapping.get("fields", {}).values()):
             assert each["type"] in KNOWN[dialect], name
@@ -111,7 +111,7 @@ def test_known_types(dialect: Dialect) -> None:
 
 @for_each_dialect
 def test_no_term_too_long(dialect: Dialect) -> None:
-    """No text that is indexed may become a term above 32766 bytes, at up to four bytes a character."""
+    """No indexed text can become a term above 32766 bytes, at up to four bytes a character."""
     limits = [
         (name, each)
         for name, mapping in mappings(dialect).items()
@@ -124,13 +124,13 @@ def test_no_term_too_long(dialect: Dialect) -> None:
 
 @for_each_dialect
 def test_original(dialect: Dialect) -> None:
-    """The event's own text is kept, and takes no room in an index."""
+    """The original event is kept and not indexed."""
     assert mappings(dialect)["event.original"] == {"type": "keyword", "index": False, "doc_values": False}
 
 
 @for_each_dialect
 def test_limits(dialect: Dialect) -> None:
-    """The template itself is well within the limits that it sets, and needs no higher one."""
+    """The template is well within the limits that it sets."""
     template = index_template(dialect)["template"]
     properties, limits = template["mappings"]["properties"], template["settings"]["index"]["mapping"]
     assert count(properties) < limits["total_fields"]["limit"] / 2
@@ -140,12 +140,12 @@ def test_limits(dialect: Dialect) -> None:
 
 @for_each_dialect
 def test_priority(dialect: Dialect) -> None:
-    """It stands above every template that a store brings along for such names."""
+    """The priority is higher than that of the built-in templates for such names."""
     assert index_template(dialect)["priority"] > max(BUILT_IN_PRIORITIES)
 
 
 def test_users_settings() -> None:
-    """Elasticsearch looks for the user's settings, which need not be there; OpenSearch would insist on them."""
+    """The user's settings are optional in Elasticsearch; OpenSearch would require them, so its template has none."""
     template = index_template("elasticsearch")
     assert template["composed_of"] == template["ignore_missing_component_templates"] == ["in_jumpcloud@custom"]
     assert not {"composed_of", "ignore_missing_component_templates"} & index_template("opensearch").keys()
@@ -153,7 +153,7 @@ def test_users_settings() -> None:
 
 @for_each_dialect
 def test_options(dialect: Dialect) -> None:
-    """A user's choices are in the template, and change nothing else."""
+    """The options of the user are in the template, and change nothing else."""
     chosen = index_template(dialect, TemplateOptions(("one-*", "two"), data_stream=False))
     usual = index_template(dialect)
     assert chosen.pop("index_patterns") == ["one-*", "two"]
@@ -164,15 +164,15 @@ def test_options(dialect: Dialect) -> None:
 
 @for_each_dialect
 def test_committed_copy(dialect: Dialect) -> None:
-    """The copy under conf is what the program makes."""
+    """The copy in conf is what `in-jumpcloud template` prints."""
     text = (ROOT / "conf" / "index-templates" / f"{dialect}.json").read_text(encoding="utf-8")
-    assert json.loads(text) == index_template(dialect), f"in-jumpcloud template {dialect} makes another"
+    assert json.loads(text) == index_template(dialect), f"out of date: run in-jumpcloud template {dialect}"
 
 
-@pytest.mark.skipif(not OUTPUTS.is_dir(), reason="conf/outputs is not in this checkout")
+@pytest.mark.skipif(not OUTPUTS.is_dir(), reason="conf/outputs is missing")
 @for_each_dialect
 def test_outputs(dialect: Dialect) -> None:
-    """The output under conf writes to an index that the template applies to, as a data stream can be written to."""
+    """The output in conf writes to an index that the template applies to, with the operation of a data stream."""
     text = (OUTPUTS / f"{dialect}.yaml").read_text(encoding="utf-8")
     (output,) = yaml.safe_load(text)["pipeline"]["outputs"]
     assert fnmatch.fnmatchcase(output["index"], PATTERNS[dialect])

@@ -1,4 +1,4 @@
-"""The index templates take every record: a small model of how a store parses a document, and records put to it."""
+"""With the index templates no record is refused: a small model of how a store parses documents, and records for it."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ Mapping = dict[str, Any]
 
 
 class Refused(Exception):
-    """The store answers 400."""
+    """The store refuses the document with status 400."""
 
 
 class Store:
-    """An index made from a template, in so far as it takes or refuses documents; where stores differ, the stricter.
+    """A model of an index that accepts or refuses documents; where stores differ, the stricter one.
 
-    `ignored` holds the paths of the last document whose values were too long or malformed, and were left unindexed.
+    `ignored`: paths of the last document with a value that was not indexed, because it is too long or malformed.
     """
 
     def __init__(self, template: dict[str, Any]) -> None:
@@ -147,7 +147,7 @@ def _flattened(value: Any, mapping: Mapping, path: tuple[str, ...], field: str) 
 
 
 def _guessed(value: Any) -> Mapping:
-    """What dynamic mapping makes of the first value that it sees."""
+    """The mapping that dynamic mapping makes from the first value."""
     if isinstance(value, dict):
         return {"properties": {}}
     if isinstance(value, str):
@@ -236,7 +236,7 @@ ODD: list[dict[str, Any]] = [
 
 
 def put(store: Store, event: bytes, profile: Profile) -> list[str]:
-    """Put every record of an event, with the key that the outputs add; the paths that were left unindexed."""
+    """Put every record of an event, with the key that the outputs add; returns the paths that were not indexed."""
     ignored: list[str] = []
     for mapper in MAPPERS[profile]:
         record = mapper.map(parse_event(event), 0).body
@@ -259,7 +259,7 @@ for_each_template = pytest.mark.parametrize(("dialect", "profile"), TEMPLATES)
 @for_each_template
 @pytest.mark.parametrize("events", [DOCUMENTED, SIMULATED], ids=["documented", "simulated"])
 def test_indexed(dialect: Dialect, profile: Profile, events: list[bytes]) -> None:
-    """One index takes every documented and simulated event, and indexes every declared value but one that is long."""
+    """One index accepts every documented and simulated event, and indexes every declared value except a long one."""
     template = TEMPLATES[dialect, profile]
     store = Store(template)
     assert len(events) >= 17
@@ -269,7 +269,7 @@ def test_indexed(dialect: Dialect, profile: Profile, events: list[bytes]) -> Non
 
 @for_each_template
 def test_odd(dialect: Dialect, profile: Profile) -> None:
-    """It takes events that no document tells of: huge values, deep ones, and of every type in every place."""
+    """It accepts undocumented events: huge and deep values, and values of the wrong type."""
     template = TEMPLATES[dialect, profile]
     assert put_odd(template, profile).mapping == template["template"]["mappings"]
 
@@ -301,7 +301,7 @@ def altered(draw: st.DrawFn) -> dict[str, Any]:
 @settings(max_examples=100, deadline=None)
 @given(altered() | st.dictionaries(KEYS, JSON, max_size=6) | JSON)
 def test_any_event(event: Any) -> None:
-    """One index of either store takes every event there can be, whatever came before."""
+    """One index of either store accepts any event, after any other."""
     for (_, profile), store in STORES.items():
         put(store, json.dumps(event).encode(), profile)
 
@@ -331,19 +331,19 @@ SAFEGUARDS: list[tuple[Dialect, tuple[str, ...]]] = [
 
 @pytest.mark.parametrize(("dialect", "safeguard"), SAFEGUARDS)
 def test_safeguards(dialect: Dialect, safeguard: tuple[str, ...]) -> None:
-    """Take any one of the template's safeguards away, and the store refuses a record."""
+    """Without any one of the template's safeguards, the store refuses a record."""
     with pytest.raises(Refused):
         put_odd(without(TEMPLATES[dialect, "extended"], *safeguard), "extended")
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_profile(dialect: Dialect) -> None:
-    """The template of profile extended is none for profile elastic, which leaves more types open."""
+    """The template of profile extended does not fit profile elastic, which converts fewer fields."""
     with pytest.raises(Refused):
         put(Store(TEMPLATES[dialect, "extended"]), b'{"category":{"a":1}}', "elastic")
 
 
 def test_nul() -> None:
-    """What no template can help, as the page beside it says: a name in `changes` that has a NUL in it."""
+    """The documented limitation: Elasticsearch refuses a name in `changes` with a NUL."""
     with pytest.raises(Refused):
         put(Store(TEMPLATES["elasticsearch", "extended"]), rb'{"changes":{"a\u0000":1}}', "extended")
