@@ -7,13 +7,16 @@ from support import clock
 
 clock.install()
 
+import contextlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+from support.certificates import Certificates
 from support.command import Command
+from support.senders import SenderTo, sender_to
 
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 
@@ -38,6 +41,19 @@ def receiver() -> Iterator[SimulatedReceiver]:
     """A receiver that counts the ids of the records it receives."""
     with SimulatedReceiver(keep=False) as receiver:
         yield receiver
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    """An authority that only this test knows."""
+    return Certificates(tmp_path / "certificates")
+
+
+@pytest.fixture(name="sender_to")
+def _sender_to() -> Iterator[SenderTo]:
+    """Makes senders with the arguments of `support.senders.sender_to`, and closes them."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *target, **settings: stack.enter_context(contextlib.closing(sender_to(*target, **settings)))
 
 
 @pytest.fixture

@@ -21,7 +21,10 @@ InJumpCloudError            the message is one line for a person: what is wrong,
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+ReceiverStage = Literal["resolve", "connect", "tls", "handshake", "send", "ack"]
+"""The steps of a delivery, in order. "handshake" is HELO, PING and PONG."""
 
 
 class InJumpCloudError(Exception):
@@ -129,13 +132,25 @@ class PageTooLarge(Retryable):
 class ReceiverDown(InJumpCloudError):
     """The receiver could not be reached, or did not acknowledge in time.
 
-    `reached` names the receivers that the chunk was sent to: they may refuse just this chunk.
+    `stage` is the step that failed, None if several receivers failed at different ones. `errno` is the system's code:
+    ETIMEDOUT after a timeout, ECONNRESET where the receiver closed the connection, None for every other reason.
+    `reached` names the receivers that were sent the chunk: they may refuse only this chunk.
     """
 
     exit_code = 4
 
-    def __init__(self, message: str, *, advice: str = "", reached: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        advice: str = "",
+        stage: ReceiverStage | None = None,
+        errno: int | None = None,
+        reached: frozenset[str] = frozenset(),
+    ) -> None:
         super().__init__(message, advice=advice)
+        self.stage = stage
+        self.errno = errno
         self.reached = reached
 
 

@@ -81,7 +81,7 @@ class Pipeline:
         self._resources = resources
         self._settings = settings
         self._tag = TagTemplate(settings.tag)
-        max_bytes = settings.message_max_bytes - wire.ENVELOPE - self._tag.most_bytes
+        max_bytes = settings.message_max_bytes - wire.ENVELOPE_BYTES - self._tag.most_bytes
         self._chunk_bytes = min(settings.chunk_bytes, max_bytes)
         self._counters = counters
         self._now_ms = now_ms

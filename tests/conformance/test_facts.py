@@ -317,5 +317,5 @@ class TestTlsHeadOfLine:
 
     def test_by_default_they_are_longer_than_the_receivers(self) -> None:
         """The wait for TLS and the wait for an ack both exceed the 10 s of a receiver that is left as it is."""
-        assert room._HANDSHAKE > 10
+        assert room.HANDSHAKE_SECONDS > 10
         assert ForwardSettings().ack_timeout > 10

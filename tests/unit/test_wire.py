@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from in_jumpcloud.errors import ReceiverDown
 from in_jumpcloud.forward.chunks import batch
-from in_jumpcloud.forward.wire import SAFE_COMPRESSED, AckReader, build_chunk, message_bytes, pack_entry
+from in_jumpcloud.forward.wire import SAFE_COMPRESSED_BYTES, AckReader, build_chunk, message_bytes, pack_entry
 from in_jumpcloud.insights.event import EventKey
 
 SECOND = 1_000_000_000
@@ -135,8 +135,8 @@ class TestCompressed:
 
     def test_never_more_than_is_safe(self) -> None:
         """What would inflate to more than every Fluent Bit takes whole travels as it is."""
-        assert SAFE_COMPRESSED < 1_024_000
-        for size, compressed in ((SAFE_COMPRESSED, True), (SAFE_COMPRESSED + 1, False)):
+        assert SAFE_COMPRESSED_BYTES < 1_024_000
+        for size, compressed in ((SAFE_COMPRESSED_BYTES, True), (SAFE_COMPRESSED_BYTES + 1, False)):
             options = msgpack.unpackb(build_chunk("t", bytes(size), 1, compress="gzip").message)[2]
             assert ("compressed" in options) == compressed
 
@@ -189,7 +189,7 @@ class TestAckReader:
     )
     def test_not_an_ack(self, answer: Any) -> None:
         """Anything else that is MessagePack is refused, and shown in the message."""
-        with pytest.raises(ReceiverDown, match="where an ack was due"):
+        with pytest.raises(ReceiverDown, match="instead of an ack"):
             AckReader().feed(msgpack.packb(answer))
 
     @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def payload(entries: list[Packed]) -> bytes:
     return packed
 
 
-class TestFilling:
+class TestBatch:
     """How chunks are filled."""
 
     @given(st.lists(st.integers(1, 120), max_size=40), st.integers(1, 100))

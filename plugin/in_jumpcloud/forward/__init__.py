@@ -1,1 +1,1 @@
-"""The forward protocol: chunks out, acks in."""
+"""The forward protocol, as a sender: chunks out, acknowledgements in."""

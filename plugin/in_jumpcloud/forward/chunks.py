@@ -1,4 +1,4 @@
-"""From entries to chunks of a bounded size."""
+"""Group packed entries into chunks of a limited size."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from typing import Protocol, TypeVar
 
 
 class PackedEntry(Protocol):
-    """Whatever holds an entry as it travels."""
+    """An entry in MessagePack, with its tag."""
 
     @property
     def tag(self) -> str:
-        """The tag that it travels under."""
+        """The tag of the message that carries the entry."""
 
     @property
     def packed(self) -> bytes:
-        """The entry's bytes."""
+        """The entry in MessagePack."""
 
 
 Entry = TypeVar("Entry", bound=PackedEntry)
 
 
 def batch(entries: Iterable[Entry], chunk_bytes: int) -> Iterator[tuple[list[Entry], bool]]:
-    """Fill chunk after chunk, each of one tag, with at most `chunk_bytes` of entries; a larger entry travels alone.
+    """Yield `(entries, is_last)` per chunk: one tag, at most `chunk_bytes` bytes; a larger entry is a chunk by itself.
 
-    The entries of a tag keep their order. With each chunk comes whether it is the last.
+    Entries of the same tag keep their order.
     """
     open_chunks: dict[str, list[Entry]] = {}
     sizes: dict[str, int] = {}
     for entry in entries:
         tag, size = entry.tag, len(entry.packed)
-        before = sizes.get(tag, 0)
-        if before and before + size > chunk_bytes:
+        chunk_size = sizes.get(tag, 0)
+        if chunk_size and chunk_size + size > chunk_bytes:
             yield open_chunks.pop(tag), False
-            before = 0
+            chunk_size = 0
         open_chunks.setdefault(tag, []).append(entry)
-        sizes[tag] = before + size
+        sizes[tag] = chunk_size + size
     for number, chunk in enumerate(open_chunks.values(), 1):
         yield chunk, number == len(open_chunks)

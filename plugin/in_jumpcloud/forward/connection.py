@@ -1,151 +1,121 @@
-"""A connection to a receiver: dialled, secured, written to and read from, none of it for longer than it may last."""
+"""Socket operations towards a receiver: resolve, connect, send, receive. Each has a deadline."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
-import random
-import selectors
+import select
 import socket
 import ssl
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 from in_jumpcloud.config.schema import ServerSettings
 from in_jumpcloud.errors import InJumpCloudError, Stopped
 
-_TICK = 0.25
-"""Seconds after which a wait looks whether the process was asked to end."""
-_HEAD_START = 0.25
-"""Seconds that an address has before the next one is tried beside it (RFC 8305, 5)."""
-_FAREWELL = 0.2
-"""Seconds that a receiver has to answer a TLS goodbye."""
+TICK_SECONDS = 0.25
+"""How often a wait checks its deadline and the stop event."""
+_CLOSE_NOTIFY_SECONDS = 0.2
+"""How long a receiver may take to answer the end of TLS."""
+_READ_BYTES = 4096
+_PENDING = {errno.EINPROGRESS, errno.EALREADY}
 
 SocketAddress = tuple[socket.AddressFamily, Any]
 
 
 class IoDeadline:
-    """The end of a wait for the receiver: raises `otherwise` after `seconds`, Stopped `grace` seconds after `stop`."""
+    """The end of a wait: `check` raises `error` after `seconds`, or Stopped `grace` seconds after `stop` is set."""
 
-    def __init__(self, seconds: float, stop: threading.Event, otherwise: InJumpCloudError, *, grace: float = 0) -> None:
+    def __init__(self, seconds: float, stop: threading.Event, error: InJumpCloudError, *, grace: float = 0) -> None:
         self._at = time.monotonic() + seconds
         self._stop = stop
         self._stopping = False
         self._grace = grace
-        self._otherwise = otherwise
+        self._error = error
 
     def check(self) -> None:
-        """Raise once it is over."""
+        """Raise if the time is over."""
         now = time.monotonic()
         if self._stop.is_set() and not self._stopping:
             self._stopping = True
             self._at = min(self._at, now + self._grace)
         if now >= self._at:
-            raise Stopped if self._stopping else self._otherwise
+            raise Stopped if self._stopping else self._error
+
+    def share(self, parts: int) -> float:
+        """The moment, on the monotonic clock, when one of `parts` equal parts of the remaining time is over."""
+        now = time.monotonic()
+        return now + (self._at - now) / parts
 
 
-def connect(server: ServerSettings, deadline: IoDeadline) -> socket.socket:
-    """Connect to `server`, by IPv6 where that works; a dead address holds up the others only for a moment.
+def resolve(server: ServerSettings) -> list[SocketAddress]:
+    """The addresses of `server`, in the order of the system's preference.
 
     Raises:
-        OSError: no address takes the connection; this is the first one's reason.
-        UnicodeError: a name that no host can have.
+        OSError: the name has no address.
+        UnicodeError: no host can have this name.
     """
-    addresses: Iterator[SocketAddress] = iter([(socket.AF_UNIX, str(server.unix))])
-    if server.unix is None:
-        addresses = _in_turn(socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM))
-    connection = _race(deque(addresses), deadline)
-    connection.settimeout(_TICK)
-    if server.unix is None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
+    if server.unix is not None:
+        return [(socket.AF_UNIX, str(server.unix))]
+    results = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+    return [(family, address) for family, _, _, _, address in results]
 
 
-def _in_turn(found: list[Any]) -> Iterator[SocketAddress]:
-    """The families in turn, beginning with the one that the system prefers; within one, any order shares the load."""
-    families: dict[socket.AddressFamily, list[SocketAddress]] = {}
-    for family, _, _, _, address in found:
-        families.setdefault(family, []).append((family, address))
-    for each in families.values():
-        random.shuffle(each)
-    rounds = itertools.zip_longest(*families.values())
-    return (address for each in rounds for address in each if address)
+def connect(addresses: Sequence[SocketAddress], deadline: IoDeadline) -> tuple[socket.socket, SocketAddress]:
+    """Try `addresses` in turn; return the first connection, and its address.
 
+    Each address gets an equal part of the time that remains, so an address that never answers does not use up
+    the time of the others.
 
-def _race(untried: deque[SocketAddress], deadline: IoDeadline) -> socket.socket:
+    Raises:
+        OSError: no address accepts the connection; the error of the first one.
+    """
     failure: OSError | None = None
-    next_at = 0.0
-    with selectors.DefaultSelector() as selector:
+    for number, address in enumerate(addresses):
         try:
-            while True:
-                deadline.check()
-                now = time.monotonic()
-                under_way = bool(selector.get_map())
-                if untried and (now >= next_at or not under_way):
-                    next_at = now + _HEAD_START
-                    begun = _begin(*untried.popleft())
-                    if isinstance(begun, OSError):
-                        failure = failure or begun
-                    else:
-                        selector.register(begun, selectors.EVENT_WRITE)
-                elif not under_way:
-                    raise failure or OSError(errno.EADDRNOTAVAIL, "the name has no address")
-                for key, _ in selector.select(_HEAD_START if selector.get_map() else 0):
-                    connection: Any = key.fileobj
-                    selector.unregister(connection)
-                    code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                    if not code:
-                        return connection  # type: ignore[no-any-return]
-                    connection.close()
-                    failure = failure or OSError(code, os.strerror(code))
-                    next_at = 0.0
-        finally:
-            for key in list(selector.get_map().values()):
-                key.fileobj.close()  # type: ignore[union-attr]
+            connection = _connect_to(address, deadline.share(len(addresses) - number), deadline)
+        except OSError as error:
+            failure = failure or error
+        else:
+            return connection, address
+    raise failure or OSError(errno.EADDRNOTAVAIL, "the name has no address")
 
 
-def _begin(family: socket.AddressFamily, address: Any) -> socket.socket | OSError:
-    """A socket whose connection is under way, or made."""
-    connection: socket.socket | None = None
+def _connect_to(address: SocketAddress, give_up_at: float, deadline: IoDeadline) -> socket.socket:
+    family, socket_address = address
+    connection = socket.socket(family)
     try:
-        connection = socket.socket(family)
         connection.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            connection.connect(address)
-    except OSError as error:
-        if connection is not None:
-            connection.close()
-        return error
+        _wait_until_connected(connection, socket_address, give_up_at, deadline)
+        connection.settimeout(TICK_SECONDS)
+        if family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
-def start_tls(
-    connection: socket.socket, context: ssl.SSLContext, name: str | None, deadline: IoDeadline
-) -> ssl.SSLSocket:
-    """Put TLS around a connection to the receiver `name`.
-
-    Raises:
-        OSError: the handshake failed, most of the times an SSLError.
-    """
-    secured = context.wrap_socket(connection, server_hostname=name, do_handshake_on_connect=False)
-    try:
-        while True:
-            deadline.check()
-            with contextlib.suppress(TimeoutError):
-                secured.do_handshake()
-                return secured
-    except BaseException:
-        secured.close()  # `connection` has handed everything over to it
-        raise
+def _wait_until_connected(connection: socket.socket, address: Any, give_up_at: float, deadline: IoDeadline) -> None:
+    poller = select.poll()
+    poller.register(connection, select.POLLOUT)
+    while (code := connection.connect_ex(address)) not in {0, errno.EISCONN}:
+        deadline.check()
+        if time.monotonic() >= give_up_at:
+            code = errno.ETIMEDOUT
+        if code in _PENDING:
+            poller.poll(TICK_SECONDS * 1000)
+        elif code == errno.EAGAIN:  # the backlog of a unix socket is full, and poll does not wait for it
+            time.sleep(TICK_SECONDS)
+        else:
+            raise OSError(code, os.strerror(code))
 
 
 def send(connection: socket.socket, message: bytes, deadline: IoDeadline) -> None:
-    """Send all of `message`, in as large writes as the connection takes."""
+    """Send all of `message`, in writes as large as the connection takes."""
     unsent = memoryview(message)
     while unsent:
         deadline.check()
@@ -154,17 +124,17 @@ def send(connection: socket.socket, message: bytes, deadline: IoDeadline) -> Non
         except TimeoutError:
             continue
         except (ConnectionError, ssl.SSLEOFError):
-            if isinstance(connection, ssl.SSLSocket):  # who refuses our certificate says so before it closes
-                connection.recv(1)
+            if isinstance(connection, ssl.SSLSocket):
+                connection.recv(1)  # raises the alert of a receiver that refuses our certificate
             raise
 
 
 def receive(connection: socket.socket, deadline: IoDeadline) -> bytes:
-    """What comes next; empty where the receiver has closed the connection, in whatever way."""
+    """The next bytes; empty if the receiver has closed or reset the connection."""
     while True:
         deadline.check()
         try:
-            return connection.recv(4096)
+            return connection.recv(_READ_BYTES)
         except TimeoutError:
             continue
         except (ConnectionError, ssl.SSLEOFError):
@@ -172,12 +142,12 @@ def receive(connection: socket.socket, deadline: IoDeadline) -> bytes:
 
 
 def is_idle(connection: socket.socket) -> bool:
-    """Whether an idle connection is still open, and nothing came on it that nobody asked for."""
+    """Whether the connection is open and the receiver has sent nothing since the last read."""
     connection.setblocking(False)
     try:
         connection.recv(1)
     except (BlockingIOError, ssl.SSLWantReadError):
-        connection.settimeout(_TICK)
+        connection.settimeout(TICK_SECONDS)
         return True
     except OSError:
         return False
@@ -185,8 +155,8 @@ def is_idle(connection: socket.socket) -> bool:
 
 
 def close_tls(connection: socket.socket) -> None:
-    """End a connection in good order: without its goodbye, the end of TLS looks to a receiver like an attack."""
+    """Send the end of TLS: without it the receiver reports a truncated stream."""
     if isinstance(connection, ssl.SSLSocket):
         with contextlib.suppress(OSError, ValueError):
-            connection.settimeout(_FAREWELL)
+            connection.settimeout(_CLOSE_NOTIFY_SECONDS)
             connection.unwrap()

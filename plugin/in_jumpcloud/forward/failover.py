@@ -1,4 +1,4 @@
-"""Several receivers: which of them gets a chunk, and how one that failed comes back."""
+"""Several receivers: which one gets a chunk, and when one that failed is used again."""
 
 from __future__ import annotations
 
@@ -6,54 +6,63 @@ import itertools
 import logging
 import threading
 from collections.abc import Collection
+from typing import NamedTuple
 
 from in_jumpcloud.config.schema import ForwardSettings
+from in_jumpcloud.counters import LatencyHistogram
 from in_jumpcloud.errors import ReceiverDown, Stopped
 from in_jumpcloud.forward.sender import AckSender
 from in_jumpcloud.forward.wire import PROBE_TAG, Chunk
 
 log = logging.getLogger(__name__)
 
-_FIRST_LOOK = 0.5
-_LAST_LOOK = 30.0
-"""Seconds between two looks at a receiver that is down: at first, doubled each time, at last."""
+MIN_CHECK_SECONDS = 0.5
+MAX_CHECK_SECONDS = 30.0
+"""The pause between two checks of a receiver that is down: it starts at the minimum and doubles up to the maximum."""
+
+
+class ReceiverStatistics(NamedTuple):
+    """One receiver; `up` says whether the last try succeeded, None before the first. Latencies are in seconds."""
+
+    name: str
+    up: bool | None
+    latencies: LatencyHistogram
 
 
 class Failover:
-    """The receivers of `forward.servers`, used as `forward.balance` says.
+    """The receivers of `forward.servers`, used in order or in turn, as `forward.balance` says.
 
-    One that failed is left alone until it has been looked at, beside the deliveries: it must take a connection and
-    hold the handshake, and acknowledge a message without records where it was silent before.
+    A receiver that fails gets no chunks until a check in the background succeeds: it accepts a connection and completes
+    the handshake and, if it had not acknowledged a chunk, acknowledges a message without records.
     """
 
     def __init__(self, settings: ForwardSettings) -> None:
-        """Make ready; nothing is connected yet.
+        """Prepare to send; connects later.
 
         Raises:
-            OSError: a certificate cannot be used.
+            OSError: a certificate or key cannot be used.
         """
         self._senders = [AckSender(server, settings) for server in settings.servers]
         self._down: set[AckSender] = set()
         self._turn = itertools.count() if settings.balance == "round_robin" else None
         self._closing = threading.Event()
         self._lock = threading.Lock()
-        self._last: AckSender | None = None
-
-    @property
-    def senders(self) -> tuple[AckSender, ...]:
-        """One for each receiver, in the order of the settings; to be looked at."""
-        return tuple(self._senders)
+        self._last_used: AckSender | None = None
 
     @property
     def max_delivery_seconds(self) -> float:
         """The longest that one `deliver` can take: every receiver fails, after another thread's try at each."""
         return 2 * sum(sender.max_delivery_seconds for sender in self._senders)
 
+    def statistics(self) -> tuple[ReceiverStatistics, ...]:
+        """The state of each receiver, in the order of the settings. Takes no lock."""
+        return tuple(ReceiverStatistics(str(each.server), each.up, each.latencies) for each in self._senders)
+
     def deliver(self, chunk: Chunk, stop: threading.Event) -> None:
-        """Send `chunk` to one receiver after the other, each once, until one has acknowledged it.
+        """Send `chunk` to each receiver, one after the other, until one acknowledges it.
 
         Raises:
-            ReceiverDown: none has; all reasons, and whom the chunk has reached.
+            ReceiverDown: none did; it has the reason of each, and the receivers that the chunk reached.
             Stopped: `stop` was set.
         """
         errors: list[ReceiverDown] = []
@@ -62,21 +71,25 @@ class Failover:
                 sender.deliver(chunk, stop)
             except ReceiverDown as error:
                 errors.append(error)
-                self._take_out(sender, error)
+                self._mark_down(sender, error)
             else:
                 self._note_use(sender)
                 return
-        raise _together(errors)
+        raise _combined(errors)
 
-    def probe(self, among: Collection[str], stop: threading.Event) -> bool:
-        """Whether one of the receivers of these names acknowledges a message without records."""
-        return any(sender.probe(PROBE_TAG, stop) for sender in self._senders if str(sender.server) in among)
-
-    def connect(self, stop: threading.Event) -> None:
-        """Make sure that one of the receivers is there.
+    def probe(self, names: Collection[str], stop: threading.Event) -> bool:
+        """Whether a receiver of one of these names acknowledges a message without records.
 
         Raises:
-            ReceiverDown: none is.
+            Stopped: `stop` was set.
+        """
+        return any(sender.probe(PROBE_TAG, stop) for sender in self._senders if str(sender.server) in names)
+
+    def connect(self, stop: threading.Event) -> None:
+        """Connect to the first receiver that accepts, unless there is a connection already.
+
+        Raises:
+            ReceiverDown: none accepts.
             Stopped: `stop` was set.
         """
         errors: list[ReceiverDown] = []
@@ -87,16 +100,16 @@ class Failover:
                 errors.append(error)
             else:
                 return
-        raise _together(errors)
+        raise _combined(errors)
 
     def close(self) -> None:
-        """Close all for good."""
+        """Close all connections for good, and end the checks in the background."""
         self._closing.set()
         for sender in self._senders:
             sender.close()
 
     def _in_order(self) -> list[AckSender]:
-        """Whom to try, one after the other: all that are not known to be down; if none is left, all."""
+        """The receivers that are not marked down, in the order to try them; all of them if every one is down."""
         with self._lock:
             up = [sender for sender in self._senders if sender not in self._down] or self._senders
             first = next(self._turn) % len(up) if self._turn else 0
@@ -104,26 +117,27 @@ class Failover:
 
     def _note_use(self, sender: AckSender) -> None:
         with self._lock:
-            before, self._last = self._last, sender
-        if self._turn is None and before not in (None, sender):
+            previous, self._last_used = self._last_used, sender
+        if self._turn is None and previous not in (None, sender):
             log.info("chunks now go to receiver %s", sender.server)
 
-    def _take_out(self, sender: AckSender, error: ReceiverDown) -> None:
+    def _mark_down(self, sender: AckSender, error: ReceiverDown) -> None:
         with self._lock:
             if len(self._senders) == 1 or sender in self._down:
                 return
             self._down.add(sender)
-        log.warning("%s; the others are used until it is back", error)
-        # Who takes a connection and is silent then, such as one that is paused, would be taken for sound.
-        silent = bool(error.reached)
-        threading.Thread(target=self._recover, args=(sender, silent), name="receiver-check", daemon=True).start()
+        log.warning("%s; using the other receivers until it is back", error)
+        # A receiver that accepts connections but does not acknowledge, such as a paused one, needs more than a connect.
+        needs_probe = bool(error.reached)
+        threading.Thread(target=self._recover, args=(sender, needs_probe), name="receiver-check", daemon=True).start()
 
-    def _recover(self, sender: AckSender, silent: bool) -> None:
-        pause = _FIRST_LOOK
+    def _recover(self, sender: AckSender, needs_probe: bool) -> None:
+        """Check a receiver until it is back, then use it again."""
+        pause = MIN_CHECK_SECONDS
         while not self._closing.wait(pause):
-            pause = min(2 * pause, _LAST_LOOK)
+            pause = min(2 * pause, MAX_CHECK_SECONDS)
             try:
-                if silent and not sender.probe(PROBE_TAG, self._closing):
+                if needs_probe and not sender.probe(PROBE_TAG, self._closing):
                     continue
                 sender.connect(self._closing)
             except ReceiverDown:
@@ -136,8 +150,16 @@ class Failover:
             return
 
 
-def _together(errors: list[ReceiverDown]) -> ReceiverDown:
-    """One error for all receivers; it is of a kind of its own where all of theirs are."""
+def _combined(errors: list[ReceiverDown]) -> ReceiverDown:
+    """One error for all receivers; of the class and with the attributes that all of them share."""
+    if len(errors) == 1:
+        return errors[0]
     kinds = {type(error) for error in errors}
-    kind = kinds.pop() if len(kinds) == 1 else ReceiverDown
-    return kind("; ".join(map(str, errors)), reached=frozenset().union(*(error.reached for error in errors)))
+    stages = {error.stage for error in errors}
+    codes = {error.errno for error in errors}
+    return (kinds.pop() if len(kinds) == 1 else ReceiverDown)(
+        "; ".join(map(str, errors)),
+        stage=stages.pop() if len(stages) == 1 else None,
+        errno=codes.pop() if len(codes) == 1 else None,
+        reached=frozenset().union(*(error.reached for error in errors)),
+    )

@@ -1,11 +1,11 @@
-"""One receiver: a connection, a chunk, its ack."""
+"""One receiver: a connection to it, one chunk at a time, and the ack of that chunk."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -15,82 +15,91 @@ from fluent.sender import FluentSender
 
 from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
 from in_jumpcloud.counters import LatencyHistogram
-from in_jumpcloud.errors import HandshakeRejected, ReceiverDown, ReceiverPaused, Stopped
+from in_jumpcloud.errors import HandshakeRejected, ReceiverDown, ReceiverPaused, ReceiverStage, Stopped
 from in_jumpcloud.forward import connection, tls, wire
-from in_jumpcloud.forward.connection import IoDeadline
+from in_jumpcloud.forward.connection import IoDeadline, SocketAddress
 from in_jumpcloud.forward.handshake import ClientHandshake, Credentials
 from in_jumpcloud.forward.wire import AckReader, AnswerReader, Chunk
 
-_GRACE = 3.0
-"""Seconds that an ack under way is still waited for once the process was asked to end."""
-_HANDSHAKE = 15.0
-"""Seconds for TLS, for HELO and for PONG each: another client that is silent holds up a Fluent Bit for 10 s."""
+STOP_GRACE_SECONDS = 3.0
+"""How long to wait for the ack of a chunk after the process was asked to stop."""
+HANDSHAKE_SECONDS = 15.0
+"""The limit for TLS, for HELO and for PONG, each. A client that sends nothing can block a Fluent Bit for 10 s."""
+_RESOLVE_SECONDS = 30.0
+"""How long the system may take to resolve a name: by default two tries of 5 s at each of three name servers."""
 
 
 class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no types
-    """A FluentSender that waits for the ack.
+    """A FluentSender that waits for the ack of each chunk.
 
-    One chunk is under way at a time. After any doubt (a timeout, a strange answer, a closed connection) the
-    connection is dropped, so that a late ack can never be taken for another chunk's.
+    After a timeout, an unexpected answer or an error the connection is closed, so that a late ack is never taken for
+    the ack of another chunk.
     """
 
-    socket: Any  # None or a socket.socket; the base's
+    socket: Any  # a socket.socket, or None; of the base class
 
     def __init__(self, server: ServerSettings, settings: ForwardSettings) -> None:
-        """Make ready for `server`, which is one of those in `settings`.
+        """Prepare to send to `server`, one of those in `settings`; connects later.
 
         Raises:
-            OSError: a certificate cannot be used.
+            OSError: a certificate or key cannot be used.
         """
         super().__init__("", host=server.host or "", port=server.port, timeout=settings.connect_timeout)
         self.server = server
         self.up: bool | None = None
-        """Whether the last try went well; None before the first."""
+        """Whether the last try succeeded; None before the first."""
         self.latencies = LatencyHistogram()
-        """From the beginning of a chunk to its ack."""
+        """Seconds from the first byte of a chunk to its ack."""
         self._ack_timeout = settings.ack_timeout
-        self._handshake_timeout = min(_HANDSHAKE, settings.ack_timeout)
+        self._handshake_timeout = min(HANDSHAKE_SECONDS, settings.ack_timeout)
         self._tls = tls.tls_context(settings.tls) if settings.tls.enabled else None
-        self._server_name = settings.tls.server_name or server.host
+        self._tls_name = settings.tls.server_name or server.host
         self._credentials = _credentials(settings)
         self._max_age = settings.connection_max_age or float("inf")
         self._renew_at = 0.0
         self._acks = AckReader()
-        self._reached = False
-        self._closings_at_ping = 0
+        self._last_address: SocketAddress | None = None
+        self._stage: ReceiverStage = "connect"
+        self._closed_at_ping = 0  # how many times in a row
         self._failed_at = float("-inf")
-        self._failure = ""
+        self._failure = ReceiverDown("")
 
     @property
     def max_delivery_seconds(self) -> float:
         """The longest that one `deliver` can take, without waiting for the `deliver` of another thread."""
-        return float(self.timeout + 3 * self._handshake_timeout + self._ack_timeout)
+        handshakes = 3 * self._handshake_timeout  # TLS, HELO, PONG
+        return _RESOLVE_SECONDS + float(self.timeout) + handshakes + self._ack_timeout
 
     def deliver(self, chunk: Chunk, stop: threading.Event) -> None:
-        """Send `chunk` and return once the receiver has acknowledged it. One try.
+        """Send `chunk` and return after the receiver has acknowledged it. One try.
 
         Raises:
-            ReceiverDown: no ack is certain; the same chunk has to be sent again.
-            Stopped: `stop` was set before there was anything sent, or the ack did not come within a short grace.
+            ReceiverDown: the chunk may not have arrived; send the same chunk again.
+            Stopped: `stop` was set before anything was sent, or the ack did not come within a short grace.
         """
         asked_at = time.monotonic()
         with self.lock:
-            if self._failed_at >= asked_at:  # each of those that waited for their turn would wait as long again
-                raise ReceiverDown(self._failure)
-            with self._dropped_on_doubt():
+            if self._failed_at >= asked_at:  # it failed while this thread waited: another try would fail as slowly
+                raise ReceiverDown(str(self._failure), stage=self._failure.stage, errno=self._failure.errno)
+            with self._closed_on_error():
                 if stop.is_set():
                     raise Stopped
                 connected = self._connected(stop)
-                self._reached = True
-                late = ReceiverDown(f"no ack within {self._ack_timeout:g} s")
-                deadline = IoDeadline(self._ack_timeout, stop, late, grace=_GRACE)
-                began = time.monotonic()
+                error = _timeout(f"no ack within {self._ack_timeout:g} s")
+                deadline = IoDeadline(self._ack_timeout, stop, error, grace=STOP_GRACE_SECONDS)
+                started_at = time.monotonic()
+                self._stage = "send"
                 connection.send(connected, chunk.message, deadline)
+                self._stage = "ack"
                 self._await_ack(connected, chunk.id, deadline)
-                self.latencies.observe(time.monotonic() - began)
+                self.latencies.observe(time.monotonic() - started_at)
 
     def probe(self, tag: str, stop: threading.Event) -> bool:
-        """Whether the receiver acknowledges a message without records."""
+        """Whether the receiver acknowledges a message without records.
+
+        Raises:
+            Stopped: `stop` was set.
+        """
         try:
             self.deliver(wire.build_probe(tag), stop)
         except ReceiverDown:
@@ -98,17 +107,17 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         return True
 
     def connect(self, stop: threading.Event) -> None:
-        """Make sure that there is a connection, and the handshake held.
+        """Connect and complete the handshakes, unless there is a connection already.
 
         Raises:
-            ReceiverDown: there is none to be had.
+            ReceiverDown: it cannot connect, or a handshake failed.
             Stopped: `stop` was set.
         """
-        with self.lock, self._dropped_on_doubt():
+        with self.lock, self._closed_on_error():
             self._connected(stop)
 
     def close(self) -> None:
-        """Close for good, also while another thread waits for an ack: that one gets ReceiverDown."""
+        """Close for good. A `deliver` of another thread that waits for its ack raises ReceiverDown at once."""
         self._closed = True
         if self.lock.acquire(blocking=False):
             try:
@@ -119,25 +128,33 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
             self._close()
 
     @contextlib.contextmanager
-    def _dropped_on_doubt(self) -> Iterator[None]:
-        self._reached = False
+    def _closed_on_error(self) -> Iterator[None]:
+        """Close the connection after any error, and raise it as a ReceiverDown that says where it happened."""
+        self._stage = "connect"
         try:
             yield
             self.up = True
         except (OSError, UnicodeError, ReceiverDown) as error:  # UnicodeError: a name that no host can have
             self._close()
             self.up = False
-            told = _told(error)
+            cause = _as_receiver_down(error)
+            stage = cause.stage or self._stage
+            sent = stage in {"send", "ack"}
             self._failed_at = time.monotonic()
-            self._failure = f"receiver {self.server}: {told}"
-            reached = self._reached and not isinstance(told, HandshakeRejected)
-            raise type(told)(self._failure, reached=frozenset([str(self.server)] if reached else [])) from None
+            self._failure = type(cause)(
+                f"receiver {self.server}: {cause.message}",
+                advice=cause.advice,
+                stage=stage,
+                errno=cause.errno,
+                reached=frozenset([str(self.server)] if sent else []),
+            )
+            raise self._failure from None
         except Stopped:
             self._close()
             raise
 
     def _connected(self, stop: threading.Event) -> socket.socket:
-        """The connection, made anew where there is none, it is old, or the receiver has closed it while it was idle."""
+        """The connection; a new one if there is none, it is too old, or the receiver has closed it."""
         connected: socket.socket | None = self.socket  # read once: another thread may close it
         if connected is not None and (time.monotonic() >= self._renew_at or not connection.is_idle(connected)):
             self._hang_up()
@@ -145,54 +162,65 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         if connected is None and not self._closed:
             connected = self._open(stop)
         if connected is None or self._closed:
-            raise ReceiverDown("the connection was closed for good")
+            raise ReceiverDown("the sender is closed")
         return connected
 
     def _open(self, stop: threading.Event) -> socket.socket:
-        late = ReceiverDown(f"no connection within {self.timeout:g} s")
-        connected = self.socket = connection.connect(self.server, IoDeadline(self.timeout, stop, late))
+        self._stage = "resolve"
+        addresses = connection.resolve(self.server)
+        addresses.sort(key=lambda address: address != self._last_address)  # the one that worked last time first
+        self._stage = "connect"
+        deadline = IoDeadline(self.timeout, stop, _timeout(f"no connection within {self.timeout:g} s"))
+        connected, self._last_address = connection.connect(addresses, deadline)
+        self.socket = connected
         if self._tls:
-            late = ReceiverPaused(
-                f"no TLS within {self._handshake_timeout:g} s: it is busy, or speaks none at this port"
+            self._stage = "tls"
+            error = _timeout(
+                f"no TLS within {self._handshake_timeout:g} s: it is busy, or does not speak TLS at this port",
+                ReceiverPaused,
             )
-            deadline = IoDeadline(self._handshake_timeout, stop, late)
-            connected = self.socket = connection.start_tls(connected, self._tls, self._server_name, deadline)
+            deadline = IoDeadline(self._handshake_timeout, stop, error)
+            connected = self.socket = tls.start_tls(connected, self._tls, self._tls_name, deadline)
         if self._credentials:
+            self._stage = "handshake"
             self._shake_hands(connected, self._credentials, stop)
         self._acks = AckReader()
-        # Not to the second: many senders that were started together must not all come back together.
+        # Spread, so that senders which started together do not all reconnect at the same time.
         self._renew_at = time.monotonic() + self._max_age * random.uniform(0.9, 1.1)
         return connected
 
     def _shake_hands(self, connected: socket.socket, credentials: Credentials, stop: threading.Event) -> None:
         handshake, answers = ClientHandshake(credentials), AnswerReader()
         causes = "it is paused, or has no shared key" + ("" if self._tls else ", or speaks TLS")
-        late: ReceiverDown = ReceiverPaused(f"no HELO within {self._handshake_timeout:g} s: {causes}")
-        helo = _answer(connected, answers, IoDeadline(self._handshake_timeout, stop, late))
+        error = _timeout(f"no HELO within {self._handshake_timeout:g} s: {causes}", ReceiverPaused)
+        helo = _read_answer(connected, answers, IoDeadline(self._handshake_timeout, stop, error))
         if helo is None:
-            raise ReceiverPaused("it closed the connection before its HELO")
-        late = ReceiverDown(f"no PONG within {self._handshake_timeout:g} s")
-        deadline = IoDeadline(self._handshake_timeout, stop, late)
+            raise ReceiverPaused("it closed the connection before its HELO", errno=errno.ECONNRESET)
+        error = _timeout(f"no PONG within {self._handshake_timeout:g} s")
+        deadline = IoDeadline(self._handshake_timeout, stop, error)
         connection.send(connected, handshake.ping(helo), deadline)
-        pong = _answer(connected, answers, deadline)
+        pong = _read_answer(connected, answers, deadline)
         if pong is None:
-            # Fluent Bit does so where the key differs; once, it may as well be its end.
-            self._closings_at_ping += 1
-            kind = ReceiverDown if self._closings_at_ping == 1 else HandshakeRejected
-            raise kind("it closed the connection at our PING, as where forward.shared_key differs from its own")
+            # Fluent Bit does this for a wrong key. A single time may also be a Fluent Bit that stops.
+            self._closed_at_ping += 1
+            kind = ReceiverDown if self._closed_at_ping == 1 else HandshakeRejected
+            raise kind(
+                "it closed the connection after our PING; forward.shared_key probably does not match",
+                errno=errno.ECONNRESET,
+            )
         handshake.verify(pong)
-        self._closings_at_ping = 0
+        self._closed_at_ping = 0
 
     def _await_ack(self, connected: socket.socket, chunk_id: str, deadline: IoDeadline) -> None:
         while True:
             data = connection.receive(connected, deadline)
             if not data:
-                raise ReceiverDown("it closed the connection before the ack")
+                raise ReceiverDown("it closed the connection before the ack", errno=errno.ECONNRESET)
             acks = self._acks.feed(data)
             if acks == [chunk_id]:
                 return
             if acks:
-                raise ReceiverDown(f"it acknowledged {', '.join(acks)}, where {chunk_id} is under way")
+                raise ReceiverDown(f"it acknowledged {', '.join(acks)} instead of {chunk_id}")
 
     def _hang_up(self) -> None:
         if self.socket is not None:
@@ -201,7 +229,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
 
 
 def _credentials(settings: ForwardSettings) -> Credentials | None:
-    """None where the settings ask for no handshake. The name differs from any receiver's, as Fluentd's kin demand."""
+    """None without a shared key. Our name must differ from the receiver's: the Node implementation demands that."""
     if settings.shared_key is None:
         return None
     return Credentials(
@@ -212,20 +240,24 @@ def _credentials(settings: ForwardSettings) -> Credentials | None:
     )
 
 
-def _answer(connected: socket.socket, answers: AnswerReader, deadline: IoDeadline) -> Any:
-    """The next object that the receiver sends; None where it closes the connection instead."""
+def _read_answer(connected: socket.socket, answers: AnswerReader, deadline: IoDeadline) -> Any:
+    """The next object that the receiver sends; None if it closes the connection."""
     while data := connection.receive(connected, deadline):
-        found = answers.feed(data)
-        if len(found) > 1:
+        objects = answers.feed(data)
+        if len(objects) > 1:
             raise ReceiverDown("it sent more than one answer to the handshake")
-        if found:
-            return found[0]
+        if objects:
+            return objects[0]
     return None
 
 
-def _told(error: OSError | UnicodeError | ReceiverDown) -> ReceiverDown:
+def _timeout(message: str, kind: type[ReceiverDown] = ReceiverDown) -> ReceiverDown:
+    return kind(message, errno=errno.ETIMEDOUT)
+
+
+def _as_receiver_down(error: OSError | UnicodeError | ReceiverDown) -> ReceiverDown:
     if isinstance(error, ReceiverDown):
         return error
-    if isinstance(error, ssl.SSLError):
-        return tls.explain_tls_error(error)
-    return ReceiverDown(str(error.strerror or error) if isinstance(error, OSError) else str(error))
+    if isinstance(error, OSError):
+        return tls.explain_io_error(error)
+    return ReceiverDown(str(error))

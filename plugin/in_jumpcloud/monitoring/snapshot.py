@@ -93,9 +93,7 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
         now_ms=now_ms,
         uptime=now - began,
         streams=tuple(_stream(each, now_ms, now) for each in collectors),
-        receivers=tuple(
-            ReceiverStatus(str(each.server), each.up, each.latencies) for each in resources.receivers.senders
-        ),
+        receivers=tuple(ReceiverStatus(*each) for each in resources.receivers.statistics()),
         max_lag=settings.http.max_lag + settings.jumpcloud.lag + settings.jumpcloud.interval,
         max_silence=max((each.max_silence_seconds for each in collectors), default=0.0),
         workers_alive=plugin.alive,
