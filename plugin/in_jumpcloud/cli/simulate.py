@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from in_jumpcloud.cli import examples
 from in_jumpcloud.config.types import Duration
@@ -80,12 +81,7 @@ def api_command(
     for organization in organizations:
         if not organization or organizations.count(organization) > 1:
             raise ConfigError(f"--organization: {'duplicate' if organization else 'empty'} ID {organization!r}")
-    events: dict[str, Any] = {
-        "seed": seed,
-        "start_ms": _parse_since(since),
-        "per_minute": per_minute,
-        "late": late,
-    }
+    events: dict[str, Any] = {"seed": seed, "start_ms": _parse_since(since), "per_minute": per_minute, "late": late}
     sources: EventSource | dict[str, EventSource] = EventSource(**events)
     if organizations:
         sources = {each: EventSource(**events, organization=each) for each in organizations}
@@ -162,24 +158,26 @@ def _parse_faults(options: Sequence[str], seed: int) -> Faults:
         "in-jumpcloud simulate receiver --unix /tmp/forward.sock --shared-key secret",
     ),
 )
-@click.option("--host", show_default="127.0.0.1", help="Address to listen on.")
-@click.option("--port", show_default="24224", type=_PORT, help="Port to listen on; 0 takes a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=24_224, show_default=True, type=_PORT, help="Port to listen on; 0 takes a free one.")
 @click.option("--unix", metavar="FILE", type=_FILE, help="Listen on this unix socket instead.")
 @click.option("--quiet", is_flag=True, help="Do not print records, only count them.")
 @click.option("--shared-key", metavar="TEXT", help='Require this shared key, which may be "".')
 @click.option("--user", "users", multiple=True, metavar="NAME:PASSWORD", help="Require a user too. Repeatable.")
-@click.option("--self-hostname", metavar="NAME", show_default="localhost", help="Its own name in the handshake.")
+@click.option(
+    "--self-hostname", metavar="NAME", default="localhost", show_default=True, help="Its own name in the handshake."
+)
 @click.option("--tls-cert", metavar="FILE", type=_FILE, help="Use TLS, with this certificate.")
 @click.option("--tls-key", metavar="FILE", type=_FILE, help="The certificate's key, if it is in another file.")
 @click.option("--tls-client-ca", metavar="FILE", type=_FILE, help="Require client certificates of this CA.")
 def receiver_command(
-    host: str | None,
-    port: int | None,
+    host: str,
+    port: int,
     unix: Path | None,
     quiet: bool,
     shared_key: str | None,
     users: tuple[str, ...],
-    self_hostname: str | None,
+    self_hostname: str,
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_client_ca: Path | None,
@@ -188,10 +186,13 @@ def receiver_command(
 
     Prints one JSON object per line.
     """
-    _require("--unix", unix is None, {"--host": host, "--port": port}, "cannot be used together with")
-    _require("--shared-key", shared_key is not None, {"--user": users or None, "--self-hostname": self_hostname})
-    _require("--tls-cert", tls_cert is not None, {"--tls-key": tls_key, "--tls-client-ca": tls_client_ca})
-    host, port = host or "127.0.0.1", 24_224 if port is None else port
+    given = _given_options()
+    for option, needed in _NEEDED_OPTIONS.items():
+        if option in given and needed not in given:
+            raise ConfigError(f"{option} needs {needed}")
+    for option in ("--host", "--port"):
+        if {option, "--unix"} <= given:
+            raise ConfigError(f"{option} cannot be used together with --unix")
     encode = msgspec.json.Encoder().encode
     output = sys.stdout.buffer
 
@@ -209,7 +210,7 @@ def receiver_command(
         allow_remote=True,
         shared_key=shared_key,
         users=_parse_users(users),
-        self_hostname=self_hostname or "localhost",
+        self_hostname=self_hostname,
         tls=_tls_context(tls_cert, tls_key, tls_client_ca) if tls_cert else None,
     )
     with _listen(simulated, str(unix) if unix else f"{host}:{port}"):
@@ -218,11 +219,22 @@ def receiver_command(
     click.echo(f"{simulated.received} records in {simulated.messages} chunks, {len(simulated.ids)} ids", err=True)
 
 
-def _require(option: str, met: bool, options: dict[str, Any], verb: str = "needs") -> None:
-    """Refuse those of `options` that are given, unless the condition on `option` is met."""
-    given = [name for name, value in options.items() if value is not None]
-    if given and not met:
-        raise ConfigError(f"{given[0]} {verb} {option}")
+_NEEDED_OPTIONS = {
+    "--user": "--shared-key",
+    "--self-hostname": "--shared-key",
+    "--tls-key": "--tls-cert",
+    "--tls-client-ca": "--tls-cert",
+}
+
+
+def _given_options() -> set[str]:
+    """The options on the command line, without those that have their default."""
+    context = click.get_current_context()
+    return {
+        parameter.opts[0]
+        for parameter in context.command.params
+        if context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    }
 
 
 def _parse_users(texts: Sequence[str]) -> dict[str, str]:

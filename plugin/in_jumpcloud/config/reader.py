@@ -113,7 +113,7 @@ class SectionReader:
 
 
 def _from_text(kind: Any, text: str) -> Any:
-    """The value that text from the environment stands for: it is always text, also where a number is expected."""
+    """Text from the environment as a value of this type; the text itself if it is not one."""
     if kind is bool:
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
     if kind in (int, float):
