@@ -1,16 +1,18 @@
-"""Splitting a page: every event byte for byte, and never fewer than were sent."""
+"""Pages: split into events byte for byte and never into fewer than were sent; a window is paged to its end."""
 
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from in_jumpcloud.errors import Retryable
-from in_jumpcloud.insights.pages import split_page
+from in_jumpcloud.errors import CursorLost, Retryable
+from in_jumpcloud.insights.pages import Page, Pager, split_page
+from in_jumpcloud.insights.window import Window
 
 DEEP = b"[" * 5000 + b"]" * 5000
 TRICKY = [
@@ -19,7 +21,7 @@ TRICKY = [
     b'{"id":"c","changes":[{"from":[],"to":{}},{"from":null}],"n":-1.5e3}',
     '{"id":"d","name":"Åsa 李 \U0001f600"}'.encode(),
 ]
-ODD = [
+UNUSUAL = [
     b'{"n":NaN}',
     b'{"n":-Infinity}',
     b'"\\ud800"',
@@ -38,76 +40,60 @@ def parts(body: bytes) -> list[bytes]:
     return [bytes(element) for element in split_page(body)]
 
 
-@pytest.mark.parametrize("body", [b"[]", b" [ ] ", b"\n[\n]\n"])
-def test_empty(body: bytes) -> None:
-    """An empty array has no events."""
-    assert parts(body) == []
+def accepted(bodies: list[bytes]) -> list[bytes]:
+    """Those of the bodies that are split without a Retryable."""
+    result = []
+    for body in bodies:
+        try:
+            split_page(body)
+        except Retryable:
+            continue
+        result.append(body)
+    return result
 
 
-@pytest.mark.parametrize("blank", [b"", b" ", b"\r\n\t "])
-def test_bytes_are_exact(blank: bytes) -> None:
-    """An element is its own bytes, order, spelling and inner blanks included; those between elements belong to none."""
+def test_bytes_are_exact() -> None:
+    """An element keeps its own bytes, order, spelling and inner whitespace; whitespace between elements is dropped."""
     elements = [b'{"b": 1.0,  "a" :1e2}', b'"\\u00e9\\/"', b"-0.0", b"[ 1 , 2 ]", *TRICKY]
-    body = blank + b"[" + blank + (blank + b"," + blank).join(elements) + blank + b"]" + blank
-    assert parts(body) == elements
+    for space in (b"", b" ", b"\r\n\t "):
+        body = space + b"[" + space + (space + b"," + space).join(elements) + space + b"]" + space
+        assert parts(body) == elements
+        assert parts(space + b"[" + space + b"]" + space) == []
 
 
-@pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
-def test_odd_elements_keep_nothing_back(odd: bytes) -> None:
-    """An element that no strict decoder takes comes out as it is, and so do its neighbours."""
-    elements = [TRICKY[0], odd, *TRICKY[1:], odd]
+@pytest.mark.parametrize("unusual", UNUSUAL, ids=range(len(UNUSUAL)))
+def test_unusual_elements_do_not_hold_up_others(unusual: bytes) -> None:
+    """An element that no strict decoder accepts is kept byte for byte, and so are the elements around it."""
+    elements = [TRICKY[0], unusual, *TRICKY[1:], unusual]
     assert parts(b"[" + b" , ".join(elements) + b"]") == elements
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b" ",
-        b"null",
-        b"5",
-        b'"[]"',
-        b'{"message":"Unauthorized"}',
-        b"<html>[]</html>",
-        b"[]]",
-        b"[] []",
-        b"[1]x",
-        b"\xff[]",
-        b"NaN",
-    ],
-)
-def test_not_an_array(body: bytes) -> None:
-    """Anything but one array is asked for again."""
-    with pytest.raises(Retryable):
-        split_page(body)
-
-
-def test_not_an_array_is_shown() -> None:
-    """The error shows how the answer begins, in one line, so that a person recognizes a proxy's page."""
+def test_not_an_array() -> None:
+    """Anything but one array is requested again. The error shows its beginning, to recognize a proxy's page."""
+    bodies = [b"", b" ", b"null", b"5", b'"[]"', b'{"message":"Unauthorized"}', b"<html>[]</html>"]
+    assert accepted([*bodies, b"[]]", b"[] []", b"[1]x", b"\xff[]", b"NaN"]) == []
     with pytest.raises(Retryable, match=r"not a JSON array; it begins with '<html>\\n\ufffd'$"):
         split_page(b"<html>\n\xff")
 
 
-@pytest.mark.parametrize("elements", [TRICKY, ODD], ids=["tricky", "odd"])
+@pytest.mark.parametrize("elements", [TRICKY, UNUSUAL], ids=["tricky", "unusual"])
 def test_cut_off_anywhere(elements: list[bytes]) -> None:
-    """A page that breaks off after any of its bytes, also within text full of brackets, is asked for again."""
+    """A page that ends after any of its bytes, also inside text full of brackets, is requested again."""
     body = b"[" + b",".join(element for element in elements if len(element) < 1000) + b"]"
     assert len(split_page(body)) > 1
-    for end in range(len(body)):
-        with pytest.raises(Retryable):
-            split_page(body[:end])
+    assert accepted([body[:end] for end in range(len(body))]) == []
 
 
-@pytest.mark.parametrize("end", [b"}" * 3, b"]}" * 3, b"]", b'\\"]', b"\\"])
-def test_cut_off_in_text_that_looks_like_an_end(end: bytes) -> None:
-    """Text that breaks off right behind its own brackets does not end the array."""
-    with pytest.raises(Retryable, match="breaks off"):
-        split_page(b'[{"a":1},{"id":"b","message":"' + end)
+def test_cut_off_inside_text() -> None:
+    """Text that is cut off after its own brackets does not end the array."""
+    for end in (b"}" * 3, b"]}" * 3, b"]", b'\\"]', b"\\"):
+        with pytest.raises(Retryable, match="incomplete"):
+            split_page(b'[{"a":1},{"id":"b","message":"' + end)
 
 
 def test_cut_off_text_is_not_slow() -> None:
-    """A page that breaks off within a long text full of escapes is found out in one pass, not one for each quote."""
-    with pytest.raises(Retryable, match="breaks off"):
+    """A page that is cut off inside a long text full of escapes is detected in one pass, not one for each quote."""
+    with pytest.raises(Retryable, match="incomplete"):
         split_page(b'[NaN,"' + b'\\"[' * 300_000)
 
 
@@ -126,13 +112,52 @@ DOCUMENTS = st.builds(
 @given(st.lists(DOCUMENTS, max_size=5), st.sampled_from([b",", b" , ", b",\n"]))
 @example([], b",")
 def test_split_undoes_join(documents: list[bytes], comma: bytes) -> None:
-    """Whatever JSON documents are joined to an array come out again, whether a strict decoder likes them or not."""
+    """JSON documents that are joined to an array come out again, whether or not a strict decoder accepts them."""
     assert parts(b"[" + comma.join(documents) + b"]") == documents
 
 
 @given(st.lists(DOCUMENTS, min_size=1, max_size=5), st.data())
 def test_no_prefix_is_a_page(documents: list[bytes], data: st.DataObject) -> None:
-    """No array that was cut off anywhere passes for a shorter one."""
+    """No array that was cut off is accepted as a shorter one."""
     body = b"[" + b",".join(documents) + b"]"
-    with pytest.raises(Retryable):
-        split_page(body[: data.draw(st.integers(0, len(body) - 1))])
+    assert accepted([body[: data.draw(st.integers(0, len(body) - 1))]]) == []
+
+
+# Pager
+
+WINDOW = Window(start_ms=0, end_ms=1, services=("all",), limit=1)
+
+
+def pager(cursors: list[str | None], requested: list[str | None], ahead: int) -> Pager:
+    """A pager whose pages lead from cursor to cursor; `requested` receives the cursors of the requests."""
+    following = dict(zip([None, *cursors], cursors, strict=False))
+
+    def fetch(window: Window, _: threading.Event) -> Page:
+        requested.append(window.cursor)
+        return Page([str(window.cursor).encode()], following[window.cursor], 0, 0)
+
+    return Pager(WINDOW, fetch, threading.Semaphore(ahead))
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_pager(ahead: int) -> None:
+    """A pager goes through the window once, a page ahead or not; only `advance` moves it."""
+    requested: list[str | None] = []
+    pages, stop = pager(["1", "2", None], requested, ahead), threading.Event()
+    for cursor in (None, "1", "2"):
+        assert not pages.done
+        page = pages.page(stop)
+        assert page.events == [str(cursor).encode()]
+        assert pages.window == WINDOW.after(cursor)
+        pages.advance(page)
+    assert pages.done
+    assert requested == [None, "1", "2"]
+
+
+def test_cycle_of_cursors() -> None:
+    """Cursors that lead back to an earlier page are an error, not an endless loop."""
+    pages, stop = pager(["1", "2", "1"], [], 1), threading.Event()
+    for _ in range(2):
+        pages.advance(pages.page(stop))
+    with pytest.raises(CursorLost, match="cursor 1 again"):
+        pages.page(stop)

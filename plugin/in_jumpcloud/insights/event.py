@@ -1,4 +1,4 @@
-"""One raw event: its bytes, what they say, and by what it is known."""
+"""One raw event: its bytes, what identifies it, and its decoded fields."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from in_jumpcloud.insights.nesting import MAX_NESTING, limit_nesting
 from in_jumpcloud.timestamps import parse_rfc3339
 
 UNDATED = 0
 """The minute of events without a readable timestamp."""
 
 EventKey = tuple[int, str]
-"""By what an event is known: the minute of its timestamp since the epoch (or UNDATED), and its id."""
+"""What identifies an event: the minute of its timestamp since the epoch (or UNDATED), and its id."""
 
-_decode = msgspec.json.Decoder().decode
 _MINUTE_NS = 60 * 10**9
-_REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_SHALLOW_LEVELS = 6
 
 
 class _Identity(msgspec.Struct, frozen=True, gc=False):
@@ -26,14 +26,25 @@ class _Identity(msgspec.Struct, frozen=True, gc=False):
     timestamp: str
 
 
-_identity = msgspec.json.Decoder(_Identity).decode
+def _shallow_object() -> Any:
+    """The type of a JSON object of at most _SHALLOW_LEVELS + 1 levels."""
+    value: Any = None | bool | int | float | str
+    for _ in range(_SHALLOW_LEVELS):
+        value = None | bool | int | float | str | list[value] | dict[str, value]
+    return dict[str, value]
+
+
+_decode_identity = msgspec.json.Decoder(_Identity).decode
+# Nearly every event is shallow. This decoder proves it at no cost; counting brackets takes a quarter of the decoding.
+_decode_shallow = msgspec.json.Decoder(_shallow_object()).decode
+_decode = msgspec.json.Decoder().decode
 
 
 class RawEvent(msgspec.Struct, frozen=True, gc=False):
-    """An event as JumpCloud sent it, known by time and id, and not yet decoded as a whole.
+    """An event as JumpCloud sent it; only its id and timestamp are decoded.
 
-    `raw` is its JSON text, byte for byte. `key` is by what the ledger knows it. `timestamp` is its own where that is
-    readable, and `time_ns` the same in nanoseconds since the epoch; both None elsewhere.
+    `raw` is its JSON text, byte for byte. `key` identifies it in the ledger. `timestamp` is the event's own text, and
+    `time_ns` the same in nanoseconds since the epoch; both are None if the event has no readable timestamp.
     """
 
     raw: bytes | msgspec.Raw
@@ -43,14 +54,16 @@ class RawEvent(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def id(self) -> str:
-        """Its own, or a hash of its bytes where it has none."""
+        """The event's own id, or a hash of its bytes if it has none."""
         return self.key[1]
 
 
 class DecodedEvent(NamedTuple):
-    """What an event says: `data`, or None where it is not one JSON object; `problem` then says why.
+    """The fields of an event.
 
-    `strict` tells that a strict decoder took it: all its text is valid Unicode, all its numbers finite.
+    `data` is None if the event is not a JSON object. It nests at most MAX_NESTING levels. `problem` says what could not
+    be decoded, if anything. `strict` is true if a strict decoder accepted the event: all its text is then valid
+    Unicode, and all its numbers are finite.
     """
 
     data: dict[str, Any] | None
@@ -59,19 +72,19 @@ class DecodedEvent(NamedTuple):
 
 
 def parse_event(raw: bytes | msgspec.Raw) -> RawEvent:
-    """Make an Event of one element of a page. Never raises: what is odd is carried on."""
+    """Identify one element of a page. Never raises: an event that cannot be decoded is delivered all the same."""
     try:
-        identity = _identity(raw)
-    except _REFUSED:
-        return _read_odd(bytes(raw))
+        identity = _decode_identity(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _parse_unusual(bytes(raw))
     event_id, timestamp = identity.id, identity.timestamp
     time_ns = parse_rfc3339(timestamp)
     if time_ns is None or not event_id or not event_id.isprintable():
-        return _read_odd(bytes(raw))
+        return _parse_unusual(bytes(raw))
     return RawEvent(raw, (time_ns // _MINUTE_NS, event_id), timestamp, time_ns)
 
 
-def _read_odd(raw: bytes) -> RawEvent:
+def _parse_unusual(raw: bytes) -> RawEvent:
     data = decode_event(raw).data or {}
     event_id, timestamp = data.get("id"), data.get("timestamp")
     if type(event_id) is not str or not event_id or not event_id.isprintable():
@@ -83,41 +96,47 @@ def _read_odd(raw: bytes) -> RawEvent:
 
 
 def decode_event(raw: bytes | msgspec.Raw) -> DecodedEvent:
-    """What an event says. Never raises."""
-    problem, strict = None, True
+    """Decode all fields of an event. Never raises.
+
+    A value that nests deeper than MAX_NESTING levels becomes text, and `problem` says so.
+    """
     try:
-        data = _decode(raw)
-    except _REFUSED:
-        data, problem = _decode_leniently(bytes(raw))
+        return DecodedEvent(_decode_shallow(raw), None, strict=True)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        text, replaced = limit_nesting(bytes(raw))
+    try:
+        data, problem, strict = _decode(text), None, True
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        data, problem = _decode_leniently(text)
         strict = False
+    if replaced and not problem:
+        problem = f"the event nests deeper than {MAX_NESTING} levels; what is nested deeper is kept as text"
     if type(data) is not dict:
         return DecodedEvent(None, problem or "the event is not a JSON object", strict)
     return DecodedEvent(data, problem, strict)
 
 
 def _decode_leniently(raw: bytes) -> tuple[Any, str | None]:
-    """Python's own decoder takes lone surrogates, NaN and infinities; the mapper makes them fit for the wire."""
+    """Decode with Python's own decoder: it accepts lone surrogates, NaN and infinities, which the mapper replaces."""
+    problem = None
     try:
         text = raw.decode()
-        problem = None
     except UnicodeDecodeError:
         text = raw.decode(errors="replace")
-        problem = "the event holds bytes that are not UTF-8; they were replaced"
-    too_long: list[str] = []
+        problem = "the event contains bytes that are not UTF-8; they were replaced"
+    digits_beyond_limit: list[int] = []
 
-    def whole_number(digits: str) -> int | str:
+    def parse_int(digits: str) -> int | str:
         try:
             return int(digits)
-        except ValueError:  # Python's limit against slow conversions
-            too_long.append(digits)
+        except ValueError:  # Python limits the digits of a conversion, because it is slow
+            digits_beyond_limit.append(len(digits))
             return digits
 
     try:
-        data = json.loads(text, strict=False, parse_int=whole_number)
+        data = json.loads(text, strict=False, parse_int=parse_int)
     except ValueError as error:
         return None, f"the event is not valid JSON: {error}"
-    except RecursionError:
-        return None, "the event is nested too deeply to be read"
-    if too_long and not problem:
-        problem = f"the event holds a whole number of {len(too_long[0])} digits; kept as text"
+    if digits_beyond_limit and not problem:
+        problem = f"the event contains an integer of {digits_beyond_limit[0]} digits; it is kept as text"
     return data, problem

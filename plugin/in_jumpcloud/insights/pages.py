@@ -1,9 +1,8 @@
-"""Pages: one answer of `/events`, split into raw events without decoding them; and a window, page by page."""
+"""Pages: a response of `/events` split into raw events without decoding them, and the pages of one window in turn."""
 
 from __future__ import annotations
 
 import concurrent.futures
-import re
 import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,19 +10,17 @@ from typing import NamedTuple
 import msgspec
 
 from in_jumpcloud.errors import CursorLost, Retryable, Stopped
+from in_jumpcloud.insights.nesting import TOKEN
 from in_jumpcloud.insights.window import Window
 
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
-# A string (one that breaks off reaches to the end), or one character of structure: all that is needed to see where an
-# element ends.
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{},]', re.DOTALL)
 
 
 class Page(NamedTuple):
-    """What one request brought.
+    """The events of one response.
 
-    `cursor` leads to the page behind this one; it is None where this is the window's last. `size` is the body's
-    length in bytes, decompressed. `received_ns` is when it arrived, in nanoseconds since the epoch.
+    `cursor` leads to the next page; None on the last page of the window. `size` is the length of the decompressed body
+    in bytes. `received_ns` is when it arrived, in nanoseconds since the epoch.
     """
 
     events: Sequence[bytes | msgspec.Raw]
@@ -35,11 +32,11 @@ class Page(NamedTuple):
 def split_page(body: bytes | bytearray) -> Sequence[bytes | msgspec.Raw]:
     """The elements of a JSON array, byte for byte.
 
-    An array that a strict decoder refuses (a lone surrogate, NaN, nesting without end) is split by its brackets, so
-    that one odd event does not keep the others of its page back.
+    An array that a strict decoder refuses (a lone surrogate, NaN, very deep nesting) is split by its brackets, so that
+    one unusual event does not hold up the others on its page.
 
     Raises:
-        TryAgain: it is no array, or it breaks off.
+        Retryable: the body is not an array, or is incomplete.
     """
     try:
         return _split(body)
@@ -50,23 +47,23 @@ def split_page(body: bytes | bytearray) -> Sequence[bytes | msgspec.Raw]:
 def _split_by_brackets(body: bytes) -> list[bytes]:
     text = body.strip()
     if not text.startswith(b"["):
-        raise Retryable(f"the answer is not a JSON array; it begins with {text[:40].decode(errors='replace')!r}")
+        raise Retryable(f"the response is not a JSON array; it begins with {text[:40].decode(errors='replace')!r}")
     elements: list[bytes] = []
     depth, begin, end = 0, 1, 0
-    for token in _TOKEN.finditer(text):
-        mark = token[0]
-        if mark in b"[{":
+    for token in TOKEN.finditer(text):
+        character = token[0]
+        if character in b"[{":
             depth += 1
-        elif mark in b"]}":
+        elif character in b"]}":
             depth -= 1
             if depth == 0:
                 end = token.start()
                 break
-        elif mark == b"," and depth == 1:
+        elif character == b"," and depth == 1:
             elements.append(text[begin : token.start()].strip())
             begin = token.end()
     if depth or end != len(text) - 1:
-        raise Retryable("the answer breaks off in the middle of its JSON array")
+        raise Retryable("the response is incomplete: its JSON array does not end")
     last = text[begin:end].strip()
     if last or elements:
         elements.append(last)
@@ -77,33 +74,34 @@ Fetch = Callable[[Window, threading.Event], Page]
 
 
 class Pager:
-    """Pages one window to its end. While a page is being delivered, the one behind it is already asked for."""
+    """The pages of one window in turn. While a page is being delivered, the next one is already being fetched."""
 
     def __init__(self, window: Window, fetch: Fetch, ahead: threading.Semaphore) -> None:
-        """`ahead` bounds how many pages all pagers together fetch ahead; a pager that gets no place does without."""
+        """`ahead` limits how many pages all pagers together fetch ahead. Without a free permit a pager does not."""
         self.window = window
-        """With the cursor of the page that comes next."""
+        """Its cursor leads to the page that `page` returns."""
         self.done = False
+        """Whether the last page of the window is delivered."""
         self._fetch = fetch
-        self._places = ahead
-        self._ahead: concurrent.futures.Future[Page] | None = None
+        self._permits = ahead
+        self._current: concurrent.futures.Future[Page] | None = None
+        self._next: concurrent.futures.Future[Page] | None = None
         self._cursors = {window.cursor}
 
     def page(self, stop: threading.Event) -> Page:
-        """The next page.
+        """The page at the cursor of `window`. The pager stays where it is until `advance`.
 
         Raises:
-            TryAgain and its kin: as DirectoryInsights.fetch; the pager is of no use any more.
+            Retryable, RequestRejected: as DirectoryInsights.fetch; discard the pager.
+            CursorLost: the cursor of the page leads back to an earlier page; discard the pager.
             Stopped: `stop` was set.
         """
-        page = self._fetch(self.window, stop) if self._ahead is None else _result(self._ahead, stop)
-        self._ahead = None
+        page = self._fetch(self.window, stop) if self._current is None else _wait_for(self._current, stop)
         if page.cursor is not None:
             if page.cursor in self._cursors:
-                raise CursorLost(f"JumpCloud gave the cursor {page.cursor} again: its pages lead round in a circle")
-            self._cursors.add(page.cursor)
-            if self._places.acquire(blocking=False):
-                self._ahead = self._in_background(self.window.after(page.cursor), stop)
+                raise CursorLost(f"JumpCloud returned the cursor {page.cursor} again: its pages form a cycle")
+            if self._next is None and self._permits.acquire(blocking=False):
+                self._next = self._in_background(self.window.after(page.cursor), stop)
         return page
 
     def next_window(self, page: Page) -> Window | None:
@@ -111,28 +109,30 @@ class Pager:
         return None if page.cursor is None else self.window.after(page.cursor)
 
     def advance(self, page: Page) -> None:
-        """`page` is delivered: continue with the page after it."""
+        """Move past `page`, which `page()` returned and which is delivered. Nothing else moves the pager."""
         following = self.next_window(page)
         self.done = following is None
         self.window = following or self.window
+        self._cursors.add(page.cursor)
+        self._current, self._next = self._next, None
 
     def _in_background(self, window: Window, stop: threading.Event) -> concurrent.futures.Future[Page]:
-        """The thread is a daemon: a request under way must not hold up the end of the process."""
+        """Fetch on a daemon thread, so that a request in progress does not delay the end of the process."""
         future: concurrent.futures.Future[Page] = concurrent.futures.Future()
 
         def run() -> None:
             try:
                 future.set_result(self._fetch(window, stop))
-            except BaseException as error:  # noqa: BLE001 - whoever asks for the page gets it
+            except BaseException as error:  # noqa: BLE001 - raised where the page is needed
                 future.set_exception(error)
             finally:
-                self._places.release()
+                self._permits.release()
 
         threading.Thread(target=run, name="fetch-ahead", daemon=True).start()
         return future
 
 
-def _result(future: concurrent.futures.Future[Page], stop: threading.Event) -> Page:
+def _wait_for(future: concurrent.futures.Future[Page], stop: threading.Event) -> Page:
     while True:
         try:
             return future.result(timeout=0.25)
