@@ -11,6 +11,7 @@ InJumpCloudError            the message is one line for a person: what is wrong,
 │   └── NotLicensed         the same, or ask for a later start: the plan does not reach back that far
 ├── CountsUnavailable       JumpCloud does not count this time span; read all of it instead
 ├── Retryable               repeat the request, after a growing pause
+│   ├── RequestTimeout      the same; a firewall or a proxy may be the cause
 │   ├── CursorLost          restart the window; the ledger drops what was delivered already
 │   └── PageTooLarge        restart the window with fewer events a page
 ├── ReceiverDown            no ack is certain; resend the same chunk on a new connection
@@ -119,6 +120,10 @@ class Retryable(InJumpCloudError):
     def __init__(self, message: str, *, advice: str = "", after: float | None = None) -> None:
         super().__init__(message, advice=advice)
         self.after = after
+
+
+class RequestTimeout(Retryable):
+    """JumpCloud did not accept the connection, or did not answer, within its timeout."""
 
 
 class CursorLost(Retryable):

@@ -15,7 +15,7 @@ from in_jumpcloud.ecs.mapper import Mapper, new_id
 from in_jumpcloud.errors import ConfigError, Problem
 from in_jumpcloud.forward.failover import Failover
 from in_jumpcloud.insights.api import DirectoryInsights
-from in_jumpcloud.insights.auth import auth_for
+from in_jumpcloud.insights.auth import create_auth
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.pipeline import PipelineResources
 from in_jumpcloud.state.dead_letters import DeadLetterFile
@@ -100,7 +100,7 @@ class Resources:
 
     def _new_api(self, settings: Config) -> DirectoryInsights:
         rate_limiter = RateLimiter(settings.jumpcloud.requests_per_second)
-        auth = auth_for(settings.jumpcloud, rate_limiter)
+        auth = create_auth(settings.jumpcloud, rate_limiter)
         return DirectoryInsights(settings.jumpcloud, auth, rate_limiter, now_ns=lambda: self._now_ms() * 1_000_000)
 
     def _set_mapper(self, settings: Config) -> None:

@@ -1,4 +1,4 @@
-"""The fixtures of the tests that ask: clients, canned answers, an API at a time that stands still."""
+"""The fixtures of the tests of the client: clients, canned responses, a simulated API whose clock does not move."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from in_jumpcloud.simulator.api import SimulatedApi
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Start servers of canned answers."""
+    """Starts servers of canned responses."""
     with servers() as serve:
         yield serve
 
 
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    """Make clients."""
+    """Makes clients."""
     with clients(monkeypatch) as client:
         yield client
 
 
 @pytest.fixture
 def api() -> Iterator[SimulatedApi]:
-    """The simulated API, at a time that stands still."""
+    """The simulated API, with a clock that does not move."""
     with SimulatedApi(ten_minutes(), api_key=KEY, clock=lambda: NOW) as api:
         yield api

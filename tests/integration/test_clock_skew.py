@@ -1,10 +1,10 @@
-"""A clock that is wrong: told once, with the difference, and once when it is right again."""
+"""A wrong clock is reported once, with the difference, and once more when it is right again."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -20,100 +20,86 @@ LOGGER = "in_jumpcloud.insights.clock_skew"
 MOMENT = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
 MOMENT_NS = int(MOMENT.timestamp()) * 10**9
 
+Lines = Callable[[], list[tuple[str, str]]]
+
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """What is logged."""
-    with caplog.at_level(logging.INFO, "in_jumpcloud"):
-        yield caplog
-
-
-def lines(said: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
-    """Each line's level and text."""
-    return [(record.levelname, record.getMessage()) for record in said.records if record.name == LOGGER]
+def lines(caplog: pytest.LogCaptureFixture) -> Lines:
+    """The level and text of each line that is logged about the clock."""
+    caplog.set_level(logging.INFO, "in_jumpcloud")
+    return lambda: [(record.levelname, record.getMessage()) for record in caplog.records if record.name == LOGGER]
 
 
 @pytest.mark.parametrize(("skew", "words"), [(-3723, "ahead of"), (3723, "behind")])
-def test_wrong_clock_is_told(
-    client: Client, api: SimulatedApi, said: pytest.LogCaptureFixture, skew: float, words: str
-) -> None:
-    """One warning names the difference and what to do; when the clock is right, one line says so."""
-    one = client(api.url)
-    fetch(one)
-    assert lines(said) == []
+def test_wrong_clock(client: Client, api: SimulatedApi, lines: Lines, skew: float, words: str) -> None:
+    """One warning names the difference and what to do; one line says that the clock is right again."""
+    insights = client(api.url)
+    fetch(insights)
+    assert lines() == []
     api.date_skew = skew
     for _ in range(3):
-        fetch(one)
-    (level, text), *others = lines(said)
+        fetch(insights)
+    (level, text), *others = lines()
     assert (level, others) == ("WARNING", [])
-    told = re.fullmatch(rf"this machine's clock is (1:02:0\d|1:01:5\d) {words} JumpCloud's: set it \(NTP\), .*", text)
-    assert told, text
+    assert re.fullmatch(rf"this machine's clock is (1:02:0\d|1:01:5\d) {words} JumpCloud's; set it \(NTP\), .*", text)
     api.date_skew = 0
     for _ in range(3):
-        fetch(one)
-    assert lines(said)[1:] == [("INFO", "this machine's clock agrees with JumpCloud's again")]
+        fetch(insights)
+    assert lines()[1:] == [("INFO", "this machine's clock agrees with JumpCloud's again")]
 
 
-def test_also_of_errors(client: Client, api: SimulatedApi, said: pytest.LogCaptureFixture) -> None:
-    """An answer that is an error tells the time too: a wrong clock may be its very cause."""
+def test_date_of_an_error(client: Client, api: SimulatedApi, lines: Lines) -> None:
+    """The date of an error counts too: a wrong clock may be its cause."""
     api.date_skew = 900
     api.faults.once(Fault("status", status=400))
     failure(client(api.url))
-    assert [level for level, _ in lines(said)] == ["WARNING"]
+    assert [level for level, _ in lines()] == ["WARNING"]
 
 
-@pytest.mark.parametrize("skew", [-290, 0, 290])
-def test_small_differences_are_none(
-    client: Client, api: SimulatedApi, said: pytest.LogCaptureFixture, skew: float
-) -> None:
-    """Less than five minutes is nobody's business."""
-    api.date_skew = skew
-    fetch(client(api.url))
-    assert lines(said) == []
-
-
-@pytest.mark.parametrize("date", ["", "soon", "Mon, 45 Jan 2026 00:00:00 GMT", "9" * 5000, "0", "Mon", ",", "\x80"])
-def test_dates_that_are_none(client: Client, serve: Serve, said: pytest.LogCaptureFixture, date: str) -> None:
-    """A header that is no date is no reason to say anything, or to fail."""
-    fetch(client(serve(answer(headers={"Date": date})).url))
-    assert lines(said) == []
+def test_nothing_to_report(client: Client, api: SimulatedApi, serve: Serve, lines: Lines) -> None:
+    """A difference of less than five minutes is not reported, and an unreadable date is ignored."""
+    for skew in (-290, 0, 290):
+        api.date_skew = skew
+        fetch(client(api.url))
+    for date in ("", "soon", "Mon, 45 Jan 2026 00:00:00 GMT", "9" * 5000, "0", "Mon", ",", "\x80"):
+        fetch(client(serve(answer(headers={"Date": date})).url))
+    assert lines() == []
 
 
 def dated(seconds: float) -> str:
-    """A header so many seconds from MOMENT."""
+    """A Date header for `seconds` after MOMENT."""
     return format_datetime(MOMENT + timedelta(seconds=seconds), usegmt=True)
 
 
-def test_once_an_hour(said: pytest.LogCaptureFixture) -> None:
-    """While it stays wrong, or comes and goes, the warning is repeated after an hour and not before."""
+def test_once_an_hour(lines: Lines) -> None:
+    """While the clock stays wrong, or is wrong at times, the warning is repeated once an hour."""
     now = [50.0]
-    watch = ClockSkewMonitor(clock=lambda: now[0])
-    for at, off in [(0, 900), (60, 900), (1000, 0), (1060, 900), (3599, 900), (3600, 900), (7199, 900)]:
+    monitor = ClockSkewMonitor(clock=lambda: now[0])
+    for at, skew in [(0, 900), (60, 900), (1000, 0), (1060, 900), (3599, 900), (3600, 900), (7199, 900)]:
         now[0] = 50.0 + at
-        watch.compare(dated(off), MOMENT_NS, MOMENT_NS)
-    assert [level for level, _ in lines(said)] == ["WARNING", "INFO", "WARNING"]
+        monitor.compare(dated(skew), MOMENT_NS, MOMENT_NS)
+    assert [level for level, _ in lines()] == ["WARNING", "INFO", "WARNING"]
 
 
-def test_a_slow_answer_is_not_a_wrong_clock(said: pytest.LogCaptureFixture) -> None:
-    """An answer may have been dated at any time between the request and its arrival."""
-    watch = ClockSkewMonitor()
+def test_slow_response(lines: Lines) -> None:
+    """A slow response is not a wrong clock: it may have been dated at any time between request and arrival."""
+    monitor = ClockSkewMonitor()
     sent_ns, received_ns = MOMENT_NS - 600 * 10**9, MOMENT_NS
-    for off in (-600 - 299, -600, -301, 0, 299):
-        watch.compare(dated(off), sent_ns, received_ns)
-    assert lines(said) == []
-    watch.compare(dated(301), sent_ns, received_ns)
-    assert "0:05:01 behind" in lines(said)[0][1]
+    for skew in (-600 - 299, -600, -301, 0, 299):
+        monitor.compare(dated(skew), sent_ns, received_ns)
+    assert lines() == []
+    monitor.compare(dated(301), sent_ns, received_ns)
+    assert "0:05:01 behind" in lines()[0][1]
 
 
-def test_days(said: pytest.LogCaptureFixture) -> None:
-    """A clock that is off by years is told in days."""
+def test_days(lines: Lines) -> None:
+    """A difference of more than a day is shown in days."""
     ClockSkewMonitor().compare(dated(0), MOMENT_NS + 400 * 86_400 * 10**9, MOMENT_NS + 400 * 86_400 * 10**9)
-    assert "400 days, 0:00:00 ahead of" in lines(said)[0][1]
+    assert "400 days, 0:00:00 ahead of" in lines()[0][1]
 
 
-def test_date_of_a_header() -> None:
-    """Dates are read with and without a zone; what none is, is None."""
-    assert parse_http_date(dated(0)) == MOMENT
-    assert parse_http_date("Mon, 23 Nov 2026 05:00:00 -0000") == MOMENT
-    assert parse_http_date("Mon, 23 Nov 2026 07:00:00 +0200") == MOMENT
+def test_http_date() -> None:
+    """Dates are read with and without a zone."""
+    for text in (dated(0), "Mon, 23 Nov 2026 05:00:00 -0000", "Mon, 23 Nov 2026 07:00:00 +0200"):
+        assert parse_http_date(text) == MOMENT
     assert parse_http_date(None) is None

@@ -1,4 +1,4 @@
-"""The client against the simulated API over HTTP: what it sends, and the pages that come back."""
+"""The client against the simulated API over HTTP: what it sends, and the pages it returns."""
 
 from __future__ import annotations
 
@@ -29,23 +29,25 @@ from support.insights import (
 )
 
 from in_jumpcloud import __version__
+from in_jumpcloud.config.types import Duration, Secret
 from in_jumpcloud.errors import RequestRejected, Retryable, Stopped
 from in_jumpcloud.insights.api import Scope
 from in_jumpcloud.insights.event import decode_event, parse_event
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
+from in_jumpcloud.simulator.faults import Fault
 
 
 @pytest.fixture
 def source() -> EventSource:
-    """The events that the simulated API has."""
+    """The events of the simulated API."""
     return ten_minutes()
 
 
 @pytest.fixture
 def api(source: EventSource) -> Iterator[SimulatedApi]:
-    """The simulated API, at a time that stands still."""
+    """The simulated API, with a clock that does not move."""
     with SimulatedApi(source, api_key=KEY, clock=lambda: NOW) as api:
         yield api
 
@@ -55,7 +57,7 @@ def api(source: EventSource) -> Iterator[SimulatedApi]:
 
 @pytest.mark.parametrize("limit", [3, 7, 250, 10_000])
 def test_every_event_once(client: Client, api: SimulatedApi, source: EventSource, limit: int) -> None:
-    """Paging to the end brings every event once, in order and byte for byte, over ties longer than a page."""
+    """All pages together have every event once, in order and byte for byte, even where a page ends inside a tie."""
     end = BEGIN + 120_000
     window = Window(start_ms=BEGIN, end_ms=end, services=("all",), limit=limit)
     expected = [item.raw for item in source.between(BEGIN, end, now_ms=NOW)]
@@ -64,7 +66,7 @@ def test_every_event_once(client: Client, api: SimulatedApi, source: EventSource
 
 
 def test_page(client: Client, api: SimulatedApi) -> None:
-    """A page tells its events, the cursor behind them, its size before compression, and when it came."""
+    """A page has its events, the cursor to the next page, its size before compression, and the time it arrived."""
     before = time.time_ns()
     page = fetch(client(api.url))
     assert len(page.events) == 100
@@ -77,14 +79,14 @@ def test_page(client: Client, api: SimulatedApi) -> None:
 def test_with_and_without_compression(client: Client, source: EventSource) -> None:
     """An answer that is not compressed is the same page as one that is."""
     with SimulatedApi(source, api_key=KEY, clock=lambda: NOW, gzip=False) as plain:
-        assert "gzip" in client(plain.url)._transport._session.headers["Accept-Encoding"]
         uncompressed = fetch(client(plain.url))
+        assert "gzip" in plain.requests[-1].headers["accept-encoding"]
     with SimulatedApi(source, api_key=KEY, clock=lambda: NOW) as compressing:
         assert fetch(client(compressing.url))[:3] == uncompressed[:3]
 
 
-def test_limit_that_jumpcloud_keeps_to(client: Client, serve: Serve) -> None:
-    """A page is full when it reaches the limit that JumpCloud names, else the one that was asked for."""
+def test_limit_of_jumpcloud(client: Client, serve: Serve) -> None:
+    """A page is full when it reaches the limit that JumpCloud names, or else the limit of the request."""
     full = answer(b"[{},{}]", {"X-Result-Count": "2", "X-Limit": "2", "X-Search_after": CURSOR})
     assert fetch(client(serve(full).url)).cursor == CURSOR
     assert fetch(client(serve(answer(b"[{},{}]", {"X-Search_after": CURSOR})).url)).cursor is None
@@ -93,8 +95,8 @@ def test_limit_that_jumpcloud_keeps_to(client: Client, serve: Serve) -> None:
     assert fetch(client(serve(answer(b"[]", {"X-Limit": "0", "X-Search_after": CURSOR})).url)).cursor is None
 
 
-def test_odd_event_on_a_page(client: Client, api: SimulatedApi, source: EventSource) -> None:
-    """An event that is no sound JSON comes along with the others of its page."""
+def test_unusual_event_on_a_page(client: Client, api: SimulatedApi, source: EventSource) -> None:
+    """An event that is not valid JSON is returned with the others of its page."""
     source.add(b'{"id":"odd","x":NaN,"y":"\\ud800"}', timestamp_ms=BEGIN)
     assert b'{"id":"odd","x":NaN,"y":"\\ud800"}' in fetch_all(client(api.url))
 
@@ -112,39 +114,39 @@ def test_several_threads(client: Client, api: SimulatedApi) -> None:
     assert all(page == pages[0] for page in pages)
 
 
-def test_connection_that_was_closed_meanwhile(client: Client, api: SimulatedApi) -> None:
-    """An idle connection that JumpCloud closed between two polls is no error."""
-    kept = client(api.url)
-    first = fetch(kept)
+def test_idle_connection_that_was_closed(client: Client, api: SimulatedApi) -> None:
+    """An idle connection that JumpCloud closed between two polls is not an error."""
+    insights = client(api.url)
+    first = fetch(insights)
     api.stop()
     api.start()
-    assert fetch(kept)[:3] == first[:3]
+    assert fetch(insights)[:3] == first[:3]
 
 
-# What is sent
+# Requests
 
 
 def test_organizations(client: Client) -> None:
-    """`x-org-id` names the organization that is asked for; without one the header is left out."""
+    """`x-org-id` selects an organization; without one the header is not sent."""
     sources = {name: EventSource(start_ms=BEGIN, end_ms=NOW, per_minute=1, organization=name) for name in ("a", "b")}
     with SimulatedApi(sources, api_key=KEY, clock=lambda: NOW) as api:
-        for asked, told in [("a", "a"), ("b", "b"), (None, "a")]:
-            page = fetch(client(api.url), scope=Scope(organization=asked))
-            assert {(decode_event(raw).data or {})["organization"] for raw in page.events} == {told}
+        for requested, received in [("a", "a"), ("b", "b"), (None, "a")]:
+            page = fetch(client(api.url), scope=Scope(organization=requested))
+            assert {(decode_event(raw).data or {})["organization"] for raw in page.events} == {received}
         assert [request.headers.get("x-org-id") for request in api.requests] == ["a", "b", None]
         assert isinstance(failure(client(api.url), scope=Scope(organization="c")), RequestRejected)
 
 
 def test_headers(client: Client, serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The key and the kind of content are sent; no cookie comes back, and a netrc file adds no credentials."""
+    """The key and the content type are sent. Cookies are not returned, and a netrc file adds no credentials."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login somebody password else\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
     server = serve(answer(headers={"Set-Cookie": "session=1; Path=/"}))
-    one = client(f"{server.url}/base/")
-    fetch(one)
-    fetch(one, SECOND_PAGE)
+    insights = client(f"{server.url}/base/")
+    fetch(insights)
+    fetch(insights, SECOND_PAGE)
     assert server.paths == [f"/base{PATH}"] * 2
     for headers in server.headers:
         assert headers["x-api-key"] == KEY
@@ -156,7 +158,7 @@ def test_headers(client: Client, serve: Serve, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_proxy(client: Client, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`proxy` is used, and wins over the environment's; without it the environment's is used."""
+    """`proxy` overrides the environment; without it the environment's proxy is used."""
     proxy, other = serve(answer()), serve(answer())
     monkeypatch.setenv("HTTP_PROXY", other.url)
     fetch(client("http://api.invalid", proxy=proxy.url))
@@ -166,32 +168,53 @@ def test_proxy(client: Client, serve: Serve, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_ca_file(client: Client, serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """`ca_file` wins over the environment's; one that is not there is an error like any other."""
+    """`ca_file` overrides the environment; a file that is missing is an error like any other."""
     url = serve(answer()).url.replace("http:", "https:")
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "nowhere.pem"))
-    for settings, says_nowhere in [({}, True), ({"ca_file": Path(certifi.where())}, False)]:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "missing.pem"))
+    for settings, names_file in [({}, True), ({"ca_file": Path(certifi.where())}, False)]:
         error = failure(client(url, **settings))
         assert isinstance(error, Retryable)
-        assert ("nowhere.pem" in str(error)) == says_nowhere
+        assert ("missing.pem" in str(error)) == names_file
 
 
-@pytest.mark.parametrize(
-    "status", ["301 Moved Permanently", "302 Found", "303 See Other", "307 Temporary Redirect", "308 x"]
-)
-def test_redirects(client: Client, serve: Serve, status: str) -> None:
+def test_redirects(client: Client, serve: Serve) -> None:
     """A redirect is refused: the key is not sent on, not even to the same host."""
     other = serve(answer())
-    error = failure(client(serve(answer(b"", {"Location": other.url}, status)).url))
-    assert isinstance(error, RequestRejected)
-    assert f"answered {status[:3]}: " in str(error)
-    assert "check jumpcloud.url" in str(error)
+    for status in ("301 Moved Permanently", "302 Found", "303 See Other", "307 Temporary Redirect", "308 x"):
+        error = failure(client(serve(answer(b"", {"Location": other.url}, status)).url))
+        assert isinstance(error, RequestRejected)
+        assert f"answered {status[:3]}: " in str(error)
+        assert "check jumpcloud.url" in str(error)
     assert not other.paths
 
 
 def test_stopped(client: Client, api: SimulatedApi) -> None:
-    """Once the process is to end, no request goes out."""
+    """Once the process stops, no request is sent."""
     stop = threading.Event()
     stop.set()
     with pytest.raises(Stopped):
         client(api.url).fetch(WINDOW, OWN, stop)
     assert not api.requests
+
+
+# Monitoring
+
+
+def test_statistics(client: Client, api: SimulatedApi) -> None:
+    """Requests are counted by status, and their latencies recorded."""
+    insights = client(api.url)
+    fetch(insights)
+    for fault in (Fault("status", status=503), Fault("drop")):
+        api.faults.once(fault)
+        failure(insights)
+    statistics = insights.statistics()
+    assert statistics.codes == {"200": 1, "503": 1, "none": 1}
+    assert sum(statistics.latencies.read()[0]) == 3
+
+
+def test_longest_request(client: Client) -> None:
+    """A call may take the slowest request after the longest pause; with a service account, four of them."""
+    timeouts = {"connect_timeout": Duration(10), "read_timeout": Duration(60)}
+    assert client("http://api.invalid", **timeouts).max_request_seconds == 10 + 5 * 60 + 300
+    account = {"client_id": "a", "client_secret": Secret(KEY)}
+    assert client("http://api.invalid", **timeouts, **account).max_request_seconds == 4 * (10 + 5 * 60 + 300)

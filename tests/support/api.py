@@ -1,4 +1,4 @@
-"""What the tests of the simulated API share: its hour of events, and a client."""
+"""A client for the tests of the simulated API, and its day of events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOUR_END = START + 60 * MINUTE_MS
 
 
 class Client:
-    """A requests session on one API, with the headers that it wants."""
+    """A requests session for one API, with the required headers."""
 
     def __init__(self, api: SimulatedApi) -> None:
         self.api = api
@@ -33,7 +33,7 @@ class Client:
     def post(
         self, path: str = "events", *, headers: dict[str, str | None] | None = None, **body: Any
     ) -> requests.Response:
-        """Ask for the first hour, changed by `body`; a value of None leaves that key out."""
+        """Query the first hour, changed by `body`. The value None removes a key."""
         query = {key: value for key, value in {**WINDOW, **body}.items() if value is not None}
         return self.send(json.dumps(query).encode(), path, headers)
 
@@ -43,7 +43,7 @@ class Client:
         return self.session.post(url, data=data, headers=headers, timeout=10, allow_redirects=False)
 
     def pages(self, **body: Any) -> list[list[dict[str, Any]]]:
-        """Page to the end."""
+        """All pages."""
         pages: list[list[dict[str, Any]]] = []
         while True:
             answer = self.post(**body)
@@ -56,5 +56,5 @@ class Client:
 
 
 def ids(events: list[dict[str, Any]]) -> list[str]:
-    """Every event's own id."""
+    """The ids of the events."""
     return [event["id"] for event in events]

@@ -1,10 +1,11 @@
-"""A client of the API, and servers that answer it as the API never would."""
+"""Clients of the API, and servers that send canned responses, which the simulated API never would."""
 
 from __future__ import annotations
 
 import http.server
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,8 +15,8 @@ import pytest
 from in_jumpcloud.config.schema import JumpCloudSettings
 from in_jumpcloud.config.types import Duration, Secret
 from in_jumpcloud.errors import InJumpCloudError
-from in_jumpcloud.insights import auth
 from in_jumpcloud.insights.api import DirectoryInsights, Scope
+from in_jumpcloud.insights.auth import create_auth
 from in_jumpcloud.insights.pages import Page
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.window import Window
@@ -36,7 +37,7 @@ Client = Callable[..., DirectoryInsights]
 
 
 class Canned(http.server.ThreadingHTTPServer):
-    """A server that answers every request with the same bytes, or with what a function writes."""
+    """A server that answers every request with the same bytes, or by a function that writes the response."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(("127.0.0.1", 0), Request)
@@ -47,23 +48,23 @@ class Canned(http.server.ThreadingHTTPServer):
         self.ended = threading.Event()
 
     def handle_error(self, *_: object) -> None:
-        """A client that hangs up is none of our business."""
+        """Ignore clients that close the connection."""
         if not isinstance(sys.exc_info()[1], OSError):
             raise  # noqa: PLE0704 - called while an error is handled
 
     @property
     def url(self) -> str:
-        """Its base."""
+        """The base URL."""
         return f"http://127.0.0.1:{self.server_port}"
 
 
 class Request(http.server.BaseHTTPRequestHandler):
-    """One request, recorded and answered."""
+    """Records a request and answers it."""
 
     server: Canned
 
     def do_POST(self) -> None:
-        """Answer as the server was told to."""
+        """Record the request and send the server's reply."""
         self.server.paths.append(self.path)
         self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
         self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
@@ -73,20 +74,20 @@ class Request(http.server.BaseHTTPRequestHandler):
             self.server.reply(self)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Do not log."""
 
 
 def answer(body: bytes = b"[]", headers: Mapping[str, str] | None = None, status: str = "200 OK") -> bytes:
-    """The bytes of an answer."""
+    """The bytes of an HTTP response."""
     lines = [f"HTTP/1.1 {status}"]
-    named = {"Content-Length": str(len(body)), "Connection": "close", **(headers or {})}
-    lines += [f"{name}: {value}" for name, value in named.items()]
+    headers = {"Content-Length": str(len(body)), "Connection": "close", **(headers or {})}
+    lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
 @contextmanager
 def servers() -> Iterator[Serve]:
-    """Start servers of canned answers, and stop them at the end."""
+    """Starts servers of canned responses, and stops them at the end."""
     started: list[Canned] = []
 
     def serve(reply: Reply) -> Canned:
@@ -104,38 +105,43 @@ def servers() -> Iterator[Serve]:
 
 @contextmanager
 def clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    """Make clients, and close them at the end; the machine's own proxies, certificates and netrc stay out of it."""
+    """Makes clients, and closes them at the end. The machine's proxies, certificates and netrc file are not used."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "requests_ca_bundle", "curl_ca_bundle", "netrc"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    made: list[DirectoryInsights] = []
+    created: list[DirectoryInsights] = []
 
     def client(
-        url: str, *, key: str = KEY, rate_limiter: RateLimiter | None = None, **settings: Any
+        url: str,
+        *,
+        key: str = KEY,
+        rate_limiter: RateLimiter | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        **settings: Any,
     ) -> DirectoryInsights:
         api_key = None if "client_id" in settings else Secret(key)
         section = JumpCloudSettings(url=url, api_key=api_key, **{"read_timeout": Duration(20), **settings})
         rate_limiter = rate_limiter or RateLimiter(10_000)
-        made.append(DirectoryInsights(section, auth.auth_for(section, rate_limiter), rate_limiter))
-        return made[-1]
+        created.append(DirectoryInsights(section, create_auth(section, rate_limiter, clock=clock), rate_limiter))
+        return created[-1]
 
     yield client
-    for each in made:
+    for each in created:
         each.close()
 
 
 def ten_minutes() -> EventSource:
-    """Events up to NOW, more than two pages of them on one millisecond."""
+    """Events up to NOW; those of one millisecond fill more than two pages."""
     return EventSource(start_ms=BEGIN, end_ms=NOW, per_minute=50, bursts={BEGIN + 90_500: 250})
 
 
 def fetch(client: DirectoryInsights, window: Window = WINDOW, scope: Scope = OWN) -> Page:
-    """One page."""
+    """Fetch one page."""
     return client.fetch(window, scope, threading.Event())
 
 
 def fetch_all(client: DirectoryInsights, window: Window = WINDOW) -> list[bytes]:
-    """The events of every page, from the window's cursor to its end."""
+    """The events of all pages from the window's cursor to its end."""
     raws: list[bytes] = []
     while True:
         page = fetch(client, window)
@@ -146,7 +152,7 @@ def fetch_all(client: DirectoryInsights, window: Window = WINDOW) -> list[bytes]
 
 
 def failure(client: DirectoryInsights, window: Window = WINDOW, scope: Scope = OWN) -> InJumpCloudError:
-    """The error that a request ends in: one line, with nothing of the library's behind it."""
+    """The error of a failed request: one line, without a chain of library errors."""
     with pytest.raises(InJumpCloudError) as raised:
         fetch(client, window, scope)
     assert raised.value.__cause__ is None

@@ -1,4 +1,4 @@
-"""How often JumpCloud is asked, and how long is waited for the next try."""
+"""How often requests are sent to JumpCloud, and how long a retry waits."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from in_jumpcloud.insights.rate_limit import RateLimiter
 
 
 class Clock(threading.Event):
-    """A clock that waiting moves: given as the event that stops, its waits take no time."""
+    """A clock that advances when something waits for it as an event, so that waiting takes no time."""
 
     def __init__(self, now: float = 1000.0) -> None:
         super().__init__()
         self.now = now
         self.waits = 0
         self.stop_at = float("inf")
-        self.meanwhile: list[Callable[[], object]] = []  # what happens at the beginning of the next waits
+        self.meanwhile: list[Callable[[], object]] = []  # called at the beginning of the next waits
 
     def __call__(self) -> float:
         """The time in seconds."""
         return self.now
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Let the time pass, unless it is up before."""
+        """Advance by `timeout`, but not beyond `stop_at`."""
         assert timeout is not None
         assert timeout >= 0
         end = self.now + timeout
@@ -43,12 +43,12 @@ class Clock(threading.Event):
 
 @pytest.fixture
 def clock() -> Clock:
-    """A clock of the test's own."""
+    """The clock of the rate limiter."""
     return Clock()
 
 
 def turns(rate_limiter: RateLimiter, clock: Clock, count: int) -> list[float]:
-    """When so many requests go out, from now on, one after the other."""
+    """The seconds after which each of `count` requests in a row is sent."""
     times = []
     begin = clock.now
     for _ in range(count):
@@ -58,43 +58,38 @@ def turns(rate_limiter: RateLimiter, clock: Clock, count: int) -> list[float]:
 
 
 def test_spacing(clock: Clock) -> None:
-    """The first request goes out at once, the others evenly behind it."""
-    assert turns(RateLimiter(5, clock=clock), clock, 6) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
-
-
-def test_no_credit_for_idle_time(clock: Clock) -> None:
-    """Time in which nothing was asked is not saved up for a burst."""
-    rate_limiter = RateLimiter(2, clock=clock)
-    turns(rate_limiter, clock, 1)
+    """The first request is sent at once, the others at even intervals. Idle time is not saved for a burst."""
+    rate_limiter = RateLimiter(5, clock=clock)
+    assert turns(rate_limiter, clock, 6) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
     clock.now += 60
-    assert turns(rate_limiter, clock, 3) == [0, 0.5, 1.0]
+    assert turns(rate_limiter, clock, 3) == [0, 0.2, 0.4]
 
 
-def test_hold(clock: Clock) -> None:
-    """While a hold lasts nothing goes out; behind it requests are spaced as before."""
+def test_pause(clock: Clock) -> None:
+    """During a pause nothing is sent; after it requests are spaced as before."""
     rate_limiter = RateLimiter(2, clock=clock)
     turns(rate_limiter, clock, 1)
     rate_limiter.pause(30)
     assert turns(rate_limiter, clock, 3) == [30, 30.5, 31]
 
 
-def test_shorter_hold_does_not_end_a_longer_one(clock: Clock) -> None:
-    """Of two holds the one that ends later counts."""
+def test_shorter_pause_does_not_end_a_longer_one(clock: Clock) -> None:
+    """Of two pauses the one that ends later counts."""
     rate_limiter = RateLimiter(0.5, clock=clock)
     turns(rate_limiter, clock, 1)
     clock.meanwhile = [lambda: list(map(rate_limiter.pause, (30, 1)))]
     assert turns(rate_limiter, clock, 1) == [30]
 
 
-def test_hold_reaches_those_who_wait_already(clock: Clock) -> None:
-    """A hold that comes while a request waits for its turn holds that one too."""
+def test_pause_delays_waiting_requests(clock: Clock) -> None:
+    """A pause that begins while a request waits for its turn delays that request too."""
     rate_limiter = RateLimiter(1, clock=clock)
     clock.meanwhile = [lambda: rate_limiter.pause(30)]
     assert turns(rate_limiter, clock, 3) == [0, 30, 31]
 
 
-def test_no_burst_behind_a_hold(clock: Clock) -> None:
-    """Two requests that had their turns when a hold came go out one after the other behind it, not both at once."""
+def test_no_burst_after_a_pause(clock: Clock) -> None:
+    """Two requests that had their turns when a pause began are sent one after the other, not both at once."""
     rate_limiter = RateLimiter(1, clock=clock)
     rate_limiter.acquire(clock)
     others: list[float] = []
@@ -103,18 +98,14 @@ def test_no_burst_behind_a_hold(clock: Clock) -> None:
     assert min(others) >= 30
 
 
-def test_stop_while_waiting(clock: Clock) -> None:
-    """Who waits for a turn, or for the end of a hold, is let go when the process is to end."""
+def test_stop(clock: Clock) -> None:
+    """A request that waits ends when the process stops; after that none is sent, even if its turn is free."""
     rate_limiter = RateLimiter(1, clock=clock)
     rate_limiter.pause(300)
     clock.stop_at = clock.now + 2
     with pytest.raises(Stopped):
         rate_limiter.acquire(clock)
     assert clock.now == clock.stop_at
-
-
-def test_stopped_before(clock: Clock) -> None:
-    """Once the process is to end nothing goes out any more, though the turn is free."""
     clock.set()
     with pytest.raises(Stopped):
         RateLimiter(1, clock=clock).acquire(clock)
@@ -127,12 +118,12 @@ def test_stop_wakes_a_waiting_thread() -> None:
     stop = threading.Event()
     ended = threading.Event()
 
-    def ask() -> None:
+    def acquire() -> None:
         with pytest.raises(Stopped):
             rate_limiter.acquire(stop)
         ended.set()
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=acquire, daemon=True)
     thread.start()
     assert not ended.is_set()
     stop.set()
@@ -141,15 +132,15 @@ def test_stop_wakes_a_waiting_thread() -> None:
 
 
 @given(st.integers(1, 10_000))
-def test_pause_is_bounded(failures: int) -> None:
-    """A pause is between half of its step and the whole; steps double from a second up to a minute."""
+def test_backoff_is_bounded(failures: int) -> None:
+    """A delay is between half of its step and the whole; steps double from a second up to a minute."""
     step = min(MAX_DELAY, 2.0 ** (min(failures, 20) - 1))
-    pauses = [backoff_delay(failures) for _ in range(20)]
-    assert all(step / 2 <= seconds <= step for seconds in pauses)
-    assert len(set(pauses)) > 1, "no jitter"
+    delays = [backoff_delay(failures) for _ in range(20)]
+    assert all(step / 2 <= seconds <= step for seconds in delays)
+    assert len(set(delays)) > 1, "no jitter"
 
 
-def test_pause_grows() -> None:
-    """The steps are those that the design names: a second at first, a minute at most."""
+def test_backoff_grows() -> None:
+    """The steps are those of the design: a second at first, a minute at most."""
     for failures, step in enumerate([1, 2, 4, 8, 16, 32, 60, 60], start=1):
         assert max(backoff_delay(failures) for _ in range(200)) == pytest.approx(step, rel=0.05)

@@ -17,7 +17,15 @@ from in_jumpcloud.checks.runner import Check, run_checks
 from in_jumpcloud.collector import Stream
 from in_jumpcloud.config.schema import HOSTS, Config, JumpCloudSettings
 from in_jumpcloud.config.types import Duration
-from in_jumpcloud.errors import CountsUnavailable, InJumpCloudError, KeyRefused, NotLicensed, Retryable, Stopped
+from in_jumpcloud.errors import (
+    CountsUnavailable,
+    InJumpCloudError,
+    KeyRefused,
+    NotLicensed,
+    RequestTimeout,
+    Retryable,
+    Stopped,
+)
 from in_jumpcloud.insights import auth
 from in_jumpcloud.insights.api import DirectoryInsights, Scope
 from in_jumpcloud.insights.clock_skew import MAX_SKEW, ClockSkewMonitor
@@ -102,7 +110,7 @@ def _reach(settings: JumpCloudSettings, skew: _Skew) -> None:
     Raises:
         TryAgain: nobody does; why.
     """
-    transport = Transport(settings, str, clock=skew)
+    transport = Transport(settings, str, clock_skew=skew)
     try:
         url = f"{settings.base_url}/insights/directory/v1/events"
         transport.post(url, b"{}", {"Content-Type": "application/json"}, _Nobody())
@@ -120,7 +128,7 @@ class _Asking:
         self.let_in: Scope | None = None
         """One that could be asked for."""
         rate_limiter = RateLimiter(settings.requests_per_second)
-        self._api = DirectoryInsights(settings, auth.auth_for(settings, rate_limiter), rate_limiter)
+        self._api = DirectoryInsights(settings, auth.create_auth(settings, rate_limiter), rate_limiter)
 
     def __enter__(self) -> Self:
         return self
@@ -206,7 +214,7 @@ def _other_region(settings: JumpCloudSettings, scope: Scope, now_ms: int, stop: 
 
 def _waited(error: InJumpCloudError, brief: JumpCloudSettings) -> str:
     """What to add to an error that names a time-out: `brief` has how long was waited, which may be less."""
-    if "within jumpcloud." not in str(error):
+    if not isinstance(error, RequestTimeout):
         return ""
     waited = f"{brief.connect_timeout:g} s for a connection and {brief.read_timeout:g} s for an answer"
     return f"check waits {waited}; is a firewall or a proxy between?"

@@ -109,7 +109,7 @@ def _audit_streams(settings: Config, since: Duration) -> list[_StreamAudit]:
     """
     rate_limiter = RateLimiter(settings.jumpcloud.requests_per_second)
     with open_readonly(settings.state.path) as state:
-        api = DirectoryInsights(settings.jumpcloud, auth.auth_for(settings.jumpcloud, rate_limiter), rate_limiter)
+        api = DirectoryInsights(settings.jumpcloud, auth.create_auth(settings.jumpcloud, rate_limiter), rate_limiter)
         try:
             now = now_ms()
             positions = {row.name: row.position for row in state.streams()}

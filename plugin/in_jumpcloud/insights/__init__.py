@@ -1,1 +1,1 @@
-"""Asking JumpCloud Directory Insights: windows of time, pages of raw events."""
+"""The client of JumpCloud Directory Insights: windows of time, pages of raw events, counts."""

@@ -1,4 +1,4 @@
-"""The Directory Insights API: one query in, one Page or the counts out, every fault as an error that says what to do.
+"""The Directory Insights API: a query becomes a Page or counts, and every failure an error that says what to do.
 
 Source of the facts: https://docs.jumpcloud.com/api/insights/directory/1.0/index.html
 """
@@ -15,6 +15,7 @@ import msgspec
 import requests
 
 from in_jumpcloud.config.schema import JumpCloudSettings
+from in_jumpcloud.counters import LatencyHistogram
 from in_jumpcloud.errors import (
     CountsUnavailable,
     CursorLost,
@@ -27,16 +28,16 @@ from in_jumpcloud.errors import (
 )
 from in_jumpcloud.insights.auth import Auth
 from in_jumpcloud.insights.clock_skew import ClockSkewMonitor
+from in_jumpcloud.insights.nesting import limit_nesting
 from in_jumpcloud.insights.pages import Page, split_page
 from in_jumpcloud.insights.rate_limit import RateLimiter
-from in_jumpcloud.insights.transport import MAX_RETRY_AFTER, HttpResponse, Transport, common_error, request_id
+from in_jumpcloud.insights.transport import MAX_RETRY_AFTER, HttpResponse, Transport, common_error, request_id_suffix
 from in_jumpcloud.insights.window import Window
-from in_jumpcloud.timestamps import rfc3339
+from in_jumpcloud.timestamps import MINUTE_MS, rfc3339
 
-_MINUTE_MS = 60_000
-_COUNTS_NOTHING = {400, 404, 405, 406, 410, 415, 422, 501}
+_STATUSES_WITHOUT_COUNTS = {400, 404, 405, 406, 410, 415, 422, 501}
 _LIKELY_CAUSES = {
-    400: "a service name it does not know, or a clock that is wrong",
+    400: "an unknown name in jumpcloud.services, or a wrong clock",
     402: "Directory Insights is not enabled, or the plan does not reach back to jumpcloud.start",
     403: "the administrator's role is too low, an organization id is missing or wrong, or this address is blocked",
     404: "jumpcloud.url is wrong",
@@ -44,20 +45,27 @@ _LIKELY_CAUSES = {
 
 
 class Scope(NamedTuple):
-    """Whose events: an organization's, a managed service provider's own, or, with neither, those of the key's own."""
+    """Whose events to request: an organization's, a managed service provider's own, or by default the key's own."""
 
     organization: str | None = None
     provider: str | None = None
 
     @property
     def headers(self) -> dict[str, str]:
-        """How a request says so."""
-        named = {"x-org-id": self.organization, "x-provider-id": self.provider}
-        return {name: value for name, value in named.items() if value is not None}
+        """The headers that select the scope."""
+        headers = {"x-org-id": self.organization, "x-provider-id": self.provider}
+        return {name: value for name, value in headers.items() if value is not None}
+
+
+class ApiStatistics(NamedTuple):
+    """Requests since the process began. `codes` counts them by status; "none" means that no whole response arrived."""
+
+    codes: dict[str, int]
+    latencies: LatencyHistogram
 
 
 class DirectoryInsights:
-    """A client of one tenant's API. Several threads may use it at once."""
+    """A client of one tenant's API. Thread-safe."""
 
     def __init__(
         self,
@@ -70,39 +78,48 @@ class DirectoryInsights:
         self._base = f"{settings.base_url}/insights/directory/v1"
         self._auth = auth
         self._rate_limiter = rate_limiter
-        self._transport = Transport(settings, auth.redact, clock=ClockSkewMonitor(), now_ns=now_ns)
-        self.requests = self._transport.requests
+        self._transport = Transport(settings, auth.redact, clock_skew=ClockSkewMonitor(), now_ns=now_ns)
 
     @property
     def max_request_seconds(self) -> float:
-        """The longest time that `fetch` or `counts` takes: a token and the query, each repeated once after a 401."""
-        return 4 * (self._transport.max_seconds + MAX_RETRY_AFTER)
+        """Seconds that one `fetch` or `counts` may take without a sign of life.
+
+        Each HTTP request may wait for the longest pause that JumpCloud asks for, and then for the slowest response.
+        With a service account, a call takes several requests.
+        """
+        return self._auth.max_requests * (MAX_RETRY_AFTER + self._transport.max_request_seconds)
+
+    def statistics(self) -> ApiStatistics:
+        """What monitoring shows of the requests."""
+        counters = self._transport.requests
+        return ApiStatistics(counters.codes(), counters.latencies)
 
     def fetch(self, window: Window, scope: Scope, stop: threading.Event) -> Page:
-        """The page of `window` behind its cursor.
+        """The page of `window` at its cursor.
 
         Raises:
-            TryAgain, CursorLost, PageTooLarge, Refused, KeyRefused, NotLicensed: as errors.py says.
-            Stopped: `stop` was set before the request went out.
+            Retryable, CursorLost, PageTooLarge, RequestRejected, KeyRefused, NotLicensed: see errors.py.
+            Stopped: `stop` was set before the request was sent.
         """
-        answer = self._ask("events", window.query(), scope, stop)
-        if answer.status == requests.codes.bad_request and window.cursor is not None:
-            raise CursorLost(self._transport.describe(answer))
-        if answer.status != requests.codes.ok:
-            raise self._error(answer)
+        response = self._request("events", window.query(), scope, stop)
+        if response.status == requests.codes.bad_request and window.cursor is not None:
+            raise CursorLost(self._transport.describe(response))
+        if response.status != requests.codes.ok:
+            raise self._error(response)
         try:
-            return _page(answer, window)
-        except Retryable as error:  # its text may repeat anything that the answer holds
-            raise type(error)(self._transport.clean(f"{error}{request_id(answer.headers)}")) from None
+            return _page(response, window)
+        except Retryable as error:  # the message may quote a secret that the response repeats
+            message = self._transport.redact(f"{error}{request_id_suffix(response.headers)}")
+            raise type(error)(message) from None
 
     def counts(
         self, start_ms: int, end_ms: int, services: Sequence[str], scope: Scope, stop: threading.Event
     ) -> dict[int, int]:
-        """How many events of `[start_ms, end_ms)` lie in each minute since the epoch; minutes without any are left out.
+        """The number of events in each minute of `[start_ms, end_ms)`, by minutes since the epoch, without zeros.
 
         Raises:
-            NoCounts: they cannot be had, or not be believed.
-            TryAgain, Refused, KeyRefused, NotLicensed, Stopped: as `fetch`.
+            CountsUnavailable: JumpCloud returned no counts, or impossible ones.
+            Retryable, RequestRejected, KeyRefused, NotLicensed, Stopped: as `fetch`.
         """
         query = {
             "service": list(services),
@@ -113,73 +130,82 @@ class DirectoryInsights:
             "timezone": "UTC",
         }
         try:
-            answer = self._ask("events/interval", query, scope, stop)
+            response = self._request("events/interval", query, scope, stop)
         except PageTooLarge as error:
             raise CountsUnavailable(str(error)) from None
-        if answer.status in _COUNTS_NOTHING:
-            raise CountsUnavailable(self._transport.describe(answer))
-        if answer.status != requests.codes.ok:
-            raise self._error(answer)
-        found = _counted(answer.body, start_ms // _MINUTE_MS, -(-end_ms // _MINUTE_MS))
-        if found is None:
-            beginning = answer.body[:80].decode(errors="replace")
-            text = f"JumpCloud answered no counts by minute, but {beginning!r}{request_id(answer.headers)}"
-            raise CountsUnavailable(self._transport.clean(text))
-        return found
+        if response.status in _STATUSES_WITHOUT_COUNTS:
+            raise CountsUnavailable(self._transport.describe(response))
+        if response.status != requests.codes.ok:
+            raise self._error(response)
+        counts = _parse_counts(response.body, start_ms // MINUTE_MS, -(-end_ms // MINUTE_MS))
+        if counts is None:
+            beginning = response.body[:80].decode(errors="replace")
+            message = f"JumpCloud returned no counts by minute, but {beginning!r}{request_id_suffix(response.headers)}"
+            raise CountsUnavailable(self._transport.redact(message))
+        return counts
 
     def close(self) -> None:
         """Close the idle connections."""
         self._transport.close()
 
-    def _ask(self, path: str, query: Mapping[str, Any], scope: Scope, stop: threading.Event) -> HttpResponse:
-        answer = self._post(path, query, scope, stop)
-        if answer.status == requests.codes.unauthorized and self._auth.renewable(answer.sent):
-            answer = self._post(path, query, scope, stop)
-        return answer
+    def _request(self, path: str, query: Mapping[str, Any], scope: Scope, stop: threading.Event) -> HttpResponse:
+        response = self._post(path, query, scope, stop)
+        if response.status == requests.codes.unauthorized and self._auth.retry_refused(response.request_headers):
+            response = self._post(path, query, scope, stop)
+        return response
 
     def _post(self, path: str, query: Mapping[str, Any], scope: Scope, stop: threading.Event) -> HttpResponse:
-        self._auth.ready(stop)
+        self._auth.prepare(stop)
         self._rate_limiter.acquire(stop)
         headers = {"Content-Type": "application/json", "Accept": "application/json", **scope.headers}
         return self._transport.post(f"{self._base}/{path}", msgspec.json.encode(query), headers, self._auth)
 
-    def _error(self, answer: HttpResponse) -> InJumpCloudError:
-        text = self._transport.describe(answer)
-        if error := common_error(answer, text, self._rate_limiter):
+    def _error(self, response: HttpResponse) -> InJumpCloudError:
+        description = self._transport.describe(response)
+        if error := common_error(response, description, self._rate_limiter):
             return error
-        if answer.status == requests.codes.unauthorized:
-            return KeyRefused(f"{text}; {self._auth.if_refused}")
-        cause = _LIKELY_CAUSES.get(answer.status)
-        kind = NotLicensed if answer.status == requests.codes.payment_required else RequestRejected
-        return kind(f"{text}; likely: {cause}" if cause else text)
+        if response.status == requests.codes.unauthorized:
+            return KeyRefused(f"{description}; {self._auth.refusal_advice}")
+        cause = _LIKELY_CAUSES.get(response.status)
+        kind = NotLicensed if response.status == requests.codes.payment_required else RequestRejected
+        return kind(f"{description}; likely: {cause}" if cause else description)
 
 
-def _page(answer: HttpResponse, window: Window) -> Page:
-    """Check an answer against its own headers, and split it."""
-    events = split_page(answer.body)
-    headers, size, received_ns = answer.headers, len(answer.body), answer.received_ns
-    count = _number(headers.get("X-Result-Count"))
+def _page(response: HttpResponse, window: Window) -> Page:
+    """Split a response into its events, and check it against its own headers."""
+    events = split_page(response.body)
+    headers, size, received_ns = response.headers, len(response.body), response.received_ns
+    count = _parse_number(headers.get("X-Result-Count"))
     if count is not None and count != len(events):
         raise Retryable(f"JumpCloud announced {count} events and sent {len(events)}")
     if headers.get("X-Sort", "ASC").upper() != "ASC":
-        raise Retryable(f"JumpCloud sorted the events {headers['X-Sort']!r:.100} where ASC was asked for")
-    # A further page exists exactly when the count equals the limit that JumpCloud says it kept to. One that says more
-    # than it was asked for is not believed: at worst this brings an empty page.
-    limit = _number(headers.get("X-Limit"))
+        raise Retryable(f"JumpCloud sorted the events {headers['X-Sort']!r:.100} instead of ASC")
+    # There is a next page exactly when the count equals the limit that JumpCloud applied, which may be lower than the
+    # one requested. A higher one is ignored: at worst that costs a request for an empty page.
+    limit = _parse_number(headers.get("X-Limit"))
     if not events or len(events) < min(window.limit if limit is None else limit, window.limit):
         return Page(events, None, size, received_ns)
     cursor = headers.get("X-Search_after")
-    try:
-        msgspec.json.decode(cursor or "", type=list)
-    except (msgspec.DecodeError, RecursionError):
-        raise Retryable(f"a full page came with the cursor {cursor!r:.200}, which leads to no next one") from None
+    if cursor is None or not _is_cursor(cursor):
+        raise Retryable(f"the cursor {cursor!r:.200} of a full page is not a JSON array")
     if cursor == window.cursor:
-        raise CursorLost(f"JumpCloud gave the cursor {cursor} again: it leads to the page it came from")
+        raise CursorLost(f"JumpCloud returned the cursor {cursor} again, which leads back to the same page")
     return Page(events, cursor, size, received_ns)
 
 
-def _number(text: str | None) -> int | None:
-    """A header's number; a nonsense one, and one that is endless, is none."""
+def _is_cursor(text: str) -> bool:
+    """Whether `text` is a JSON array that can be sent back as `search_after`."""
+    encoded = text.encode(errors="replace")
+    try:
+        msgspec.json.decode(encoded, type=list)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    _, too_deep = limit_nesting(encoded)
+    return not too_deep
+
+
+def _parse_number(text: str | None) -> int | None:
+    """The number in a header; None if it is missing, not a number, or absurdly long."""
     return int(text) if text and re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
 
 
@@ -192,19 +218,19 @@ class _Histogram(msgspec.Struct):
     buckets: list[_Bucket]
 
 
-_histogram = msgspec.json.Decoder(_Histogram).decode
+_decode_histogram = msgspec.json.Decoder(_Histogram).decode
 
 
-def _counted(body: bytes | bytearray, first: int, end: int) -> dict[int, int] | None:
-    """The counts of a histogram, or None where it is not one of the minutes `[first, end)`."""
+def _parse_counts(body: bytes | bytearray, first_minute: int, end_minute: int) -> dict[int, int] | None:
+    """The counts of a histogram; None if it is not one of the minutes `[first_minute, end_minute)`."""
     try:
-        buckets = _histogram(body).buckets
+        buckets = _decode_histogram(body).buckets
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    found: dict[int, int] = {}
+    counts: dict[int, int] = {}
     for bucket in buckets:
-        minute, rest = divmod(bucket.key, _MINUTE_MS)
-        if rest or not first <= minute < end or minute in found:
+        minute, rest_ms = divmod(bucket.key, MINUTE_MS)
+        if rest_ms or not first_minute <= minute < end_minute or minute in counts:
             return None
-        found[minute] = bucket.doc_count
-    return {minute: count for minute, count in found.items() if count}
+        counts[minute] = bucket.doc_count
+    return {minute: count for minute, count in counts.items() if count}

@@ -1,4 +1,4 @@
-"""Who asks: what a request carries for JumpCloud to let it in, an administrator's key or a service account's token."""
+"""Authentication of requests to JumpCloud: an administrator's API key, or a service account's access token."""
 
 from __future__ import annotations
 
@@ -22,55 +22,58 @@ from in_jumpcloud.errors import ConfigError, InJumpCloudError, KeyRefused, Reque
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.transport import HttpResponse, Transport, common_error
 
-RENEWED_BEFORE = 60.0
-"""Seconds before its end that a token is renewed; a tenth of its life where that is shorter."""
-LIFETIME = 3600.0
-"""Seconds that a token lives where the answer does not say."""
-_LONGEST_LIFETIME = 86_400.0
-_TELLING = 12
-"""Characters at the beginning of a secret that are not shown either."""
+_RENEW_BEFORE_SECONDS = 60.0
+"""How long before its end a token is renewed, but at most a tenth of its lifetime."""
+_DEFAULT_LIFETIME_SECONDS = 3600.0
+_MAX_LIFETIME_SECONDS = 86_400.0
+_MIN_REDACTED_CHARS = 12
+"""The shortest beginning of a secret that is redacted, where a text is cut off inside the secret."""
 
 
 class ApiKey(AuthBase):
     """An administrator's API key.
 
-    It is put on as `requests` authentication, which also keeps `requests` from reading a netrc file.
+    As authentication of `requests` it also keeps `requests` from reading a netrc file.
     """
 
-    if_refused = "the key is wrong, expired or revoked, or belongs to another region"
+    refusal_advice = "the key is wrong, expired or revoked, or belongs to another region"
+    max_requests = 1
+    """HTTP requests that one API call takes at most."""
 
     def __init__(self, key: Secret) -> None:
         self._key = key
 
     def __call__(self, request: PreparedRequest) -> PreparedRequest:
-        """Put the key on `request`."""
+        """Add the key to `request`."""
         request.headers["x-api-key"] = self._key.reveal()
         return request
 
-    def ready(self, stop: threading.Event) -> None:
-        """A key is always ready."""
+    def prepare(self, stop: threading.Event) -> None:
+        """Nothing to do: a key needs no preparation."""
 
-    def renewable(self, sent: Mapping[str, str]) -> bool:  # noqa: ARG002 - ServiceAccount needs it
-        """A key that is refused stays refused."""
+    def retry_refused(self, request_headers: Mapping[str, str]) -> bool:  # noqa: ARG002 - ServiceAccount needs it
+        """False: a refused key stays refused."""
         return False
 
     def redact(self, text: str) -> str:
-        """`text` without the key, should somebody have echoed it; also where the text breaks off within the key."""
-        return _without(text, [self._key.reveal()])
+        """`text` without the key."""
+        return _redact(text, [self._key.reveal()])
 
 
 class _Token(NamedTuple):
     text: str
-    good_until: float
+    renew_at: float
 
 
 class ServiceAccount(AuthBase):
-    """A service account: OAuth 2 client credentials, for a token that is renewed before its end.
+    """A service account: OAuth 2 client credentials for an access token, which is renewed before it expires.
 
-    Several threads may use it at once: they make one token request between them, and share its failure too.
+    Thread-safe: threads that need a token at the same time share one token request, and its failure too.
     """
 
-    if_refused = "a fresh token of the service account is refused too; does it belong to another region?"
+    refusal_advice = "a new token of the service account is refused too; does it belong to another region?"
+    max_requests = 4
+    """HTTP requests that one API call takes at most: a token and the request, and both again after a refusal."""
 
     def __init__(
         self,
@@ -82,131 +85,141 @@ class ServiceAccount(AuthBase):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._basic = HTTPBasicAuth(client_id, client_secret.reveal())
-        pair = f"{client_id}:{client_secret.reveal()}"
-        self._secrets = (client_secret.reveal(), b64encode(pair.encode()).decode())
+        credentials = f"{client_id}:{client_secret.reveal()}"
+        self._secrets = (client_secret.reveal(), b64encode(credentials.encode()).decode())
         self._settings = settings
         self._rate_limiter = rate_limiter
         self._clock = clock
         self._lock = threading.Lock()  # held during a token request
         self._token: _Token | None = None
-        self._rejected: str | None = None
-        self._shown: tuple[str, ...] = ()  # the last tokens: an answer may echo one that is renewed by now
-        self._tries = 0
+        self._refused_token: str | None = None
+        self._recent_tokens: tuple[str, ...] = ()  # to redact: a response may contain one that was renewed since
+        self._attempts = 0
         self._failure: InJumpCloudError | None = None
 
     def __call__(self, request: PreparedRequest) -> PreparedRequest:
-        """Put the token on `request`; `ready` comes first."""
+        """Add the token to `request`. Call `prepare` first."""
         if self._token:
             request.headers["Authorization"] = f"Bearer {self._token.text}"
         return request
 
-    def ready(self, stop: threading.Event) -> None:
-        """Have a token that is good for a while.
+    def prepare(self, stop: threading.Event) -> None:
+        """Get a token, unless there is a valid one.
 
         Raises:
-            TryAgain, Refused, KeyRefused: there is none to be had, as errors.py says.
+            Retryable, RequestRejected, KeyRefused: the token request failed.
             Stopped: `stop` was set first.
         """
-        if self._is_good():
+        if self._has_valid_token():
             return
-        tries = self._tries
+        attempts = self._attempts
         while not self._lock.acquire(timeout=0.25):
             if stop.is_set():
                 raise Stopped
         try:
-            if self._is_good():
+            if self._has_valid_token():
                 return
-            if self._tries != tries and self._failure:  # somebody else's attempt, while we waited for it
+            if self._attempts != attempts and self._failure:  # the attempt of another thread, which we waited for
                 raise copy.copy(self._failure)
             self._rate_limiter.acquire(stop)
             try:
                 self._failure = None
-                self._renew()
+                self._request_token()
             except InJumpCloudError as error:
                 self._failure = copy.copy(error)
                 raise
             finally:
-                self._tries += 1
+                self._attempts += 1
         finally:
             self._lock.release()
 
-    def renewable(self, sent: Mapping[str, str]) -> bool:
-        """A request that sent these headers was refused: its token is of no use. A fresh one may help."""
-        self._rejected = sent.get("Authorization", "").removeprefix("Bearer ")
+    def retry_refused(self, request_headers: Mapping[str, str]) -> bool:
+        """Discard the token of a request that was refused. True: the same request may succeed with a new token."""
+        self._refused_token = request_headers.get("Authorization", "").removeprefix("Bearer ")
         return True
 
     def redact(self, text: str) -> str:
-        """`text` without the secret and the tokens, also where it breaks off within one."""
-        return _without(text, [*self._secrets, *self._shown])
+        """`text` without the client secret and the recent tokens."""
+        return _redact(text, [*self._secrets, *self._recent_tokens])
 
-    def _is_good(self) -> bool:
+    def _has_valid_token(self) -> bool:
         token = self._token
-        return token is not None and token.text != self._rejected and self._clock() < token.good_until
+        return token is not None and token.text != self._refused_token and self._clock() < token.renew_at
 
-    def _renew(self) -> None:
+    def _request_token(self) -> None:
         transport = Transport(self._settings, self.redact)
         began = self._clock()
         try:
-            answer = transport.post(
+            response = transport.post(
                 self._settings.token_endpoint,
                 b"grant_type=client_credentials&scope=api",
                 {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"},
                 self._basic,
             )
-            if answer.status != requests.codes.ok:
-                raise _token_error(answer, transport.describe(answer), self._rate_limiter)
-            text, lifetime = _granted(answer)
+            if response.status != requests.codes.ok:
+                raise _token_error(response, transport.describe(response), self._rate_limiter)
+            token, lifetime = _parse_token(response)
         finally:
             transport.close()
-        self._shown = (text, *self._shown[:3])
-        self._rejected = None
-        self._token = _Token(text, began + lifetime - min(RENEWED_BEFORE, lifetime / 10))
+        self._recent_tokens = (token, *self._recent_tokens[:3])
+        self._refused_token = None
+        self._token = _Token(token, began + lifetime - min(_RENEW_BEFORE_SECONDS, lifetime / 10))
 
 
 Auth = ApiKey | ServiceAccount
 
 
-def auth_for(settings: JumpCloudSettings, rate_limiter: RateLimiter) -> Auth:
-    """The authentication that `settings` ask for.
+def create_auth(
+    settings: JumpCloudSettings, rate_limiter: RateLimiter, *, clock: Callable[[], float] = time.monotonic
+) -> Auth:
+    """The authentication that `settings` configure.
 
     Raises:
-        ConfigError: neither a key nor a service account is given.
+        ConfigError: neither a key nor a service account is configured.
     """
     if settings.api_key is not None:
         return ApiKey(settings.api_key)
     if settings.client_id is None or settings.client_secret is None:
         raise ConfigError("jumpcloud.api_key: missing")
-    return ServiceAccount(settings.client_id, settings.client_secret, settings, rate_limiter)
+    return ServiceAccount(settings.client_id, settings.client_secret, settings, rate_limiter, clock=clock)
 
 
-def _granted(answer: HttpResponse) -> tuple[str, float]:
-    """The token of an answer, and the seconds that it lives."""
-    granted: dict[str, Any] = {}
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        granted = msgspec.json.decode(answer.body, type=dict[str, Any])
-    text = granted.get("access_token")
-    if not isinstance(text, str) or not re.fullmatch(r"[\x21-\x7e]+", text):
-        raise Retryable("the answer to the token request holds no access_token; is jumpcloud.token_url right?")
-    lifetime = granted.get("expires_in")
+def _parse_token(response: HttpResponse) -> tuple[str, float]:
+    """The access token and its lifetime in seconds."""
+    fields = _json_object(response.body)
+    token = fields.get("access_token")
+    if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise Retryable("the response to the token request has no access_token; is jumpcloud.token_url right?")
+    lifetime = fields.get("expires_in")
     if isinstance(lifetime, bool) or not isinstance(lifetime, int | float) or lifetime <= 0:
-        lifetime = LIFETIME
-    return text, float(min(lifetime, _LONGEST_LIFETIME))
+        lifetime = _DEFAULT_LIFETIME_SECONDS
+    return token, float(min(lifetime, _MAX_LIFETIME_SECONDS))
 
 
-def _token_error(answer: HttpResponse, text: str, rate_limiter: RateLimiter) -> InJumpCloudError:
-    text = f"token request: {text}"
-    if 300 <= answer.status < 400:  # noqa: PLR2004
-        return RequestRejected(f"{text}; redirects are not followed, check jumpcloud.token_url")
-    if error := common_error(answer, text, rate_limiter):
+def _token_error(response: HttpResponse, description: str, rate_limiter: RateLimiter) -> InJumpCloudError:
+    description = f"token request: {description}"
+    if 300 <= response.status < 400:  # noqa: PLR2004
+        return RequestRejected(f"{description}; redirects are not followed, check jumpcloud.token_url")
+    if error := common_error(response, description, rate_limiter):
         return error
-    wrong = answer.status == requests.codes.bad_request and b"invalid_client" in answer.body
-    if wrong or answer.status == requests.codes.unauthorized:
-        return KeyRefused(f"{text}; jumpcloud.client_id or client_secret is wrong, expired, or of another region")
-    return RequestRejected(f"{text}; check jumpcloud.token_url, and the service account's role")
+    # RFC 6749, 5.2: a server may answer 400 instead of 401 when the client's credentials are wrong.
+    invalid_client = _json_object(response.body).get("error") == "invalid_client"
+    if invalid_client or response.status == requests.codes.unauthorized:
+        return KeyRefused(
+            f"{description}; jumpcloud.client_id or client_secret is wrong, expired, or of another region"
+        )
+    return RequestRejected(f"{description}; check jumpcloud.token_url and the service account's role")
 
 
-def _without(text: str, secrets: Iterable[str]) -> str:
+def _json_object(body: bytes | bytearray) -> dict[str, Any]:
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return msgspec.json.decode(body, type=dict[str, Any])
+    return {}
+
+
+def _redact(text: str, secrets: Iterable[str]) -> str:
+    """Replace the secrets, and the beginning of one where the text is cut off inside it."""
     for secret in secrets:
-        for length in range(len(secret), min(len(secret), _TELLING) - 1, -1):
+        for length in range(len(secret), min(len(secret), _MIN_REDACTED_CHARS) - 1, -1):
             text = text.replace(secret[:length], "***")
     return text

@@ -1,4 +1,4 @@
-"""Whether this machine's clock agrees with JumpCloud's: windows are planned by it."""
+"""Whether this machine's clock agrees with JumpCloud's. Windows are planned by this machine's clock."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ log = logging.getLogger(__name__)
 
 MAX_SKEW = 300.0
 """Seconds that the clocks may differ by."""
-_SAY_AGAIN = 3600.0
+_WARN_EVERY_SECONDS = 3600.0
 
 
 class ClockSkewMonitor:
-    """Compares the `Date` of answers with our own time, and tells when the two part, and when they agree again."""
+    """Compares the `Date` header of responses with this machine's clock, and logs when they differ. Thread-safe."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._wrong = False
-        self._said = float("-inf")
+        self._skewed = False
+        self._warned_at = float("-inf")
 
     def compare(self, date: str | None, sent_ns: int, received_ns: int) -> None:
-        """`date`: the header of an answer to a request that went out and came back at these times of ours."""
+        """Compare `date`, the header of a response, with the times the request was sent and the response arrived.
+
+        Both times are in nanoseconds since the epoch. A missing or unreadable date is ignored.
+        """
         moment = parse_http_date(date)
         if moment is None:
             return
@@ -35,16 +38,17 @@ class ClockSkewMonitor:
         ahead = max(0.0, sent_ns / 1e9 - theirs) or min(0.0, received_ns / 1e9 - theirs)
         with self._lock:
             if abs(ahead) <= MAX_SKEW:
-                if self._wrong:
-                    self._wrong = False
+                if self._skewed:
+                    self._skewed = False
                     log.info("this machine's clock agrees with JumpCloud's again")
                 return
-            self._wrong = True
-            if self._clock() - self._said < _SAY_AGAIN:
+            self._skewed = True
+            if self._clock() - self._warned_at < _WARN_EVERY_SECONDS:
                 return
-            self._said = self._clock()
+            self._warned_at = self._clock()
         log.warning(
-            "this machine's clock is %s %s JumpCloud's: set it (NTP), or events come late and requests are refused",
+            "this machine's clock is %s %s JumpCloud's; set it (NTP), otherwise events arrive late and requests are "
+            "refused",
             timedelta(seconds=round(abs(ahead))),
             "ahead of" if ahead > 0 else "behind",
         )

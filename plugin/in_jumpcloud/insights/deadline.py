@@ -1,6 +1,7 @@
-"""The time that one answer may take.
+"""The time limit of a whole response.
 
-A read timeout is about each byte, so it never ends an answer that drips: a timer shuts the connection down.
+A read timeout limits the wait for the next byte only, so it never ends a response that arrives byte by byte. A timer
+shuts the connection down instead.
 """
 
 from __future__ import annotations
@@ -16,66 +17,67 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 
 class RequestDeadline:
-    """Bounds the time of one answer, from the moment that it is waited for; on the thread that asks."""
+    """Limits the time of one response, from when the request was sent, on the thread that sends it."""
 
     def __init__(self, seconds: float) -> None:
-        self.over = False
-        self.reason = f"the answer took longer than {seconds:g} s"
-        self._timer = threading.Timer(seconds, self._end)
+        self.expired = False
+        self.message = f"the response took longer than {seconds:g} s"
+        self._timer = threading.Timer(seconds, self._expire)
         self._timer.daemon = True
         self._socket: Any = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
-        _here.deadline = self
+        _current.deadline = self
         return self
 
     def __exit__(self, *_: object) -> None:
-        _here.deadline = None
+        _current.deadline = None
         self._timer.cancel()
         with self._lock:
             self._socket = None
 
-    def guard(self, connected: Any) -> None:
-        """End this connection when the time is over."""
+    def watch(self, connection: Any) -> None:
+        """Shut down this socket when the time is over. The first call starts the timer."""
         with self._lock:
-            self._socket = connected
-        if self.over:
-            self._end()
+            self._socket = connection
+        if self.expired:
+            self._expire()
         elif self._timer.ident is None:
             self._timer.start()
 
-    def _end(self) -> None:
+    def _expire(self) -> None:
         with self._lock:
-            self.over = True
-            found = getattr(self._socket, "socket", self._socket)  # TLS within TLS holds it so
-            if isinstance(found, socket.socket):
+            self.expired = True
+            connection = getattr(self._socket, "socket", self._socket)  # TLS inside TLS wraps the socket
+            if isinstance(connection, socket.socket):
                 with contextlib.suppress(OSError):
-                    socket.socket.shutdown(found, socket.SHUT_RDWR)  # that of an SSL socket would drop its TLS state
+                    # SSLSocket.shutdown would drop the TLS state, which the reading thread still uses.
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
-_here = threading.local()
+_current = threading.local()
 
 
-def _guard(connected: Any) -> None:
-    deadline = getattr(_here, "deadline", None)
+def _watch(connection: Any) -> None:
+    deadline = getattr(_current, "deadline", None)
     if deadline is not None:
-        deadline.guard(connected)
+        deadline.watch(connection)
 
 
 class _HTTPConnection(HTTPConnection):
     def getresponse(self) -> Any:
-        _guard(self.sock)
+        _watch(self.sock)
         return super().getresponse()
 
 
 class _HTTPSConnection(HTTPSConnection):
     def _tunnel(self) -> None:
-        _guard(self.sock)
+        _watch(self.sock)
         super()._tunnel()
 
     def getresponse(self) -> Any:
-        _guard(self.sock)
+        _watch(self.sock)
         return super().getresponse()
 
 
@@ -87,19 +89,19 @@ class _HTTPSPool(HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
 
 
-class Adapter(HTTPAdapter):
-    """Makes connections that a deadline can end."""
+class DeadlineAdapter(HTTPAdapter):
+    """Makes connections that a RequestDeadline can shut down."""
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        """Guard the direct connections."""
+        """Prepare direct connections."""
         super().init_poolmanager(*arguments, **options)
-        self._guarded(self.poolmanager)
+        self._use_watched_pools(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        """Guard those through a proxy."""
-        return self._guarded(super().proxy_manager_for(proxy, **options))
+        """Prepare connections through a proxy."""
+        return self._use_watched_pools(super().proxy_manager_for(proxy, **options))
 
     @staticmethod
-    def _guarded(manager: PoolManager) -> PoolManager:
+    def _use_watched_pools(manager: PoolManager) -> PoolManager:
         manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
         return manager

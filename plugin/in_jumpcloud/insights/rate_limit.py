@@ -1,4 +1,4 @@
-"""The request rate_limiter: what the whole process may ask of JumpCloud, whatever the number of streams."""
+"""The rate limiter: how often the whole process may send requests to JumpCloud, however many streams it has."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from in_jumpcloud.errors import Stopped
 
 
 class RateLimiter:
-    """Spaces requests evenly, and holds them all back while JumpCloud has asked us to wait."""
+    """Spaces requests evenly, and delays all of them while JumpCloud has asked for a pause. Thread-safe."""
 
     def __init__(self, per_second: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._spacing = 1 / per_second
         self._clock = clock
         self._lock = threading.Lock()
-        self._next = 0.0
-        self._held_until = 0.0
+        self._next_turn = 0.0
+        self._paused_until = 0.0
 
     def acquire(self, stop: threading.Event) -> None:
-        """Return when a request may be sent.
+        """Wait until a request may be sent.
 
         Raises:
             Stopped: `stop` was set first.
         """
-        turn = self._book()
+        turn = self._reserve()
         while True:
             delay = turn - self._clock()
             if stop.wait(max(0.0, delay)):
                 raise Stopped
             if delay > 0:
                 continue
-            if turn >= self._held_until:
+            if turn >= self._paused_until:
                 return
-            turn = self._book()  # the hold came after the turn was given: all who wait are spaced anew behind it
+            turn = self._reserve()  # a pause began after this turn was reserved: reserve one after the pause
 
     def pause(self, seconds: float) -> None:
-        """Let no request out for so long."""
+        """Send no request for `seconds`. A pause that already lasts longer stays as it is."""
         with self._lock:
-            self._held_until = max(self._held_until, self._clock() + seconds)
-            self._next = max(self._next, self._held_until)
+            self._paused_until = max(self._paused_until, self._clock() + seconds)
+            self._next_turn = max(self._next_turn, self._paused_until)
 
-    def _book(self) -> float:
+    def _reserve(self) -> float:
         with self._lock:
-            turn = max(self._clock(), self._next)
-            self._next = turn + self._spacing
+            turn = max(self._clock(), self._next_turn)
+            self._next_turn = turn + self._spacing
             return turn

@@ -1,7 +1,7 @@
-"""Windows of time: pure arithmetic, in epoch milliseconds, with the clock passed in.
+"""Windows of time and the position of a stream: pure arithmetic in epoch milliseconds, with the clock passed in.
 
-A window is frozen when it is planned: `search_after` is valid only for the identical query, so a window keeps
-its times, services and limit for its whole life, also over a restart.
+A window is frozen once it is planned. `search_after` is valid only for the identical query, so a window keeps its
+times, services and limit until its last page is delivered, also across a restart.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from in_jumpcloud.timestamps import rfc3339
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """The query for `[start_ms, end_ms)`, and how far it has been paged: `cursor` is None before the first page."""
+    """The query for events in `[start_ms, end_ms)`. `cursor` leads to the next page; None before the first page."""
 
     start_ms: int
     end_ms: int
@@ -36,15 +36,15 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
         return body
 
     def after(self, cursor: str | None) -> Window:
-        """The same query, for the page behind `cursor`."""
+        """The same query for the page after `cursor`."""
         return msgspec.structs.replace(self, cursor=cursor)
 
 
 class Position(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a stream has come.
+    """The position of a stream.
 
-    Everything before `watermark_ms` was asked for and delivered. `origin_ms` is where the stream began: nothing
-    before it is asked for. `window` is the one under way, if any.
+    All events before `watermark_ms` were requested and delivered. Events before `origin_ms`, where the stream began,
+    are never requested. `window` is the window being paged, if any.
     """
 
     origin_ms: int
@@ -53,7 +53,7 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def starting_at(cls, at_ms: int) -> Position:
-        """A stream that has delivered nothing yet."""
+        """The position of a new stream."""
         return cls(origin_ms=at_ms, watermark_ms=at_ms)
 
     def with_window(self, window: Window) -> Position:
@@ -61,7 +61,7 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, window=window)
 
     def past(self, window: Window) -> Position:
-        """The position once the last page of `window` is delivered."""
+        """The position after the last page of `window` is delivered."""
         return msgspec.structs.replace(self, watermark_ms=max(self.watermark_ms, window.end_ms), window=None)
 
 
@@ -75,17 +75,17 @@ def plan_window(
     overlap_ms: int,
     lag_ms: int,
 ) -> Window | None:
-    """The window to ask for next, or None while there is nothing to ask.
+    """The window to request next, or None while there is nothing to request.
 
-    A window under way is taken up again, unless the configuration now asks for other services: then the same span
-    is asked anew, and the ledger keeps what was already delivered from going out twice. A window or a watermark ahead
-    of the clock was made while the clock was wrong: it must not keep us from asking now.
+    A window that is being paged is resumed, with two exceptions. If the configuration names other services, the same
+    span is requested again with those; the ledger removes what was already delivered. If the window starts in the
+    future, it was planned by a wrong clock and is planned again. A watermark in the future counts as now.
     """
     if position.window and position.window.services == services and position.window.start_ms < now_ms:
         return position.window
     until_ms = now_ms - lag_ms
-    start = max(position.origin_ms, min(position.watermark_ms, until_ms) - overlap_ms)
-    end = min(until_ms, start + length_ms)
-    if start >= end:
+    start_ms = max(position.origin_ms, min(position.watermark_ms, until_ms) - overlap_ms)
+    end_ms = min(until_ms, start_ms + length_ms)
+    if start_ms >= end_ms:
         return None
-    return Window(start_ms=start, end_ms=end, services=services, limit=limit)
+    return Window(start_ms=start_ms, end_ms=end_ms, services=services, limit=limit)

@@ -88,7 +88,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
     """The state of `plugin` now; `began` is its start on the monotonic clock. Never blocks a worker for long."""
     resources, collectors, now = plugin.resources, plugin.collectors, time.monotonic()
-    settings, geo = resources.settings, resources.geo.statistics()
+    settings, geo, api = resources.settings, resources.geo.statistics(), resources.api.statistics()
     return Snapshot(
         now_ms=now_ms,
         uptime=now - began,
@@ -98,8 +98,8 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
         max_silence=max((each.max_silence_seconds for each in collectors), default=0.0),
         workers_alive=plugin.alive,
         databases=tuple(DatabaseStatus(*each) for each in geo.databases),
-        requests=resources.api.requests.codes(),
-        request_latencies=resources.api.requests.latencies,
+        requests=api.codes,
+        request_latencies=api.latencies,
         unknown_types=dict(resources.mapper.unknown_types),
         geo_hits=geo.hits,
         geo_misses=geo.misses,
