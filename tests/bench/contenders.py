@@ -150,17 +150,17 @@ NEED_FLUENT_BIT = ("fluent-bit", "tail")
 
 @contextmanager
 def field(directory: Path, events: int) -> Iterator[Field]:
-    """Make the events, and start what serves and takes them."""
+    """Make the events, and start the API and the receiver."""
     with ExitStack() as stack:
         yield Field(directory, events, stack)
 
 
-def interleaved(field: Field, names: list[str], runs: int, told: Callable[[str, Run], Any]) -> dict[str, list[Run]]:
-    """Run each in turn, again and again, so that what else the machine does falls on all alike."""
+def interleaved(field: Field, names: list[str], runs: int, report: Callable[[str, Run], Any]) -> dict[str, list[Run]]:
+    """Run them in turn, `runs` times, so that other load on the machine affects all of them."""
     results: dict[str, list[Run]] = {name: [] for name in names}
     for _ in range(runs):
         for name in names:
             run = CONTENDERS[name](field)
             results[name].append(run)
-            told(name, run)
+            report(name, run)
     return results

@@ -46,9 +46,9 @@ def fill(path: Path, count: int) -> dict[str, float]:
         for number in range(_TIMED):
             keys = _keys(number * (count // _TIMED), CHUNK, count, first_minute)
             began = time.perf_counter()
-            found = state.delivered(STREAM, keys)
+            known = state.delivered(STREAM, keys)
             looked_up.append((time.perf_counter() - began) * 1000)
-            assert len(found) == CHUNK
+            assert len(known) == CHUNK
         began = time.perf_counter()
         pruned = state.prune(STREAM, first_minute + 1)
         prune = (time.perf_counter() - began) * 1000

@@ -95,9 +95,9 @@ class Stopwatch:
             return _wall_time() - began
 
         bare, marked = repeat(nothing), self.timed("calibration", _wall_time, nothing)
-        whole = repeat(marked)
+        timed = repeat(marked)
         inside = self.spent.pop("calibration") / self.times.pop("calibration")
-        each = (whole - bare) / _CALIBRATION_CALLS
+        each = (timed - bare) / _CALIBRATION_CALLS
         self._overhead = _Overhead(inside, each - inside)
         return round(each)
 

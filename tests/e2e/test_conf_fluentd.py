@@ -1,4 +1,4 @@
-"""The shipped configuration of Fluentd, in a real one that the environment variable FLUENTD names; else skipped."""
+"""The shipped configuration in a real Fluentd, which the environment variable FLUENTD names or PATH has."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ pytestmark = pytest.mark.skipif(BINARY is None, reason="no real Fluentd: set FLU
 
 
 class Fluentd:
-    """A real Fluentd on a port of its own; its files lie in `directory`."""
+    """A real Fluentd on a free port, with its files in `directory`."""
 
     def __init__(self, directory: Path) -> None:
         self.port = free_port()
         self.directory = directory
         text = (ROOT / "conf" / "receivers" / "fluentd.conf").read_text()
-        # A closed hour is written at once; this one stays open until the end.
+        # A closed hour is written at once. This one stays open until the end.
         text = text.replace("timekey 1h", "timekey 3650d")
         self._settings = directory / "fluentd.conf"
         self._settings.write_text(text.replace("24224", str(self.port)).replace("state/", f"{directory}/"))
@@ -41,7 +41,7 @@ class Fluentd:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until it runs."""
+        """Start Fluentd and wait until it runs."""
         assert BINARY is not None
         self._starts += 1
         environ = os.environ | {"FORWARD_SHARED_KEY": "the key", "FORWARD_PASSWORD": "the password"}
@@ -51,24 +51,24 @@ class Fluentd:
         wait_until(lambda: self._log.read_text(errors="replace").count("worker is now running") == self._starts)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def stop(self) -> None:
-        """End it in order: it writes what it has."""
+        """Stop it: it writes what it has buffered."""
         assert self._process is not None
         self._process.terminate()
         self._process.wait(60)
 
     def ids(self) -> list[str]:
-        """The ids of what it wrote."""
+        """The ids of the records that it wrote."""
         files = (self.directory / "fluentd").glob("records*.log")
         return [json.loads(line)["event"]["id"] for file in files for line in file.read_text().splitlines()]
 
     def sender(self, password: str = "the password") -> AckSender:  # noqa: S107 - the test's own
-        """A sender to it."""
+        """A sender to this Fluentd."""
         server = ServerSettings(host="127.0.0.1", port=self.port)
         settings = ForwardSettings(shared_key=Secret("the key"), username="jumpcloud", password=Secret(password))
         return AckSender(server, settings)
@@ -76,7 +76,7 @@ class Fluentd:
 
 @pytest.fixture
 def fluentd(tmp_path: Path) -> Iterator[Fluentd]:
-    """A running one."""
+    """A running Fluentd."""
     fluentd = Fluentd(tmp_path)
     fluentd.start()
     yield fluentd
@@ -88,8 +88,8 @@ def _chunk(*names: str, compress: wire.Compression = "none") -> wire.Chunk:
     return wire.build_chunk("jumpcloud.events", entries, len(names), compress=compress)
 
 
-def test_what_it_acknowledged_outlives_a_kill(fluentd: Fluentd) -> None:
-    """Plain and compressed chunks are acknowledged, and written after a kill and a new start; a probe is not."""
+def test_acknowledged_records_survive_a_kill(fluentd: Fluentd) -> None:
+    """Plain and compressed chunks are acknowledged, and written after a kill and a restart; a probe is not written."""
     sender, stop = fluentd.sender(), threading.Event()
     assert sender.probe("jumpcloud.events", stop)
     sender.deliver(_chunk("one", "two"), stop)
@@ -103,10 +103,10 @@ def test_what_it_acknowledged_outlives_a_kill(fluentd: Fluentd) -> None:
 
 
 def test_a_wrong_password_is_refused(fluentd: Fluentd) -> None:
-    """The reason is Fluentd's own, and nothing is taken."""
+    """The error has Fluentd's reason, and Fluentd writes nothing."""
     sender = fluentd.sender("another")
     with pytest.raises(ReceiverDown, match="username/password mismatch"):
-        sender.deliver(_chunk("stranger"), threading.Event())
+        sender.deliver(_chunk("refused"), threading.Event())
     sender.close()
     fluentd.stop()
 

@@ -1,4 +1,4 @@
-"""Every file of conf/outputs, included into the shipped receiver of a real Fluent Bit: what reaches the store."""
+"""What each file of conf/outputs sends to its store, included in the shipped receiver of a real Fluent Bit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from in_jumpcloud.forward.sender import AckSender
 pytestmark = needs_fluent_bit
 
 OUTPUTS = sorted(path.stem for path in (ROOT / "conf" / "outputs").glob("*.yaml"))
-PLUGINS = {"elasticsearch": "opensearch"}  # the output plugin, where the file has another name
+PLUGINS = {"elasticsearch": "opensearch"}  # the output plugin, if the file has another name
 SECRETS = ["ELASTICSEARCH", "KAFKA", "LOKI", "OPENSEARCH"]
 RECORD: dict[str, Any] = json.loads((ROOT / "tests" / "data" / "seed_record.json").read_bytes())
 ID = RECORD["event"]["id"]
@@ -36,7 +36,7 @@ Answer = tuple[int, bytes]
 
 
 class Request(NamedTuple):
-    """What a store was sent."""
+    """A request to a store."""
 
     method: str
     path: str
@@ -45,7 +45,7 @@ class Request(NamedTuple):
 
 
 class Store:
-    """An HTTPS endpoint that keeps what it is sent; `answers` says what it says to that."""
+    """An HTTPS endpoint that records its requests; `answers` decides its answers."""
 
     def __init__(self, authority: trustme.CA, answers: Callable[[Request], Answer]) -> None:
         self.requests: queue.Queue[Request] = queue.Queue()
@@ -66,10 +66,10 @@ class Store:
                 self.wfile.write(answer)
                 store.requests.put(request)
 
-            do_PUT = do_POST  # noqa: N815 - the name is the base's to choose
+            do_PUT = do_POST  # noqa: N815 - the name is the base class's
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -93,7 +93,7 @@ class Store:
 
 
 class Receiver(FluentBit):
-    """The shipped receiver, with one of the shipped outputs in the place of its own."""
+    """The shipped receiver, with one of the shipped outputs instead of its own."""
 
     def __init__(self, directory: Path, output: str, changes: dict[str, str] | None = None) -> None:
         (directory / "outputs").mkdir()
@@ -111,7 +111,7 @@ class Receiver(FluentBit):
         super().__init__(directory, receiver.replace("scheduler.cap: 60", "scheduler.cap: 1\n  scheduler.base: 1"))
 
     def deliver(self, *records: dict[str, Any]) -> None:
-        """Deliver these, in one chunk."""
+        """Deliver these records in one chunk."""
         settings = ForwardSettings()
         sender = AckSender(ServerSettings(host="127.0.0.1", port=self.port), settings)
         entries = b"".join(wire.pack_entry(TIME_NS, record) for record in records)
@@ -121,13 +121,13 @@ class Receiver(FluentBit):
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Whom Fluent Bit trusts."""
+    """The CA that Fluent Bit trusts."""
     return trustme.CA()
 
 
 @pytest.fixture(autouse=True)
 def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the files take from the environment."""
+    """The environment variables that the files use."""
     for name in SECRETS:
         monkeypatch.setenv(f"{name}_USER", "user")
         monkeypatch.setenv(f"{name}_PASSWORD", "password")
@@ -138,7 +138,7 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def trusted(tmp_path: Path, authority: trustme.CA) -> str:
-    """The path of the authority's certificate."""
+    """The path of the CA's certificate."""
     path = tmp_path / "ca.crt"
     authority.cert_pem.write_to_path(path)
     return str(path)
@@ -146,7 +146,7 @@ def trusted(tmp_path: Path, authority: trustme.CA) -> str:
 
 @pytest.fixture
 def receiver(tmp_path: Path, trusted: str) -> Iterator[Callable[[str, int], Receiver]]:
-    """Starts a receiver with this output, whose store is at this port."""
+    """Starts a receiver with this output, with the store at this port."""
     started = []
 
     def start(output: str, port: int) -> Receiver:
@@ -171,7 +171,7 @@ SYSTEM_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def bulk(request: Request) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """The actions of a bulk request, and the documents; a key that stands twice is an error, as it is in the store."""
+    """The actions and documents of a bulk request. A duplicate key is an error, as in the store."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         assert len(dict(pairs)) == len(pairs), [key for key, _ in pairs]
@@ -182,7 +182,7 @@ def bulk(request: Request) -> list[tuple[dict[str, Any], dict[str, Any]]]:
 
 
 def bulk_answer(statuses: list[int]) -> Answer:
-    """What a store says to a bulk request whose actions ended so."""
+    """The answer of a store to a bulk request whose actions have these statuses."""
     items = [{"create": {"status": status}} for status in statuses]
     errors = any(status >= 400 for status in statuses)
     return 200, json.dumps({"took": 1, "errors": errors, "items": items}).encode()
@@ -190,7 +190,7 @@ def bulk_answer(statuses: list[int]) -> Answer:
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_fluent_bit_takes_every_option(output: str, tmp_path: Path) -> None:
-    """Each name exists, in the file as it is shipped."""
+    """Every option of the shipped file exists."""
     _needs(output)
     assert _dry_run(Receiver(tmp_path, output)) == 0
 
@@ -205,10 +205,10 @@ def test_a_misspelt_option_would_be_found(output: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "index"), [("elasticsearch", "logs-jumpcloud.events-default"), ("opensearch", "jumpcloud-events")]
 )
-def test_what_is_delivered_twice_is_one_document(
+def test_a_record_delivered_twice_is_one_document(
     output: str, index: str, authority: trustme.CA, receiver: Callable[[str, int], Receiver]
 ) -> None:
-    """The document's id is the event's; the second time the store has it, and that counts as delivered."""
+    """The document has the event's id. The second time the store has it, which counts as delivered."""
     ids: set[str] = set()
 
     def answers(request: Request) -> Answer:
@@ -237,10 +237,10 @@ def test_what_is_delivered_twice_is_one_document(
 
 
 @pytest.mark.parametrize("output", ["elasticsearch", "opensearch"])
-def test_a_record_that_is_rejected_among_others_is_sent_again(
+def test_a_rejected_record_among_others_is_sent_again(
     output: str, authority: trustme.CA, receiver: Callable[[str, int], Receiver]
 ) -> None:
-    """A store with too much to do takes one and refuses the other; in the end it has both, and each once."""
+    """An overloaded store accepts one and rejects the other. In the end it has both, each once."""
     taken: list[str] = []
     refused = iter([429])
 
@@ -266,7 +266,7 @@ def test_a_record_that_is_rejected_among_others_is_sent_again(
 def test_loki_gets_the_id_as_structured_metadata(
     authority: trustme.CA, receiver: Callable[[str, int], Receiver]
 ) -> None:
-    """With few labels, the event's own time, and the rest of the record in the line; twice the same is the same."""
+    """With few labels, the event's time, and the other fields in the line. A second delivery is identical."""
     with Store(authority, lambda _: (204, b"")) as store:
         fluent_bit = receiver("loki", store.port)
         fluent_bit.deliver(RECORD)
@@ -288,7 +288,7 @@ def test_loki_gets_the_id_as_structured_metadata(
 def test_splunk_gets_the_id_as_an_indexed_field(
     authority: trustme.CA, receiver: Callable[[str, int], Receiver]
 ) -> None:
-    """With the event's own time, and the whole record as the event."""
+    """With the event's time, and the whole record as the event."""
     with Store(authority, lambda _: (200, b'{"text":"Success","code":0}')) as store:
         receiver("splunk", store.port).deliver(RECORD)
         request = store.next()
@@ -301,8 +301,8 @@ def test_splunk_gets_the_id_as_an_indexed_field(
     assert event["time"] == pytest.approx(TIME_NS / 1e9, abs=1e-6)
 
 
-def test_s3_gets_what_a_killed_fluent_bit_had_put_aside(authority: trustme.CA, trusted: str, tmp_path: Path) -> None:
-    """What lies in store_dir at the kill is uploaded after the next start, once there is something new."""
+def test_s3_gets_files_left_by_a_kill(authority: trustme.CA, trusted: str, tmp_path: Path) -> None:
+    """Files in store_dir at the kill are uploaded after the next start, with the first new record."""
     with Store(authority, lambda _: (200, b"")) as store:
         at = f"region: eu-west-1\n      endpoint: https://localhost:{store.port}\n      tls.ca_file: {trusted}"
         receiver = Receiver(tmp_path, "s3", {"region: eu-west-1": at})

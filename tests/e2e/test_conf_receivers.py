@@ -1,4 +1,4 @@
-"""Every receiver's configuration in conf/, started by a real Fluent Bit and spoken to as its head says."""
+"""Every shipped receiver configuration works in a real Fluent Bit, with the plugin settings that its header gives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TLS = [name for name in RECEIVERS if "-tls" in name]
 
 
 class Receiver:
-    """A Fluent Bit with a configuration of ours, and the settings that the head of that file tells users to take."""
+    """A Fluent Bit with a shipped configuration, and the plugin settings from the header of that file."""
 
     def __init__(self, name: str, directory: Path, socket_directory: Path, authority: trustme.CA) -> None:
         self.socket = socket_directory / "forward.sock"
@@ -54,7 +54,7 @@ class Receiver:
         self._ours.write_text(_advice(text).replace("24224", str(self.fluent_bit.port)))
 
     def deliver(self, *overrides: str, name: str = "one") -> None:
-        """Deliver a record of this id, with the settings of the head and `overrides` over them."""
+        """Deliver a record with this id, with the settings of the header, changed by `overrides`."""
         settings = load_config(self._ours, overrides, needs_key=False).forward
         sender = AckSender(settings.servers[0], settings)
         record = wire.pack_entry(1_767_225_600_123_456_789, {"event": {"id": name}})
@@ -65,7 +65,7 @@ class Receiver:
 
 
 def _advice(text: str) -> str:
-    """The lines for conf/jumpcloud.yaml that stand in the head of a receiver's configuration."""
+    """The lines for conf/jumpcloud.yaml in the header of a receiver's configuration."""
     lines = iter(text.splitlines())
     for line in lines:
         if line.startswith("# In conf/jumpcloud.yaml"):
@@ -82,7 +82,7 @@ def _advice(text: str) -> str:
 def receiver(
     request: pytest.FixtureRequest, tmp_path: Path, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Receiver]:
-    """A running one, of the file that the test names."""
+    """A running receiver, with the configuration that the test names."""
     monkeypatch.setenv("FORWARD_SHARED_KEY", "the key")
     monkeypatch.setenv("FORWARD_PASSWORD", "the password")
     # The path of a unix socket must be short.
@@ -94,21 +94,21 @@ def receiver(
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Whom both sides trust."""
+    """The CA that both sides trust."""
     return trustme.CA()
 
 
 @pytest.mark.parametrize("receiver", RECEIVERS, indirect=True)
-def test_a_record_is_acknowledged_and_comes_out(receiver: Receiver) -> None:
-    """With the lines for conf/jumpcloud.yaml that stand in the receiver's head."""
+def test_a_record_is_delivered(receiver: Receiver) -> None:
+    """The receiver acknowledges it and writes it to its output."""
     receiver.deliver()
 
     wait_until(lambda: receiver.fluent_bit.ids() == {"one": 1})
 
 
 @pytest.mark.parametrize("receiver", [name for name in RECEIVERS if name.endswith("yaml")], indirect=True)
-def test_what_it_acknowledged_outlives_a_kill(receiver: Receiver) -> None:
-    """Killed right after the ack and started again, it brings the record out."""
+def test_acknowledged_records_survive_a_kill(receiver: Receiver) -> None:
+    """Killed right after the ack and restarted, Fluent Bit writes the record."""
     receiver.deliver()
     receiver.fluent_bit.__exit__()
     receiver.fluent_bit.start()
@@ -118,13 +118,13 @@ def test_what_it_acknowledged_outlives_a_kill(receiver: Receiver) -> None:
 
 @pytest.mark.parametrize("receiver", ["fluent-bit-unix.yaml", "fluent-bit-unix.conf"], indirect=True)
 def test_the_socket_is_for_its_owner_and_group(receiver: Receiver) -> None:
-    """Whoever may write to it may deliver, so nobody else may."""
+    """A process that can write to the socket can deliver, so other users cannot."""
     assert stat.S_IMODE(receiver.socket.stat().st_mode) == 0o660
 
 
 @pytest.mark.parametrize("receiver", TLS, indirect=True)
-def test_who_is_not_known_delivers_nothing(receiver: Receiver) -> None:
-    """Without our certificate, key and password, or to a receiver of another name, nothing is acknowledged."""
+def test_unauthorized_senders_are_refused(receiver: Receiver) -> None:
+    """A wrong certificate, key, password or server name gets no ack."""
     differences: dict[str, dict[str, str | None]] = {
         "certificate required": {"forward.tls.cert_file": None, "forward.tls.key_file": None},
         "shared_key differs": {"forward.shared_key": "another key"},
@@ -133,7 +133,7 @@ def test_who_is_not_known_delivers_nothing(receiver: Receiver) -> None:
     }
     for reason, difference in differences.items():
         with pytest.raises(ReceiverDown, match=reason):
-            receiver.deliver(*(f"{key}={json.dumps(value)}" for key, value in difference.items()), name="stranger")
+            receiver.deliver(*(f"{key}={json.dumps(value)}" for key, value in difference.items()), name="refused")
 
     receiver.deliver()
     wait_until(lambda: bool(receiver.fluent_bit.ids()))
