@@ -36,10 +36,8 @@ _ENDPOINTS: dict[str, Callable[[Query], Answer]] = {
     f"{BASE}/events/interval": query.interval,
 }
 _MIN_GZIP_BYTES = 500
-_RECORDED_HEADERS = (
-    *("accept-encoding", "authorization", "content-type", "user-agent"),
-    *("x-api-key", "x-org-id", "x-provider-id"),
-)
+_RECORDED_HEADERS = {"accept-encoding", "authorization", "content-type", "user-agent"}
+_RECORDED_HEADERS |= {"x-api-key", "x-org-id", "x-provider-id"}
 _log = logging.getLogger(__name__)
 
 
@@ -119,11 +117,7 @@ class SimulatedApi:
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def start(self) -> Self:
-        """Listen, and serve in the background.
-
-        Raises:
-            OSError: the address is in use or not available.
-        """
+        """Listen, and serve in the background. Raises OSError if the address is in use or not available."""
         if self._server is None:
             self._stopping.clear()
             self._server = _Server(self)
@@ -199,7 +193,7 @@ class SimulatedApi:
             answer.headers["X-Search_after"] = json.dumps(cursor, separators=(",", ":"))
         elif kind == "bad_json":
             answer.body = answer.body[: len(answer.body) // 2]
-        recorded = {name: headers[name] for name in _RECORDED_HEADERS if name in headers}
+        recorded = {name: value for name, value in headers.items() if name in _RECORDED_HEADERS}
         status = 0 if kind == "drop" else answer.status
         with self._lock:
             self.requests.append(Request(path, body or {}, recorded, self._clock(), status, kind))

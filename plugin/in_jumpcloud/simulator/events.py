@@ -10,13 +10,11 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import heapq
 import math
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from operator import attrgetter
 from random import Random
 from typing import Any
@@ -114,80 +112,62 @@ class EventSource:
             self._added.setdefault(timestamp_ms // MINUTE_MS, []).append(item)
         return doc_id
 
-    def between(self, start_ms: int, end_ms: int, *, now_ms: int) -> Sequence[Item]:
-        """Every event of [start, end) that is visible at `now_ms`, by timestamp and document id."""
-        return list(self._walk(start_ms, end_ms, now_ms))
-
-    def page(
+    def between(
         self,
         start_ms: int,
         end_ms: int,
         *,
         now_ms: int,
-        limit: int,
         services: Collection[str] | None = None,
         after: tuple[int, str] | None = None,
+        limit: int | None = None,
     ) -> list[Item]:
-        """At most `limit` events of [start, end), in ascending order.
+        """The events of [start_ms, end_ms) that are visible at `now_ms`, by timestamp and document id.
 
         Args:
             start_ms: first millisecond
             end_ms: the millisecond after the last
             now_ms: events that become visible later are not found
-            limit: the most events to return
             services: only these; None for all
-            after: only events after this place: a millisecond and the first characters of a document id
+            after: only events after this place, which is in the range: a millisecond and the first characters of a
+                document id
+            limit: the most events to return; None for all
         """
-        return list(islice(self._walk(start_ms, end_ms, now_ms, services, after=after), limit))
+        end_ms = min(end_ms, now_ms + 1)
+        place = after or (start_ms - 1, "")
+        width = len(place[1])
+        found: list[Item] = []
+        for minute in self._occupied(place[0], end_ms):
+            items = self._minute(minute)
+            low = bisect_right(items, place, key=lambda item: (item.timestamp_ms, item.doc_id[:width]))
+            high = bisect_left(items, end_ms, key=_timestamp)
+            for item in items[low:high]:
+                if item.visible_ms <= now_ms and (services is None or item.service in services):
+                    found.append(item)
+                    if len(found) == limit:
+                        return found
+        return found
 
     def count(self, start_ms: int, end_ms: int, *, now_ms: int, services: Collection[str] | None = None) -> int:
         """The number of events that `between` finds; whole minutes are counted without making their events."""
         total = 0
-        for minute in self._occupied(start_ms, end_ms, now_ms):
+        for minute in self._occupied(start_ms, min(end_ms, now_ms + 1)):
             low, high = minute * MINUTE_MS, (minute + 1) * MINUTE_MS
             whole = max(start_ms, self._start) <= low and high <= min(end_ms, self._end or end_ms)
             latest = high + (max(self._late_by) if self._late else 0)
             if services is None and whole and latest <= now_ms and minute not in self._added:
                 total += self._quota(minute) + len(self._bursts.get(minute, ()))
             else:
-                total += sum(1 for _ in self._walk(max(start_ms, low), min(end_ms, high), now_ms, services))
+                total += len(self.between(max(start_ms, low), min(end_ms, high), now_ms=now_ms, services=services))
         return total
 
-    def _walk(
-        self,
-        start_ms: int,
-        end_ms: int,
-        now_ms: int,
-        services: Collection[str] | None = None,
-        *,
-        after: tuple[int, str] | None = None,
-    ) -> Iterator[Item]:
-        end_ms = min(end_ms, now_ms + 1)
-        width = len(after[1]) if after else 0
-        if after:
-            start_ms = max(start_ms, after[0])
-
-        def place(item: Item) -> tuple[int, str]:
-            return item.timestamp_ms, item.doc_id[:width]
-
-        for minute in self._occupied(start_ms, end_ms, now_ms):
-            items = self._minute(minute)
-            low, high = bisect_left(items, start_ms, key=_timestamp), bisect_left(items, end_ms, key=_timestamp)
-            if after:
-                low = max(low, bisect_right(items, after, key=place))
-            for index in range(low, high):
-                item = items[index]
-                if item.visible_ms <= now_ms and (services is None or item.service in services):
-                    yield item
-
-    def _occupied(self, start_ms: int, end_ms: int, now_ms: int) -> Iterator[int]:
-        """The minutes of the range that may have an event, in order."""
-        end_ms = min(end_ms, now_ms + 1)
-        generated_end = end_ms if self._end is None else min(end_ms, self._end)
-        generated = range(max(start_ms, self._start) // MINUTE_MS, -(-generated_end // MINUTE_MS))
+    def _occupied(self, start_ms: int, end_ms: int) -> list[int]:
+        """The minutes of [start_ms, end_ms) that may have an event, in order."""
+        first, end = start_ms // MINUTE_MS, -(-end_ms // MINUTE_MS)
+        generated_end = end if self._end is None else min(end, -(-self._end // MINUTE_MS))
         with self._lock:
-            in_range = [m for m in self._added if start_ms // MINUTE_MS <= m <= end_ms // MINUTE_MS]
-        return heapq.merge(generated, sorted(m for m in in_range if m not in generated))
+            added = {minute for minute in self._added if first <= minute < end}
+        return sorted(added.union(range(max(first, self._start // MINUTE_MS), generated_end)))
 
     def _minute(self, minute: int) -> Sequence[Item]:
         """Every event of a minute, sorted, including those that are not visible yet."""

@@ -152,7 +152,7 @@ def page(query: Query) -> Answer:
         raise Refusal(f"Invalid limit: {limit} is above {MAX_LIMIT}")
     if str(query.body.get("sort", "ASC")).upper() != "ASC":
         raise Refusal("The simulated API sorts only ASC", HTTPStatus.NOT_IMPLEMENTED)
-    items = query.source.page(
+    items = query.source.between(
         query.start_ms,
         query.end_ms,
         now_ms=query.now_ms,
@@ -195,10 +195,10 @@ def interval(query: Query) -> Answer:
     first = query.start_ms - query.start_ms % MINUTE_MS
     if (query.end_ms - first) // MINUTE_MS > MAX_BUCKETS:
         raise Refusal("Too many buckets: choose a larger interval")
-    counts = [(key, query.count(key, key + MINUTE_MS)) for key in range(first, query.end_ms, MINUTE_MS)]
-    occupied = [index for index, (_, events) in enumerate(counts) if events]
+    counts = {key: query.count(key, key + MINUTE_MS) for key in range(first, query.end_ms, MINUTE_MS)}
+    occupied = [key for key, events in counts.items() if events] or [0, -1]
     buckets = [
-        {"key": key, "key_as_string": rfc3339(key), "doc_count": events}
-        for key, events in (counts[occupied[0] : occupied[-1] + 1] if occupied else ())
+        {"key": key, "key_as_string": rfc3339(key), "doc_count": counts[key]}
+        for key in range(occupied[0], occupied[-1] + 1, MINUTE_MS)
     ]
     return Answer(200, msgspec.json.encode({"buckets": buckets}))

@@ -104,39 +104,34 @@ class Templates:
         """A service, each as often as its share says."""
         return random.choices(self._services, cum_weights=self._cumulative)[0]
 
-    def _plan(self, template: Any) -> Any:
-        """A template as a function of a draft or, if nothing in it varies, as a ready value: mappings as JSON."""
+    def _plan(self, template: Any) -> _Plan:
+        """The function that fills a template in."""
         if isinstance(template, str):
             return self._text(template)
-        if isinstance(template, list):
-            return self._list(template)
-        if not isinstance(template, dict):
-            return template
-        fields = [(key, self._plan(value)) for key, value in template.items()]
-        if not any(callable(plan) or key[0] == "+" for key, plan in fields):
-            return msgspec.Raw(msgspec.json.encode(dict(fields)))
-        return functools.partial(_fill, fields)
-
-    def _list(self, template: list[Any]) -> Any:
+        if isinstance(template, dict):
+            return functools.partial(_fill, [(key, self._plan(value)) for key, value in template.items()])
+        if not isinstance(template, list):
+            return lambda _: template
         plans = [self._plan(element) for element in template]
         if isinstance(template, _OneOf):
-            return lambda draft: _value(_pick(plans, draft), draft)
+            return lambda draft: _pick(plans, draft)(draft)
         if isinstance(template, _Some):
             return lambda draft: [
-                _value(plan, draft) for plan in draft.rng.sample(plans, 1 + int(draft.random() * _MOST_CHANGES))
+                plan(draft) for plan in draft.rng.sample(plans, 1 + int(draft.random() * _MOST_CHANGES))
             ]
-        return (lambda draft: [_value(plan, draft) for plan in plans]) if any(map(callable, plans)) else template
+        return lambda draft: [plan(draft) for plan in plans]
 
-    def _text(self, template: str) -> Any:
-        parts: list[Any] = []
-        end = 0
-        for match in _PLACEHOLDER.finditer(template):
-            parts += [template[end : match.start()], self._placeholder(*match.groups())]
-            end = match.end()
-        parts = [part for part in [*parts, template[end:]] if part]
-        if not end:
-            return template
-        return parts[0] if len(parts) == 1 else lambda draft: "".join(str(_value(part, draft)) for part in parts)
+    def _text(self, template: str) -> _Plan:
+        parts = _PLACEHOLDER.split(template)  # text, then for each placeholder its three groups and the text after it
+        plans = [self._placeholder(*parts[index : index + 3]) for index in range(1, len(parts), 4)]
+        texts = parts[::4]
+        if not plans:
+            return lambda _: template
+        if texts == ["", ""]:
+            return plans[0]
+        return lambda draft: (
+            texts[0] + "".join(f"{plan(draft)}{text}" for plan, text in zip(plans, texts[1:], strict=True))
+        )
 
     def _placeholder(self, kind: str, argument: str | None, label: str | None) -> _Plan:
         plan = self._makers[kind](argument or "")
@@ -182,23 +177,18 @@ def _pick(options: list[Any], draft: _Draft) -> Any:
     return options[int(draft.random() * len(options))]
 
 
-def _value(plan: Any, draft: _Draft) -> Any:
-    return plan(draft) if callable(plan) else plan
-
-
-def _fill(fields: list[tuple[str, Any]], draft: _Draft) -> dict[str, Any]:
+def _fill(fields: list[tuple[str, _Plan]], draft: _Draft) -> dict[str, Any]:
     filled: dict[str, Any] = {}
     for key, plan in fields:
-        value = plan(draft) if callable(plan) else plan
         if key[0] == "+":
-            filled |= value if isinstance(value, dict) else msgspec.json.decode(value)
+            filled |= plan(draft)
         else:
-            filled[key] = value
+            filled[key] = plan(draft)
     return filled
 
 
 def _addresses(first: str, size: int, geoip: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-    place = {"geoip": msgspec.Raw(msgspec.json.encode(geoip))} if geoip else {}
+    place = {"geoip": geoip} if geoip else {}
     return ({"client_ip": str(ip_address(first) + offset), **place} for offset in range(size))
 
 
