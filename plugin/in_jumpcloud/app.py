@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from in_jumpcloud.backoff import MAX_DELAY
 from in_jumpcloud.collector import Collector, Stream
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import plural
@@ -28,8 +29,6 @@ _MAX_FAILURES_ONCE = 6
 """Failures in a row after which `--once` gives up a stream: about a minute."""
 _TICK_SECONDS = 0.5
 """How often the main thread checks whether it has something to do."""
-_FAULT_DELAY = 60.0
-"""Seconds until a stream that failed with an unexpected exception is tried again."""
 
 
 class _Slot:
@@ -60,7 +59,7 @@ class App:
         self._workers: list[threading.Thread] = []
         self._fatal: StateCorrupt | None = None
         self._changed = threading.Condition()
-        self._pending_reload: Callable[[], None] | None = None
+        self._pending_reload: tuple[Callable[[], Config], Callable[[], None]] | None = None
         self._on_tick: Callable[[], None] = lambda: None
         self._add_streams()
 
@@ -92,8 +91,9 @@ class App:
         while not self.stop.wait(_TICK_SECONDS):
             self._on_tick()
             if self._pending_reload:
-                reload, self._pending_reload = self._pending_reload, None
-                reload()
+                (load, done), self._pending_reload = self._pending_reload, None
+                self._apply_reload(load)
+                done()
         deadline = time.monotonic() + _STOP_GRACE_SECONDS
         with self._changed:
             for slot in self._slots.values():
@@ -107,12 +107,7 @@ class App:
 
     def reload(self, load: Callable[[], Config], done: Callable[[], None] = lambda: None) -> None:
         """Have the main thread apply what `load` returns and then call `done`. Safe in a signal handler."""
-
-        def reload() -> None:
-            self._apply_reload(load)
-            done()
-
-        self._pending_reload = reload
+        self._pending_reload = (load, done)
 
     def _apply_reload(self, load: Callable[[], Config]) -> None:
         """Apply new settings; keep the old ones if the new ones are invalid. Unchanged streams are not interrupted."""
@@ -184,9 +179,9 @@ class App:
                 return
             except Exception:
                 # A bug that hits one stream must not end the others.
-                log.exception("%s: unexpected error; retrying in %.0f s", collector.stream.name, _FAULT_DELAY)
+                log.exception("%s: unexpected error; retrying in %.0f s", collector.stream.name, MAX_DELAY)
                 collector.error = Fatal(f"{collector.stream.name}: unexpected error", advice="see the log")
-                delay = _FAULT_DELAY
+                delay = MAX_DELAY
             with self._changed:
                 slot.busy = False
                 if not (slot.stop.is_set() or (self._once and self._is_done(collector))):

@@ -87,17 +87,13 @@ class Collector:
             give_up_after=give_up_after,
         )
         self._limit = settings.jumpcloud.page_limit
-        self._position = resources.state.position(stream.name) or self._start()
+        self.position = resources.state.position(stream.name) or self._start()
+        """How far the stream has come."""
         self._pager: Pager | None = None
         self._next_poll_ms = 0
         self._reconciler = Reconciler(stream.name, self._count, resources.state, settings)
         self._reread_pager: Pager | None = None
         self._pruned_ms = 0
-
-    @property
-    def position(self) -> Position:
-        """How far the stream has come."""
-        return self._position
 
     @property
     def max_silence_seconds(self) -> float:
@@ -142,7 +138,7 @@ class Collector:
         self.failures = 0
         now_ms = self._now_ms()
         wait_ms = min(self._until_poll_ms(now_ms), self._reconciler.until_due_ms(now_ms))
-        self.caught_up = not (self._position.window or self._reconciler.window) and wait_ms > 0
+        self.caught_up = not (self.position.window or self._reconciler.window) and wait_ms > 0
         return wait_ms / 1000 if self.caught_up else 0.0
 
     def _until_poll_ms(self, now_ms: int) -> int:
@@ -180,14 +176,14 @@ class Collector:
     def _restart_window(self) -> None:
         """Page the window from its start again. The ledger prevents duplicates."""
         self._reconciler.set_limit(self._limit)
-        window = self._position.window
+        window = self.position.window
         if window:
             window = msgspec.structs.replace(window, limit=min(window.limit, self._limit), cursor=None)
-            self._position = self._position.with_window(window)
+            self.position = self.position.with_window(window)
 
     def _advance(self, stop: threading.Event) -> None:
         """Do one thing: deliver a page of a poll, else a page that is read again, else compare the counts."""
-        if self._pager is None and (self._position.window or not self._until_poll_ms(self._now_ms())):
+        if self._pager is None and (self.position.window or not self._until_poll_ms(self._now_ms())):
             self._pager = self._poll()
         if self._pager:
             self._deliver_page(self._pager, stop)
@@ -196,13 +192,13 @@ class Collector:
                 self._reread_pager = Pager(self._reconciler.window, self._fetch, self._prefetch)
             self._deliver_page_again(self._reread_pager, stop)
         elif not self._reconciler.until_due_ms(self._now_ms()):
-            self._reconciler.compare(self._position, self._now_ms(), self._limit, stop)
+            self._reconciler.compare(self.position, self._now_ms(), self._limit, stop)
 
     def _poll(self) -> Pager | None:
         """A pager for the unfinished window, or else for the next one, which is frozen from now on."""
         settings, now_ms = self._settings.jumpcloud, self._now_ms()
         window = plan_window(
-            self._position,
+            self.position,
             now_ms,
             services=settings.services,
             limit=self._limit,
@@ -214,7 +210,7 @@ class Collector:
             self._next_poll_ms = now_ms + settings.interval.ms
         if window is None:
             return None
-        self._position = self._position.with_window(window)
+        self.position = self.position.with_window(window)
         return Pager(window, self._fetch, self._prefetch)
 
     def _fetch(self, window: Window, stop: threading.Event) -> Page:
@@ -224,12 +220,12 @@ class Collector:
         return self._api.counts(start_ms, end_ms, self._settings.jumpcloud.services, self.stream.scope, stop)
 
     def _deliver_page(self, pager: Pager, stop: threading.Event) -> None:
-        page, before, window = self._next_page(pager, stop), self._position, pager.window
+        page, before, window = self._next_page(pager, stop), self.position, pager.window
         following = pager.next_window(page)
         after = before.with_window(following) if following else before.past(window)
         self._pipeline.deliver(page, before, after, stop)
         pager.advance(page)
-        self._position = after
+        self.position = after
         self._adapt_limit(page, window)
         if pager.done:
             self._pager = None
@@ -237,7 +233,7 @@ class Collector:
 
     def _deliver_page_again(self, pager: Pager, stop: threading.Event) -> None:
         page = self._next_page(pager, stop)
-        self._pipeline.deliver(page, self._position, self._position, stop)
+        self._pipeline.deliver(page, self.position, self.position, stop)
         pager.advance(page)
         if pager.done:
             self._reread_pager = None
@@ -256,8 +252,8 @@ class Collector:
         Raises:
             NotLicensed: no later start helps: Directory Insights is not enabled.
         """
-        now_ms, window, services = self._now_ms(), self._position.window, self._settings.jumpcloud.services
-        requested_ms = window.start_ms if window else self._position.watermark_ms
+        now_ms, window, services = self._now_ms(), self.position.window, self._settings.jumpcloud.services
+        requested_ms = window.start_ms if window else self.position.watermark_ms
         for days in _LICENSED_DAYS:
             start_ms = now_ms - days * DAY_MS + MINUTE_MS
             if start_ms <= requested_ms:
@@ -273,7 +269,7 @@ class Collector:
                 *(self.stream.name, refusal, rfc3339(start_ms), rfc3339(requested_ms)),
             )
             self._pager = None
-            self._position = Position.starting_at(start_ms)
+            self.position = Position.starting_at(start_ms)
             return
         raise refusal
 
@@ -290,7 +286,7 @@ class Collector:
         if now_ms - self._pruned_ms < _PRUNE_EVERY_MS:
             return
         self._pruned_ms = now_ms
-        next_start_ms = self._position.watermark_ms - self._settings.jumpcloud.overlap.ms
+        next_start_ms = self.position.watermark_ms - self._settings.jumpcloud.overlap.ms
         oldest_ms = min(now_ms - self._settings.ledger.keep.ms, next_start_ms)
         try:
             removed = self._resources.state.prune(self.stream.name, oldest_ms // MINUTE_MS)

@@ -1,4 +1,4 @@
-"""The state's file in trouble while the plugin runs: full, locked, damaged, lost."""
+"""The state while the plugin runs: a full disk, a locked file, a damaged one."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def _total(api: SimulatedApi) -> int:
     return sum(source.count(0, NOW, now_ms=NOW) for source in api.sources.values())
 
 
-def test_a_full_disk_is_waited_for(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
-    """Nothing can be written for a while: it says so, delivers no more, and with room again goes on, once."""
+def test_a_full_disk(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
+    """While nothing can be written the log says so and nothing is delivered; with space again, each event once."""
     process = command.start("run", "--once", *command.settings(api, receiver, jumpcloud__page_limit=100))
     assert receiver.wait_for(200, timeout=30), command.log.read_text()
     _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
-    # Enough for the log, and not for the state.
+    # Enough for the log, but not for the state.
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (16_384, most))
     wait_until(lambda: "cannot be written" in command.log.read_text())
     arrived = len(receiver.ids)
@@ -53,8 +53,8 @@ def test_a_full_disk_is_waited_for(command: Command, api: SimulatedApi, receiver
     assert sum(receiver.ids.values()) == len(receiver.ids) == _total(api)
 
 
-def test_a_locked_file_is_waited_for(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
-    """Somebody looks into the file with a tool that locks it: the commit waits, and nothing is lost or doubled."""
+def test_a_locked_file(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
+    """While another program locks the file the commit waits; nothing is lost or duplicated."""
     process = command.start("run", "--once", *command.settings(api, receiver, jumpcloud__page_limit=100))
     assert receiver.wait_for(200, timeout=30), command.log.read_text()
     with contextlib.closing(sqlite3.connect(command.state, isolation_level=None)) as database:
@@ -67,7 +67,7 @@ def test_a_locked_file_is_waited_for(command: Command, api: SimulatedApi, receiv
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage"])
-def test_a_damaged_file_ends_it_with_what_to_do(
+def test_a_damaged_file_ends_the_process(
     command: Command, api: SimulatedApi, receiver: SimulatedReceiver, damage: str
 ) -> None:
     """Exit code 1 and one line; with the file moved away it starts again, says so, and sends everything again."""
@@ -83,10 +83,10 @@ def test_a_damaged_file_ends_it_with_what_to_do(
     assert "move it away" in line
     _move_away(command.state)
 
-    anew = command(*run)
+    again = command(*run)
 
-    assert anew.returncode == 0, anew.stderr
-    assert b"new state;" in anew.stderr
+    assert again.returncode == 0, again.stderr
+    assert b"new state;" in again.stderr
     assert set(receiver.ids.values()) == {2}
 
 

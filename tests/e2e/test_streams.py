@@ -1,4 +1,4 @@
-"""Several organizations and a provider in one process: added, taken away, and fair to each other."""
+"""Several organizations and a provider in one process: added, removed, and fair to each other."""
 
 from __future__ import annotations
 
@@ -23,10 +23,8 @@ def _count(source: EventSource) -> int:
     return source.count(0, NOW, now_ms=NOW)
 
 
-def test_an_organization_added_later_gets_its_history_and_one_taken_away_goes_on_where_it_was(
-    command: Command, receiver: SimulatedReceiver
-) -> None:
-    """Each has its own position, which outlives its absence from the configuration."""
+def test_an_organization_is_added_removed_and_added_again(command: Command, receiver: SimulatedReceiver) -> None:
+    """Each gets its history, and keeps its position while it is not in the configuration."""
     sources = {name: _source(name) for name in ("first", "second")}
     with SimulatedApi(sources) as api:
 
@@ -48,8 +46,8 @@ def test_an_organization_added_later_gets_its_history_and_one_taken_away_goes_on
     assert sum(receiver.ids.values()) == len(receiver.ids)
 
 
-def test_a_provider_is_a_stream_beside_its_organizations(command: Command, receiver: SimulatedReceiver) -> None:
-    """The portal has events of its own, and a position of its own."""
+def test_a_provider_is_a_stream(command: Command, receiver: SimulatedReceiver) -> None:
+    """The portal of a provider has its own events and position."""
     sources = {"first": _source("first"), "provider:msp": _source("provider")}
     with SimulatedApi(sources) as api:
         settings = command.settings(api, receiver, jumpcloud__organizations=["first"], jumpcloud__provider_id="msp")
@@ -61,8 +59,8 @@ def test_a_provider_is_a_stream_beside_its_organizations(command: Command, recei
     assert len(receiver.ids) == sum(_count(source) for source in sources.values())
 
 
-def test_backfills_do_not_starve_a_stream_that_is_near_now(command: Command, receiver: SimulatedReceiver) -> None:
-    """While six organizations fetch their history through a scarce rate limit, another gets its new events soon."""
+def test_backfills_do_not_starve_a_stream_that_has_caught_up(command: Command, receiver: SimulatedReceiver) -> None:
+    """While six organizations fetch their history at a low rate limit, another gets its new events soon."""
     sources = {f"backfill-{number}": _source(f"backfill-{number}", per_minute=100) for number in range(6)}
     live = EventSource(start_ms=NOW, organization="live", per_minute=0)
     with SimulatedApi({"live": live, **sources}) as api:
@@ -87,6 +85,6 @@ def test_backfills_do_not_starve_a_stream_that_is_near_now(command: Command, rec
             wait_until(lambda number=number: f"live-{number}" in receiver.ids)  # type: ignore[misc]  # bound at once
             delays.append(time.time_ns() / 1e6 - now_ms)
 
-        # The backfills were not over, or this would have shown nothing.
+        # Otherwise the backfills were already finished.
         assert len(receiver.ids) < sum(_count(source) for source in sources.values())
     assert max(delays) < 6000, delays

@@ -1,4 +1,4 @@
-"""Tags that tell services and organizations apart."""
+"""Tags by service and organization."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from in_jumpcloud.simulator.receiver import SimulatedReceiver
 
 
 def test_each_record_has_the_tag_of_its_event(command: Command) -> None:
-    """Service and organization are filled in, every event arrives once, and the position is not ahead of any."""
+    """Service and organization are filled in, every event arrives once, and a second run sends nothing."""
     now_ms = time.time_ns() // 1_000_000
     sources = {
         name: EventSource(

@@ -1,7 +1,7 @@
-"""`in-jumpcloud`, killed at its n-th instant: `kill_at.py N COMMAND…` with SIGKILL, from within, at a known place.
+"""Run `in-jumpcloud` and kill it at its n-th instant: `kill_at.py N COMMAND…` sends itself SIGKILL there.
 
-An instant lies before and after each request, each chunk, each dead letter, and before each statement of the state.
-With N = 0 nothing is killed, and the number of instants is written to standard error.
+There is an instant before and after each request, chunk and dead letter, and before each SQL statement of the state.
+With N = 0 nothing is killed. The number of instants is written to standard error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from in_jumpcloud.state.store import StateStore
 
 
 class Instants:
-    """Counts the places that the process passes, and ends it at one of them."""
+    """Counts the instants that the process passes, and kills it at one of them."""
 
     def __init__(self, fatal: int) -> None:
         self.passed = 0
@@ -31,7 +31,7 @@ class Instants:
         self._last = ""
 
     def pass_by(self, place: str) -> None:
-        """One instant; rows of one statement are one."""
+        """Count one instant; all rows of an INSERT are one."""
         with self._lock:
             if place.startswith("INSERT OR IGNORE") and place == self._last:
                 return
@@ -41,34 +41,34 @@ class Instants:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def around(self, owner: type, name: str) -> None:
-        """Make an instant of the moments before and after a method."""
+        """Put an instant before and after each call of a method."""
         method: Callable[..., Any] = getattr(owner, name)
 
         @functools.wraps(method)
-        def watched(*arguments: Any, **options: Any) -> Any:
+        def wrapper(*arguments: Any, **options: Any) -> Any:
             self.pass_by(f"before {name}")
             result = method(*arguments, **options)
             self.pass_by(f"after {name}")
             return result
 
-        setattr(owner, name, watched)
+        setattr(owner, name, wrapper)
 
 
 def main() -> None:
-    """Run the command line that follows the number."""
+    """Run the command that follows the number."""
     instants = Instants(int(sys.argv.pop(1)))
     instants.around(DirectoryInsights, "fetch")
     instants.around(AckSender, "deliver")
     instants.around(DeadLetterFile, "add")
-    opened = StateStore.__init__
+    original = StateStore.__init__
 
-    @functools.wraps(opened)
-    def watched(self: StateStore, *arguments: Any, **options: Any) -> None:
-        opened(self, *arguments, **options)
-        # Rows differ in their values, which the statement's first words do not show.
+    @functools.wraps(original)
+    def traced(self: StateStore, *arguments: Any, **options: Any) -> None:
+        original(self, *arguments, **options)
+        # The first 30 characters show the statement, but no values: all rows of an INSERT look the same.
         self._database.set_trace_callback(lambda statement: instants.pass_by(statement[:30]))
 
-    StateStore.__init__ = watched  # type: ignore[method-assign]
+    StateStore.__init__ = traced  # type: ignore[method-assign]
     try:
         cli.main()
     finally:

@@ -1,11 +1,11 @@
-"""A soak: faults at random on both sides and kills, and at the end every event has arrived.
+"""A soak: random faults on both sides and kills, and at the end every event has arrived.
 
 By hand:
 
     .venv/bin/python tests/tools/soak.py --events 1000000 --faults 2000 --kills 200
 
-Time is simulated by its scale: polls every 100 ms and comparisons every second stand for 30 s and 10 min, so that a
-run of minutes goes through thousands of polls.
+It polls every 100 ms instead of every 30 s, and compares counts every second instead of every 10 minutes, so that a run
+of minutes has thousands of polls.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ FAULTS_OF_THE_API = (
 
 @dataclass(frozen=True)
 class Figures:
-    """What came of it."""
+    """The result."""
 
     seed: int
     events: int
     lost: int
-    doubled: int
+    duplicates: int
     kills: int
     lost_acks: int
     faults: int
@@ -62,29 +62,20 @@ class Figures:
     seconds: float
 
     def __str__(self) -> str:
-        return "\n".join(
-            (
-                (
-                    f"seed {self.seed}: {self.events} events, {self.faults} faults, {self.kills} kills "
-                    f"in {self.seconds:.0f} s"
-                ),
-                f"lost {self.lost}",
-                (
-                    f"doubled {self.doubled}; allowed are {self.bound}: a chunk (up to {self.largest_chunk} records) "
-                    f"for each of {self.kills} kills and {self.lost_acks} lost acks"
-                ),
-                self.audit,
-            )
-        )
+        return f"""seed {self.seed}: {self.events} events in {self.seconds:.0f} s
+{self.faults} faults, {self.kills} kills, {self.lost_acks} lost acks
+lost {self.lost}
+duplicates {self.duplicates}, allowed {self.bound}: a chunk (up to {self.largest_chunk} records) a kill or lost ack
+{self.audit}"""
 
     @property
     def bound(self) -> int:
-        """The most events that may have been sent twice."""
+        """How many events may have been sent twice."""
         return (self.kills + self.lost_acks) * self.largest_chunk
 
 
 class Soak:
-    """The plugin as an installed command, between simulators that misbehave."""
+    """The installed command between simulators with faults."""
 
     def __init__(self, directory: Path, *, events: int, faults: int, kills: int, seed: int, minutes: float) -> None:
         self.seed = seed
@@ -111,16 +102,16 @@ class Soak:
         self._given: Counter[str] = Counter()
 
     def run(self) -> Figures:
-        """Do it all."""
+        """Run the soak."""
         began = time.monotonic()
         with self._api, self._receiver:
             total = self._total()
             over = threading.Event()
-            trouble = threading.Thread(target=self._trouble_the_receiver, args=(over,))
-            trouble.start()
-            kills = self._kill_again_and_again(total)
+            disturbing = threading.Thread(target=self._disturb_receiver, args=(over,))
+            disturbing.start()
+            kills = self._kill_repeatedly(total)
             over.set()
-            trouble.join()
+            disturbing.join()
             self._api.faults.clear()
             self._receiver.faults.clear()
             self._finish(total)
@@ -131,7 +122,7 @@ class Soak:
             seed=self.seed,
             events=len(expected),
             lost=len(expected - ids.keys()),
-            doubled=sum(ids.values()) - len(ids),
+            duplicates=sum(ids.values()) - len(ids),
             kills=kills,
             lost_acks=sum(self._given[each] for each in ("drop_ack", "wrong_ack", "reset_before_ack", "pause", "stop")),
             faults=sum(self._api.faults.given.values()) + sum(self._given.values()),
@@ -160,8 +151,8 @@ class Soak:
             forward__ack_timeout="3s",
         )
 
-    def _kill_again_and_again(self, total: int) -> int:
-        """Kill it at random moments; each time it must have got further before the next."""
+    def _kill_repeatedly(self, total: int) -> int:
+        """Kill the plugin at random moments, each time after it has made progress."""
         for fault in FAULTS_OF_THE_API:
             self._api.faults.random(fault, 0.3 / len(FAULTS_OF_THE_API), self.seed)
         kills = 0
@@ -177,10 +168,10 @@ class Soak:
             kills += 1
         return kills
 
-    def _trouble_the_receiver(self, over: threading.Event) -> None:
+    def _disturb_receiver(self, over: threading.Event) -> None:
         faults = self._receiver.faults
         dice = random.Random(self.seed + 1)
-        orders: dict[str, Callable[[], object]] = {
+        actions: dict[str, Callable[[], object]] = {
             "drop_ack": faults.drop_ack,
             "wrong_ack": faults.wrong_ack,
             "reset_before_ack": faults.reset_before_ack,
@@ -188,22 +179,22 @@ class Soak:
             "reset_after_bytes": lambda: faults.reset_after_bytes(dice.randrange(1, 200_000)),
             "stall": lambda: faults.stall(dice.uniform(0, 0.5)),
             "split_acks": lambda: faults.split_acks(dice.random() < 0.5),
-            "pause": lambda: self._away(self._receiver.pause, self._receiver.resume, dice.uniform(0, 0.6)),
-            "stop": lambda: self._away(self._receiver.stop, self._receiver.start, dice.uniform(0, 0.6)),
+            "pause": lambda: self._interrupt(self._receiver.pause, self._receiver.resume, dice.uniform(0, 0.6)),
+            "stop": lambda: self._interrupt(self._receiver.stop, self._receiver.start, dice.uniform(0, 0.6)),
         }
         while not over.wait(dice.uniform(0.2, 1.2)):
-            name = dice.choice(list(orders))
-            orders[name]()
+            name = dice.choice(list(actions))
+            actions[name]()
             self._given[name] += 1
 
     @staticmethod
-    def _away(go: Callable[[], object], come: Callable[[], object], seconds: float) -> None:
-        go()
+    def _interrupt(stop: Callable[[], object], start: Callable[[], object], seconds: float) -> None:
+        stop()
         time.sleep(seconds)
-        come()
+        start()
 
     def _finish(self, total: int) -> None:
-        """Everything is visible by now or soon: a last time up to now, again while late events are still to come."""
+        """Catch up without faults, again and again until the last late event is visible."""
         deadline = time.monotonic() + 900
         while True:
             done = self._command("run", "--once", *self._settings(), timeout=600)
@@ -229,7 +220,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="in-jumpcloud-soak-") as directory:
         figures = Soak(Path(directory), **vars(arguments)).run()
     print(figures)  # noqa: T201 - the result
-    raise SystemExit(figures.lost > 0 or figures.doubled > figures.bound)
+    raise SystemExit(figures.lost > 0 or figures.duplicates > figures.bound)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,10 @@ class StreamRow(NamedTuple):
 
 
 class StateReader:
-    """An open state, to read. `holder` is the process that held it when it was opened; None if no process did."""
+    """An open state, to read. `holder` is the process that held it when it was opened; None if no process did.
+
+    Every method can raise StateUnavailable (it passes: wait and retry) and StateCorrupt (it does not).
+    """
 
     def __init__(self, path: Path, opened: database.OpenDatabase, holder: str | None) -> None:
         self.path = path
@@ -52,20 +55,12 @@ class StateReader:
         self._lock = threading.RLock()
 
     def streams(self) -> list[StreamRow]:
-        """Every stream that has a position, sorted by name.
-
-        Raises:
-            StateUnavailable, StateCorrupt: as in errors.py.
-        """
+        """Every stream that has a position, sorted by name."""
         rows = self._read(f"SELECT {', '.join(StreamRow._fields)} FROM stream ORDER BY name")  # noqa: S608 - our own
         return [StreamRow(name, self._position(position), *rest) for name, position, *rest in rows]
 
     def counts(self, stream: str, start_minute: int, end_minute: int) -> dict[int, int]:
-        """The number of ids in the ledger for each minute in `[start_minute, end_minute)`, without empty minutes.
-
-        Raises:
-            StateUnavailable, StateCorrupt: as in errors.py.
-        """
+        """The number of ids in the ledger for each minute in `[start_minute, end_minute)`, without empty minutes."""
         return dict(
             self._read(
                 "SELECT minute, count(*) FROM ledger WHERE stream = (SELECT number FROM stream WHERE name = ?) "
@@ -113,10 +108,7 @@ def open_readonly(path: Path) -> Iterator[StateReader]:
 
 
 class StateStore(StateReader):
-    """The open state. One process at a time holds it; its threads may share it.
-
-    Every method can raise StateUnavailable (it passes: wait and retry) and StateCorrupt (it does not).
-    """
+    """The open state. One process at a time holds it; its threads may share it."""
 
     def __init__(self, path: Path, *, new_agent_id: str, now_ms: Callable[[], int] = now_ms) -> None:
         """Open the state at `path`, or create it with `new_agent_id`. `is_new`: whether it was created.
@@ -163,13 +155,9 @@ class StateStore(StateReader):
     def commit(
         self, stream: str, keys: Collection[EventKey], position: Position, *, late: int = 0, dead_lettered: int = 0
     ) -> None:
-        """Add `keys` to the ledger and set `position`, in one transaction.
+        """Add `keys` to the ledger and set `position`, in one transaction: after an error, nothing was written.
 
         `late` of the keys are late events. `dead_lettered` of them were not acknowledged, but are dead letters.
-
-        Raises:
-            StateUnavailable: nothing was written.
-            StateCorrupt: the file is damaged.
         """
         values = (stream, msgspec.json.encode(position).decode(), len(keys) - dead_lettered, late, dead_lettered)
         newest = max([self._newest_minute(stream), *(minute for minute, _ in keys)])
@@ -200,12 +188,9 @@ class StateStore(StateReader):
             )
 
     def prune(self, stream: str, before_minute: int) -> int:
-        """Remove the ids of all minutes before `before_minute` from the ledger.
+        """Remove the ids of all minutes before `before_minute` from the ledger, and return how many.
 
         Undated events (minute 0) are few and stay for ever.
-
-        Returns:
-            The number of ids removed.
         """
         with self._transaction() as database:
             return database.execute(
