@@ -39,7 +39,7 @@ class TestPing:
         assert sent == ["PING", "us", "5a17", key, "alice", sha512(AUTH, b"alice", "pässword".encode())]
 
     def test_no_user_asked_for(self) -> None:
-        """A receiver with an empty `auth` has no users, and is told none."""
+        """A receiver with an empty `auth` has no users, and gets none."""
         sent = msgpack.unpackb(ClientHandshake(US).ping([b"HELO", {b"nonce": NONCE, b"auth": b"", b"keepalive": True}]))
         assert sent[4:] == ["", ""]
 
@@ -59,7 +59,7 @@ class TestPing:
         ids=repr,
     )
     def test_no_helo(self, helo: Any) -> None:
-        """Anything else is told, not raised as some other error."""
+        """Anything else is reported as our error, not raised as some other."""
         with pytest.raises(ReceiverDown, match="HELO"):
             ClientHandshake(US).ping(helo)
 
@@ -96,7 +96,7 @@ class TestPong:
         "answer", [None, [], [b"PONG", True], [b"HELO", {}], pong(True, b"", None, b"x"), pong(True, b"", b"x", 1)]
     )
     def test_no_pong(self, answer: Any) -> None:
-        """Anything else is told, not raised as some other error."""
+        """Anything else is reported as our error, not raised as some other."""
         handshake = ClientHandshake(US)
         handshake.ping(HELO)
         with pytest.raises(ReceiverDown, match="PONG"):

@@ -71,7 +71,7 @@ class Store:
         for name, each in value.items():
             names = name.rstrip(".").split(".")
             if not all(part.strip() for part in names):
-                raise Refused(f"{path}{name!r}: a name has no text beside a dot")
+                raise Refused(f"{path}{name!r}: a name has no text next to a dot")
             for outer in reversed(names[1:]):
                 each = {outer: each}  # noqa: PLW2901 - a dot means an object in an object
             self._field(each, names[0], mapping, path, depth, 1, dynamic=dynamic)

@@ -165,7 +165,7 @@ class TestAckReader:
         assert [reader.feed(whole[at : at + 1]) for at in range(len(whole))] == [[]] * (len(whole) - 1) + [["some id"]]
 
     def test_coalesced(self) -> None:
-        """Two acks and the beginning of a third in one read are told apart."""
+        """Two acks and the beginning of a third in one read are kept apart."""
         reader = AckReader()
         assert reader.feed(ack("a") + ack("b") + ack("c")[:4]) == ["a", "b"]
         assert reader.feed(ack("c")[4:]) == ["c"]
