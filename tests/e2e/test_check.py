@@ -249,7 +249,7 @@ def test_10_a_full_disk(command: Command, api: SimulatedApi, receiver: Simulated
 def test_every_mistake_in_the_file_is_a_line(command: Command, tmp_path: Path) -> None:
     """The configuration comes first: without it nothing else can be tried."""
     file = tmp_path / "wrong.yaml"
-    file.write_text("jumpcloud: {regoin: us, interval: soon}\nforward: {servers: [{host: h, monitor: 'no url'}]}\n")
+    file.write_text("jumpcloud: {regoin: us, interval: soon}\nforward: {servers: [{host: h, port: 0}]}\n")
 
     done = command("check", "-c", file)
 
@@ -257,7 +257,7 @@ def test_every_mistake_in_the_file_is_a_line(command: Command, tmp_path: Path) -
     assert [line.split(": ")[1] for line in lines] == [
         "jumpcloud.regoin",
         "jumpcloud.interval",
-        "forward.servers[0].monitor",
+        "forward.servers[0].port",
     ]
     assert all(line.startswith("FAILED   configuration  ") for line in lines)
     assert done.returncode == 2

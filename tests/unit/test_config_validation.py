@@ -134,7 +134,6 @@ def test_forward(tmp_path: Path) -> None:
         (f"{{shared_key: k, self_hostname: {'h' * 601}}}", ["forward.username: must be at most 600 bytes"]),
         ("{compress: zstd}", ["forward.compress: must be one of none, gzip"]),
         ("{servers: [{host: a}, {host: b}, {host: a, port: 24224}]}", ["forward.servers[2]: duplicate receiver a"]),
-        ("{servers: [{host: a, monitor: 'a:2020'}]}", ["forward.servers[0].monitor: expected a URL"]),
         ("{servers: [{unix: /s}], tls: {enabled: true}}", ["forward.tls.server_name: missing"]),
         ("{servers: [{unix: /s}], tls: {enabled: true, verify: false}}", []),
         (

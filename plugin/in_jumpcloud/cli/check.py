@@ -14,7 +14,6 @@ from pathlib import Path
 import click
 
 from in_jumpcloud.checks import local
-from in_jumpcloud.checks.fluent_bit import check_fluent_bit
 from in_jumpcloud.checks.jumpcloud import check_jumpcloud
 from in_jumpcloud.checks.receivers import check_receiver
 from in_jumpcloud.checks.result import CONFIGURATION, RECEIVER, CheckResult, exit_code, failed, ok
@@ -110,7 +109,6 @@ def _checks(
             Check(f"receiver {each}", partial(check_receiver, each, forward, stop, probe=probe), RECEIVER)
             for each in forward.servers
         ),
-        *(Check("Fluent Bit", partial(check_fluent_bit, each.monitor)) for each in forward.servers if each.monitor),
     ]
 
 

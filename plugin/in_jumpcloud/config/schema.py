@@ -102,12 +102,11 @@ class GeoIPSettings(Section, frozen=True):
 
 
 class ServerSettings(Section, frozen=True):
-    """One receiver: `host` and `port`, or `unix`. `monitor` is the URL of Fluent Bit's HTTP server, for `check`."""
+    """One receiver: `host` and `port`, or `unix`."""
 
     host: str | None = None
     port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 24_224
     unix: Path | None = None
-    monitor: str | None = None
 
     def __str__(self) -> str:
         if self.unix:

@@ -103,8 +103,6 @@ def _validate_receivers(settings: ForwardSettings) -> Iterator[Problem]:
             yield Problem(path, "expected either host (and port) or unix")
         elif server in settings.servers[:index]:
             yield Problem(path, f"duplicate receiver {server}")
-        if server.monitor and not _host(server.monitor):  # not shown: it may contain a password
-            yield Problem(f"{path}.monitor", "expected a URL such as http://127.0.0.1:2020")
     try:
         TagTemplate(settings.tag)
     except ValueError as error:
