@@ -9,7 +9,7 @@ MAX_DELAY = 60.0
 
 
 def backoff_delay(failures: int) -> float:
-    """Seconds to wait after `failures` failures in a row: 1 s, doubled each time up to 60 s, minus a jitter.
+    """Seconds to wait after `failures` failures in a row: 1 s, twice as long each time up to 60 s, minus a jitter.
 
     The jitter of up to half of it keeps many streams, or many processes, from retrying at the same moment.
     """

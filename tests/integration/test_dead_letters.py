@@ -81,7 +81,7 @@ class TestAdding:
         assert [json.loads(line)["stream"] for line in lines] == ["default"] * len(ODD_EVENTS)
 
     def test_mode(self, file: DeadLetterFile, path: Path) -> None:
-        """Only the owner can use the file, whatever the umask, also after a replay; its directory is created."""
+        """Only the owner can use the file with any umask, also after a replay; its directory is created."""
         umask = os.umask(0)
         try:
             add(file, "1", "2")
@@ -158,7 +158,7 @@ class TestDamage:
         assert path.read_bytes().splitlines()[1] == torn.rstrip(b"\n")
 
     def test_other_lines(self, file: DeadLetterFile, path: Path) -> None:
-        """Whatever a line is, the dead letters around it are read and delivered, and it stays unchanged."""
+        """The dead letters around any other line are read and delivered, and that line stays unchanged."""
         add(file, "1")
         fields = json.loads(path.read_bytes())
         wrong = [fields | {"id": 1}, fields | {"more": "x"}, {"event": "{}"}]

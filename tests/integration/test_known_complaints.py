@@ -339,7 +339,7 @@ def test_field_notes_402_is_not_retried_for_weeks(run: Run, api: SimulatedApi) -
 
 
 def test_field_notes_402_is_an_error_of_its_own(client: Client) -> None:
-    """A plan that does not reach back that far is told from other refusals, on the first page and on a later one."""
+    """A plan that does not reach back that far has its own error, on the first page and on a later one."""
     with SimulatedApi(EventSource(start_ms=BEGIN), api_key=KEY, clock=lambda: NOW) as api:
         window = Window(start_ms=BEGIN, end_ms=NOW, services=("all",), limit=10)
         one = client(api.url)

@@ -317,7 +317,7 @@ class TestFiles:
     """The file at the path."""
 
     def test_modes(self, path: Path) -> None:
-        """Only the owner can use the files, whatever the umask; missing directories are created."""
+        """Only the owner can use the files with any umask; missing directories are created."""
         umask = os.umask(0)
         try:
             with reopened(path.parent / "a" / "b" / "state.db") as state:

@@ -1,4 +1,4 @@
-"""The rest of the state: counters, the last error, reading beside the holder, and damage."""
+"""The rest of the state: counters, the last error, reading while a process holds it, and damage."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class TestReading:
         state.commit("a", keys(1, 3), POSITION)
 
     def test_after_a_kill(self, path: Path) -> None:
-        """What a killed process had committed is read, nobody is named, and reading holds nothing."""
+        """What a killed process had committed is read, no holder is named, and reading takes no lock."""
         run_python("""
             import signal
             from in_jumpcloud.insights.window import Position
