@@ -1,1 +1,1 @@
-"""What `in-jumpcloud check` tries, a file for each neighbour: this machine, JumpCloud, the receivers, Fluent Bit."""
+"""The checks of `in-jumpcloud check`: this machine, JumpCloud and the receivers."""

@@ -1,4 +1,4 @@
-"""Checks of JumpCloud: the way there, the clock, the key, and one small query for each stream."""
+"""Checks of JumpCloud: the connection, the clock, the key, a small query per stream, and the counts."""
 
 from __future__ import annotations
 
@@ -32,101 +32,104 @@ from in_jumpcloud.insights.clock_skew import MAX_SKEW, ClockSkewMonitor
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.transport import Transport
 from in_jumpcloud.insights.window import Window
-from in_jumpcloud.timestamps import now_ms, parse_http_date, rfc3339
+from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, now_ms, parse_http_date, rfc3339
 
-_CONNECT, _READ = Duration(5), Duration(8)
-_NOTABLE = 60.0
-"""Seconds that the clocks may differ by before it is told."""
-_MINUTE_MS = 60_000
-_HOUR_MS = 60 * _MINUTE_MS
-_SLACK = 1.0
-"""Seconds that are left to say which streams were not come to."""
+_MAX_CONNECT_TIMEOUT, _MAX_READ_TIMEOUT = Duration(5), Duration(8)
+_MIN_SKEW_SECONDS = 60.0
+"""A smaller difference of the clocks is not reported."""
+_REPORT_SECONDS = 1.0
+"""Kept back from the time limit to report the streams that were not checked."""
 
 
 def check_jumpcloud(settings: Config, stop: threading.Event, deadline: float) -> Iterator[CheckResult]:
-    """The host and its clock, the key, every stream, the counts. What cannot work any more is not tried."""
-    brief = msgspec.structs.replace(
+    """Check the host and its clock, the key, every stream, and the counts; a failure skips what depends on it.
+
+    `deadline` is on the monotonic clock.
+    """
+    limited = msgspec.structs.replace(
         settings.jumpcloud,
-        connect_timeout=min(settings.jumpcloud.connect_timeout, _CONNECT),
-        read_timeout=min(settings.jumpcloud.read_timeout, _READ),
+        connect_timeout=min(settings.jumpcloud.connect_timeout, _MAX_CONNECT_TIMEOUT),
+        read_timeout=min(settings.jumpcloud.read_timeout, _MAX_READ_TIMEOUT),
     )
-    skew = _Skew()
+    skew = _SkewMeter()
     try:
-        _reach(brief, skew)
+        _connect(limited, skew)
     except Retryable as error:
-        yield failed("JumpCloud", error, _waited(error, brief))
+        yield failed("JumpCloud", error, _timeout_advice(error, limited))
         return
-    yield ok("JumpCloud", f"{brief.base_url}: answers")
-    yield skew.finding()
-    their_now_ms = now_ms() - round(skew.ahead * 1000)  # a wrong clock is told once, and not by each query
-    with _Asking(brief, their_now_ms, stop) as asking:
+    yield ok("JumpCloud", f"{limited.base_url}: reachable")
+    yield skew.result()
+    jumpcloud_now_ms = now_ms() - round(skew.seconds_ahead * 1000)  # a wrong clock is reported once, not per query
+    with _Queries(limited, jumpcloud_now_ms, stop) as queries:
         first, *others = app.streams(settings)
         try:
-            yield from asking.stream(first)
+            yield from queries.check_stream(first)
         except KeyRefused as error:
-            yield failed("JumpCloud", error, _other_region(brief, first.scope, their_now_ms, stop))
+            yield failed("JumpCloud", error, _region_advice(limited, first.scope, jumpcloud_now_ms, stop))
             return
-        checks = [Check("JumpCloud", partial(asking.stream, each)) for each in others]
-        yield from run_checks(checks, deadline - _SLACK)
-        if asking.let_in:
-            yield asking.counts(asking.let_in)
+        checks = [Check("JumpCloud", partial(queries.check_stream, stream)) for stream in others]
+        yield from run_checks(checks, deadline - _REPORT_SECONDS)
+        if queries.accessible:
+            yield queries.check_counts(queries.accessible)
 
 
-class _Nobody(AuthBase):
-    """No key: who answers at all is seen without one."""
+class _NoAuth(AuthBase):
+    """Sends no key: any answer shows that the host is reachable."""
 
     def __call__(self, request: PreparedRequest) -> PreparedRequest:
         return request
 
 
-class _Skew(ClockSkewMonitor):
-    """Keeps by how many seconds our clock is ahead of the API's; None: it named no time."""
+class _SkewMeter(ClockSkewMonitor):
+    """Measures by how many seconds our clock is ahead of JumpCloud's; negative if behind."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._named = False
-        self.ahead = 0.0
+        self._measured = False
+        self.seconds_ahead = 0.0
 
     def compare(self, date: str | None, sent_ns: int, received_ns: int) -> None:
         moment = parse_http_date(date)
         if moment is not None:
             theirs = moment.timestamp()
-            self._named = True
-            self.ahead = max(0.0, sent_ns / 1e9 - theirs - 1) or min(0.0, received_ns / 1e9 - theirs)
+            self._measured = True
+            self.seconds_ahead = max(0.0, sent_ns / 1e9 - theirs - 1) or min(0.0, received_ns / 1e9 - theirs)
 
-    def finding(self) -> CheckResult:
-        if not self._named:
-            return warning("clock", "the answer has no date to compare it with")
-        found = f"{abs(self.ahead):.0f} s {'ahead of' if self.ahead > 0 else 'behind'} JumpCloud's"
-        if abs(self.ahead) <= _NOTABLE:
+    def result(self) -> CheckResult:
+        if not self._measured:
+            return warning("clock", "cannot be compared: the response has no date")
+        seconds = abs(self.seconds_ahead)
+        if seconds <= _MIN_SKEW_SECONDS:
             return ok("clock", "agrees with JumpCloud's")
-        advice = "set it (NTP), or events come late and requests are refused"
-        return (failed if abs(self.ahead) > MAX_SKEW else warning)("clock", f"this machine's clock is {found}", advice)
+        direction = "ahead of" if self.seconds_ahead > 0 else "behind"
+        message = f"this machine's clock is {seconds:.0f} s {direction} JumpCloud's"
+        advice = "set it (NTP), otherwise events arrive late and requests are refused"
+        return (failed if seconds > MAX_SKEW else warning)("clock", message, advice)
 
 
-def _reach(settings: JumpCloudSettings, skew: _Skew) -> None:
-    """See that somebody answers.
+def _connect(settings: JumpCloudSettings, skew: _SkewMeter) -> None:
+    """Send a request without a key.
 
     Raises:
-        TryAgain: nobody does; why.
+        Retryable: no response.
     """
     transport = Transport(settings, str, clock_skew=skew)
     try:
         url = f"{settings.base_url}/insights/directory/v1/events"
-        transport.post(url, b"{}", {"Content-Type": "application/json"}, _Nobody())
+        transport.post(url, b"{}", {"Content-Type": "application/json"}, _NoAuth())
     finally:
         transport.close()
 
 
-class _Asking:
-    """Asks with the settings' own key, at a time that stands still."""
+class _Queries:
+    """Queries with the configured key, all at the same `now_ms`."""
 
     def __init__(self, settings: JumpCloudSettings, now_ms: int, stop: threading.Event) -> None:
         self._settings = settings
         self._now_ms = now_ms
         self._stop = stop
-        self.let_in: Scope | None = None
-        """One that could be asked for."""
+        self.accessible: Scope | None = None
+        """A scope that the key has access to."""
         rate_limiter = RateLimiter(settings.requests_per_second)
         self._api = DirectoryInsights(settings, auth.create_auth(settings, rate_limiter), rate_limiter)
 
@@ -136,85 +139,84 @@ class _Asking:
     def __exit__(self, *_: object) -> None:
         self._api.close()
 
-    def stream(self, stream: Stream) -> Iterator[CheckResult]:
-        """Ask for one event of a stream.
+    def check_stream(self, stream: Stream) -> Iterator[CheckResult]:
+        """Query one event of a stream.
 
         Raises:
-            KeyRefused: the key, or the service account, is not let in.
+            KeyRefused: the key, or the service account, is refused.
             Stopped: `stop` was set.
         """
-        start_ms = min(self._settings.start.resolve(self._now_ms), self._now_ms - _MINUTE_MS)
+        start_ms = min(self._settings.start.resolve(self._now_ms), self._now_ms - MINUTE_MS)
         try:
-            events = self.ask(stream.scope, start_ms)
+            has_events = self.has_events(stream.scope, start_ms)
         except KeyRefused as error:
             raise KeyRefused(f"{stream.name}: {error}") from None
         except Stopped:
             raise
         except NotLicensed as error:
-            yield failed("JumpCloud", f"{stream.name}: {error}", self._licence(stream.scope))
+            yield failed("JumpCloud", f"{stream.name}: {error}", self._licence_advice(stream.scope))
             return
         except InJumpCloudError as error:
-            yield failed("JumpCloud", f"{stream.name}: {error}", _waited(error, self._settings))
+            yield failed("JumpCloud", f"{stream.name}: {error}", _timeout_advice(error, self._settings))
             return
-        self.let_in = stream.scope
+        self.accessible = stream.scope
         since = rfc3339(start_ms)
-        if events:
-            yield ok("JumpCloud", f"{stream.name}: lets us in, and has events since {since}")
+        if has_events:
+            yield ok("JumpCloud", f"{stream.name}: access granted, has events since {since}")
         else:
-            found = f"{stream.name}: lets us in, and has no event of these services since {since}"
-            yield warning("JumpCloud", found, "see whether it is the one that is meant, and jumpcloud.services")
+            message = f"{stream.name}: access granted, but no event of the configured services since {since}"
+            yield warning("JumpCloud", message, "check that it is the right organization, and jumpcloud.services")
 
-    def ask(self, scope: Scope, start_ms: int) -> int:
-        """How many events there are from then on, 0 or 1."""
+    def has_events(self, scope: Scope, start_ms: int) -> bool:
+        """Whether there is an event since `start_ms`; raises as DirectoryInsights.fetch."""
         services = self._settings.services
         window = Window(start_ms=start_ms, end_ms=self._now_ms, services=services, limit=1)
-        return len(self._api.fetch(window, scope, self._stop).events)
+        return len(self._api.fetch(window, scope, self._stop).events) > 0
 
-    def counts(self, scope: Scope) -> CheckResult:
-        """Whether it counts, which is how late events are found."""
-        end_ms = self._now_ms - self._now_ms % _MINUTE_MS
+    def check_counts(self, scope: Scope) -> CheckResult:
+        """Check that JumpCloud counts events, which finds late events with few requests."""
+        end_ms = self._now_ms - self._now_ms % MINUTE_MS
         try:
-            found = self._api.counts(end_ms - _HOUR_MS, end_ms, self._settings.services, scope, self._stop)
+            counts = self._api.counts(end_ms - HOUR_MS, end_ms, self._settings.services, scope, self._stop)
         except Stopped:
             raise
         except CountsUnavailable as error:
             return warning("counts", str(error), "late events are found by reading again, which takes more requests")
         except InJumpCloudError as error:
-            return failed("counts", error, _waited(error, self._settings))
-        return ok("counts", f"{sum(found.values())} events in the last hour")
+            return failed("counts", error, _timeout_advice(error, self._settings))
+        return ok("counts", f"{sum(counts.values())} events in the last hour")
 
-    def _licence(self, scope: Scope) -> str:
-        """What of it is not licensed: all, or what lies so far back."""
+    def _licence_advice(self, scope: Scope) -> str:
+        """Tell a plan without Directory Insights from one that does not reach back far enough."""
         try:
-            self.ask(scope, self._now_ms - _HOUR_MS)
+            self.has_events(scope, self._now_ms - HOUR_MS)
         except InJumpCloudError:
-            return "have Directory Insights enabled for it"
-        return "the last hour is there: set a later jumpcloud.start"
+            return "enable Directory Insights for the organization"
+        return "the last hour is available: set a later jumpcloud.start"
 
 
-def _other_region(settings: JumpCloudSettings, scope: Scope, now_ms: int, stop: threading.Event) -> str:
-    """Which region the key is of, where it is another of JumpCloud's own; the key goes nowhere else."""
+def _region_advice(settings: JumpCloudSettings, scope: Scope, now_ms: int, stop: threading.Event) -> str:
+    """Try the key in JumpCloud's other regions; it is sent to no other host."""
     if settings.url or settings.token_url:
         return ""
-    for region in HOSTS:
-        if region == settings.region:
-            continue
-        with _Asking(msgspec.structs.replace(settings, region=region), now_ms, stop) as asking:
+    others = [region for region in HOSTS if region != settings.region]
+    for region in others:
+        with _Queries(msgspec.structs.replace(settings, region=region), now_ms, stop) as queries:
             try:
-                asking.ask(scope, now_ms - _MINUTE_MS)
+                queries.has_events(scope, now_ms - MINUTE_MS)
             except (KeyRefused, Retryable):
                 continue
             except Stopped:
                 raise
             except InJumpCloudError:
-                pass  # it knows the key, whatever else it wants
-        return f"it is let in at region {region}: set jumpcloud.region to {region}"
-    return f"no other region ({', '.join(each for each in HOSTS if each != settings.region)}) lets it in either"
+                pass  # refused for another reason: the region knows the key
+        return f"region {region} accepts it: set jumpcloud.region to {region}"
+    return f"no other region ({', '.join(others)}) accepts it"
 
 
-def _waited(error: InJumpCloudError, brief: JumpCloudSettings) -> str:
-    """What to add to an error that names a time-out: `brief` has how long was waited, which may be less."""
+def _timeout_advice(error: InJumpCloudError, limited: JumpCloudSettings) -> str:
+    """The timeouts of the check, which may be shorter than those of the settings that the error names."""
     if not isinstance(error, RequestTimeout):
         return ""
-    waited = f"{brief.connect_timeout:g} s for a connection and {brief.read_timeout:g} s for an answer"
-    return f"check waits {waited}; is a firewall or a proxy between?"
+    timeouts = f"{limited.connect_timeout:g} s for a connection and {limited.read_timeout:g} s for a response"
+    return f"the check waits {timeouts}; is there a firewall or a proxy in between?"

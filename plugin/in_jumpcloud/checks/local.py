@@ -1,4 +1,4 @@
-"""Checks of this machine: who may read the secrets, the databases, the state, the dead letters."""
+"""Checks of this machine: access to secrets, the GeoIP databases, the state, the dead-letter file."""
 
 from __future__ import annotations
 
@@ -9,178 +9,159 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import urlsplit
-
-import maxminddb
-import msgspec
 
 from in_jumpcloud.checks.result import CONFIGURATION, OTHER, CheckResult, failed, ok, warning
 from in_jumpcloud.config.document import Document
-from in_jumpcloud.config.reader import SectionReader
 from in_jumpcloud.config.schema import Config, DeadLetterSettings, GeoIPSettings, Section, StateSettings
 from in_jumpcloud.config.types import Secret
 from in_jumpcloud.ecs.geoip import GeoIPLookup
 from in_jumpcloud.errors import ConfigError, Fatal, StateCorrupt, StateMissing, StateUnavailable
 from in_jumpcloud.state.dead_letters import DeadLetterFile
 from in_jumpcloud.state.store import open_readonly
+from in_jumpcloud.timestamps import rfc3339
 
-_OLD = 30 * 86_400
-_LITTLE_ROOM = 200 * 1024**2
-"""Bytes: the state of five million remembered events."""
-_TRIAL = 64 * 1024
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-# Secrets
-
-
-class _AFile(Section, frozen=True):
-    path: Path
+_DAY_SECONDS = 86_400
+_MAX_DATABASE_AGE_DAYS = 30
+MIN_FREE_BYTES = 200 * 1024**2
+"""The size of a state with five million ids."""
+_TRIAL_BYTES = 64 * 1024
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def check_secrets(path: Path, overrides: Sequence[str], settings: Config) -> Iterator[CheckResult]:
-    """Whether others may read a file that holds a secret."""
-    own = [name for name, value in _values(Config, Document(path).values) if _is_secret(name, value)]
-    held = {path: own[0]} if own else {}
-    for name, value in _values(Config, Document(path, overrides).values):
-        if name.endswith("_file") and value:
-            held[SectionReader(os.environ).section(_AFile, {"path": value}, name).path] = name
+def check_secrets(path: Path, settings: Config) -> Iterator[CheckResult]:
+    """Check that other users cannot read the files that hold secrets; `path` is the configuration file."""
+    secrets = list(_secrets(settings))
+    files = {secret.file: name for name, secret in secrets if secret.file}
+    values = Document(path).values
+    own = [name for name, secret in secrets if not secret.file and _is_literal(values, name)]
+    if settings.jumpcloud.proxy and urlsplit(settings.jumpcloud.proxy).password is not None:
+        own += ["jumpcloud.proxy"] if _is_literal(values, "jumpcloud.proxy") else []
+    if own:
+        files[path] = own[0]
     if settings.forward.tls.key_file:
-        held[settings.forward.tls.key_file] = "forward.tls.key_file"
-    for file, name in held.items():
+        files[settings.forward.tls.key_file] = "forward.tls.key_file"
+    for file, name in files.items():
         mode = file.stat().st_mode
         if mode & (stat.S_IROTH | stat.S_IWOTH):
-            found = (
-                f"{file}: holds {name.removesuffix('_file')}, and others may read it (mode {stat.S_IMODE(mode):04o})"
-            )
-            yield warning("secrets", found, f"chmod o-rwx {file}")
+            message = f"{file}: holds {name}, and other users can read it (mode {stat.S_IMODE(mode):04o})"
+            yield warning("secrets", message, f"chmod o-rwx {file}")
         else:
-            yield ok("secrets", f"{file}: not open to others")
-    if not held:
-        yield ok("secrets", "none in a file")
+            yield ok("secrets", f"{file}: not accessible to other users")
+    if not files:
+        yield ok("secrets", "no file holds a secret")
 
 
-def _values(kind: type[Section], document: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    """What a document gives for secrets, by dotted name: the secret itself, or under `x_file` its file."""
-    if not isinstance(document, Mapping):
-        return
-    for field in msgspec.structs.fields(kind):
-        if isinstance(field.type, type) and issubclass(field.type, Section):
-            yield from _values(field.type, document.get(field.name), f"{at}{field.name}.")
-        elif Secret in get_args(field.type):
-            for name in (field.name, f"{field.name}_file"):
-                yield f"{at}{name}", document.get(name)
-        elif field.name == "proxy":
-            yield f"{at}proxy", document.get("proxy")
+def _secrets(section: Section, prefix: str = "") -> Iterator[tuple[str, Secret]]:
+    """Every secret that is set, with its dotted key."""
+    for name in section.__struct_fields__:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from _secrets(value, f"{prefix}{name}.")
+        elif isinstance(value, Secret):
+            yield f"{prefix}{name}", value
 
 
-def _is_secret(name: str, value: Any) -> bool:
-    """Whether a secret stands there, and not a variable of the environment or a file that has it."""
-    if name.endswith("_file") or not isinstance(value, str) or not value or "${" in value:
-        return False
-    return not name.endswith(".proxy") or urlsplit(value).password is not None
-
-
-# Databases
+def _is_literal(values: Mapping[str, Any], name: str) -> bool:
+    """Whether the configuration file has the value itself, and not only a reference to the environment."""
+    section, _, key = name.partition(".")
+    value = (values.get(section) or {}).get(key)
+    return isinstance(value, str) and value != "" and "${" not in value
 
 
 def check_databases(settings: GeoIPSettings, *, now: float | None = None) -> Iterator[CheckResult]:
-    """Of what type they are, and how old. `now`: seconds since the epoch."""
+    """Check that the GeoIP databases can be used and are not old. `now` is in epoch seconds."""
     now = time.time() if now is None else now
     for name, path in (("city", settings.city), ("asn", settings.asn)):
         if path is None:
             yield ok("database", f"geoip.{name}: off")
             continue
         try:
-            GeoIPLookup(path if name == "city" else None, path if name == "asn" else None).close()
+            lookup = GeoIPLookup(path if name == "city" else None, path if name == "asn" else None)
         except ConfigError as error:
             yield failed("database", error)
             continue
-        with maxminddb.open_database(path) as reader:
-            metadata = reader.metadata()
-        built = f"{datetime.fromtimestamp(metadata.build_epoch, UTC):%Y-%m-%d}"
-        found = f"geoip.{name}: {path}: {metadata.database_type} of {built}"
-        if "Demo" in metadata.database_type:
-            yield warning("database", f"{found}: it knows test addresses only", "see geoip/README.md for a real one")
-        elif now - metadata.build_epoch > _OLD:
-            days = int(now - metadata.build_epoch) // 86_400
-            yield warning("database", f"{found}: {days} days old", "renew it, such as with geoipupdate every week")
+        (database,) = lookup.statistics().databases
+        lookup.close()
+        days = int(now - database.built) // _DAY_SECONDS
+        message = f"geoip.{name}: {path}: {database.type} of {rfc3339(database.built * 1000)[:10]}"
+        if "Demo" in database.type:
+            advice = "see geoip/README.md for a real one"
+            yield warning("database", f"{message}: it contains test addresses only", advice)
+        elif days > _MAX_DATABASE_AGE_DAYS:
+            yield warning("database", f"{message}: {days} days old", "update it, for example weekly with geoipupdate")
         else:
-            yield ok("database", found)
+            yield ok("database", message)
 
 
-# State
-
-
-def check_state(settings: StateSettings) -> Iterator[CheckResult]:
-    """Whether it is sound, whose it is now, and whether there is room."""
-    path, found = settings.path, "not there yet; the first `in-jumpcloud run` makes it"
+def check_state(settings: StateSettings, *, min_free_bytes: int = MIN_FREE_BYTES) -> Iterator[CheckResult]:
+    """Check that the state is sound and can be written, and whether a process uses it."""
+    path = settings.path
     try:
-        if path.exists():
-            with open_readonly(path) as opened:
-                streams = len(opened.streams())
-            found = f"{streams} streams, " + (
-                f"in use by {opened.holder}: the plugin runs" if opened.holder else "not in use"
-            )
+        with open_readonly(path) as state:
+            streams = len(state.streams())
+            user = f"in use by {state.holder}: the plugin is running" if state.holder else "not in use"
+            message = f"streams: {streams}, {user}"
     except StateMissing as error:
-        found = f"empty; {error.advice}"
+        message = f"no state yet; {error.advice}"
     except (ConfigError, StateCorrupt, StateUnavailable) as error:
         yield failed("state", error)
         return
     except OSError as error:
-        found = f"state.path: {path}: cannot be read: {error.strerror}"
-        yield failed("state", found, f"let {_user()} use it, or name another path", CONFIGURATION)
+        message = f"state.path: {path}: cannot be read: {error.strerror}"
+        yield failed("state", message, f"give {_user()} access, or set another path", CONFIGURATION)
         return
-    yield from _kept_at("state", "state.path", path, found)
+    yield from _check_writable("state", "state.path", path, message, min_free_bytes)
 
 
-def check_dead_letters(settings: DeadLetterSettings) -> Iterator[CheckResult]:
-    """Whether some wait, and whether there is room for more."""
+def check_dead_letters(settings: DeadLetterSettings, *, min_free_bytes: int = MIN_FREE_BYTES) -> Iterator[CheckResult]:
+    """Check whether there are dead letters, and that more can be written."""
     file = DeadLetterFile(settings.path, max_bytes=settings.max_bytes)
     try:
-        waiting = sum(1 for _ in file.letters())
+        count = sum(1 for _ in file.letters())
     except Fatal as error:
         yield failed("dead letters", error)
         return
-    if waiting:
-        found = f"{settings.path}: {waiting} wait, {file.size()} of at most {settings.max_bytes} bytes"
-        yield warning("dead letters", found, "see `in-jumpcloud dead-letter list`, then replay")
-    yield from _kept_at("dead letters", "dead_letter.path", settings.path, "none" if not waiting else "")
+    if count:
+        message = f"{settings.path}: {count} dead letters, {file.size()} of at most {settings.max_bytes} bytes"
+        yield warning("dead letters", message, "see `in-jumpcloud dead-letter list`, then replay them")
+    message = "" if count else "none"
+    yield from _check_writable("dead letters", "dead_letter.path", settings.path, message, min_free_bytes)
 
 
-def _kept_at(what: str, setting: str, path: Path, found: str) -> Iterator[CheckResult]:
-    """Whether this user can write there, tried with a file that nobody sees."""
-    folder = next(each for each in (path.parent, *path.absolute().parents) if _exists(each))
+def _check_writable(check: str, setting: str, path: Path, message: str, min_free_bytes: int) -> Iterator[CheckResult]:
+    """Check that this user can write to `path`, with an unnamed file in its directory."""
+    directory = next(each for each in (path.parent, *path.absolute().parents) if _exists(each))
     try:
         if path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as trial:
-            if trial.write(bytes(_TRIAL)) < _TRIAL:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301 - as the next write would say
+        with tempfile.TemporaryFile(dir=directory, buffering=0) as trial:
+            if trial.write(bytes(_TRIAL_BYTES)) < _TRIAL_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301 - the next write would raise it
             os.fsync(trial.fileno())
-        free = shutil.disk_usage(folder).free
+        free = shutil.disk_usage(directory).free
     except OSError as error:
-        full = error.errno in _NO_ROOM
-        advice = (
-            f"free room on the disk of {folder}" if full else f"let {_user()} write to {folder}, or name another path"
-        )
-        told = f"{setting}: {path}: cannot be written: {error.strerror}"
-        yield failed(what, told, advice, OTHER if full else CONFIGURATION)
+        full = error.errno in _DISK_FULL
+        advice = f"let {_user()} write to {directory}, or set another path"
+        if full:
+            advice = f"free space on the disk of {directory}"
+        code = OTHER if full else CONFIGURATION
+        yield failed(check, f"{setting}: {path}: cannot be written: {error.strerror}", advice, code)
         return
-    if free < _LITTLE_ROOM:
-        yield warning(what, f"{path}: {free // 1024**2} MiB are free on its disk", f"free room on the disk of {folder}")
-    if found:
-        yield ok(what, f"{path}: {found}; writable for {_user()}, {free // 1024**2} MiB free")
+    if free < min_free_bytes:
+        text = f"{path}: only {free // 1024**2} MiB free on its disk"
+        yield warning(check, text, f"free space on the disk of {directory}")
+    if message:
+        yield ok(check, f"{path}: {message}; writable by {_user()}, {free // 1024**2} MiB free")
 
 
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # it is behind a folder that may not be looked into
+    except OSError:  # a parent directory is not accessible
         return False
 
 

@@ -1,9 +1,8 @@
-"""Checks of one receiver: its name, the connection, TLS, the handshake, and, if asked for, an ack."""
+"""Checks of a receiver: its name, the connection, TLS, the handshake, and optionally an ack."""
 
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import ssl
 import threading
@@ -21,96 +20,106 @@ from in_jumpcloud.forward.connection import IoDeadline
 from in_jumpcloud.forward.sender import AckSender
 from in_jumpcloud.forward.wire import AckReader
 
-_CONNECT, _ANSWER = Duration(5), Duration(12)
-_GREETING = 0.5
-"""Seconds that a receiver has to ask for a handshake that nobody told us of."""
-_EXPIRES_SOON = 14 * 86_400
-_ADVICE = {  # by what the system says
-    os.strerror(errno.ECONNREFUSED): "nobody listens there: start the receiver, or correct forward.servers",
-    os.strerror(errno.ENOENT): "there is no such socket: start the receiver, or correct forward.servers",
-    os.strerror(errno.EACCES): "let this user use the socket: unix_perm of Fluent Bit's input, or its group",
-    os.strerror(errno.EHOSTUNREACH): "correct forward.servers, or the way there",
-    os.strerror(errno.ENETUNREACH): "correct forward.servers, or the way there",
-    "no connection within": "a wrong address in forward.servers, or a firewall between",
-    "before the ack": "does it speak TLS at this port? see forward.tls.enabled, and the receiver's own log",
-    "no ack within": "it is paused, or is no forward receiver; see its log",
+_MAX_CONNECT_TIMEOUT, _MAX_ACK_TIMEOUT = Duration(5), Duration(12)
+_HELO_SECONDS = 0.5
+"""How long a receiver may take to begin a handshake that the settings do not expect."""
+_CERTIFICATE_WARNING_SECONDS = 14 * 86_400
+_DAY_SECONDS = 86_400
+_WRONG_ADDRESS = "correct forward.servers, or the network route"
+_TLS_EXPECTED = "does it expect TLS at this port? see forward.tls.enabled, and the receiver's log"
+_ADVICE = {  # by the stage that failed, and the system's error code
+    ("connect", errno.ECONNREFUSED): "nothing listens there: start the receiver, or correct forward.servers",
+    ("connect", errno.ENOENT): "there is no such socket: start the receiver, or correct forward.servers",
+    ("connect", errno.EACCES): "allow this user to use the socket: see unix_perm of Fluent Bit's input, or its group",
+    ("connect", errno.EHOSTUNREACH): _WRONG_ADDRESS,
+    ("connect", errno.ENETUNREACH): _WRONG_ADDRESS,
+    ("connect", errno.ETIMEDOUT): "the address in forward.servers is wrong, or a firewall is in between",
+    ("send", errno.ECONNRESET): _TLS_EXPECTED,
+    ("ack", errno.ECONNRESET): _TLS_EXPECTED,
+    ("ack", errno.ETIMEDOUT): "it is paused, or is not a forward receiver; see its log",
 }
 
 
 def check_receiver(
     server: ServerSettings, settings: ForwardSettings, stop: threading.Event, *, probe: bool
 ) -> Iterator[CheckResult]:
-    """Reach it as the plugin does, on a connection of our own. With `probe` send one message without records."""
-    try:
-        if server.host:
-            socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        advice = "correct the name in forward.servers, or this machine's name server"
-        yield failed("receiver", f"{server}: the name has no address: {reason}", advice, RECEIVER)
-        return
-    brief = msgspec.structs.replace(
+    """Connect to the receiver as the plugin does. With `probe`, send one message without records."""
+    limited = msgspec.structs.replace(
         settings,
-        connect_timeout=min(settings.connect_timeout, _CONNECT),
-        ack_timeout=min(settings.ack_timeout, _ANSWER),
+        connect_timeout=min(settings.connect_timeout, _MAX_CONNECT_TIMEOUT),
+        ack_timeout=min(settings.ack_timeout, _MAX_ACK_TIMEOUT),
     )
     try:
-        sender = AckSender(server, brief)
+        sender = AckSender(server, limited)
     except OSError as error:
         yield failed("receiver", f"{server}: forward.tls: {error.strerror or error}", code=CONFIGURATION)
         return
     try:
         sender.connect(stop)
-        told = ["connected"]
+        done = ["connected"]
         if isinstance(sender.socket, ssl.SSLSocket):
-            yield from _certificate(server, settings.tls, sender.socket)
-            told.append(str(sender.socket.version()))
+            yield from _check_certificate(server, settings.tls, sender.socket)
+            done.append(str(sender.socket.version()))
         if settings.shared_key is not None:
-            told.append("handshake held")
+            done.append("handshake completed")
         else:
-            _require_silence(server, sender.socket, stop)
+            _require_no_handshake(server, sender.socket, stop)
         if probe:
             sender.deliver(wire.build_probe(wire.PROBE_TAG), stop)
-            told.append("a message without records acknowledged")
+            done.append("a message without records acknowledged")
         else:
-            told.append("no message sent (--probe does)")
+            done.append("no message sent (use --probe)")
     except ReceiverDown as error:
-        advice = next((advice for words, advice in _ADVICE.items() if words in str(error)), "")
-        yield failed("receiver", str(error).removeprefix("receiver "), advice, RECEIVER)
+        yield failed("receiver", error, _advice(error), RECEIVER)
     else:
-        yield ok("receiver", f"{server}: {', '.join(told)}")
+        yield ok("receiver", f"{server}: {', '.join(done)}")
     finally:
         sender.close()
 
 
-class _Silent(InJumpCloudError):
-    """It said nothing, as who wants no handshake does."""
+def _advice(error: ReceiverDown) -> str:
+    if error.stage == "resolve":
+        return "correct the name in forward.servers, or the DNS of this machine"
+    return _ADVICE.get((error.stage or "", error.errno or 0), "")
 
 
-def _require_silence(server: ServerSettings, connected: socket.socket, stop: threading.Event) -> None:
-    """Raise ReceiverDown where it asks for a handshake, or hangs up."""
+class _NothingReceived(InJumpCloudError):
+    """The receiver sent nothing, so it expects no handshake."""
+
+
+def _require_no_handshake(server: ServerSettings, connected: socket.socket, stop: threading.Event) -> None:
+    """Wait for a HELO that the settings do not expect.
+
+    Raises:
+        ReceiverDown: it begins a handshake, sends something else, or closes the connection.
+    """
     try:
-        data = connection.receive(connected, IoDeadline(_GREETING, stop, _Silent()))
-    except _Silent:
+        data = connection.receive(connected, IoDeadline(_HELO_SECONDS, stop, _NothingReceived()))
+    except _NothingReceived:
         return
     if not data:
-        raise ReceiverDown(f"{server}: it closed the connection at once, as one that is paused may do")
+        raise ReceiverDown(f"receiver {server}: closed the connection at once, as a paused one may do")
     try:
         AckReader().feed(data)
     except ReceiverDown as error:
-        raise type(error)(f"{server}: {error}") from None
-    raise ReceiverDown(f"{server}: it speaks first, and not the forward protocol")
+        raise type(error)(f"receiver {server}: {error}") from None
+    raise ReceiverDown(f"receiver {server}: sent data that is not the forward protocol")
 
 
-def _certificate(server: ServerSettings, settings: TlsSettings, connected: ssl.SSLSocket) -> Iterator[CheckResult]:
+def _check_certificate(
+    server: ServerSettings, settings: TlsSettings, connected: ssl.SSLSocket
+) -> Iterator[CheckResult]:
     if not settings.verify:
         advice = "set forward.tls.ca_file and forward.tls.verify: true"
-        yield warning("receiver", f"{server}: its certificate is not looked at (forward.tls.verify is false)", advice)
+        yield warning("receiver", f"{server}: certificate not verified (forward.tls.verify is false)", advice)
         return
     certificate = connected.getpeercert() or {}
-    until = str(certificate.get("notAfter", ""))
-    left = ssl.cert_time_to_seconds(until) - time.time() if until else float("inf")
-    if left < _EXPIRES_SOON:
-        yield warning("receiver", f"{server}: its certificate expires in {left / 86_400:.0f} days, {until}", "renew it")
-    elif until:
-        yield ok("receiver", f"{server}: its certificate is trusted, until {until}")
+    not_after = str(certificate.get("notAfter", ""))
+    if not not_after:
+        return
+    left = ssl.cert_time_to_seconds(not_after) - time.time()
+    if left < _CERTIFICATE_WARNING_SECONDS:
+        message = f"{server}: certificate expires in {left / _DAY_SECONDS:.0f} days, on {not_after}"
+        yield warning("receiver", message, "renew it")
+    else:
+        yield ok("receiver", f"{server}: certificate is trusted, and valid until {not_after}")

@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -13,33 +13,37 @@ OTHER = InJumpCloudError.exit_code
 
 
 class CheckResult(NamedTuple):
-    """One line of the report. `advice` says what to do, where `found` does not; `code` is that of a failure, else 0."""
+    """One line of the report.
 
-    mark: Literal["ok", "warning", "FAILED"]
-    what: str
-    found: str
+    `advice` says what to do if `message` does not. `code` is the exit code of a failure, else 0.
+    """
+
+    status: Literal["ok", "warning", "FAILED"]
+    check: str
+    message: str
     advice: str = ""
     code: int = 0
 
 
-def ok(what: str, found: str) -> CheckResult:
-    """Nothing to do."""
-    return CheckResult("ok", what, found)
+def ok(check: str, message: str) -> CheckResult:
+    """The check passed."""
+    return CheckResult("ok", check, message)
 
 
-def warning(what: str, found: str, advice: str = "") -> CheckResult:
-    """It works, and somebody should know."""
-    return CheckResult("warning", what, found, advice)
+def warning(check: str, message: str, advice: str = "") -> CheckResult:
+    """It works, but something needs attention."""
+    return CheckResult("warning", check, message, advice)
 
 
-def failed(what: str, found: str | InJumpCloudError, advice: str = "", code: int = OTHER) -> CheckResult:
-    """It does not work. An error brings its exit code along."""
-    if isinstance(found, InJumpCloudError):
-        code = code if found.exit_code == OTHER else found.exit_code
-    return CheckResult("FAILED", what, str(found), advice, code)
+def failed(check: str, message: str | InJumpCloudError, advice: str = "", code: int = OTHER) -> CheckResult:
+    """It does not work. An error brings its own exit code, unless that is the general one, and may bring advice."""
+    if isinstance(message, InJumpCloudError):
+        code = code if message.exit_code == OTHER else message.exit_code
+        return CheckResult("FAILED", check, message.message, advice or message.advice, code)
+    return CheckResult("FAILED", check, message, advice, code)
 
 
-def exit_code(findings: Iterable[CheckResult]) -> int:
-    """Of the whole: 2 configuration, 3 key, 4 receiver, the first of these that failed; 1: another did; 0: none did."""
-    codes = {finding.code for finding in findings}
+def exit_code(results: Iterable[CheckResult]) -> int:
+    """The exit code of the command: configuration before key before receiver before any other failure; else 0."""
+    codes = {result.code for result in results}
     return next((code for code in (CONFIGURATION, KEY, RECEIVER, OTHER) if code in codes), 0)

@@ -1,4 +1,4 @@
-"""Runs checks concurrently, each with a time limit."""
+"""Runs checks in parallel, with a common deadline."""
 
 from __future__ import annotations
 
@@ -10,63 +10,64 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from in_jumpcloud.checks.result import OTHER, CheckResult, failed
 from in_jumpcloud.errors import InJumpCloudError, Stopped
 
-_AT_ONCE = 8
+_MAX_PARALLEL = 8
 
 
 class Check:
-    """One check: `run` gives its findings; `code` is that of a failure to come to an end."""
+    """One check. `run` yields its results; `code` is the exit code if it does not finish in time."""
 
-    def __init__(self, what: str, run: Callable[[], Iterable[CheckResult]], code: int = OTHER) -> None:
-        self.what = what
+    def __init__(self, name: str, run: Callable[[], Iterable[CheckResult]], code: int = OTHER) -> None:
+        self.name = name
         self.code = code
-        self.findings: queue.SimpleQueue[CheckResult | None] = queue.SimpleQueue()
+        self.results: queue.SimpleQueue[CheckResult | None] = queue.SimpleQueue()
+        """The results so far, then None once the check has finished."""
         self._run = run
 
-    def work(self) -> None:
-        """Run it; what it finds goes to `findings`, behind all None."""
+    def run(self) -> None:
+        """Run the check and put its results into `results`."""
         try:
-            for finding in self._run():
-                self.findings.put(finding)
+            for result in self._run():
+                self.results.put(result)
         except Stopped:
-            return  # whoever waits for it says so
+            return  # reported as not finished
         except InJumpCloudError as error:
-            self.findings.put(failed(self.what, error, code=self.code))
-        except Exception as error:  # noqa: BLE001 - a fault of ours in one check must not hide what the others find
-            self.findings.put(failed(self.what, f"an error of the check itself: {error!r}"))
-        self.findings.put(None)
+            self.results.put(failed(self.name, error, code=self.code))
+        except Exception as error:  # noqa: BLE001 - a bug in one check must not hide the results of the others
+            self.results.put(failed(self.name, f"internal error of the check: {error!r}"))
+        self.results.put(None)
 
 
 def run_checks(checks: Sequence[Check], deadline: float) -> Iterator[CheckResult]:
-    """The findings of `checks` in their order, each as soon as it is there.
+    """The results of `checks` in their order, each as soon as it is known.
 
-    What has not come to its end at `deadline`, in the terms of `time.monotonic`, fails; nothing waits for it.
+    A check that has not finished at `deadline`, on the monotonic clock, fails; its thread is abandoned.
     """
-    untried: queue.SimpleQueue[Check] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[Check] = queue.SimpleQueue()
     for check in checks:
-        untried.put(check)
-    for _ in range(min(_AT_ONCE, len(checks))):
-        threading.Thread(target=_work, args=(untried, deadline), name="check", daemon=True).start()
+        waiting.put(check)
+    for _ in range(min(_MAX_PARALLEL, len(checks))):
+        threading.Thread(target=_work, args=(waiting, deadline), name="check", daemon=True).start()
     for check in checks:
-        yield from _until(check, deadline)
+        yield from _results_until(check, deadline)
 
 
-def _work(untried: queue.SimpleQueue[Check], deadline: float) -> None:
+def _work(waiting: queue.SimpleQueue[Check], deadline: float) -> None:
     while time.monotonic() < deadline:
         try:
-            check = untried.get_nowait()
+            check = waiting.get_nowait()
         except queue.Empty:
             return
-        check.work()
+        check.run()
 
 
-def _until(check: Check, deadline: float) -> Iterator[CheckResult]:
+def _results_until(check: Check, deadline: float) -> Iterator[CheckResult]:
     while True:
         try:
-            finding = check.findings.get(timeout=max(0.0, deadline - time.monotonic()))
+            result = check.results.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             break
-        if finding is None:
+        if result is None:
             return
-        yield finding
-    late = "did not come to its end in the time that a check has"
-    yield failed(check.what, late, "a name server, proxy or host on the way does not answer", check.code)
+        yield result
+    advice = "a name server, proxy or host on the way does not answer"
+    yield failed(check.name, "did not finish in time", advice, check.code)

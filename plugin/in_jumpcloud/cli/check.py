@@ -81,26 +81,16 @@ def _run_checks(path: Path, overrides: Sequence[str], *, probe: bool, timeout_se
     timer.daemon = True
     timer.start()
     try:
-        yield from run_checks(
-            _checks(path, overrides, settings, stop, deadline - _SLACK_SECONDS, probe=probe), deadline
-        )
+        yield from run_checks(_checks(path, settings, stop, deadline - _SLACK_SECONDS, probe=probe), deadline)
     finally:
         timer.cancel()
         stop.set()
 
 
-def _checks(
-    path: Path,
-    overrides: Sequence[str],
-    settings: Config,
-    stop: threading.Event,
-    deadline: float,
-    *,
-    probe: bool,
-) -> list[Check]:
+def _checks(path: Path, settings: Config, stop: threading.Event, deadline: float, *, probe: bool) -> list[Check]:
     forward = settings.forward
     return [
-        Check("secrets", partial(local.check_secrets, path, overrides, settings)),
+        Check("secrets", partial(local.check_secrets, path, settings)),
         Check("JumpCloud", partial(check_jumpcloud, settings, stop, deadline)),
         Check("database", partial(local.check_databases, settings.geoip)),
         Check("state", partial(local.check_state, settings.state)),
@@ -113,16 +103,16 @@ def _checks(
 
 
 def _print_result(result: CheckResult) -> None:
-    mark = click.style(f"{result.mark:8}", fg=_COLOURS[result.mark], bold=True)
-    text = result.found + (f"; {result.advice}" if result.advice else "")
+    mark = click.style(f"{result.status:8}", fg=_COLOURS[result.status], bold=True)
+    text = result.message + (f"; {result.advice}" if result.advice else "")
     color = False if os.environ.get("NO_COLOR") else None
-    click.echo(f"{mark} {result.what:14} {printable(text)}", color=color)
+    click.echo(f"{mark} {result.check:14} {printable(text)}", color=color)
 
 
 def _as_json(result: CheckResult) -> dict[str, str | None]:
     return {
-        "check": result.what,
-        "result": result.mark.lower(),
-        "found": result.found,
+        "check": result.check,
+        "result": result.status.lower(),
+        "message": result.message,
         "advice": result.advice or None,
     }

@@ -53,9 +53,9 @@ def command(path: Path, overrides: tuple[str, ...], once: bool) -> None:
     logs.configure_logging(settings.log)
     with app.open_app(settings, once=once) as plugin, server.serve(listen, plugin):
         _install_signal_handlers(plugin, load, manager)
-        for result in local.check_secrets(path, overrides, settings):
-            if result.mark == "warning":
-                log.warning("%s; %s", result.found, result.advice)
+        for result in local.check_secrets(path, settings):
+            if result.status == "warning":
+                log.warning("%s; %s", result.message, result.advice)
         log.info(
             "in_jumpcloud %s: %s, from %s to %s",
             __version__,

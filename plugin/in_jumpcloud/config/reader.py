@@ -106,7 +106,7 @@ class SectionReader:
     def _read_secret(self, value: Any, path: str) -> Secret:
         file = self._read(Path, value, path)
         try:
-            return Secret(file.read_text().strip())
+            return Secret(file.read_text().strip(), file=file)
         except (OSError, UnicodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not text"
             raise ValueError(f"{file}: cannot be read: {reason}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Self
 
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -101,12 +102,13 @@ class Start:
 
 
 class Secret:
-    """Text that neither `str` nor `repr` shows; `reveal` returns it."""
+    """Text that neither `str` nor `repr` shows; `reveal` returns it. `file` is where it was read from, if anywhere."""
 
-    __slots__ = ("_text",)
+    __slots__ = ("_text", "file")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, file: Path | None = None) -> None:
         self._text = text
+        self.file = file
 
     def reveal(self) -> str:
         """The text itself: for the wire, never for a log."""
