@@ -1,24 +1,20 @@
-"""An exchange: what a client and a receiver did to each other, line by line, and the text files that keep it.
+"""Recorded exchanges: what our sender and a real Fluent Bit sent each other, line by line, in text files.
 
-A line is what happened and, where bytes went over the wire, the bytes. In a file they stand in hexadecimal; a piece
-that is repeated many times is written once, such as `78*6143900`, and what is behind two blanks and a `#` is a comment.
+A line is what happened and, if bytes went over the wire, the bytes in hexadecimal. `78*6143900` is a byte repeated that
+many times. What follows two spaces and a `#` is a comment. `tests/tools/record_exchanges.py` writes the files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Literal, NamedTuple
 
-from conformance.reading import readable
+from support.command import ROOT
 
-What = Literal["connect", ">", "<", "gap", "closed", "silent", "hang up", "resume", "ingested"]
-WHATS: tuple[What, ...] = ("connect", ">", "<", "gap", "closed", "silent", "hang up", "resume", "ingested")
-"""The client connects; it sends; the receiver answers; the client waits until all is read; the receiver closes; it
-says nothing for so many seconds; the client hangs up; whatever held the receiver up ends; a record has come out."""
+RECORDINGS = ROOT / "tests" / "data" / "exchanges"
 
-_LONGEST_PIECE = 64
-_WORTH_IT = 48  # bytes that a repetition has to save
+What = Literal["connect", ">", "<", "closed", "ingested"]
+WHATS: tuple[What, ...] = ("connect", ">", "<", "closed", "ingested")
+"""The sender connects; it sends; the receiver answers; the receiver closes the connection; a record came out."""
 
 
 class Line(NamedTuple):
@@ -26,82 +22,27 @@ class Line(NamedTuple):
 
     what: What
     data: bytes = b""  # of ">" and "<"
-    text: str = ""  # of the others: how to connect, seconds, a record
+    text: str = ""  # of "ingested": the record's id, time and tag
 
 
-class Exchange(NamedTuple):
-    """All that happened in one case."""
-
-    header: Mapping[str, str]
-    lines: tuple[Line, ...]
-
-    def save(self, path: Path) -> None:
-        """Write it to a file."""
-        header = [f"# {name}: {value}\n" for name, value in self.header.items()]
-        path.write_text("".join([*header, "\n", *(f"{_written(line)}\n" for line in self.lines)]), encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> Exchange:
-        """Read a file that `save` wrote."""
-        header: dict[str, str] = {}
-        lines = []
-        for line in filter(None, path.read_text(encoding="utf-8").splitlines()):
-            if line.startswith("# "):
-                name, _, value = line[2:].partition(": ")
-                header[name] = value
-            else:
-                lines.append(_read(line))
-        return cls(header, tuple(lines))
+def load(name: str) -> list[Line]:
+    """The lines of the recording with this name."""
+    lines = (RECORDINGS / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    return [_parse(line.partition("  #")[0]) for line in lines if line and not line.startswith("#")]
 
 
-def _written(line: Line) -> str:
-    if line.what in {">", "<"}:
-        return f"{line.what} {shortened(line.data)}  # {readable(line.data)}"
-    return f"{line.what} {line.text}".rstrip()
-
-
-def _read(line: str) -> Line:
-    line = line.partition("  #")[0]
+def _parse(line: str) -> Line:
     what = next(what for what in WHATS if line == what or line.startswith(f"{what} "))
     rest = line[len(what) + 1 :]
-    return Line(what, data=lengthened(rest)) if what in {">", "<"} else Line(what, text=rest)
+    return Line(what, data=_bytes(rest)) if what in {">", "<"} else Line(what, text=rest)
 
 
-def shortened(data: bytes) -> str:
-    """Bytes in hexadecimal, repetitions written as `piece*times`."""
-    return " ".join(f"{piece.hex()}*{times}" if times > 1 else piece.hex() for piece, times in _pieces(data))
-
-
-def lengthened(text: str) -> bytes:
-    """The bytes that `shortened` wrote."""
+def _bytes(text: str) -> bytes:
     parts = (part.partition("*") for part in text.split())
     return b"".join(bytes.fromhex(piece) * int(times or 1) for piece, _, times in parts)
 
 
-def _pieces(data: bytes) -> Iterator[tuple[bytes, int]]:
-    start = at = 0
-    while at < len(data):
-        for width in range(1, _LONGEST_PIECE + 1):
-            piece = data[at : at + width]
-            if data[at + width : at + 2 * width] != piece:
-                continue
-            times = _times(data, at, piece)
-            if (times - 1) * width >= _WORTH_IT:
-                if start < at:
-                    yield data[start:at], 1
-                yield piece, times
-                start = at = at + times * width
-                break
-        else:
-            at += 1
-    if start < len(data):
-        yield data[start:], 1
-
-
-def _times(data: bytes, at: int, piece: bytes) -> int:
-    """How often `piece` stands in a row from `at` on."""
-    end = at
-    for run in (piece * 4096, piece * 64, piece):
-        while data.startswith(run, end):
-            end += len(run)
-    return (end - at) // len(piece)
+def ingested(event_id: str, tag: str, time_ns: int) -> Line:
+    """A record came out of the receiver."""
+    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
+    return Line("ingested", text=f"{event_id} {seconds}.{nanoseconds:09} {tag}")

@@ -1,133 +1,57 @@
-"""What a case is played against: a simulated receiver, or a recording of a real one."""
+"""The receivers of a scenario: a recording, a simulated receiver, a real Fluent Bit."""
 
 from __future__ import annotations
 
 import contextlib
 import gzip
+import re
+import signal
 import socket
+import subprocess
 import threading
 import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import msgpack
-from conformance.case import Receiver, ingested
-from conformance.certificates import Certificates
-from conformance.exchange import Line
+from conformance.exchange import Line, ingested
+from conformance.scenarios import LAST_LINE, Scenario, entry
+from support.certificates import Certificates
+from support.command import wait_until
+from support.fluent_bit import BINARY, FluentBit
+from support.senders import NEVER, SOON, TAG, sender_to
 
+from in_jumpcloud.config.schema import TlsSettings
+from in_jumpcloud.forward.wire import build_chunk
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 
-PATIENCE = 20.0
-SECOND_NS = 1_000_000_000
+_PRINTED = re.compile(r'(?P<tag>.*?): \[(?P<seconds>\d+)\.(?P<nanoseconds>\d{9}), \{.*"id":"(?P<id>[^"]*)".*\}\]')
 
 
-class Peer(ABC):
-    """A receiver at a port of this machine."""
+class Recorded:
+    """A socket that plays the receiver of a recording: it expects the same bytes, and gives the same answers."""
 
-    def __init__(self, receiver: Receiver, certificates: Certificates) -> None:
-        self.receiver = receiver
-        self.certificates = certificates
-
-    @property
-    @abstractmethod
-    def port(self) -> int:
-        """Where it listens."""
-
-    @abstractmethod
-    def ingested(self, count: int) -> list[Line]:
-        """The records that came out of it since last time, at least `count` unless it takes too long."""
-
-    @abstractmethod
-    def resume(self) -> None:
-        """End what holds it up."""
-
-    @abstractmethod
-    def __enter__(self) -> Self: ...
-
-    @abstractmethod
-    def __exit__(self, *exc_info: object) -> None: ...
-
-    def connect(self, secure: bool = True) -> socket.socket:
-        """A new connection; with TLS where the receiver has it and `secure` asks for it."""
-        connection = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self.receiver.tls and secure:
-            return self.certificates.of_a_client.wrap_socket(connection, server_hostname="127.0.0.1")
-        return connection
-
-
-class Simulated(Peer):
-    """The simulated receiver."""
-
-    def __init__(self, receiver: Receiver, certificates: Certificates) -> None:
-        super().__init__(receiver, certificates)
-        context = certificates.of_a_receiver if receiver.tls else None
-        self.simulated = SimulatedReceiver(tls=context, **receiver.simulated)
-        self._taken = 0
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return self.simulated.port
-
-    def ingested(self, count: int) -> list[Line]:
-        """The records that it kept."""
-        self.simulated.wait_until(lambda: len(self.simulated.records) >= self._taken + count, PATIENCE)
-        records = self.simulated.records[self._taken :]
-        self._taken += len(records)
-        return [ingested(each.record.get("id", "?"), each.tag, *divmod(each.time_ns, SECOND_NS)) for each in records]
-
-    def resume(self) -> None:
-        """End the pause that it began by itself."""
-        self.simulated.resume()
-
-    def __enter__(self) -> Self:
-        self.simulated.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.simulated.stop()
-
-
-class Recorded(Peer):
-    """A socket that plays a recording: it expects what the client sent then, and answers what was answered."""
-
-    def __init__(self, receiver: Receiver, certificates: Certificates, lines: Sequence[Line]) -> None:
-        super().__init__(receiver, certificates)
+    def __init__(self, scenario: Scenario, certificates: Certificates) -> None:
         self.failures: list[str] = []
-        self._lines = lines
-        self._resumed = threading.Event()
+        self._lines = scenario.lines
+        self._tls = certificates.server_context("127.0.0.1") if scenario.tls else None
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(PATIENCE)
+        self._listener.settimeout(SOON)
         self._connections: list[socket.socket] = []
         self._thread = threading.Thread(target=self._play, name="recorded", daemon=True)
+        self.port: int = self._listener.getsockname()[1]
 
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        port: int = self._listener.getsockname()[1]
-        return port
-
-    def ingested(self, count: int) -> list[Line]:
-        """The records that came out when it was recorded."""
-        del count
-        return [line for line in self._lines if line.what == "ingested"]
-
-    def resume(self) -> None:
-        """Go on behind the line that says so."""
-        self._resumed.set()
+    def ingested(self) -> list[Line]:
+        """The records that came out when it was recorded, sorted."""
+        return sorted(line for line in self._lines if line.what == "ingested")
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._thread.join(5)  # the client has done its part, and the rest takes no time
-        for each in (self._listener, *self._connections):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-        self._thread.join(PATIENCE)
+        self._thread.join(SOON)
         for each in (self._listener, *self._connections):
             each.close()
 
@@ -140,46 +64,36 @@ class Recorded(Peer):
 
     def _do(self, line: Line) -> None:
         if line.what == "connect":
-            self._connections.append(self._accepted(secure=not line.text))
+            connection, _ = self._listener.accept()
+            connection.settimeout(SOON)
+            if self._tls:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+            self._connections.append(connection)
         elif line.what == ">":
-            came = self._read(line.data)
-            assert came == line.data or unpacked(came) == unpacked(line.data), (
-                f"{came[:200].hex()} came where {line.data[:200].hex()} was expected"
+            data = self._read(line.data)
+            assert data == line.data or unpacked(data) == unpacked(line.data), (
+                f"{data[:200].hex()} came where {line.data[:200].hex()} was expected"
             )
         elif line.what == "<":
             self._connections[-1].sendall(line.data)
         elif line.what == "closed":
-            # The client may still be sending: what it sends then, and nobody reads, is a reset.
             self._connections[-1].close()
-        elif line.what == "hang up":
-            assert self._connections[-1].recv(1) == b"", "more came where the client hung up"
-        elif line.what == "resume":
-            assert self._resumed.wait(PATIENCE), "nobody resumed it"
-
-    def _accepted(self, *, secure: bool) -> socket.socket:
-        connection, _ = self._listener.accept()
-        connection.settimeout(PATIENCE)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self.receiver.tls and secure:
-            return self.certificates.of_a_receiver.wrap_socket(connection, server_side=True)
-        return connection
 
     def _read(self, expected: bytes) -> bytes:
-        """As many bytes as are expected, or the one message that is whole before."""
-        connection = self._connections[-1]
+        """As many bytes as expected, or one whole message: compressed bytes depend on the library."""
         data = bytearray()
-        whole = msgpack.Unpacker(raw=True, max_buffer_size=2 * len(expected) + 64)
-        while len(data) < len(expected) and (more := connection.recv(min(len(expected) - len(data), 1 << 20))):
+        message = msgpack.Unpacker(raw=True, max_buffer_size=2 * len(expected) + 64)
+        while len(data) < len(expected) and (more := self._connections[-1].recv(len(expected) - len(data))):
             data += more
             if b"compressed" in expected:
-                whole.feed(more)
-                if next(whole, None) is not None:
+                message.feed(more)
+                if next(message, None) is not None:
                     break
         return bytes(data)
 
 
 def unpacked(message: bytes) -> Any:
-    """A message with what was compressed in it: no two libraries compress to the same bytes."""
+    """A message with its entries decompressed."""
     try:
         tag, payload, options = msgpack.unpackb(message, raw=True)
         return tag, gzip.decompress(payload), options
@@ -187,8 +101,89 @@ def unpacked(message: bytes) -> Any:
         return message
 
 
-def in_order(lines: Iterable[Line]) -> list[Line]:
-    """The lines with the records behind all others, sorted: they come out in no certain order."""
-    lines = list(lines)
-    records = sorted((line for line in lines if line.what == "ingested"), key=lambda line: line.text)
-    return [*(line for line in lines if line.what != "ingested"), *records]
+class Simulated:
+    """A simulated receiver with the options of a real one."""
+
+    def __init__(self, scenario: Scenario, certificates: Certificates) -> None:
+        options = dict(scenario.receiver)
+        users = dict(each.split(" ", 1) for each in options.pop("security.users", ()))
+        if options.pop("empty_shared_key", False):
+            options["shared_key"] = ""
+        tls = certificates.server_context("127.0.0.1") if scenario.tls else None
+        self.receiver = SimulatedReceiver(users=users, tls=tls, **options)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self.receiver.port
+
+    def ingested(self) -> list[Line]:
+        """The records that it kept, sorted."""
+        return sorted(ingested(each.record["id"], each.tag, each.time_ns) for each in self.receiver.records)
+
+    def __enter__(self) -> Self:
+        self.receiver.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.receiver.stop()
+
+
+class Real:
+    """A real Fluent Bit with these options of in_forward; `welcome` are settings that it accepts."""
+
+    def __init__(
+        self,
+        directory: Path,
+        options: Mapping[str, Any],
+        welcome: Mapping[str, Any],
+        certificates: Certificates | None = None,
+    ) -> None:
+        self._out = directory / "out"
+        self._welcome = dict(welcome)
+        options = dict(options)
+        if certificates:
+            pair = certificates.issue("127.0.0.1")
+            files = {"tls.crt_file": str(pair.certificate), "tls.key_file": str(pair.key)}
+            options |= {"tls": True, "tls.verify": False, **files}
+            self._welcome["tls"] = TlsSettings(enabled=True, ca_file=certificates.ca_file)
+        printing = {"name": "file", "match": "*", "path": str(directory), "file": "out"}
+        self._bit = FluentBit.with_input(directory, options, service={"flush": 0.05}, output=printing)
+
+    @staticmethod
+    def version() -> str:
+        """The first line of `fluent-bit --version`."""
+        assert BINARY is not None
+        command = [BINARY, "--version"]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - given to the tests
+        return result.stdout.splitlines()[0]
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._bit.port
+
+    def ingested(self) -> list[Line]:
+        """The records that came out, sorted. A last record, sent now, shows that all before it are out."""
+        with contextlib.closing(sender_to(self.port, **self._welcome)) as sender:
+            sender.deliver(build_chunk(TAG, entry("last"), 1), NEVER)
+        wait_until(lambda: LAST_LINE in self._printed(), SOON)
+        return sorted(line for line in self._printed() if line != LAST_LINE)
+
+    def __enter__(self) -> Self:
+        self._bit.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._bit.stop(signal.SIGKILL)
+
+    def _printed(self) -> list[Line]:
+        return list(self._parsed()) if self._out.exists() else []
+
+    def _parsed(self) -> Iterator[Line]:
+        for line in self._out.read_text(encoding="utf-8", errors="replace").splitlines():
+            if match := _PRINTED.fullmatch(line):
+                yield ingested(match["id"], match["tag"], int(match["seconds"] + match["nanoseconds"]))
+
+
+Peer = Recorded | Simulated | Real

@@ -88,7 +88,7 @@ def test_tls_and_user_from_files(command: Command, api: SimulatedApi, tmp_path: 
         done = command("run", "--once", *settings)
         assert done.returncode == 0, done.stderr
         assert len(receiver.ids) == sum(receiver.ids.values()) > 100
-        assert receiver.poisoned == 0
+        assert receiver.refused == 0
 
 
 def test_a_secret_that_others_may_read_is_warned_about(

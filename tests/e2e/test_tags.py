@@ -45,4 +45,4 @@ def test_each_record_has_the_tag_of_its_event(command: Command) -> None:
             tags[each.tag] += 1
         assert {tag.split(".")[1] for tag in tags} == set(sources)
         assert len(tags) > 10
-        assert receiver.poisoned == 0
+        assert receiver.refused == 0

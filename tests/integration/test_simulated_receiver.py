@@ -1,10 +1,9 @@
-"""What the simulated forward receiver takes and refuses, spoken to over sockets."""
+"""What the simulated receiver accepts and refuses, and what it does in a pause or at a fault."""
 
 from __future__ import annotations
 
 import gzip
 import socket
-import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,223 +12,260 @@ from typing import Any
 
 import msgpack
 import pytest
-from support.receivers import END, START, TIME, TIME_NS, Peer, nested, packed, record
+from support.certificates import Certificates
+from support.receivers import TIME, TIME_NS, Peer, digest, packed, ping, record
 
 from in_jumpcloud.simulator.receiver import Received, SimulatedReceiver
 
-LIMIT = 20_000  # bytes of a message, for the receiver of these tests
+LIMIT = 20_000
+"""Bytes of a message, for the receiver of these tests."""
+A, B = (msgpack.packb([TIME, record(name)]) for name in "ab")
+USERS = {"alice": "pass: word"}
 
 
 @pytest.fixture
 def receiver() -> Iterator[SimulatedReceiver]:
-    """A receiver that is listening."""
+    """A receiver that listens."""
     with SimulatedReceiver(max_message_bytes=LIMIT) as receiver:
         yield receiver
 
 
 @pytest.fixture
 def peer(receiver: SimulatedReceiver) -> Iterator[Peer]:
-    """A client of that receiver."""
+    """A client of it."""
     with closing(Peer(receiver)) as peer:
         yield peer
 
 
-class TestModes:
-    """Every shape of a message arrives as the same records."""
+class TestMessages:
+    """What comes in."""
 
     @pytest.mark.parametrize(
-        ("message", "times"),
+        ("message", "names"),
         [
-            (["tag", TIME, record("a"), {"chunk": "c"}], [TIME_NS]),
-            (["tag", 1_767_225_600, record("a"), {"chunk": "c"}], [1_767_225_600 * 10**9]),
-            (["tag", [[TIME, record("a")], [7, record("b")]], {"chunk": "c"}], [TIME_NS, 7 * 10**9]),
-            (
-                ["tag", [[[TIME, {"meta": 1}], record("a")], [1.5, record("b")]], {"chunk": "c"}],
-                [TIME_NS, 1_500_000_000],
-            ),
-            (["tag", [], {"chunk": "c"}], []),
-            (packed("a", "b", chunk="c"), [TIME_NS, TIME_NS]),
-            (packed("a", "b", chunk="c", compressed="gzip", size=2), [TIME_NS, TIME_NS]),
-            (packed("a", chunk="c", compressed="text", fluent_signal=0), [TIME_NS]),
-            (["tag", msgpack.packb([[TIME, {}], record("a")]), {"chunk": "c"}], [TIME_NS]),
-            (["tag", gzip.compress(msgpack.packb([7, record("a")])), {"chunk": "c"}], [7 * 10**9]),
+            (["tag", A + B, {"chunk": "c", "size": 2}], "ab"),
+            (["tag", gzip.compress(A + B), {"chunk": "c", "size": 2, "compressed": "gzip"}], "ab"),
+            (["tag", [], {"chunk": "c", "size": 0}], ""),
         ],
     )
-    def test_a_message_is_taken_and_acknowledged(
-        self, receiver: SimulatedReceiver, peer: Peer, message: list[Any], times: list[int]
-    ) -> None:
-        """Records, times, ids and the answer."""
+    def test_accepted(self, receiver: SimulatedReceiver, peer: Peer, message: list[Any], names: str) -> None:
+        """A chunk, plain or compressed, and a probe are acknowledged, and every record is kept."""
         assert peer.exchange(message) == "c"
-        names = ["a", "b"][: len(times)]
-        expected = [Received(message[0], moment, record(name)) for moment, name in zip(times, names, strict=True)]
-        assert receiver.records == expected
+        assert receiver.records == [Received("tag", TIME_NS, record(name)) for name in names]
         assert receiver.ids == dict.fromkeys(names, 1)
-        assert (receiver.chunks, receiver.acked, receiver.messages, receiver.received) == (["c"], ["c"], 1, len(times))
-        assert (receiver.poisoned, receiver.refused) == (0, 0)
-
-    def test_a_payload_may_be_text(self, receiver: SimulatedReceiver, peer: Peer) -> None:
-        """Old clients pack it as str, gzip too."""
-        for payload in (msgpack.packb([TIME, record("a")]), gzip.compress(msgpack.packb([TIME, record("b")]))):
-            head = b"\x93\xa1t\xda" + struct.pack(">H", len(payload))
-            assert peer.exchange(head + payload + msgpack.packb({"chunk": "c"})) == "c"
-        assert receiver.ids == {"a": 1, "b": 1}
-
-    def test_without_a_chunk_there_is_no_answer(self, receiver: SimulatedReceiver, peer: Peer) -> None:
-        """Only the message that asks for one is acknowledged."""
-        peer.send(["tag", 1, record("a")])
-        peer.send(["tag", [[1, record("b")]]])
-        peer.send(packed("c")[:2])
-        assert peer.exchange(["tag", 1, record("d"), {"chunk": ""}]) == ""
-        assert set(receiver.ids) == {"a", "b", "c", "d"}
-        assert (receiver.chunks, receiver.messages) == ([""], 4)
-
-    def test_many_messages_in_a_row_are_answered_in_order(self, receiver: SimulatedReceiver, peer: Peer) -> None:
-        """Also when they come in pieces of any size."""
-        stream = b"".join(msgpack.packb(packed(f"id{n}", chunk=f"c{n}")) for n in range(50))
-        for offset in range(0, len(stream), 97):
-            peer.send(stream[offset : offset + 97])
-        answers = [peer.ack() for _ in range(50)]
-        assert answers == receiver.acked == [f"c{n}" for n in range(50)]
-        assert receiver.bytes == len(stream)
-
-    def test_records_are_handed_on_and_need_not_be_kept(self) -> None:
-        """The callback has them before the acknowledgement is sent."""
-        seen: list[Any] = []
-        with (
-            SimulatedReceiver(keep=False, on_records=lambda tag, entries: seen.append((tag, entries))) as receiver,
-            closing(Peer(receiver)) as peer,
-        ):
-            assert peer.exchange(packed("a", "a", chunk="c")) == "c"
-            assert seen == [("tag", [(TIME_NS, record("a"))] * 2)]
-        assert receiver.records == []
-        assert receiver.ids == {"a": 2}
-
-    @pytest.mark.parametrize(
-        ("entries", "size", "ids", "poisoned"),
-        [
-            ([[TIME, record("a")], [TIME, record("b")], [TIME, {"x": 1}]], 3, {"a": 1, "b": 1}, 0),
-            ([[TIME, record("a")], [TIME, record("b")]], 1, {"a": 1, "b": 1}, 0),
-            ([[TIME, record("a")], [TIME, record("b")]], 3, {"a": 1, "b": 1}, 0),
-            ([[TIME, record("a")], [7, record("b")]], 2, {"a": 1, "b": 1}, 0),
-            ([[TIME, record("a")], [[TIME, {}], record("b")]], 2, {"a": 1, "b": 1}, 0),
-            ([[TIME, record("a")], [TIME, {"event": {"id": 7}}]], 2, {"a": 1}, 0),
-            ([[TIME, record("a")], [-1, record("b")], [TIME, record("c")]], 3, {"a": 1}, 1),
-            ([[TIME, record("a")], [START, record("b")], [END, record("c")]], 3, {"a": 1}, 0),
-            ([[TIME, record("a")], [TIME, nested(64)], [TIME, record("c")]], 3, {"a": 1}, 1),
-            ([[TIME, record("a")], [TIME, nested(63) | {"event": {"id": "b"}}]], 2, {"a": 1, "b": 1}, 0),
-            ([[TIME, record("a")], [TIME, "no map"]], 2, {"a": 1}, 1),
-            ([[TIME, record("a")], [TIME, record("b"), 3]], 2, {"a": 1}, 1),
-        ],
-    )
-    def test_counting_alone_sees_what_keeping_sees(
-        self, entries: list[Any], size: int, ids: dict[str, int], poisoned: int
-    ) -> None:
-        """The shorter way without records comes to the same counts, whatever the payload holds."""
-        message = ["tag", b"".join(map(msgpack.packb, entries)), {"chunk": "c", "size": size}]
-        counts = []
-        for keep in (True, False):
-            with SimulatedReceiver(keep=keep) as receiver, closing(Peer(receiver)) as peer:
-                assert peer.exchange(message) == "c"
-                counts.append((dict(receiver.ids), receiver.received, receiver.poisoned))
-        assert counts[0] == counts[1]
-        assert (counts[0][0], counts[0][2]) == (ids, poisoned)
-
-    def test_records_without_an_id_are_counted(self, receiver: SimulatedReceiver, peer: Peer) -> None:
-        """They are received, though they have no place in `ids`."""
-        records: list[dict[str, Any]] = [{}, {"event": 1}, {"event": {"id": 7}}, record("a")]
-        assert peer.exchange(["tag", [[1, each] for each in records], {"chunk": "c"}]) == "c"
-        assert (receiver.received, receiver.ids) == (4, {"a": 1})
-
-    @pytest.mark.parametrize("family", ["ipv6", "unix"])
-    def test_other_addresses(self, family: str) -> None:
-        """IPv6 and a unix socket, whose stale file is replaced and removed at the end."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "forward.sock")
-            with socket.socket(socket.AF_UNIX) as stale:
-                stale.bind(str(path))
-            options: dict[str, Any] = {"host": "::1"} if family == "ipv6" else {"unix_path": str(path)}
-            with SimulatedReceiver(**options) as receiver, closing(Peer(receiver)) as peer:
-                assert peer.exchange(packed("a", chunk="c")) == "c"
-            assert path.exists() == (family == "ipv6")
-
-    def test_only_loopback_by_default(self) -> None:
-        """A public address has to be asked for."""
-        with pytest.raises(ValueError, match="loopback"):
-            SimulatedReceiver(host="0.0.0.0")  # noqa: S104
-        SimulatedReceiver(host="0.0.0.0", allow_remote=True)  # noqa: S104
-
-
-class TestRefusals:
-    """What Fluent Bit closes the connection for, and what it loses."""
+        assert (receiver.chunks, receiver.acked, receiver.messages) == (["c"], ["c"], 1)
+        assert (receiver.received, receiver.refused) == (len(names), 0)
 
     @pytest.mark.parametrize(
         "message",
         [
             None,
-            {"tag": 1},
             b'{"json": 1}',
             b"\xc1",
-            [b"tag", 1, record("a"), {"chunk": "c"}],
-            ["tag"],
-            ["tag", 1],
-            ["tag", 1, "no map", {"chunk": "c"}],
-            ["tag", 1.5, record("a"), {"chunk": "c"}],
-            ["tag", -1, record("a"), {"chunk": "c"}],
-            ["tag", 2**40, record("a"), {"chunk": "c"}],
-            ["tag", [TIME, {}], record("a"), {"chunk": "c"}],
-            ["tag", msgpack.Timestamp(1), record("a"), {"chunk": "c"}],
-            ["tag", 1, record("a"), {"chunk": b"c"}],
-            ["tag", 1, record("a"), "no map"],
-            ["tag", [[-1, record("a")]], {"chunk": "c"}],
-            [*packed("a")[:2], None],
-            [*packed("a")[:2], {"chunk": b"c"}],
-            [*packed("a")[:2], {"chunk": "c", 1: 2}],
-            packed("a", chunk="c", fluent_signal=3),
-            packed(chunk="c"),
-            ["tag", gzip.compress(bytes(LIMIT + 1), mtime=0), {"chunk": "c", "compressed": "gzip"}],
+            ["tag", TIME, record("a"), {"chunk": "c"}],
+            ["tag", [[TIME, record("a")]], {"chunk": "c", "size": 1}],
+            ["tag", [], {"chunk": "c", "size": 1}],
+            ["", A, {"chunk": "c", "size": 1}],
+            [b"tag", A, {"chunk": "c", "size": 1}],
+            ["tag", A, {"chunk": b"c", "size": 1}],
+            ["tag", A, {"chunk": "c"}],
+            ["tag", A, {"chunk": "c", "size": 2}],
+            ["tag", A, {"chunk": "c", "size": 1, "more": 1}],
+            ["tag", b"", {"chunk": "c", "size": 0}],
+            ["tag", A + b"\x01", {"chunk": "c", "size": 1}],
+            ["tag", A[:-1], {"chunk": "c", "size": 1}],
+            ["tag", msgpack.packb([1, record("a")]), {"chunk": "c", "size": 1}],
+            ["tag", msgpack.packb([[TIME, {}], record("a")]), {"chunk": "c", "size": 1}],
+            ["tag", msgpack.packb([msgpack.ExtType(0, b"\xff" * 8), record("a")]), {"chunk": "c", "size": 1}],
+            ["tag", msgpack.packb([TIME, "no map"]), {"chunk": "c", "size": 1}],
+            ["tag", msgpack.packb([TIME, record("a"), 1]), {"chunk": "c", "size": 1}],
+            ["tag", A.replace(b"\xc3", b"\xff"), {"chunk": "c", "size": 1}],
+            ["tag", A, {"chunk": "c", "size": 1, "compressed": "gzip"}],
+            ["tag", gzip.compress(A)[:-1], {"chunk": "c", "size": 1, "compressed": "gzip"}],
+            ["tag", gzip.compress(A) + gzip.compress(B), {"chunk": "c", "size": 2, "compressed": "gzip"}],
+            ["tag", gzip.compress(bytes(LIMIT + 1)), {"chunk": "c", "size": 1, "compressed": "gzip"}],
+            ["tag", A, {"chunk": "c", "size": 1, "compressed": "zstd"}],
         ],
         ids=repr,
     )
-    def test_it_closes_without_an_answer(self, receiver: SimulatedReceiver, peer: Peer, message: object) -> None:
-        """Nothing of the message is taken, and another connection is served."""
+    def test_refused(self, receiver: SimulatedReceiver, peer: Peer, message: object) -> None:
+        """Whatever the plugin does not send closes the connection without an ack, and nothing of it is kept."""
         assert peer.exchange(message) is None
         assert receiver.wait_until(lambda: receiver.refused == 1, 10)
         assert (receiver.records, receiver.messages, receiver.acked) == ([], 0, [])
-        with closing(Peer(receiver)) as other:
-            assert other.exchange(packed("b", chunk="d")) == "d"
 
-    def test_nil_options_are_none(self, peer: Peer) -> None:
-        """Message and Forward mode tolerate them."""
-        peer.send(["tag", 1, record("a"), None])
-        peer.send(["tag", [[1, record("b")]], None])
-        assert peer.exchange(packed("c", chunk="c")) == "c"
+    def test_limit(self, receiver: SimulatedReceiver) -> None:
+        """A message of the limit's size is accepted; one byte more is refused, before it is complete."""
+        around = len(msgpack.packb(packed("a", chunk="c")))
 
-    def test_the_limit_is_exact(self, receiver: SimulatedReceiver) -> None:
-        """A message of the limit's size is taken; one byte more is refused, before it is complete."""
-        head = len(msgpack.packb(["tag", 1, {"x": bytes(LIMIT - 100)}, {"chunk": "c"}])) - (LIMIT - 100)
+        def message(size: int) -> bytes:
+            text = "x" * (size - around - 9)  # 9 bytes: the key, longer headers for the text and for the payload
+            payload = msgpack.packb([TIME, record("a") | {"x": text}])
+            built: bytes = msgpack.packb(["tag", payload, {"chunk": "c", "size": 1}])
+            return built
+
+        correction = LIMIT - len(message(LIMIT))
         with closing(Peer(receiver)) as peer:
-            assert peer.exchange(["tag", 1, {"x": bytes(LIMIT - head)}, {"chunk": "c"}]) == "c"
-            assert peer.exchange(["tag", 1, {"x": bytes(LIMIT - head + 1)}, {"chunk": "c"}]) is None
+            assert peer.exchange(message(LIMIT + correction)) == "c"
+            assert peer.exchange(message(LIMIT + correction + 1)) is None
         with closing(Peer(receiver)) as peer:
-            assert peer.exchange(msgpack.packb(["tag", 1, {"x": bytes(9 * LIMIT)}])[: LIMIT + 1]) is None
+            assert peer.exchange(message(9 * LIMIT)[: LIMIT + 1]) is None
         assert receiver.wait_until(lambda: receiver.refused == 2, 10)
 
-    @pytest.mark.parametrize(
-        "payload",
-        [
-            msgpack.packb([TIME, record("a")]) + b"\x01",
-            msgpack.packb([TIME, record("a")]) + msgpack.packb([-1, record("b")]) + msgpack.packb([1, record("c")]),
-            msgpack.packb([TIME, record("a")]) + msgpack.packb([TIME, record("b")])[:-1],
-            msgpack.packb([TIME, record("a")]) + b"\xc1",
-            gzip.compress(msgpack.packb([TIME, record("a")]))[:-20],
-        ],
-    )
-    def test_a_bad_entry_is_acknowledged_and_lost(
-        self, receiver: SimulatedReceiver, peer: Peer, payload: bytes
-    ) -> None:
-        """As with Fluent Bit: what is before it arrives, the rest is gone, and `poisoned` says so."""
-        assert peer.exchange(["tag", payload, {"chunk": "c"}]) == "c"
-        assert receiver.poisoned == 1
-        assert "b" not in receiver.ids
-        assert "c" not in receiver.ids
-        assert payload[:2] == b"\x1f\x8b" or receiver.ids == {"a": 1}
+    def test_records_are_passed_on(self) -> None:
+        """`on_records` gets them before the ack is sent; without `keep` only ids are kept."""
+        calls: list[Any] = []
+        with (
+            SimulatedReceiver(keep=False, on_records=lambda tag, entries: calls.append((tag, entries))) as receiver,
+            closing(Peer(receiver)) as peer,
+        ):
+            assert peer.exchange(packed("a", "a", chunk="c")) == "c"
+            assert calls == [("tag", [(TIME_NS, record("a"))] * 2)]
+        assert (receiver.records, receiver.ids) == ([], {"a": 2})
+
+    def test_addresses(self) -> None:
+        """IPv6 and a unix socket work; an address that is not loopback must be permitted."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "forward.sock")
+            with socket.socket(socket.AF_UNIX) as stale:
+                stale.bind(str(path))
+            options: list[dict[str, Any]] = [{"host": "::1"}, {"unix_path": str(path)}]
+            for each in options:
+                with SimulatedReceiver(**each) as receiver, closing(Peer(receiver)) as peer:
+                    assert peer.exchange(packed("a", chunk="c")) == "c"
+            assert not path.exists()
+        with pytest.raises(ValueError, match="loopback"):
+            SimulatedReceiver(host="0.0.0.0")  # noqa: S104
+        SimulatedReceiver(host="0.0.0.0", allow_remote=True)  # noqa: S104
+
+
+class TestHandshake:
+    """Shared key and users."""
+
+    def test_accepted(self) -> None:
+        """HELO has two strings of 16 random bytes; PONG proves the key; then messages are accepted."""
+        with (
+            SimulatedReceiver(shared_key="s3crét", users=USERS, self_hostname="it") as receiver,
+            closing(Peer(receiver)) as peer,
+        ):
+            helo = peer.answer()
+            assert (helo[0], list(helo[1])) == ("HELO", ["nonce", "auth"])
+            assert {len(each.encode("utf-8", "surrogateescape")) for each in helo[1].values()} == {16}
+            peer.send(ping(helo, "s3crét", "alice", USERS["alice"]))
+            assert peer.answer() == ["PONG", True, "", "it", digest("0123", "it", helo[1]["nonce"], "s3crét")]
+            assert peer.exchange(packed("a", chunk="c")) == "c"
+
+    def test_denied(self) -> None:
+        """A wrong user gets a PONG with the reason; anything else that is wrong ends the connection."""
+        with SimulatedReceiver(shared_key="", users=USERS) as receiver:
+            pings: list[Any] = [
+                lambda helo: ping(helo, "wrong", "alice", USERS["alice"]),
+                lambda helo: ping(helo, "", "alice", USERS["alice"])[:5],
+                lambda helo: ["PANG", *ping(helo, "", "alice", USERS["alice"])[1:]],
+                lambda helo: msgpack.packb(ping(helo, "", "alice", USERS["alice"]))[:50],
+                lambda _: packed("a", chunk="c"),
+            ]
+            for number, made in enumerate(pings, 1):
+                with closing(Peer(receiver)) as peer:
+                    peer.send(made(peer.answer()))
+                    assert peer.answer() is None, number
+            for user in (("alice", "no"), ("eve", "no"), ("", None)):
+                with closing(Peer(receiver)) as peer:
+                    peer.send(ping(peer.answer(), "", *user))
+                    assert peer.answer() == ["PONG", False, "username/password mismatch", "", ""]
+                    assert peer.answer() is None
+            assert receiver.wait_until(lambda: receiver.denied == len(pings) + 3, 10)
+            assert (receiver.refused, receiver.bytes) == (0, 0)
+        with pytest.raises(ValueError, match="shared_key"):
+            SimulatedReceiver(users=USERS)
+
+    def test_without_tls_at_a_tls_port(self, certificates: Certificates) -> None:
+        """It counts as refused, and the next client is served."""
+        context = certificates.server_context()
+        with SimulatedReceiver(tls=context) as receiver, closing(Peer(receiver)) as peer:
+            peer.send(b"no TLS at all" * 10)
+            assert receiver.wait_until(lambda: receiver.refused == 1, 10)
+
+
+class TestPause:
+    """Pause, stop and start."""
+
+    def test_pause(self, receiver: SimulatedReceiver, peer: Peer) -> None:
+        """Connections are closed; new ones wait until it resumes, and are read then even if their sender has gone."""
+        assert peer.exchange(packed("a", chunk="a")) == "a"
+        receiver.pause()
+        assert peer.answer() is None
+        with closing(Peer(receiver)) as waiting:
+            waiting.send(packed("b", chunk="b"))
+            with closing(Peer(receiver)) as gone:
+                gone.send(packed("c", chunk="c"))
+            assert not receiver.wait_for(2, 0.2)
+            receiver.resume()
+            assert waiting.answer() == {"ack": "b"}
+            assert receiver.wait_for(3, 10)
+
+    def test_stop(self, receiver: SimulatedReceiver, peer: Peer) -> None:
+        """Stopped, also in a pause, it refuses connections; then it listens at the same address and counts on."""
+        assert peer.exchange(packed("a", chunk="a")) == "a"
+        address = receiver.address
+        receiver.pause()
+        receiver.stop()
+        assert peer.answer() is None
+        with pytest.raises(ConnectionRefusedError):
+            Peer(receiver)
+        receiver.start()
+        assert receiver.address == address
+        with closing(Peer(receiver)) as other:
+            assert other.exchange(packed("b", chunk="b")) == "b"
+        assert (receiver.connections, set(receiver.ids)) == (2, {"a", "b"})
+
+
+class TestFaults:
+    """The script of faults."""
+
+    def test_in_order(self, receiver: SimulatedReceiver) -> None:
+        """Each fault is used once, in the order of the calls; messages are taken nevertheless."""
+        receiver.faults.drop_ack(2)
+        receiver.faults.wrong_ack()
+        receiver.faults.close_after_ack()
+        receiver.faults.reset_before_ack()
+        with closing(Peer(receiver)) as peer:
+            for name in "abcd":
+                peer.send(packed(name, chunk=name))
+            assert [peer.answer() for _ in range(3)] == [{"ack": "not-c"}, {"ack": "d"}, None]
+        with closing(Peer(receiver)) as peer:
+            assert peer.exchange(packed("e", chunk="e")) is None
+        assert (receiver.chunks, receiver.acked) == (list("abcde"), ["d"])
+        assert receiver.faults.given == {"drop_ack": 2, "wrong_ack": 1, "close_after_ack": 1, "reset_before_ack": 1}
+
+    def test_reset_after_bytes(self, receiver: SimulatedReceiver, peer: Peer) -> None:
+        """A message that is complete by then is acknowledged, the next one is not taken."""
+        first, second = (msgpack.packb(packed(name, chunk=name)) for name in "ab")
+        receiver.faults.reset_after_bytes(len(first) + 10)
+        assert peer.exchange(first) == "a"
+        assert peer.exchange(second) is None
+        assert (receiver.ids, receiver.bytes) == ({"a": 1}, len(first) + 10)
+
+    def test_stall(self, receiver: SimulatedReceiver, peer: Peer) -> None:
+        """The ack comes late, or never if the receiver stops before."""
+        receiver.faults.stall(0.05)
+        receiver.faults.stall(600)
+        assert peer.exchange(packed("a", chunk="a")) == "a"
+        peer.send(packed("b", chunk="b"))
+        assert receiver.wait_for(2, 10)
+        receiver.stop()
+        assert peer.answer() is None
+        assert receiver.acked == ["a"]
+
+    def test_until_cleared(self, receiver: SimulatedReceiver) -> None:
+        """`refuse_above` and `split_acks` last until `clear`, which cancels the script too."""
+        large = packed(*"abcdefgh", chunk="large")
+        receiver.faults.refuse_above(len(msgpack.packb(large)) - 1)
+        receiver.faults.split_acks()
+        with closing(Peer(receiver)) as peer:
+            assert peer.exchange(packed("a", chunk="small")) == "small"
+            assert peer.exchange(large) is None
+        receiver.faults.drop_ack(5)
+        receiver.faults.clear()
+        with closing(Peer(receiver)) as peer:
+            assert peer.exchange(large) == "large"

@@ -1,15 +1,11 @@
-"""What the tests of the simulated receiver share: a client of it, and messages."""
+"""A client of a receiver, for tests that send their own bytes."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import socket
 import ssl
 import struct
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgpack
@@ -18,22 +14,11 @@ from in_jumpcloud.simulator.receiver import SimulatedReceiver
 
 TIME = msgpack.ExtType(0, struct.pack(">II", 1_767_225_600, 123_456_789))
 TIME_NS = 1_767_225_600_123_456_789
-START, END = (msgpack.ExtType(0, struct.pack(">II", seconds, 0)) for seconds in (0xFFFFFFFF, 0xFFFFFFFE))
-
-
 Address = tuple[str, int] | str
 
 
-@dataclass(frozen=True)
-class Target:
-    """A receiver, simulated or real: where it listens, and how often each event.id came out of it so far."""
-
-    address: Address
-    ids: Callable[[], Counter[str]]
-
-
 class Peer:
-    """A client of a receiver, which is given as such or by its address."""
+    """A connection to a receiver, which is given as such or by its address."""
 
     def __init__(self, receiver: SimulatedReceiver | Address, *, tls: ssl.SSLContext | None = None) -> None:
         address = receiver.address if isinstance(receiver, SimulatedReceiver) else receiver
@@ -49,8 +34,7 @@ class Peer:
             except OSError:
                 self.socket.close()
                 raise
-        self.answers = msgpack.Unpacker(unicode_errors="surrogateescape")
-        self.reads = 0  # pieces that answers came in
+        self._answers = msgpack.Unpacker(unicode_errors="surrogateescape")
 
     def close(self) -> None:
         """Hang up."""
@@ -61,9 +45,9 @@ class Peer:
         self.socket.sendall(message if isinstance(message, bytes) else msgpack.packb(message))
 
     def answer(self) -> Any:
-        """The next object that comes; None when the connection ends without one."""
+        """The next object that comes; None if the connection ends without one."""
         while True:
-            for answer in self.answers:
+            for answer in self._answers:
                 return answer
             try:
                 data = self.socket.recv(4096)
@@ -71,23 +55,18 @@ class Peer:
                 return None
             if not data:
                 return None
-            self.reads += 1
-            self.answers.feed(data)
+            self._answers.feed(data)
 
-    def ack(self) -> Any:
-        """The chunk of the next answer; None when the connection ends without one."""
+    def exchange(self, message: object) -> Any:
+        """Send, and return the chunk of the ack; None if the connection ends without one."""
+        self.send(message)
         answer = self.answer()
         assert answer is None or list(answer) == ["ack"]
         return None if answer is None else answer["ack"]
 
-    def exchange(self, message: object) -> Any:
-        """Send, and wait for the answer."""
-        self.send(message)
-        return self.ack()
-
 
 def digest(*parts: bytes | str) -> str:
-    """The digest of the handshake; strings hold the bytes of the HELO."""
+    """A digest of the handshake; strings may hold the bytes of a HELO."""
     data = b"".join(each if isinstance(each, bytes) else each.encode("utf-8", "surrogateescape") for each in parts)
     return hashlib.sha512(data).hexdigest()
 
@@ -104,19 +83,7 @@ def record(name: str) -> dict[str, Any]:
     return {"event": {"id": name}, "n": 1, "text": "ä"}
 
 
-def packed(*names: str, chunk: str | None = None, **options: Any) -> list[Any]:
-    """A PackedForward message."""
+def packed(*names: str, chunk: str) -> list[Any]:
+    """A PackedForward message of records with these ids."""
     payload = b"".join(msgpack.packb([TIME, record(name)]) for name in names)
-    if chunk is not None:
-        options["chunk"] = chunk
-    if options.get("compressed") == "gzip":
-        payload = gzip.compress(payload)
-    return ["tag", payload, options]
-
-
-def nested(depth: int, name: str = "nested") -> dict[str, Any]:
-    """A record of so many maps within each other, at least two, with an id."""
-    inner: dict[str, Any] = {"x": 1}
-    for _ in range(depth - 1):
-        inner = {"x": inner}
-    return inner | {"event": {"id": name}}
+    return ["tag", payload, {"chunk": chunk, "size": len(names)}]

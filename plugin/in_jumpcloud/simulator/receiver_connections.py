@@ -1,129 +1,114 @@
-"""How connections come to the simulated receiver: listening, accepting, TLS, a thread each, pauses, the end."""
+"""The connections of the simulated receiver: listen, accept, TLS, a thread for each, pause, stop."""
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
 import logging
-import selectors
+import select
 import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Self
 
 _log = logging.getLogger(__name__)
 
-BACKLOG = 128
+_BACKLOG = 128
+_TLS_SECONDS = 10
+_POLL_SECONDS = 0.02
+_JOIN_SECONDS = 5
 
 
-class Connections:
-    """The connections at one address that stays the same; each is given to `serve`, in a thread of its own.
+class Listener(ABC):
+    """Listens from `start` to `stop`, or as a context manager, and runs `_serve` in a thread for each connection.
 
-    `changed` guards everything that more than one thread sees, here and at the receiver, and tells of its changes.
+    `_changed` guards all that more than one thread uses, and is notified of every change.
     """
 
     def __init__(
-        self,
-        serve: Callable[[socket.socket], None],
-        changed: threading.Condition,
-        *,
-        host: str,
-        port: int,
-        unix_path: str | None,
-        allow_remote: bool,
-        tls: ssl.SSLContext | None,
-        accept_timeout: float,
+        self, host: str, port: int, unix_path: str | None, *, allow_remote: bool, tls: ssl.SSLContext | None
     ) -> None:
         if unix_path is None and not (allow_remote or ipaddress.ip_address(host).is_loopback):
             raise ValueError(f"{host} is not a loopback address")
         self.host = host
-        self.port = port
+        self.port = port  # 0 until the first start
         self.unix_path = unix_path
-        self.accepted = 0
-        self.insecure = 0  # accepted, but TLS did not come about
-        self.paused = False
-        self._serve = serve
-        self._changed = changed
+        self.connections = 0  # accepted
+        self.refused = 0  # closed for a message that is refused, or because TLS failed
         self._tls = tls
-        self._accept_timeout = accept_timeout
+        self._changed = threading.Condition()
+        self._paused = False
         self._stopping = False
         self._listener: socket.socket | None = None
-        self._waker: socket.socket | None = None
         self._acceptor: threading.Thread | None = None
-        self._live: set[socket.socket] = set()  # connections whose messages still count
+        self._live: set[socket.socket] = set()  # connections whose messages count: closed by no pause or stop
         self._threads: dict[socket.socket, threading.Thread] = {}
 
-    def start(self) -> None:
-        """Listen, and serve in the background.
+    @abstractmethod
+    def _serve(self, connection: socket.socket) -> None:
+        """Read from a connection, and answer, until it ends."""
+
+    @property
+    def address(self) -> tuple[str, int] | str:
+        """Host and port, or the path of the unix socket."""
+        return self.unix_path if self.unix_path is not None else (self.host, self.port)
+
+    def start(self) -> Self:
+        """Listen, and serve in the background, at the same address each time.
 
         Raises:
-            OSError: the address cannot be listened at
+            OSError: it cannot listen at the address.
         """
         if self._listener is None:
-            self.paused = self._stopping = False
+            self._paused = self._stopping = False
             self._listener = self._listen()
-            self._waker, woken = socket.socketpair()
-            arguments = (self._listener, woken)
-            self._acceptor = threading.Thread(target=self._accept, args=arguments, name="receiver", daemon=True)
+            self._acceptor = threading.Thread(target=self._accept, args=(self._listener,), name="receiver", daemon=True)
             self._acceptor.start()
+        return self
 
     def stop(self) -> None:
-        """Close the listener and every connection; a later `start` listens at the same address again."""
-        if self._listener is None or self._waker is None or self._acceptor is None:
+        """Close the listener and every connection."""
+        if self._listener is None or self._acceptor is None:
             return
         with self._changed:
             self._stopping = True
-            # The acceptor may be waiting for TLS on a connection that has no thread yet.
-            _shut(self._live - self._threads.keys())
             self._changed.notify_all()
-        self._waker.close()
         self._acceptor.join()
         self._listener.close()
-        self._listener = self._waker = self._acceptor = None
+        self._listener = self._acceptor = None
         if self.unix_path is not None:
             Path(self.unix_path).unlink(missing_ok=True)
-        self.close_all()
+        self._close_all()
 
     def pause(self) -> None:
-        """Close every connection; new ones succeed, but wait in the backlog."""
+        """Behave like a paused Fluent Bit: close every connection; connecting still works, but nothing is read."""
         with self._changed:
-            self.paused = True
-        self.close_all()
+            self._paused = True
+        self._close_all()
 
     def resume(self) -> None:
-        """Accept again, first what waits in the backlog, even where its sender has gone."""
+        """Serve again, first the connections that wait in the backlog, even if their sender has closed them."""
         with self._changed:
-            self.paused = False
+            self._paused = False
             self._changed.notify_all()
 
-    def close_all(self) -> None:
-        """End every connection and wait, at most 5 s, for all threads but the caller's."""
-        with self._changed:
-            _shut(self._live)
-            self._live.clear()
-            self._changed.notify_all()
-            mine = threading.current_thread()
-            self._changed.wait_for(lambda: all(thread is mine for thread in self._threads.values()), timeout=5)
+    def __enter__(self) -> Self:
+        return self.start()
 
-    def is_live(self, connection: socket.socket) -> bool:
-        """Whether its messages still count; not after a pause or the end."""
-        return connection in self._live
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
 
-    def require_live(self, connection: socket.socket) -> None:
-        """Go on only with a connection that still counts.
-
-        Raises:
-            ConnectionAbortedError: it was closed by a pause or the end
-        """
+    def _require_live(self, connection: socket.socket) -> None:
         if connection not in self._live:
-            raise ConnectionAbortedError("closed by a pause or the end")
+            raise ConnectionAbortedError("closed by a pause or a stop")
 
     def _listen(self) -> socket.socket:
         if self.unix_path is None:
             family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-            listener = socket.create_server((self.host, self.port), family=family, backlog=BACKLOG)
+            listener = socket.create_server((self.host, self.port), family=family, backlog=_BACKLOG)
             self.port = listener.getsockname()[1]
         else:
             path = Path(self.unix_path)
@@ -132,100 +117,86 @@ class Connections:
             listener = socket.socket(socket.AF_UNIX)
             try:
                 listener.bind(self.unix_path)
-                listener.listen(BACKLOG)
+                listener.listen(_BACKLOG)
             except OSError:
                 listener.close()
                 raise
         listener.setblocking(False)
         return listener
 
-    def _accept(self, listener: socket.socket, woken: socket.socket) -> None:
-        with woken, selectors.DefaultSelector() as selector:
-            selector.register(listener, selectors.EVENT_READ)
-            selector.register(woken, selectors.EVENT_READ)
-            while True:
-                selector.select()
-                with self._changed:
-                    self._changed.wait_for(lambda: self._stopping or not self.paused)
-                    if self._stopping:
-                        return
-                    try:
-                        connection = self._welcome(listener.accept()[0])
-                    except (BlockingIOError, ConnectionError):
-                        continue  # the peer has gone, or a pause was the reason to be here
-                if isinstance(connection, ssl.SSLSocket):
-                    self._secure(connection)
-                with self._changed:
-                    self._admit(connection)
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            select.select([listener], [], [], _POLL_SECONDS)
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or not self._paused)
+                if self._stopping:
+                    return
+                with contextlib.suppress(BlockingIOError, ConnectionError):
+                    self._begin(listener.accept()[0])
 
-    def _welcome(self, connection: socket.socket) -> socket.socket:
-        """The connection as messages come over it."""
-        self.accepted += 1
-        self._changed.notify_all()
+    def _begin(self, connection: socket.socket) -> None:
+        self.connections += 1
         connection.setblocking(True)
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._tls is not None:
             try:
-                connection.getpeername()  # a socket whose peer has gone would get lost in `wrap_socket`
+                connection.getpeername()  # wrap_socket leaks a socket whose peer has gone
                 connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
             except OSError as error:
                 connection.close()
-                self.insecure += 1
-                raise ConnectionAbortedError("gone before TLS") from error
-        self._live.add(connection)
-        return connection
-
-    def _secure(self, connection: ssl.SSLSocket) -> None:
-        """Hold the TLS handshake: as with a Fluent Bit of one worker, nobody else is accepted meanwhile."""
-        try:
-            connection.settimeout(self._accept_timeout)
-            connection.do_handshake()
-            connection.settimeout(None)
-        except (OSError, ValueError) as error:
-            _log.debug("no TLS: %s", error)
-            with self._changed:
-                self.insecure += 1
-                self._live.discard(connection)
-                self._changed.notify_all()
-
-    def _admit(self, connection: socket.socket) -> None:
-        if connection not in self._live:
-            connection.close()
-            return
+                self.refused += 1
+                raise ConnectionAbortedError("closed before TLS") from error
         thread = threading.Thread(target=self._run, args=(connection,), name="receiver-connection", daemon=True)
+        self._live.add(connection)
         self._threads[connection] = thread
+        self._changed.notify_all()
         thread.start()
 
     def _run(self, connection: socket.socket) -> None:
         try:
-            self._serve(connection)
+            if not isinstance(connection, ssl.SSLSocket) or self._secure(connection):
+                self._serve(connection)
         finally:
             if isinstance(connection, ssl.SSLSocket):
-                _say_goodbye(connection)
+                _send_close_notify(connection)
             with self._changed:
                 connection.close()
                 self._live.discard(connection)
                 del self._threads[connection]
                 self._changed.notify_all()
 
+    def _secure(self, connection: ssl.SSLSocket) -> bool:
+        try:
+            connection.settimeout(_TLS_SECONDS)
+            connection.do_handshake()
+            connection.settimeout(None)
+        except (OSError, ValueError) as error:
+            _log.debug("no TLS: %s", error)
+            with self._changed:
+                self.refused += 1
+            return False
+        return True
+
+    def _close_all(self) -> None:
+        with self._changed:
+            for connection in self._live:
+                with contextlib.suppress(OSError):
+                    # SSLSocket.shutdown would remove TLS while the other thread reads from it.
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
+            self._live.clear()
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._threads, timeout=_JOIN_SECONDS)
+
 
 def reset(connection: socket.socket) -> None:
-    """Close with a reset (on TCP) rather than an orderly end."""
+    """Close the connection with a reset instead of an orderly end (TCP only)."""
     if connection.family != socket.AF_UNIX:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
 
-def _shut(connections: set[socket.socket]) -> None:
-    for connection in connections:
-        with contextlib.suppress(OSError):
-            # An SSLSocket's own shutdown would take TLS away under the thread that reads from it.
-            socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
-
-def _say_goodbye(connection: ssl.SSLSocket) -> None:
-    """Send the end of TLS, and do not wait for the other side's."""
+def _send_close_notify(connection: ssl.SSLSocket) -> None:
     with contextlib.suppress(OSError, ValueError):
         connection.setblocking(False)
         connection.unwrap()

@@ -1,4 +1,4 @@
-"""What goes wrong at the simulated receiver, on demand."""
+"""A script of faults for the simulated receiver."""
 
 from __future__ import annotations
 
@@ -10,64 +10,59 @@ Step = Literal["drop_ack", "wrong_ack", "reset_before_ack", "stall", "close_afte
 
 
 class ReceiverFaults:
-    """A script of faults. Each counts for one message that asks for an acknowledgement, in the order of the calls."""
+    """The faults to come, in the order of the calls; each is used for one message. `given` counts those done."""
 
     def __init__(self) -> None:
         self.given: Counter[str] = Counter()
-        self.most_bytes: int | None = None
-        self.pieces = False
-        self.together = 1
+        self.max_bytes: int | None = None
+        self.splits_acks = False
         self._script: deque[tuple[Step, float]] = deque()
         self._lock = threading.Lock()
 
     def drop_ack(self, count: int = 1) -> None:
-        """Take the next messages and do not answer."""
-        self._plan("drop_ack", count)
+        """Take the next `count` messages and send no ack."""
+        self._add("drop_ack", count)
 
     def wrong_ack(self, count: int = 1) -> None:
-        """Take the next messages and acknowledge a chunk that nobody sent."""
-        self._plan("wrong_ack", count)
+        """Take the next `count` messages and acknowledge a chunk that was never sent."""
+        self._add("wrong_ack", count)
 
     def reset_before_ack(self, count: int = 1) -> None:
-        """Take the next messages and reset the connection instead of answering."""
-        self._plan("reset_before_ack", count)
+        """Take the next `count` messages and reset the connection instead of sending the ack."""
+        self._add("reset_before_ack", count)
 
     def close_after_ack(self, count: int = 1) -> None:
-        """Acknowledge the next messages, then close the connection."""
-        self._plan("close_after_ack", count)
+        """Acknowledge the next `count` messages, then close the connection."""
+        self._add("close_after_ack", count)
 
     def stall(self, seconds: float) -> None:
-        """Take the next message and acknowledge it so much later, reading nothing more on its connection meanwhile."""
-        self._plan("stall", 1, seconds)
+        """Take the next message and send its ack `seconds` later; read nothing more on its connection until then."""
+        self._add("stall", 1, seconds)
 
     def reset_after_bytes(self, count: int) -> None:
-        """Reset the connection on which so many bytes (at least 1) have been read since this came to the head."""
-        self._plan("reset_after_bytes", 1, count)
+        """Reset the connection after `count` bytes (at least 1), counted from when this is the next fault."""
+        self._add("reset_after_bytes", 1, count)
 
-    def refuse_above(self, most_bytes: int | None) -> None:
-        """From now on close the connection at a message of more bytes, without taking it; None ends that."""
-        self.most_bytes = most_bytes
+    def refuse_above(self, max_bytes: int | None) -> None:
+        """From now on refuse every message of more than `max_bytes` bytes; None ends that."""
+        self.max_bytes = max_bytes
 
     def split_acks(self, on: bool = True) -> None:
-        """From now on send every acknowledgement byte by byte."""
-        self.pieces = on
-
-    def coalesce_acks(self, count: int) -> None:
-        """From now on hold acknowledgements back until so many are due on a connection, and send them in one piece."""
-        self.together = count
+        """From now on send every ack byte by byte."""
+        self.splits_acks = on
 
     def clear(self) -> None:
-        """Forget everything that was ordered; the counts in `given` stay."""
+        """Cancel all faults to come."""
         with self._lock:
             self._script.clear()
-            self.most_bytes, self.pieces, self.together = None, False, 1
+            self.max_bytes, self.splits_acks = None, False
 
-    def _plan(self, step: Step, count: int, value: float = 0) -> None:
+    def _add(self, step: Step, count: int, value: float = 0) -> None:
         with self._lock:
             self._script.extend([(step, value)] * count)
 
-    def take(self) -> tuple[Step | None, float]:
-        """The fault of one message, and its seconds."""
+    def next_step(self) -> tuple[Step | None, float]:
+        """The fault for a message that has come in, and its seconds."""
         with self._lock:
             if not self._script or self._script[0][0] == "reset_after_bytes":
                 return None, 0
@@ -76,7 +71,7 @@ class ReceiverFaults:
             return step, value
 
     def readable(self, size: int) -> tuple[int, bool]:
-        """Of `size` bytes that came in, how many are read, and whether the connection is reset then."""
+        """How many of `size` bytes to read, and whether to reset the connection after them."""
         with self._lock:
             if not self._script or self._script[0][0] != "reset_after_bytes":
                 return size, False
