@@ -1,4 +1,4 @@
-"""The official Node implementation of the forward protocol as a receiver; without node and npm tests of it skip."""
+"""The official Node implementation of the forward protocol as a receiver; tests of it skip without node and npm."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import pytest
-import trustme
 from support.command import ROOT
 
 PEER = ROOT / "tests" / "peers" / "node"
 NODE = shutil.which("node")
 NPM = shutil.which("npm")
 HOSTNAME = "receiver.node"
-"""The name that it gives itself in a handshake."""
+"""Its name in a handshake."""
 
 needs_node = pytest.mark.skipif(NODE is None or NPM is None, reason="no Node: put node and npm on PATH")
 
 
 class Entry(NamedTuple):
-    """One entry as the receiver saw it; an EventTime is (seconds, nanoseconds)."""
+    """One entry that it received; an EventTime is (seconds, nanoseconds)."""
 
     tag: str
     time: tuple[int, int] | int
@@ -37,7 +36,7 @@ class Entry(NamedTuple):
 
 
 def installed(directory: Path) -> Path:
-    """Install the packages that the lock file names below `directory`, or find them there; the folder of modules."""
+    """Install the packages of the lock file below `directory`, unless they are there; return the folder of modules."""
     names = ("package.json", "package-lock.json")
     content = b"".join((PEER / name).read_bytes() for name in names)
     home = directory / hashlib.sha256(content).hexdigest()[:16]
@@ -70,7 +69,7 @@ def _install(directory: Path) -> None:
 
 
 def _npm_error(output: str) -> tuple[str, str]:
-    """The code, and the one line that says what happened: the rest is details, advice and the path of a log."""
+    """The error code, and the line that says what happened."""
     lines = re.findall(r"^npm (?:error|ERR!) (\S.*)", output, re.MULTILINE)
     code = next((line.removeprefix("code ") for line in lines if line.startswith("code ")), "")
     details = ("code ", "syscall ", "errno ", "path ")
@@ -78,11 +77,11 @@ def _npm_error(output: str) -> tuple[str, str]:
 
 
 class NodeReceiver:
-    """A receiver on a loopback port that it keeps from its first start on; `options` are those of FluentServer."""
+    """A receiver on a loopback port, the same at every start; `options` are those of FluentServer."""
 
     def __init__(self, modules: Path, options: dict[str, Any]) -> None:
         self.port = 0
-        self.entries: list[Entry] = []  # complete once it has stopped
+        self.entries: list[Entry] = []  # complete after `stop`
         self._modules = modules
         self._options = options
         self._process: subprocess.Popen[str] | None = None
@@ -109,7 +108,7 @@ class NodeReceiver:
         return self
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> list[Entry]:
-        """End it; every entry that it received so far, over all its starts."""
+        """Stop it; return every entry that it received, over all its starts."""
         if self._process is not None:
             self._process.send_signal(how)
             self._process.wait(40)
@@ -140,7 +139,7 @@ class NodeReceiver:
 
 
 def security(key: str, users: dict[str, str] | None = None) -> dict[str, Any]:
-    """The options of a receiver that wants a handshake, with these names and passwords where any are given."""
+    """The options of a receiver with a shared key, and with users if any are given."""
     return {
         "security": {
             "serverHostname": HOSTNAME,
@@ -149,23 +148,3 @@ def security(key: str, users: dict[str, str] | None = None) -> dict[str, Any]:
             "userDict": users or {},
         }
     }
-
-
-class Certificates:
-    """An authority, and what the receiver and our side have from it; the receiver is called receiver.example."""
-
-    def __init__(self, directory: Path) -> None:
-        authority = trustme.CA()
-        theirs = authority.issue_cert("receiver.example")
-        ours = authority.issue_cert("in-jumpcloud.example")
-        self.ca_file = directory / "ca.pem"
-        self.cert_file = directory / "cert.pem"
-        self.key_file = directory / "key.pem"
-        authority.cert_pem.write_to_path(self.ca_file)
-        ours.private_key_pem.write_to_path(self.key_file)
-        self.cert_file.write_bytes(b"".join(pem.bytes() for pem in ours.cert_chain_pems))
-        self.options = {
-            "key": theirs.private_key_pem.bytes().decode(),
-            "cert": "".join(pem.bytes().decode() for pem in theirs.cert_chain_pems),
-            "ca": authority.cert_pem.bytes().decode(),
-        }
