@@ -233,7 +233,7 @@ def test_a_record_delivered_twice_is_one_document(
     assert document == RECORD | {"fluent_bit.time": "2023-01-14T08:16:06.495000000Z"}
     assert bulk(second) == bulk(first)
     assert [each["create"]["_id"] for each, _ in bulk(third)] == ["last"]  # it was not sent a third time
-    assert fluent_bit.said("failed to flush chunk") == 0
+    assert fluent_bit.log_count("failed to flush chunk") == 0
 
 
 @pytest.mark.parametrize("output", ["elasticsearch", "opensearch"])

@@ -21,7 +21,7 @@ pytestmark = needs_fluent_bit
 
 @pytest.fixture(params=["fluent-bit.yaml", "fluent-bit.conf"])
 def fluent_bit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FluentBit]:
-    """A running one, with each of the configurations that we ship."""
+    """A running one, with each configuration in conf/."""
     fluent_bit = FluentBit.shipped(tmp_path, request.param)
     fluent_bit.start()
     yield fluent_bit
@@ -36,11 +36,11 @@ def source() -> EventSource:
 
 @pytest.mark.timeout(200)
 def test_fifty_thousand_events_arrive_each_once(command: Command, source: EventSource, fluent_bit: FluentBit) -> None:
-    """Every event that the API has comes out of Fluent Bit, each id once."""
+    """Every event of the API comes out of Fluent Bit, each id once."""
     with SimulatedApi(source) as api:
         settings = command.settings(api, fluent_bit.port, jumpcloud__start="4d")
-        done = command("run", "--once", *settings)
-    assert done.returncode == 0, done.stderr
+        result = command("run", "--once", *settings)
+    assert result.returncode == 0, result.stderr
 
     fluent_bit.stop()
 
@@ -51,7 +51,7 @@ def test_fifty_thousand_events_arrive_each_once(command: Command, source: EventS
 
 @pytest.mark.timeout(200)
 def test_a_killed_fluent_bit_loses_nothing(command: Command, source: EventSource, tmp_path: Path) -> None:
-    """SIGKILL of the receiver in the middle, three times: what it had acknowledged it still has, the rest is resent."""
+    """Three kills of the receiver: it still has what it acknowledged, and the rest is sent again."""
     fluent_bit = FluentBit.shipped(tmp_path, "fluent-bit.yaml")
     fluent_bit.start()
     try:
@@ -62,7 +62,7 @@ def test_a_killed_fluent_bit_loses_nothing(command: Command, source: EventSource
                 fluent_bit.stop(signal.SIGKILL)
                 fluent_bit.start()
             assert process.wait(150) == 0, command.log.read_text()
-        # What it has not taken up from its disk by a SIGTERM stays there until its next start.
+        # Chunks that it has not read from its disk before a SIGTERM stay there until its next start.
         wait_until(lambda: not any(tmp_path.glob("fluent-bit/*/*.flb")))
     finally:
         fluent_bit.stop()
@@ -70,11 +70,11 @@ def test_a_killed_fluent_bit_loses_nothing(command: Command, source: EventSource
     ids = fluent_bit.ids()
     assert len(ids) == EVENTS
     print(f"{sum(ids.values()) - len(ids)} of {len(ids)} came out twice")  # noqa: T201 - the figure is the point
-    # A chunk under way at the kill is sent again; and Fluent Bit prints again what it had not yet marked as printed.
+    # A chunk in flight at the kill is sent again, and Fluent Bit prints again what it had not marked as printed.
 
 
 def test_a_record_that_it_refuses_ends_in_the_dead_letter_file(command: Command, tmp_path: Path) -> None:
-    """Above its buffer_max_size: within a minute it is kept aside, and every other event has come out."""
+    """An event above its buffer_max_size is in the file within a minute, and every other event has come out."""
     now_ms = time.time_ns() // 1_000_000
     source = EventSource(start_ms=now_ms - 3_600_000, end_ms=now_ms - 60_000, per_minute=20)
     event = {"id": "large", "timestamp": rfc3339(now_ms - 1_800_000), "payload": "x" * 8_500_000}
@@ -84,13 +84,13 @@ def test_a_record_that_it_refuses_ends_in_the_dead_letter_file(command: Command,
     try:
         with SimulatedApi(source) as api:
             settings = command.settings(api, fluent_bit.port, forward__message_max_bytes=9_000_000)
-            began = time.monotonic()
-            done = command("run", "--once", *settings)
-            seconds = time.monotonic() - began
+            started_at = time.monotonic()
+            result = command("run", "--once", *settings)
+            seconds = time.monotonic() - started_at
     finally:
         fluent_bit.stop()
 
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     assert seconds < 60
     (letter,) = command.dead_letters.read_bytes().splitlines()
     assert json.loads(letter)["id"] == "large"

@@ -1,4 +1,4 @@
-"""What a user sees whose receiver is not there, or does not want them."""
+"""What a user sees if the receiver is not there, or refuses the plugin."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ def api() -> SimulatedApi:
 
 
 def last_line(stderr: bytes) -> str:
-    """What it said last; no traceback before it."""
+    """The last line of its output, which has no traceback."""
     assert b"Traceback" not in stderr
     return stderr.decode().splitlines()[-1]
 
 
 def test_no_receiver(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
-    """`run --once` asks JumpCloud for nothing while nobody is there to receive: one line, and exit code 4."""
+    """Without a receiver `run --once` requests nothing from JumpCloud: one line, and exit code 4."""
     settings = command.settings(api.start(), receiver)
     with api:
         receiver.stop()
-        done = command("run", "--once", *settings)
+        result = command("run", "--once", *settings)
         assert not api.requests
-    assert done.returncode == 4
-    assert last_line(done.stderr) == f"in-jumpcloud: receiver 127.0.0.1:{receiver.port}: Connection refused"
+    assert result.returncode == 4
+    assert last_line(result.stderr) == f"in-jumpcloud: receiver 127.0.0.1:{receiver.port}: Connection refused"
 
 
 def test_wrong_key_and_wrong_password(command: Command, api: SimulatedApi) -> None:
-    """Each is one line that names the setting to look at, and never shows the secret."""
+    """Each is one line that names the setting to check, and never shows the secret."""
     with api, SimulatedReceiver(shared_key="right", users={"alice": "pass"}) as receiver:
-        given = "8f2c71wrong"
-        user = {"forward__username": "alice", "forward__password": given}
+        wrong_value = "8f2c71wrong"
+        user = {"forward__username": "alice", "forward__password": wrong_value}
         wrong = {
-            "forward.shared_key": command.settings(api, receiver, forward__shared_key=given),
+            "forward.shared_key": command.settings(api, receiver, forward__shared_key=wrong_value),
             "forward.username and forward.password": command.settings(
                 api, receiver, forward__shared_key="right", **user
             ),
         }
-        for named, settings in wrong.items():
-            done = command("run", "--once", *settings)
-            assert done.returncode == 4
-            assert named in last_line(done.stderr)
-            assert given.encode() not in done.stderr
+        for setting, settings in wrong.items():
+            result = command("run", "--once", *settings)
+            assert result.returncode == 4
+            assert setting in last_line(result.stderr)
+            assert wrong_value.encode() not in result.stderr
         assert not api.requests
 
 
 def test_a_wrong_key_is_not_tried_fast(command: Command, api: SimulatedApi) -> None:
-    """A running plugin says what is wrong and waits a minute, for only a change of settings helps."""
+    """A running plugin says what is wrong and waits a minute: only another configuration helps."""
     with api, SimulatedReceiver(shared_key="right") as receiver:
         command.start("run", *command.settings(api, receiver, forward__shared_key="wrong"))
         wait_until(lambda: command.log.exists() and "in 60 s" in command.log.read_text())
@@ -68,7 +68,7 @@ def test_a_wrong_key_is_not_tried_fast(command: Command, api: SimulatedApi) -> N
 
 
 def test_tls_and_user_from_files(command: Command, api: SimulatedApi, tmp_path: Path) -> None:
-    """Key and password are read from files, the certificate is checked, and everything arrives."""
+    """With key and password in files, and a certificate that is checked, everything arrives."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -85,8 +85,8 @@ def test_tls_and_user_from_files(command: Command, api: SimulatedApi, tmp_path: 
             forward__tls={"enabled": True, "ca_file": str(tmp_path / "ca.pem")},
             forward__compress="gzip",
         )
-        done = command("run", "--once", *settings)
-        assert done.returncode == 0, done.stderr
+        result = command("run", "--once", *settings)
+        assert result.returncode == 0, result.stderr
         assert len(receiver.ids) == sum(receiver.ids.values()) > 100
         assert receiver.refused == 0
 
@@ -94,15 +94,15 @@ def test_tls_and_user_from_files(command: Command, api: SimulatedApi, tmp_path: 
 def test_a_secret_that_others_may_read_is_warned_about(
     command: Command, api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path
 ) -> None:
-    """A key's file that everybody may read is told at the start, without the key."""
+    """A key file that everybody may read gives a warning at the start, without the key."""
     key = tmp_path / "api-key"
     key.write_text("simulated-key")
     key.chmod(0o644)
     with api:
         settings = command.settings(api, receiver, jumpcloud__api_key=None, jumpcloud__api_key_file=str(key))
-        done = command("run", "--once", *settings)
-        assert done.returncode == 0, done.stderr
-        assert f"{key}" in done.stderr.decode()
-        assert "simulated-key" not in done.stderr.decode()
+        result = command("run", "--once", *settings)
+        assert result.returncode == 0, result.stderr
+        assert f"{key}" in result.stderr.decode()
+        assert "simulated-key" not in result.stderr.decode()
         key.chmod(0o600)
         assert str(key) not in command("run", "--once", *settings).stderr.decode()

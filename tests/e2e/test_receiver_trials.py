@@ -1,4 +1,4 @@
-"""The short forms of the trials; tests/tools/receiver_trials.py by hand has the long ones."""
+"""Short trials; run tests/tools/receiver_trials.py by hand for long ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tools import receiver_trials
 @needs_fluent_bit
 @pytest.mark.timeout(200)
 def test_killed_again_and_again(tmp_path: Path) -> None:
-    """A Fluent Bit that is killed and started again loses nothing that it had acknowledged."""
+    """A Fluent Bit that is killed and restarted loses nothing that it acknowledged."""
     figures = receiver_trials.kills(tmp_path, events=20_000, times=3)
     print(figures)  # noqa: T201 - the figures are the point
     assert figures.lost == 0
@@ -22,16 +22,16 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
 @needs_fluent_bit
 @pytest.mark.timeout(200)
 def test_paused_and_resumed(tmp_path: Path) -> None:
-    """A Fluent Bit that pauses for want of memory loses nothing, and with the handshake nothing is doubled."""
+    """A Fluent Bit that pauses at its memory limit loses nothing, and with the handshake nothing is a duplicate."""
     figures = receiver_trials.pauses(tmp_path, events=20_000, times=2)
     print(figures)  # noqa: T201 - the figures are the point
-    assert (figures.lost, figures.doubled) == (0, 0)
+    assert (figures.lost, figures.duplicates) == (0, 0)
     assert figures.times >= 2
 
 
 @pytest.mark.timeout(200)
 def test_one_of_two_is_always_there(tmp_path: Path, dice: random.Random) -> None:
-    """With two receivers, one killed every second, nothing is lost and delivery hardly pauses."""
+    """With two receivers, of which one is killed every second, nothing is lost and delivery hardly pauses."""
     figures = receiver_trials.failover(tmp_path, seconds=8, dice=dice)
     print(figures)  # noqa: T201 - the figures are the point
     assert figures.times >= 5

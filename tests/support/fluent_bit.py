@@ -1,4 +1,4 @@
-"""A real Fluent Bit for the tests: FLUENT_BIT names the binary, or it is on PATH; without one they are skipped."""
+"""A real Fluent Bit for tests: the binary that FLUENT_BIT names, or the one on PATH; without it they are skipped."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ needs_fluent_bit = pytest.mark.skipif(
 
 
 class FluentBit:
-    """A real Fluent Bit on a port of its own, that prints what it receives; its files lie in `directory`."""
+    """A real Fluent Bit on a free port that prints what it receives; its files are in `directory`."""
 
     def __init__(self, directory: Path, configuration: str, *, suffix: str = ".yaml") -> None:
-        """Take a configuration as text; in it 24224 is the port, and `state/` is `directory`."""
+        """Use this configuration; in it 24224 becomes the port, and `state/` becomes `directory`."""
         directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.directory = directory
@@ -42,7 +42,7 @@ class FluentBit:
 
     @classmethod
     def shipped(cls, directory: Path, name: str) -> Self:
-        """One with a configuration of ours, such as `fluent-bit.yaml`."""
+        """One with a configuration from conf/, such as `fluent-bit.yaml`."""
         path = ROOT / "conf" / name
         return cls(directory, path.read_text(), suffix=path.suffix)
 
@@ -55,7 +55,7 @@ class FluentBit:
         service: Mapping[str, Any] | None = None,
         output: Mapping[str, Any] | None = None,
     ) -> Self:
-        """One whose forward input has these settings besides its address; `service` and `output` replace ours."""
+        """One whose forward input has these settings and an address; `service` and `output` replace the defaults."""
         listen = {} if "unix_path" in settings else {"listen": "127.0.0.1", "port": 24224}
         printing = {"name": "stdout", "match": "*", "format": "json_lines", "json_date_key": False}
         document = {
@@ -77,7 +77,7 @@ class FluentBit:
         return self
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """End it: SIGTERM lets it flush, SIGKILL does not."""
+        """Stop it: SIGTERM lets it flush, SIGKILL does not."""
         if self._process is not None:
             self._process.send_signal(how)
             self._process.send_signal(signal.SIGCONT)
@@ -85,7 +85,7 @@ class FluentBit:
             self._process = None
 
     def signal(self, how: signal.Signals) -> None:
-        """Send it a signal; of SIGSTOP wait for the effect."""
+        """Send it a signal; after SIGSTOP, wait until it has stopped."""
         assert self._process is not None
         self._process.send_signal(how)
         if how is signal.SIGSTOP:
@@ -98,23 +98,23 @@ class FluentBit:
         self.stop(signal.SIGKILL)
 
     def records(self) -> Iterable[dict[str, Any]]:
-        """What came out of it so far, a record each."""
+        """The records that came out of it so far."""
         for line in self.output.read_bytes().splitlines(keepends=True):
             if line.startswith(b"{") and line.endswith(b"\n"):
-                # A kill tears a line, and the next start prints behind it.
+                # A kill cuts a line off, and the next start continues on that line.
                 yield json.loads(line[max(0, line.rfind(b'{"@timestamp"')) :])
 
     def ids(self) -> Counter[str]:
         """How often each event.id came out of it."""
         return Counter(record["event"]["id"] for record in self.records())
 
-    def said(self, text: str) -> int:
-        """How often this stands in its log."""
+    def log_count(self, text: str) -> int:
+        """How often its log has this text."""
         return self.log.read_text(errors="replace").count(text)
 
     def _listens(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, f"it ended: {self.log.read_text(errors='replace')[-2000:]}"
+        assert self._process.poll() is None, f"it exited: {self.log.read_text(errors='replace')[-2000:]}"
         if self._unix:
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
                 connection.connect(self._unix)
@@ -126,7 +126,7 @@ class FluentBit:
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """A port on which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
         return port

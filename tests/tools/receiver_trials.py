@@ -1,4 +1,4 @@
-"""Trials of delivery while the receiver is killed, or paused, or one of two is gone.
+"""Trials of delivery while a receiver is killed or paused, or while one of two is down.
 
 By hand, with FLUENT_BIT set or fluent-bit on PATH:
 
@@ -6,7 +6,7 @@ By hand, with FLUENT_BIT set or fluent-bit on PATH:
     .venv/bin/python tests/tools/receiver_trials.py pauses --events 50000 --times 5
     .venv/bin/python tests/tools/receiver_trials.py failover --seconds 60
 
-Without a real Fluent Bit `failover` uses two simulated receivers, each in a process of its own.
+Without a real Fluent Bit `failover` uses two simulated receivers, each in its own process.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ ACK_TIMEOUT = 5
 
 @dataclass(frozen=True)
 class Figures:
-    """What came of it. `gap` is the longest time in which nothing was acknowledged, in seconds."""
+    """The result. `gap` is the longest time in seconds without an ack, `times` counts kills or pauses."""
 
     events: int
     times: int
     lost: int
-    doubled: int
+    duplicates: int
     seconds: float
     gap: float
 
     def __str__(self) -> str:
         return (
             f"{self.events} events, {self.times} times, in {self.seconds:.0f} s: lost {self.lost}, "
-            f"doubled {self.doubled}; longest gap in delivery {self.gap:.1f} s"
+            f"duplicates {self.duplicates}; longest gap in delivery {self.gap:.1f} s"
         )
 
 
 def kills(directory: Path, *, events: int, times: int) -> Figures:
-    """SIGKILL a real Fluent Bit so many times while it receives."""
+    """SIGKILL a real Fluent Bit `times` times while it receives."""
     fluent_bit = FluentBit.shipped(directory / "fluent-bit", "fluent-bit.yaml")
     with _source(events) as (command, api, total), fluent_bit:
         running = _Running(command, total, command.settings(api, fluent_bit.port, **_often(events)))
@@ -71,8 +71,8 @@ def kills(directory: Path, *, events: int, times: int) -> Figures:
 
 
 def pauses(directory: Path, *, events: int, times: int) -> Figures:
-    """Let a real Fluent Bit pause by mem_buf_limit and resume, so many times: its output is down in between."""
-    # The output's answers are what pauses the input: while it is down, what came in stays in memory.
+    """Let a real Fluent Bit pause at mem_buf_limit and resume `times` times, by an output that is down for a while."""
+    # While the output is down, records stay in memory, until the input pauses.
     with _Store() as store, _source(events) as (command, api, total):
         fluent_bit = FluentBit.with_input(
             directory / "fluent-bit",
@@ -93,16 +93,16 @@ def pauses(directory: Path, *, events: int, times: int) -> Figures:
             for number in range(1, times + 1):
                 running.until(number * total // (times + 2))
                 store.up = False
-                wait_until(lambda number=number: fluent_bit.said("[input] pausing") >= number, 60)  # type: ignore[misc]
+                wait_until(lambda number=number: fluent_bit.log_count("[input] pausing") >= number, 60)  # type: ignore[misc]
                 store.up = True
-                wait_until(lambda number=number: fluent_bit.said("resume (mem buf overlimit") >= number, 60)  # type: ignore[misc]
+                wait_until(lambda number=number: fluent_bit.log_count("resume (mem buf overlimit") >= number, 60)  # type: ignore[misc]
             running.end()
             wait_until(lambda: len(store.ids) >= total, 60)
-        return running.figures(store.ids, fluent_bit.said("resume (mem buf overlimit"))
+        return running.figures(store.ids, fluent_bit.log_count("resume (mem buf overlimit"))
 
 
 def failover(directory: Path, *, seconds: float, dice: random.Random) -> Figures:
-    """Two receivers, of which one is killed at random every second, and started again."""
+    """Kill and restart one of two receivers, chosen at random, every second."""
     with ExitStack() as stack:
         each = [stack.enter_context(_receiver(directory / name)) for name in ("first", "second")]
         rate = 1000
@@ -137,7 +137,7 @@ def _often(events: int) -> dict[str, object]:
 
 @contextmanager
 def _source(events: int) -> Iterator[tuple[Command, SimulatedApi, int]]:
-    """So many events of the last day, and a place for the plugin."""
+    """Events of the last day, a directory for the plugin, and how many events there are."""
     now_ms = time.time_ns() // 1_000_000
     source = EventSource(seed=3, start_ms=now_ms - 86_400_000, end_ms=now_ms - 60_000, per_minute=events / 1439)
     with tempfile.TemporaryDirectory(prefix="in-jumpcloud-trial-") as directory, SimulatedApi(source) as api:
@@ -145,40 +145,40 @@ def _source(events: int) -> Iterator[tuple[Command, SimulatedApi, int]]:
 
 
 class _Running:
-    """The plugin at work, and a look at how many events it has had acknowledged, twenty times a second."""
+    """The running plugin; reads twenty times a second how many events are acknowledged."""
 
     def __init__(self, command: Command, total: int, settings: list[str]) -> None:
         self._command = command
         self._total = total
         self._acknowledged = 0
         self._gap = 0.0
-        self._began = time.monotonic()
+        self._started_at = time.monotonic()
         self._process = command.start("run", "--once", *settings)
-        self._watch = threading.Thread(target=self._look, daemon=True)
-        self._watch.start()
+        self._watcher = threading.Thread(target=self._watch_acks, daemon=True)
+        self._watcher.start()
 
     @property
     def ended(self) -> bool:
-        """Whether everything is acknowledged."""
+        """Whether the plugin has exited."""
         return self._process.poll() is not None
 
     def until(self, count: int) -> None:
-        """Wait until so many events are acknowledged."""
+        """Wait until `count` events are acknowledged."""
         wait_until(lambda: self._acknowledged >= count or self.ended, 300)
 
     def end(self) -> None:
-        """Wait until everything is."""
+        """Wait until the plugin has exited."""
         code = self._process.wait(600)
-        self._watch.join(10)
+        self._watcher.join(10)
         if code:
-            raise SystemExit(f"the plugin ended with {code}: {self._command.log.read_text()[-2000:]}")
+            raise SystemExit(f"the plugin exited with {code}: {self._command.log.read_text()[-2000:]}")
 
     def figures(self, ids: Counter[str], times: int) -> Figures:
-        """The figures, with what came out of the receivers."""
-        lost, doubled = self._total - len(ids), sum(ids.values()) - len(ids)
-        return Figures(self._total, times, lost, doubled, time.monotonic() - self._began, self._gap)
+        """The result; `ids` are those that came out of the receivers."""
+        lost, duplicates = self._total - len(ids), sum(ids.values()) - len(ids)
+        return Figures(self._total, times, lost, duplicates, time.monotonic() - self._started_at, self._gap)
 
-    def _look(self) -> None:
+    def _watch_acks(self) -> None:
         wait_until(self._command.state.exists)
         last = None
         while not self.ended:
@@ -191,7 +191,7 @@ class _Running:
 
 
 class _Receiver(Protocol):
-    """One of two."""
+    """A receiver to kill and restart."""
 
     port: int
 
@@ -206,7 +206,7 @@ class _Receiver(Protocol):
 
 class _RealReceiver(FluentBit):
     def flushed(self) -> bool:
-        """Whether nothing has come out of it for a second; it keeps what it has over a kill."""
+        """Whether nothing has come out of it for a second; what it has survives a kill."""
         size = self.output.stat().st_size
         time.sleep(1)
         return self.output.stat().st_size == size
@@ -247,16 +247,16 @@ class _SimulatedProcess:
 
 @contextmanager
 def _receiver(directory: Path) -> Iterator[_Receiver]:
-    made: _RealReceiver | _SimulatedProcess
-    made = _RealReceiver.shipped(directory, "fluent-bit.yaml") if BINARY else _SimulatedProcess(directory)
+    receiver: _RealReceiver | _SimulatedProcess
+    receiver = _RealReceiver.shipped(directory, "fluent-bit.yaml") if BINARY else _SimulatedProcess(directory)
     try:
-        yield made.start()
+        yield receiver.start()
     finally:
-        made.stop(signal.SIGKILL)
+        receiver.stop(signal.SIGKILL)
 
 
 class _Store:
-    """What Fluent Bit's http output posts to: it keeps the ids, or answers 503 while it is not `up`."""
+    """The target of Fluent Bit's http output: keeps the ids, or answers 503 while it is not `up`."""
 
     def __init__(self) -> None:
         self.up = True
@@ -296,15 +296,15 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=None)
-    given = parser.parse_args()
-    if BINARY is None and given.trial != "failover":
+    options = parser.parse_args()
+    if BINARY is None and options.trial != "failover":
         parser.error("no real Fluent Bit: set FLUENT_BIT, or put fluent-bit on PATH")
     with tempfile.TemporaryDirectory(prefix="in-jumpcloud-trial-") as directory:
-        if given.trial == "failover":
-            figures = failover(Path(directory), seconds=given.seconds, dice=random.Random(given.seed))
+        if options.trial == "failover":
+            figures = failover(Path(directory), seconds=options.seconds, dice=random.Random(options.seed))
         else:
-            trial = kills if given.trial == "kills" else pauses
-            figures = trial(Path(directory), events=given.events, times=given.times)
+            trial = kills if options.trial == "kills" else pauses
+            figures = trial(Path(directory), events=options.events, times=options.times)
     print(figures)  # noqa: T201 - the result
     raise SystemExit(1 if figures.lost else 0)
 

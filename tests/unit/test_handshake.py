@@ -30,16 +30,16 @@ def pong(*parts: Any) -> list[Any]:
 
 
 class TestPing:
-    """What the sender says of itself."""
+    """The answer to a HELO."""
 
     def test_bytes(self) -> None:
-        """Name, salt, digest of the key, user, digest of the password: six strings, the nonces as they came."""
+        """Host name, salt, digest of the key, user, digest of the password: strings, with the nonces as they came."""
         sent = msgpack.unpackb(ClientHandshake(US, salt="5a17").ping(HELO))
         key = sha512(b"5a17", b"us", NONCE, b"key")
         assert sent == ["PING", "us", "5a17", key, "alice", sha512(AUTH, b"alice", "pässword".encode())]
 
     def test_no_user_asked_for(self) -> None:
-        """A receiver with an empty `auth` has no users, and gets none."""
+        """A receiver with an empty `auth` has no users, and gets no name."""
         sent = msgpack.unpackb(ClientHandshake(US).ping([b"HELO", {b"nonce": NONCE, b"auth": b"", b"keepalive": True}]))
         assert sent[4:] == ["", ""]
 
@@ -59,13 +59,13 @@ class TestPing:
         ids=repr,
     )
     def test_no_helo(self, helo: Any) -> None:
-        """Anything else is reported as our error, not raised as some other."""
+        """Anything else raises ReceiverDown."""
         with pytest.raises(ReceiverDown, match="HELO"):
             ClientHandshake(US).ping(helo)
 
 
 class TestPong:
-    """What the receiver answers."""
+    """The answer of the receiver."""
 
     @given(st.binary(min_size=1, max_size=40), st.text(st.characters(codec="utf-8"), max_size=20))
     def test_proven(self, nonce: bytes, hostname: str) -> None:
@@ -85,8 +85,8 @@ class TestPong:
             (pong(False, None, None, None), "refuses us"),
         ],
     )
-    def test_unwelcome(self, answer: list[Any], reason: str) -> None:
-        """A receiver that refuses, or cannot prove itself, is not to be tried again at once."""
+    def test_rejected(self, answer: list[Any], reason: str) -> None:
+        """A receiver that refuses us, or cannot prove itself, raises HandshakeRejected with advice."""
         handshake = ClientHandshake(US, salt="s")
         handshake.ping(HELO)
         with pytest.raises(HandshakeRejected, match=reason):
@@ -96,7 +96,7 @@ class TestPong:
         "answer", [None, [], [b"PONG", True], [b"HELO", {}], pong(True, b"", None, b"x"), pong(True, b"", b"x", 1)]
     )
     def test_no_pong(self, answer: Any) -> None:
-        """Anything else is reported as our error, not raised as some other."""
+        """Anything else raises ReceiverDown."""
         handshake = ClientHandshake(US)
         handshake.ping(HELO)
         with pytest.raises(ReceiverDown, match="PONG"):

@@ -1,4 +1,4 @@
-"""Frames of the forward protocol, byte for byte, and how entries are filled into chunks."""
+"""Messages of the forward protocol, byte for byte, and how entries are grouped into chunks."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class TestEntry:
         assert pack_entry(moment, {"a": 1}) == expected
 
     def test_seconds_beyond_31_bits(self) -> None:
-        """Seconds are unsigned: the last one before Fluent Bit's group marks, in 2106, still fits."""
+        """Seconds are unsigned: the last one before Fluent Bit's group markers, in 2106, fits."""
         packed = pack_entry((2**32 - 3) * SECOND + 999_999_999, {})
         assert packed == b"\x92\xd7\x00\xff\xff\xff\xfd\x3b\x9a\xc9\xff\x80"
 
     def test_text_is_str_and_floats_are_doubles(self) -> None:
-        """Text leaves as str in UTF-8, a float with all its 64 bits."""
+        """Text is packed as str in UTF-8, a float as 64 bits."""
         packed = pack_entry(0, {"é": -27.658})
         assert packed[11:] == b"\x81\xa2\xc3\xa9\xcb" + struct.pack(">d", -27.658)
 
@@ -67,7 +67,7 @@ class TestEntry:
         ),
     )
     def test_as_the_reference_packs_it(self, time_ns: int, body: dict[str, Any]) -> None:
-        """An entry is, byte for byte, what fluent-logger and msgpack make of the same moment and record."""
+        """An entry has the bytes that fluent-logger and msgpack produce for the same time and record."""
         expected = msgpack.packb((EventTime.from_unix_nano(time_ns), body))
         assert pack_entry(time_ns, body) == expected
 
@@ -78,7 +78,7 @@ class TestEntry:
             assert pack_entry(0, body) == msgpack.packb((EventTime(0), body))
 
     def test_after_one_that_cannot_be_packed(self) -> None:
-        """What was left of a record that could not be packed does not get into the next one."""
+        """Bytes of a record that could not be packed do not get into the next one."""
         before = pack_entry(0, {"a": 1})
         with pytest.raises((TypeError, ValueError)):
             pack_entry(0, {"a": "half", "b": object()})
@@ -100,27 +100,27 @@ class TestChunk:
         assert len(base64.b64decode(build_chunk("t", b"x", 1).id, validate=True)) == 16
 
     def test_same_records(self) -> None:
-        """The same records under the same tag make the same message, so that a resend is the same chunk."""
+        """The same records with the same tag give the same message: a resend is the same chunk."""
         assert build_chunk("t", b"abc", 2) == build_chunk("t", b"abc", 2)
 
     @pytest.mark.parametrize(("tag", "entries"), [("u", b"abc"), ("t", b"abd"), ("ta", b"bc"), ("t\0a", b"bc")])
     def test_other_ids(self, tag: str, entries: bytes) -> None:
-        """Another tag or other records make another id, also where the two read alike in a row."""
+        """Another tag or other records give another id, also if tag and records together are the same bytes."""
         assert build_chunk(tag, entries, 2).id != build_chunk("t", b"abc", 2).id
 
     @given(st.text(st.characters(codec="utf-8"), min_size=1), st.binary(), st.integers(0, 2**31))
     def test_read_back(self, tag: str, entries: bytes, records: int) -> None:
-        """Any tag and entries come out of a MessagePack decoder as they were put in."""
+        """A MessagePack decoder returns any tag and entries unchanged."""
         made = build_chunk(tag, entries, records)
         assert msgpack.unpackb(made.message) == [tag, entries, {"chunk": made.id, "size": records}]
 
 
 class TestCompressed:
-    """Gzip, where it is safe."""
+    """gzip, up to a safe size."""
 
     @given(st.binary(max_size=5000))
     def test_one_member(self, entries: bytes) -> None:
-        """The payload is one gzip member of the same entries, the chunk the same as without, and it says so."""
+        """The payload is one gzip member of the same entries, the option says so, and the chunk id is the same."""
         made = build_chunk("t", entries, 1, compress="gzip")
         _, payload, options = msgpack.unpackb(made.message)
         member = zlib.decompressobj(wbits=31)
@@ -129,12 +129,12 @@ class TestCompressed:
         assert options == {"chunk": build_chunk("t", entries, 1).id, "size": 1, "compressed": "gzip"}
 
     def test_same_bytes(self) -> None:
-        """A resend is the same bytes: no time is in it."""
+        """A resend has the same bytes: gzip has no time in it."""
         assert build_chunk("t", b"x" * 1000, 1, compress="gzip") == build_chunk("t", b"x" * 1000, 1, compress="gzip")
         assert msgpack.unpackb(build_chunk("t", b"x", 1, compress="gzip").message)[1][4:8] == bytes(4)
 
     def test_never_more_than_is_safe(self) -> None:
-        """What would inflate to more than every Fluent Bit takes whole travels as it is."""
+        """Entries that an older Fluent Bit would split when decompressed are sent uncompressed."""
         assert SAFE_COMPRESSED_BYTES < 1_024_000
         for size, compressed in ((SAFE_COMPRESSED_BYTES, True), (SAFE_COMPRESSED_BYTES + 1, False)):
             options = msgpack.unpackb(build_chunk("t", bytes(size), 1, compress="gzip").message)[2]
@@ -142,30 +142,30 @@ class TestCompressed:
 
     @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=100), st.binary(max_size=300))
     def test_bound(self, tag: str, entries: bytes) -> None:
-        """No message is larger than what is reckoned with, compressed or not."""
+        """No message is larger than `message_bytes` says, compressed or not."""
         for compress in ("none", "gzip"):
             made = build_chunk(tag, entries, 2**31, compress=compress)
             assert len(made.message) <= message_bytes(tag, len(entries))
 
 
 class TestAckReader:
-    """What the receiver answers."""
+    """Answers of the receiver."""
 
     @pytest.mark.parametrize("cut", range(len(ack("some id")) + 1))
     def test_split(self, cut: int) -> None:
-        """An ack that comes in two pieces is given once it is whole, wherever it was cut."""
+        """An ack in two pieces is returned when it is complete, wherever it is cut."""
         reader, whole = AckReader(), ack("some id")
         first, second = reader.feed(whole[:cut]), reader.feed(whole[cut:])
         assert first + second == ["some id"]
         assert (first == ["some id"]) == (cut == len(whole))
 
     def test_byte_by_byte(self) -> None:
-        """An ack that comes byte by byte is given with its last byte."""
+        """An ack that comes byte by byte is returned with its last byte."""
         reader, whole = AckReader(), ack("some id")
         assert [reader.feed(whole[at : at + 1]) for at in range(len(whole))] == [[]] * (len(whole) - 1) + [["some id"]]
 
     def test_coalesced(self) -> None:
-        """Two acks and the beginning of a third in one read are kept apart."""
+        """Two acks and the start of a third may come in one read."""
         reader = AckReader()
         assert reader.feed(ack("a") + ack("b") + ack("c")[:4]) == ["a", "b"]
         assert reader.feed(ack("c")[4:]) == ["c"]
@@ -179,7 +179,7 @@ class TestAckReader:
         ids=["more keys", "bin"],
     )
     def test_other_shapes(self, answer: Any) -> None:
-        """Further keys do no harm, and ack and id may also come as bin."""
+        """More keys are ignored, and key and id may be bin."""
         assert AckReader().feed(msgpack.packb(answer)) == ["a"]
 
     @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ class TestAckReader:
         ids=repr,
     )
     def test_not_an_ack(self, answer: Any) -> None:
-        """Anything else that is MessagePack is refused, and shown in the message."""
+        """Any other MessagePack is refused, and the error shows it."""
         with pytest.raises(ReceiverDown, match="instead of an ack"):
             AckReader().feed(msgpack.packb(answer))
 
@@ -208,12 +208,12 @@ class TestAckReader:
         ids=lambda garbage: repr(garbage[:12]),
     )
     def test_garbage(self, garbage: bytes) -> None:
-        """Bytes that are no answer at all are refused, not raised as some other error."""
+        """Bytes that are not an answer raise ReceiverDown, and nothing else."""
         with pytest.raises(ReceiverDown):
             AckReader().feed(garbage)
 
     def test_nested(self) -> None:
-        """An answer nested to the decoder's limit is refused with a short message."""
+        """An answer nested to the decoder's limit is refused, with a short message."""
         with pytest.raises(ReceiverDown) as caught:
             AckReader().feed(b"\x91" * 1000 + b"\xc0")
         assert len(str(caught.value)) < 200
@@ -222,7 +222,7 @@ class TestAckReader:
         "begin", [b"\xdb\x7f\xff\xff\xff", b"\xdd\x00\x00\xea\x60"], ids=["a text of 2 GB", "a list of 60,000"]
     )
     def test_oversize(self, begin: bytes) -> None:
-        """An answer that does not end within 64 KiB is refused before it fills the memory."""
+        """An answer that does not end within 64 KiB is refused."""
         reader = AckReader()
         taken = 0
         with pytest.raises(ReceiverDown):  # noqa: PT012 - which feed is refused is the decoder's business
@@ -233,7 +233,7 @@ class TestAckReader:
 
     @given(st.binary(max_size=200))
     def test_any_bytes(self, data: bytes) -> None:
-        """Whatever comes, the outcome is a list of ids or ReceiverDown."""
+        """Any bytes give a list of ids, or ReceiverDown."""
         try:
             acks = AckReader().feed(data)
         except ReceiverDown:
@@ -242,7 +242,7 @@ class TestAckReader:
 
 
 class Packed(NamedTuple):
-    """An entry of so many bytes."""
+    """A packed entry."""
 
     key: EventKey
     packed: bytes
@@ -250,7 +250,7 @@ class Packed(NamedTuple):
 
 
 def fill(sizes: list[int], chunk_bytes: int) -> tuple[list[list[Packed]], list[Packed]]:
-    """The chunks for entries of these sizes, and the entries."""
+    """The chunks for entries of these sizes, and these entries."""
     entries = [Packed((number, f"id-{number}"), bytes([number % 256]) * size) for number, size in enumerate(sizes)]
     made = list(batch(entries, chunk_bytes))
     assert [is_last for _, is_last in made] == [False] * (len(made) - 1) + [True] * bool(made)
@@ -258,18 +258,18 @@ def fill(sizes: list[int], chunk_bytes: int) -> tuple[list[list[Packed]], list[P
 
 
 def payload(entries: list[Packed]) -> bytes:
-    """The entries as they stand in their chunk's message."""
+    """The entries in the message of their chunk."""
     message = build_chunk("t", b"".join(entry.packed for entry in entries), len(entries)).message
     packed: bytes = msgpack.unpackb(message)[1]
     return packed
 
 
 class TestBatch:
-    """How chunks are filled."""
+    """Grouping entries into chunks."""
 
     @given(st.lists(st.integers(1, 120), max_size=40), st.integers(1, 100))
     def test_in_order_and_bounded(self, sizes: list[int], chunk_bytes: int) -> None:
-        """All chunks together are all entries in order, and none is above the limit unless one entry alone is."""
+        """The chunks together have all entries in order; only a chunk of one entry may be above the limit."""
         made, entries = fill(sizes, chunk_bytes)
         assert b"".join(map(payload, made)) == b"".join(entry.packed for entry in entries)
         assert [entry.key for each in made for entry in each] == [entry.key for entry in entries]
@@ -279,7 +279,7 @@ class TestBatch:
 
     @given(st.lists(st.integers(1, 120), max_size=40), st.integers(1, 100))
     def test_full(self, sizes: list[int], chunk_bytes: int) -> None:
-        """No chunk is closed while the next entry would still have fitted."""
+        """A chunk ends only if the next entry does not fit."""
         made, _ = fill(sizes, chunk_bytes)
         for each, following in itertools.pairwise(made):
             assert len(payload(each)) + len(following[0].packed) > chunk_bytes
@@ -290,16 +290,16 @@ class TestBatch:
         assert [len(each) for each in fill([40, 61], 100)[0]] == [1, 1]
 
     def test_large_one_alone(self) -> None:
-        """An entry above the limit travels alone, and those around it in chunks of their own."""
+        """An entry above the limit is a chunk by itself."""
         assert [len(each) for each in fill([10, 10, 500, 10], 100)[0]] == [2, 1, 1]
 
     @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 120)), max_size=40), st.integers(1, 100))
     def test_tags(self, entries: list[tuple[str, int]], chunk_bytes: int) -> None:
-        """A chunk has one tag; the entries of each tag keep their order, and none is lost."""
+        """A chunk has one tag; the entries of a tag keep their order, and none is lost."""
         packed = [Packed((number, "id"), bytes(size), tag) for number, (tag, size) in enumerate(entries)]
-        found = list(batch(packed, chunk_bytes))
-        assert [is_last for _, is_last in found] == [False] * (len(found) - 1) + [True] * bool(found)
-        made = [each for each, _ in found]
+        batches = list(batch(packed, chunk_bytes))
+        assert [is_last for _, is_last in batches] == [False] * (len(batches) - 1) + [True] * bool(batches)
+        made = [each for each, _ in batches]
         assert all(len({entry.tag for entry in each}) == 1 for each in made)
         for tag in "abc":
             kept = [entry for each in made for entry in each if entry.tag == tag]
