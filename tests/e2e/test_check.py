@@ -121,7 +121,7 @@ def test_wrong_settings(command: Command, api: SimulatedApi, receiver: Simulated
 
 
 def test_a_wrong_organization(command: Command, receiver: SimulatedReceiver) -> None:
-    """The refused organization is named, and told from an empty one; the others pass."""
+    """The refused organization fails, an empty one is a warning, the others pass."""
     end_ms = now_ms()
     sources = {"good": recent_events(), "empty": EventSource(start_ms=end_ms, end_ms=end_ms)}
     with SimulatedApi(sources) as api:
@@ -237,7 +237,7 @@ def test_a_running_plugin_is_not_disturbed(command: Command, api: SimulatedApi, 
 
 
 def test_a_damaged_state(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
-    """A damaged file fails, and is left as it is."""
+    """A damaged file fails, and is not changed."""
     command.state.parent.mkdir()
     command.state.write_bytes(b"SQLite format 3\0" + b"x" * 5000)
     report = check(*command.settings(api, receiver))

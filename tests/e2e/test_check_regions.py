@@ -106,7 +106,7 @@ def check_region(command: Command, receiver: SimulatedReceiver, proxy: Proxy) ->
 
 
 def test_a_wrong_region(check_region: CheckRegion) -> None:
-    """A key of another region is told from a wrong one, and the right region is named; exit code 3."""
+    """For a key of another region the advice names that region; exit code 3."""
     report = check_region("us")
     assert "JumpCloud answered 401" in report.failure
     assert "set jumpcloud.region to eu" in report.failure
