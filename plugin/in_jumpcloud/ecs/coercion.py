@@ -16,9 +16,6 @@ from in_jumpcloud.ecs.fields import EVENT, Declared
 MAX_DEPTH = 32
 """Levels of nesting that are kept; a deeper subtree becomes its JSON text."""
 
-MAX_TEXT_DEPTH = 100
-"""Levels of nesting of a subtree that can become JSON text; a deeper one is removed. Far below Python's own limits."""
-
 _MAX_PREVIEW = 60  # characters of a value in a message
 
 _INTEGRAL = re.compile(r"[+-]?\d{1,30}(?:\.0*)?", re.ASCII)
@@ -32,11 +29,11 @@ Kind = str | Declared | None
 def coerce(data: dict[str, Any], declared: Declared, problems: list[str], *, strict: bool) -> dict[str, Any]:
     """An event's `data` with declared types; the key `@version` becomes `version`, in `data` too. Never raises.
 
-    `declared` holds the types (fields.declared). `strict`: a strict decoder read the data (see insights.event). Each
-    problem is appended to `problems` as one sentence.
+    `declared` holds the types (fields.declared). `data` nests at most insights.nesting.MAX_NESTING levels; `strict`: a
+    strict decoder read it (see insights.event). Each problem is appended to `problems` as one sentence.
     """
     if not strict:
-        data = _encodable(data, EVENT, 1, problems)
+        data = _encodable(data, EVENT, problems)
     if "@version" in data and "version" not in data:
         data["version"] = data.pop("@version")
     return _object(data, declared, EVENT, 1, problems)
@@ -126,9 +123,6 @@ def _deep_value(value: Any, kind: Kind, path: str, key: str, problems: list[str]
     """A subtree below MAX_DEPTH, as JSON text where the field can hold text."""
     if kind is not None and kind != "keyword":
         return _mistyped(value, kind, path, key, problems)
-    if _is_deeper(value, MAX_TEXT_DEPTH):
-        problems.append(f"{path}.{key}: nested deeper than {MAX_DEPTH + MAX_TEXT_DEPTH} levels; see event.original")
-        return _NOTHING
     problems.append(f"{path}.{key}: nested deeper than {MAX_DEPTH} levels; kept as JSON text")
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
@@ -139,7 +133,7 @@ def _mistyped(value: Any, kind: Kind, path: str, key: str, problems: list[str]) 
     return _NOTHING
 
 
-def _encodable(value: Any, path: str, depth: int, problems: list[str]) -> Any:
+def _encodable(value: Any, path: str, problems: list[str]) -> Any:
     """`value` without what UTF-8 and JSON cannot encode: lone surrogates, NaN, infinities."""
     if isinstance(value, str):
         text, replacements = _SURROGATE.subn("\ufffd", value)
@@ -149,38 +143,19 @@ def _encodable(value: Any, path: str, depth: int, problems: list[str]) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         problems.append(f"{path}: {value} is not a finite number; kept as text")
         return str(value)
-    if isinstance(value, dict | list) and depth == MAX_DEPTH + 1 and _is_deeper(value, MAX_TEXT_DEPTH):
-        return value  # removed later, by _deep_value
     if isinstance(value, dict):
         return {
-            _encodable(key, path, depth, problems): _encodable(
-                each, f"{path}.{key}".encode(errors="replace").decode(), depth + 1, problems
+            _encodable(key, path, problems): _encodable(
+                each, f"{path}.{key}".encode(errors="replace").decode(), problems
             )
             for key, each in value.items()
         }
     if isinstance(value, list):
-        return [_encodable(each, path, depth + 1, problems) for each in value]
+        return [_encodable(each, path, problems) for each in value]
     return value
 
 
-def _is_deeper(value: Any, levels: int) -> bool:
-    """Whether `value` has more than `levels` levels of objects and lists. Without recursion, which Python limits."""
-    containers = [value]
-    for _ in range(levels):
-        containers = [
-            inner
-            for outer in containers
-            for inner in (outer.values() if type(outer) is dict else outer)
-            if type(inner) is dict or type(inner) is list
-        ]
-        if not containers:
-            return False
-    return True
-
-
 def _preview(value: Any) -> str:
-    if type(value) in {dict, list} and _is_deeper(value, MAX_TEXT_DEPTH):
-        return "a deeply nested value"
     text = json.dumps(value, ensure_ascii=True)
     return text if len(text) <= _MAX_PREVIEW else f"{text[: _MAX_PREVIEW - 3]}..."
 
