@@ -21,7 +21,9 @@ from support.senders import SenderTo, sender_to
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 
 # A loaded machine, or coverage, makes an example slow; that says nothing about the code.
-hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile(
+    "tests", max_examples=40, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("tests")
 
 

@@ -17,14 +17,14 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from support.command import ROOT, wait_until
 from support.fluent_bit import BINARY, FluentBit
-from support.hostile_events import events
+from support.hostile_events import events as hostile_events
 
 from in_jumpcloud.config.schema import EcsSettings, ForwardSettings, ServerSettings
 from in_jumpcloud.ecs import fields
@@ -101,10 +101,10 @@ class Entry(NamedTuple):
 class Fuzz:
     """Maps hostile events with both profiles and, with `deliver`, sends the records through a real Fluent Bit."""
 
-    def __init__(self, directory: Path, *, events: int, seed: int, deliver: bool) -> None:
+    def __init__(self, directory: Path, *, events: int | list[bytes], seed: int, deliver: bool) -> None:
         self._directory = directory
         self._with_fluent_bit = deliver
-        self._count = events
+        self._events: Iterable[bytes] = hostile_events(events, seed) if isinstance(events, int) else events
         self._digests: list[bytes] = []
         self._counted = 0
         self._extended, self._elastic = (
@@ -125,7 +125,7 @@ class Fuzz:
             with FluentBit.with_input(self._directory, {}) as fluent_bit:
                 self._deliver(fluent_bit)
                 with fluent_bit.output.open("rb") as output:
-                    wait_until(lambda: self._lines_of(output) >= self.figures.events, 60 + self._count / 1000)
+                    wait_until(lambda: self._lines_of(output) >= self.figures.events, 60 + self.figures.events / 1000)
                 fluent_bit.stop()
             self._check_output(fluent_bit.output)
         else:
@@ -136,7 +136,7 @@ class Fuzz:
 
     def _entries(self) -> Iterator[Entry]:
         now_ns = time.time_ns()
-        for number, raw in enumerate(events(self._count, self.figures.seed)):
+        for number, raw in enumerate(self._events):
             self.figures.events += 1
             self.figures.raw_bytes += len(raw)
             record = self._extended.map(parse_event(raw), now_ns)

@@ -90,11 +90,14 @@ def test_timestamp_never_raises(text: str) -> None:
 
 
 def test_own_id() -> None:
-    """An id is opaque text. With the minute of the timestamp it is the event's key."""
+    """An id is opaque text. With the minute of the timestamp, or UNDATED, it is the event's key."""
     for event_id in ("5f1b3c", "d1d2D3-UPPER", "not hex at all", "ünï", "0"):
         event = parse_event(json.dumps({"id": event_id, "timestamp": "2026-01-02T15:04:59.999Z"}).encode())
         assert event.id == event_id
         assert event.key == (SECOND // 60, event_id)
+    for timestamp in (None, 1_767_366_245, "soon", "", {}):
+        event = parse_event(json.dumps({"id": "a", "timestamp": timestamp}).encode())
+        assert (event.time_ns, event.key) == (None, (UNDATED, "a"))
 
 
 def test_hash_instead_of_an_id() -> None:
@@ -105,14 +108,6 @@ def test_hash_instead_of_an_id() -> None:
         assert event.id == digest(raw) == parse_event(msgspec.Raw(raw)).id
         assert event.key == (SECOND // 60, digest(raw))
         assert parse_event(raw.replace(b"{", b"{ ", 1)).id != event.id
-
-
-def test_undated() -> None:
-    """An event without a readable timestamp has a key, but no time."""
-    timestamps: list[Any] = [None, 1_767_366_245, "soon", "", {}]
-    for timestamp in timestamps:
-        event = parse_event(json.dumps({"id": "a", "timestamp": timestamp}).encode())
-        assert (event.time_ns, event.key) == (None, (UNDATED, "a"))
 
 
 # Decoding
@@ -128,26 +123,18 @@ def test_ordinary() -> None:
 
 
 def test_lenient() -> None:
-    """Lone surrogates, NaN, infinities and raw control characters are accepted, and `strict` says so."""
-    values = {rb'"\ud800"': "\ud800", b"Infinity": float("inf"), b"-Infinity": float("-inf"), b"1e999": float("inf")}
-    for value, decoded in (values | {b'"a\nb\x00"': "a\nb\x00"}).items():
+    """Lone surrogates, NaN, infinities and control characters are accepted, and `strict` says so.
+
+    Bytes that are not UTF-8 are replaced and reported.
+    """
+    values = {rb'"\ud800"': "\ud800", b"NaN": float("nan"), b"-Infinity": float("-inf"), b"1e999": float("inf")}
+    for value, decoded in (values | {b'"a\nb\x00"': "a\nb\x00", b'"caf\xe9"': "caf\ufffd"}).items():
         raw = b'{"id":"a","x":' + value + b"}"
         assert parse_event(raw).id == "a"
-        assert decode_event(raw) == ({"id": "a", "x": decoded}, None, False)
-    data, problem, strict = decode_event(b'{"id":"a","x":NaN}')
-    assert data is not None
-    assert data["x"] != data["x"]
-    assert (problem, strict) == (None, False)
-
-
-def test_invalid_utf8() -> None:
-    """Bytes that are not UTF-8 are replaced and reported; the rest of the event is kept."""
-    raw = b'{"id":"a","x":"caf\xe9"}'
-    data, problem, _ = decode_event(raw)
-    assert data == {"id": "a", "x": "caf\ufffd"}
-    assert parse_event(raw).id == "a"
-    assert problem is not None
-    assert "not UTF-8" in problem
+        data, problem, strict = decode_event(raw)
+        assert repr(data) == repr({"id": "a", "x": decoded})
+        assert not strict
+        assert ("not UTF-8" in (problem or "")) == (problem is not None) == (b"\xe9" in raw)
 
 
 def nested(levels: int, value: str = "1") -> str:
@@ -162,7 +149,7 @@ def test_nesting_is_limited() -> None:
     head = '{"id":"a","timestamp":"2026-01-02T15:04:05Z","b":"x]","c":'
     deepest = nested(MAX_NESTING - 1)
     assert decode_event(f"{head}{deepest}}}".encode()) == (json.loads(f"{head}{deepest}}}"), None, True)
-    for deep in (nested(1), nested(500), "[" * 5000 + "]" * 5000, "[" * 100_000 + '"}"' + "]" * 100_000, '{"x":NaN}'):
+    for deep in (nested(1), nested(500), "[" * 5000 + "]" * 5000, "[" * 20_000 + '"}"' + "]" * 20_000, '{"x":NaN}'):
         raw = f"{head}{nested(MAX_NESTING - 1, deep)},{json.dumps('d')}:2}}".encode()
         data, problem, strict = decode_event(raw)
         assert data == json.loads(f"{head}{nested(MAX_NESTING - 1, json.dumps(deep))},{json.dumps('d')}:2}}")
@@ -177,7 +164,7 @@ def test_unreadable() -> None:
     problems = {
         b'{"id":"a"': "is not valid JSON: Expecting ',' delimiter: line 1 column 10 (char 9)",
         b"": "is not valid JSON: Expecting value: line 1 column 1 (char 0)",
-        b'{"id":"a","x":' + b"[" * 100_000: "is not valid JSON: ",
+        b'{"id":"a","x":' + b"[" * 20_000: "is not valid JSON: ",
     }
     problems |= dict.fromkeys([b'["id"]', b'"text"', b"null", b"NaN"], "is not a JSON object")
     for raw, words in problems.items():
@@ -191,7 +178,7 @@ def test_unreadable() -> None:
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=12,
+    max_leaves=8,
 )
 
 
