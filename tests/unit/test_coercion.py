@@ -68,7 +68,7 @@ def test_converted() -> None:
 
 
 def test_mistyped() -> None:
-    """A value that cannot be converted is removed, with one problem that names the field and shows the value's start."""
+    """A value that cannot be converted is removed, with a problem that names the field and shows the value's start."""
     rows: dict[str, list[Any]] = {
         "scope": ["x", "2.5", 2.5, " 2", "1e3", "0x2", "\u0662", True, {"a": 1}, 2**63, -(2**63) - 1, str(2**63)],
         "deref": [float(2**63), "9" * 31],
@@ -133,7 +133,8 @@ def test_reported() -> None:
         assert names in problem
         assert body["jumpcloud"]["event"].get(member.decode(errors="replace").split('"')[1], GONE) == kept, member
         # The next event is not affected.
-        assert "error" not in (body := mapped(b'{"scope":1}'))
+        body = mapped(b'{"scope":1}')
+        assert "error" not in body
         assert body["tags"] == ["preserve_duplicate_custom_fields", "forwarded"]
 
 
