@@ -21,42 +21,23 @@ def documented() -> list[tuple[str, str]]:
 
 
 def test_every_row() -> None:
-    """The table begins with exactly the documented fields, in order, and only they have the origin elastic."""
+    """The table begins with exactly the documented fields, in order; the others are JumpCloud's, or those of ECS 8.11.
+
+    Every name is unique, and so is every description, one short sentence.
+    """
     rows = documented()
     assert len(rows) == 110
     assert [(field.name, field.type) for field in fields.table()[:110]] == rows
-    assert [field.origin == "elastic" for field in fields.table()] == [True] * 110 + [False] * (
-        len(fields.table()) - 110
-    )
-
-
-def test_origins() -> None:
-    """Fields of JumpCloud are below jumpcloud.event, and fields of ECS are not."""
-    for field in fields.table()[110:]:
-        assert field.origin == ("jumpcloud" if field.name.startswith("jumpcloud.event.") else "ecs"), field.name
-
-
-def known_to_ecs() -> dict[str, str]:
-    """Type by name of the fields of ECS 8.11 that the table names."""
+    for index, field in enumerate(fields.table()):
+        origin = "jumpcloud" if field.name.startswith("jumpcloud.event.") else "ecs"
+        assert field.origin == ("elastic" if index < 110 else origin), field.name
     with ECS.open(newline="", encoding="utf-8") as file:
-        return {row["name"]: row["type"] for row in csv.DictReader(file)}
-
-
-def test_fields_of_ecs() -> None:
-    """Every field with the origin ecs is in ECS, with its type there."""
-    assert {field.name: field.type for field in fields.table() if field.origin == "ecs"} == known_to_ecs()
-
-
-def test_names_once() -> None:
-    """No field name is used twice."""
-    assert [name for name, count in Counter(field.name for field in fields.table()).items() if count > 1] == []
-
-
-def test_descriptions() -> None:
-    """Every description is one short line, with a capital and a full stop, and no two are the same."""
+        known_to_ecs = {row["name"]: row["type"] for row in csv.DictReader(file)}
+    assert {field.name: field.type for field in fields.table() if field.origin == "ecs"} == known_to_ecs
     texts = [field.description for field in fields.table()]
     assert [text for text in texts if not re.fullmatch(r"[A-Z].{5,120}\.", text)] == []
-    assert [text for text, count in Counter(texts).items() if count > 1] == []
+    counts = Counter([*texts, *(field.name for field in fields.table())])
+    assert [each for each, count in counts.items() if count > 1] == []
 
 
 def test_declared() -> None:
@@ -72,10 +53,7 @@ def test_declared() -> None:
     assert leaves(fields.declared(), "jumpcloud.event") == rows
     rows |= {field.name: field.type for field in fields.table() if field.origin == "jumpcloud"}
     assert leaves(fields.declared(extended=True), "jumpcloud.event") == rows
-
-
-def test_declared_below_another_parent() -> None:
-    """The tree of another parent has no fields of a parent whose name only begins the same."""
+    # The tree of another parent has no fields of a parent whose name only begins the same.
     assert fields.declared("input") == {"type": "keyword"}
     assert fields.declared("jumpcloud.event.mfa") == {}
     assert fields.declared("jumpcloud.event.mfa_meta") == {"type": "keyword"}
