@@ -95,7 +95,8 @@ def test_own_id() -> None:
         event = parse_event(json.dumps({"id": event_id, "timestamp": "2026-01-02T15:04:59.999Z"}).encode())
         assert event.id == event_id
         assert event.key == (SECOND // 60, event_id)
-    for timestamp in (None, 1_767_366_245, "soon", "", {}):
+    unreadable: list[Any] = [None, 1_767_366_245, "soon", "", {}]
+    for timestamp in unreadable:
         event = parse_event(json.dumps({"id": "a", "timestamp": timestamp}).encode())
         assert (event.time_ns, event.key) == (None, (UNDATED, "a"))
 

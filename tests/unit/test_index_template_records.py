@@ -165,7 +165,7 @@ def _well_formed(value: Any, kind: str) -> bool:
             case "ip":
                 return isinstance(value, str) and "%" not in value and bool(ipaddress.ip_address(value))
             case "geo_point":
-                return value.keys() == {"lat", "lon"} and abs(value["lat"]) <= 90 and abs(value["lon"]) <= 180
+                return bool(value.keys() == {"lat", "lon"} and abs(value["lat"]) <= 90 and abs(value["lon"]) <= 180)
             case "boolean":
                 return isinstance(value, bool) or value in {"true", "false", ""}
             case "date" | "date_nanos":
