@@ -70,7 +70,7 @@ def test_overlap(copy: Path) -> None:
 
 
 def test_types_of_values() -> None:
-    """Coordinates are doubles; radii and AS numbers are integers: strict readers require this."""
+    """Coordinates have double precision; radii and AS numbers are integers: strict readers require this."""
     with maxminddb.open_database(CITY) as cities, maxminddb.open_database(ASN) as systems:
         points: list[Any] = [record["location"] for _, record in cities if "location" in record]
         numbers: list[Any] = [record["autonomous_system_number"] for _, record in systems]

@@ -168,7 +168,7 @@ def test_nothing_is_sent_during_retry_after() -> None:
 
 
 def test_429_without_retry_after(client: Client, api: SimulatedApi) -> None:
-    """A 429 without a time pauses nobody: the caller decides how long to wait."""
+    """A 429 without a time pauses nothing: the caller decides how long to wait."""
     api.faults.once(Fault("status", status=429))
     clock = Clock()
     insights = client(api.url, rate_limiter=RateLimiter(1000, clock=clock))

@@ -139,7 +139,7 @@ def test_refusals_have_its_reason(receiver_with: ReceiverWith, sender_to: Sender
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"shared_key": Secret("another")}, "shared key mismatch"),
         (SOMEBODY | {"password": Secret("no")}, "username/password mismatch"),
-        (SOMEBODY | {"username": "nobody"}, "username/password mismatch"),
+        (SOMEBODY | {"username": "unknown"}, "username/password mismatch"),
         (KEY, "missing authentication information"),
         (KEY | {"self_hostname": HOSTNAME}, "Same hostname between input and output"),
     ]
