@@ -5,25 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 import socket
-import ssl
-import subprocess
-import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
-from pathlib import Path
-from urllib.request import ProxyHandler, build_opener
-from urllib.request import Request as Forwarded
 
 import pytest
-import trustme
+from support.certificates import Certificates
+from support.fluent_bit import free_port
 from support.insights import (
     BEGIN,
     CURSOR,
     KEY,
     NOW,
-    Canned,
     Client,
     Request,
     Serve,
@@ -39,48 +32,18 @@ from in_jumpcloud.insights.window import Window
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 
-
-def closed_port() -> int:
-    """A port that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
-
-
 # Proxies
 
 
-def forward(request: Request) -> None:
-    """Forward a request, as a proxy does with an http URL."""
-    headers = {name: value for name, value in request.headers.items() if name.lower() != "accept-encoding"}
-    forwarded = Forwarded(request.path, request.server.bodies[-1], headers)  # noqa: S310 - the test's own URL
-    with build_opener(ProxyHandler({})).open(forwarded, timeout=10) as response:
-        request.wfile.write(answer(response.read(), {"X-Search_after": response.headers["X-Search_after"]}))
-
-
-def test_through_a_proxy(client: Client, api: SimulatedApi, serve: Serve) -> None:
-    """All pages come through the proxy, with the key, and no request goes directly."""
-    proxy = serve(forward)
-    direct = fetch_all(client(api.url))
-    requests = len(api.requests)
-    assert fetch_all(client(api.url, proxy=proxy.url)) == direct
-    assert len(proxy.paths) == requests
-    assert set(proxy.paths) == {f"{api.url}/insights/directory/v1/events"}
-
-
-@pytest.mark.parametrize("scheme", ["http", "https"])
-def test_proxy_that_is_down(client: Client, scheme: str) -> None:
-    """The error names the proxy as the cause, and does not show its password."""
-    proxy = f"http://somebody:hunter2hunter2@127.0.0.1:{closed_port()}"
-    error = failure(client(f"{scheme}://api.invalid", proxy=proxy))
-    assert type(error) is Retryable
-    assert str(error).startswith(f"{scheme}://api.invalid/insights/directory/v1/events: ")
-    assert "through the proxy (jumpcloud.proxy or the environment): Connection refused" in str(error)
-    assert "hunter2" not in str(error)
-
-
-def test_password_of_the_proxy(client: Client, serve: Serve) -> None:
-    """A 407 names the setting to change. A password that the proxy repeats is not shown."""
+def test_proxy(client: Client, serve: Serve) -> None:
+    """An error names the proxy as the cause; a 407 the setting to change. Its password is not shown."""
+    down = f"http://somebody:hunter2hunter2@127.0.0.1:{free_port()}"
+    for scheme in ("http", "https"):
+        error = failure(client(f"{scheme}://api.invalid", proxy=down))
+        assert type(error) is Retryable
+        assert str(error).startswith(f"{scheme}://api.invalid/insights/directory/v1/events: ")
+        assert "through the proxy (jumpcloud.proxy or the environment): Connection refused" in str(error)
+        assert "hunter2" not in str(error)
     proxy = serve(answer(b"", status="407 Proxy Authentication Required"))
     error = failure(client("http://api.invalid", proxy=proxy.url))
     assert type(error) is RequestRejected
@@ -107,11 +70,16 @@ def test_unknown_name(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_refused_connection(client: Client) -> None:
-    """A port that nothing listens on is named with the cause."""
-    url = f"http://127.0.0.1:{closed_port()}"
+    """A port that nothing listens on is named with the cause, also while another error is handled."""
+    url = f"http://127.0.0.1:{free_port()}"
     error = failure(client(url))
     assert type(error) is Retryable
     assert str(error) == f"{url}/insights/directory/v1/events: Connection refused"
+    try:
+        int("something else")
+    except ValueError:
+        with pytest.raises(Retryable, match="Connection refused"):
+            fetch(client(url))
 
 
 def test_invalid_url(client: Client) -> None:
@@ -122,82 +90,27 @@ def test_invalid_url(client: Client) -> None:
         assert str(error).startswith(f"{url}/insights/directory/v1/events: ")
 
 
-def test_cause_of_an_error_while_another_is_handled(client: Client) -> None:
-    """The error names its own cause, also when the request is sent while another error is handled."""
-    url = f"http://127.0.0.1:{closed_port()}"
-    try:
-        int("something else")
-    except ValueError:
-        with pytest.raises(Retryable, match="Connection refused"):
-            fetch(client(url))
-
-
 # Certificates
 
 
-class Secure(Canned):
-    """A server of canned responses with TLS."""
+def test_certificates(client: Client, serve: Serve, certificates: Certificates) -> None:
+    """A certificate of an unknown authority is trusted with `ca_file`, and refused without; the error names it.
 
-    def __init__(self, certificate: trustme.LeafCert) -> None:
-        super().__init__(answer(b"[{}]"))
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        certificate.configure_cert(self._context)
-
-    def finish_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
-        """Do the TLS handshake on the thread of the connection."""
-        try:
-            with self._context.wrap_socket(request, server_side=True) as secured:
-                super().finish_request(secured, client_address)
-        except OSError:  # a client that does not trust the certificate closes the connection
-            return
-
-
-@pytest.fixture
-def authority() -> trustme.CA:
-    """The authority of the server's certificate."""
-    return trustme.CA()
-
-
-@pytest.fixture
-def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
-    """The certificate of the authority."""
-    path = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return path
-
-
-@pytest.fixture
-def https(authority: trustme.CA, request: pytest.FixtureRequest) -> Iterator[str]:
-    """An https server, with the certificate of the host that the test names."""
-    server = Secure(authority.issue_cert(getattr(request, "param", "127.0.0.1")))
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"https://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_ca_file(client: Client, https: str, ca_file: Path) -> None:
-    """A certificate of an unknown authority is trusted with `ca_file`, and refused without; the error names it."""
-    assert len(fetch(client(https, ca_file=ca_file)).events) == 1
-    error = failure(client(https))
-    assert type(error) is Retryable
-    assert ": the certificate is not trusted: " in str(error)
-    assert "jumpcloud.ca_file" in str(error)
-    assert "_ssl.c" not in str(error)
-
-
-@pytest.mark.parametrize("https", ["api.example.com"], indirect=True)
-def test_certificate_of_another_host(client: Client, https: str, ca_file: Path) -> None:
-    """A trusted certificate of another host is refused, and the error says why."""
-    assert "not valid for '127.0.0.1'" in str(failure(client(https, ca_file=ca_file)))
-
-
-def test_server_without_tls(client: Client, serve: Serve) -> None:
-    """A plain server instead of https is one clear line."""
-    error = failure(client(serve(answer()).url.replace("http:", "https:")))
-    assert type(error) is Retryable
-    assert "_ssl.c" not in str(error)
-    assert "SSL" in str(error)
+    So is a trusted certificate of another host, and a server without TLS.
+    """
+    url = serve(answer(b"[{}]"), certificates.server_context("127.0.0.1")).url
+    assert len(fetch(client(url, ca_file=certificates.ca_file)).events) == 1
+    other = serve(answer(b"[{}]"), certificates.server_context("api.example.com")).url
+    plain = serve(answer()).url.replace("http:", "https:")
+    refused = [
+        (failure(client(url)), (": the certificate is not trusted: ", "jumpcloud.ca_file")),
+        (failure(client(other, ca_file=certificates.ca_file)), ("not valid for '127.0.0.1'",)),
+        (failure(client(plain)), ("SSL",)),
+    ]
+    for error, words in refused:
+        assert type(error) is Retryable
+        assert [each for each in words if each not in str(error)] == []
+        assert "_ssl.c" not in str(error)
 
 
 # Time
@@ -298,35 +211,6 @@ def test_response_of_200_mb(client: Client, serve: Serve, form: str) -> None:
         tracemalloc.stop()
     assert type(error) is PageTooLarge
     assert peak < 25 * MB, f"{peak / MB:.0f} MB"
-
-
-_PROGRAM = """
-import resource, sys, threading
-from in_jumpcloud.config.schema import JumpCloudSettings
-from in_jumpcloud.errors import PageTooLarge
-from in_jumpcloud.insights.api import DirectoryInsights, Scope
-from in_jumpcloud.insights.auth import create_auth
-from in_jumpcloud.insights.rate_limit import RateLimiter
-from in_jumpcloud.insights.window import Window
-from in_jumpcloud.config.types import Secret
-
-settings, rate_limiter = JumpCloudSettings(url=sys.argv[1], api_key=Secret("k")), RateLimiter(10)
-api = DirectoryInsights(settings, create_auth(settings, rate_limiter), rate_limiter)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-try:
-    api.fetch(Window(start_ms=0, end_ms=1, services=("all",), limit=1), Scope(), threading.Event())
-except PageTooLarge:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-
-
-def test_memory_of_the_process(serve: Serve) -> None:
-    """A compressed response of 200 MB makes the process grow by little more than the default limit of 64 MiB."""
-    bomb = answer(gzip.compress(b"[" + b" " * 200 * MB, 1), {"Content-Encoding": "gzip"})
-    completed = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-c", _PROGRAM, serve(bomb).url], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert int(completed.stdout) < 90_000, completed.stdout  # kB
 
 
 def test_pages_of_large_events(client: Client) -> None:

@@ -165,6 +165,7 @@ def test_proxy(client: Client, serve: Serve, monkeypatch: pytest.MonkeyPatch) ->
     assert (proxy.paths, other.paths) == ([f"http://api.invalid{PATH}"], [])
     fetch(client("http://api.invalid"))
     assert other.paths == [f"http://api.invalid{PATH}"]
+    assert proxy.headers[0]["x-api-key"] == other.headers[0]["x-api-key"] == KEY
 
 
 def test_ca_file(client: Client, serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -192,8 +193,12 @@ def test_stopped(client: Client, api: SimulatedApi) -> None:
     """Once the process stops, no request is sent."""
     stop = threading.Event()
     stop.set()
-    with pytest.raises(Stopped):
-        client(api.url).fetch(WINDOW, OWN, stop)
+    for call in (
+        lambda: client(api.url).fetch(WINDOW, OWN, stop),
+        lambda: client(api.url).counts(BEGIN, NOW, ("all",), OWN, stop),
+    ):
+        with pytest.raises(Stopped):
+            call()
     assert not api.requests
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import threading
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -25,6 +24,7 @@ from support.insights import (
     fetch,
     ten_minutes,
 )
+from support.turns import Clock
 
 from in_jumpcloud.config.types import Duration, Size
 from in_jumpcloud.errors import (
@@ -103,21 +103,6 @@ def test_body_of_an_error(client: Client, serve: Serve) -> None:
 # Too many requests
 
 
-class Clock(threading.Event):
-    """A clock that advances when something waits for it as an event, so that waiting takes no time."""
-
-    now = NOW / 1000
-
-    def __call__(self) -> float:
-        """The time in seconds."""
-        return self.now
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Advance."""
-        self.now += timeout or 0
-        return False
-
-
 def test_retry_after(client: Client, api: SimulatedApi) -> None:
     """`Retry-After` is seconds or a date, at most five minutes. Without a readable one the caller decides."""
 
@@ -150,32 +135,25 @@ def test_retry_after(client: Client, api: SimulatedApi) -> None:
         assert error.after is None, unreadable
 
 
-def test_nothing_is_sent_during_retry_after() -> None:
-    """After a 429 all clients with the same rate limiter wait until the pause is over, and then keep their spacing."""
-    clock = Clock()
+def test_nothing_is_sent_during_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a 429 all clients with the same rate limiter wait until the pause is over, and then keep their spacing.
+
+    A 429 without a time pauses none of them: the caller decides how long to wait.
+    """
+    clock = Clock(NOW / 1000)
     rate_limiter = RateLimiter(2, clock=clock)
     with (
-        pytest.MonkeyPatch.context() as monkeypatch,
         clients(monkeypatch) as client,
         SimulatedApi(ten_minutes(), api_key=KEY, clock=lambda: round(clock.now * 1000)) as api,
     ):
-        api.faults.once(Fault("status", status=429, retry_after="120"))
-        with pytest.raises(Retryable):
-            client(api.url, rate_limiter=rate_limiter).fetch(WINDOW, OWN, clock)
-        for _ in range(3):
-            client(api.url, rate_limiter=rate_limiter).fetch(WINDOW, OWN, clock)
-        assert [request.time_ms - NOW for request in api.requests] == [0, 120_000, 120_500, 121_000]
-
-
-def test_429_without_retry_after(client: Client, api: SimulatedApi) -> None:
-    """A 429 without a time pauses nothing: the caller decides how long to wait."""
-    api.faults.once(Fault("status", status=429))
-    clock = Clock()
-    insights = client(api.url, rate_limiter=RateLimiter(1000, clock=clock))
-    with pytest.raises(Retryable):
-        insights.fetch(WINDOW, OWN, clock)
-    insights.fetch(WINDOW, OWN, clock)
-    assert clock.now - NOW / 1000 < 0.01
+        for seconds in ("120", None):
+            api.faults.once(Fault("status", status=429, retry_after=seconds))
+            with pytest.raises(Retryable):
+                client(api.url, rate_limiter=rate_limiter).fetch(WINDOW, OWN, clock)
+            for _ in range(2):
+                client(api.url, rate_limiter=rate_limiter).fetch(WINDOW, OWN, clock)
+        times = [request.time_ms - NOW for request in api.requests]
+    assert times == [0, 120_000, 120_500, 121_000, 121_500, 122_000]
 
 
 # Invalid responses
@@ -195,39 +173,35 @@ def test_read_timeout(client: Client, api: SimulatedApi, serve: Serve) -> None:
         assert str(error) == f"{url}/insights/directory/v1/events: no answer within jumpcloud.read_timeout"
 
 
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        ("drop", "Remote end closed connection without response"),
-        ("cut", ""),
-        ("bad_json", "the response is incomplete: its JSON array does not end (request "),
-        ("wrong_count", "announced 101 events and sent 100 (request "),
-    ],
-)
-def test_faulty_response(client: Client, api: SimulatedApi, fault: FaultKind, words: str) -> None:
+def test_faulty_response(client: Client, api: SimulatedApi) -> None:
     """A dropped, incomplete or contradictory response is requested again, and the page is complete then."""
+    faults: dict[FaultKind, str] = {
+        "drop": "Remote end closed connection without response",
+        "cut": "",
+        "bad_json": "the response is incomplete: its JSON array does not end (request ",
+        "wrong_count": "announced 101 events and sent 100 (request ",
+    }
     insights = client(api.url)
     good = fetch(insights)
-    api.faults.once(Fault(fault))
-    error = failure(insights)
-    assert type(error) is Retryable
-    assert words in str(error)
-    assert fetch(insights)[:3] == good[:3]
+    for fault, words in faults.items():
+        api.faults.once(Fault(fault))
+        error = failure(insights)
+        assert type(error) is Retryable
+        assert words in str(error)
+        assert fetch(insights)[:3] == good[:3]
 
 
-@pytest.mark.parametrize("headers", [{}, {"Content-Encoding": "gzip"}])
-def test_cut_off_without_a_length(client: Client, serve: Serve, headers: dict[str, str]) -> None:
+def test_cut_off_without_a_length(client: Client, serve: Serve) -> None:
     """A response without a length whose connection closes too early is not accepted as a shorter one."""
-    body = b"[" + b",".join(b'{"n":%d}' % number for number in range(1000)) + b"]"
-    if headers:
-        body = gzip.compress(body)
-    head, _, rest = answer(body, headers).partition(b"\r\n")
-    whole = head + b"\r\n" + rest.split(b"\r\n", 1)[1]
+    events = b"[" + b",".join(b'{"n":%d}' % number for number in range(1000)) + b"]"
     window = Window(start_ms=WINDOW.start_ms, end_ms=NOW, services=("all",), limit=10_000)
-    assert len(fetch(client(serve(whole).url), window).events) == 1000
-    for share in (0.1, 0.5, 0.9):
-        server = serve(whole[: len(whole) - len(body) + round(len(body) * share)])
-        assert type(failure(client(server.url), window)) is Retryable
+    for body, headers in ((events, {}), (gzip.compress(events), {"Content-Encoding": "gzip"})):
+        head, _, rest = answer(body, headers).partition(b"\r\n")
+        whole = head + b"\r\n" + rest.split(b"\r\n", 1)[1]
+        assert len(fetch(client(serve(whole).url), window).events) == 1000
+        for share in (0.1, 0.5, 0.9):
+            server = serve(whole[: len(whole) - len(body) + round(len(body) * share)])
+            assert type(failure(client(server.url), window)) is Retryable
 
 
 def test_repeated_cursor(client: Client, api: SimulatedApi) -> None:

@@ -24,7 +24,7 @@ from in_jumpcloud.errors import (
     Stopped,
 )
 from in_jumpcloud.insights.api import DirectoryInsights, Scope
-from in_jumpcloud.insights.auth import ApiKey, ServiceAccount, create_auth
+from in_jumpcloud.insights.auth import ServiceAccount, create_auth
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
@@ -106,21 +106,6 @@ def test_token_is_requested_once(client: Client, api: SimulatedApi) -> None:
         assert request.headers["x-org-id"] == SCOPE.organization
         assert "x-api-key" not in request.headers
     assert "organization id is missing" in str(failure(insights, scope=OWN))
-
-
-@pytest.mark.parametrize(("lifetime", "margin"), [(3600, 60), (100, 10)])
-def test_token_is_renewed_early(client: Client, api: SimulatedApi, time: Time, lifetime: float, margin: float) -> None:
-    """A token is renewed a minute before it expires, or a tenth of its lifetime if that is shorter, but not earlier."""
-    api.tokens.lifetime = lifetime
-    insights = client(api)
-    fetch(insights, scope=SCOPE)
-    time.passed += lifetime - margin - 1
-    fetch(insights, scope=SCOPE)
-    assert token_requests(api) == 1
-    time.passed += 1
-    fetch(insights, scope=SCOPE)
-    assert token_requests(api) == 2
-    assert {request.status for request in api.requests} == {200}
 
 
 def test_revoked_token_is_replaced_once(client: Client, api: SimulatedApi) -> None:
@@ -222,24 +207,24 @@ def test_errors_of_the_token_request(client: Client, serve: Serve) -> None:
         assert getattr(error, "after", None) == (7 if status.startswith("429") else None)
 
 
-def test_wrong_secret(client: Client, api: SimulatedApi) -> None:
-    """The simulated API refuses a wrong secret; the error names the setting."""
-    error = failure(client(api, secret="wrong" * 5), scope=SCOPE)
-    assert type(error) is KeyRefused
-    assert "client_secret" in str(error)
-
-
-def test_timeout_of_the_token_request(client: Client, api: SimulatedApi) -> None:
-    """The token request has the same timeouts as others."""
+def test_timeout_and_proxy_of_the_token_request(client: Client, api: SimulatedApi, serve: Serve) -> None:
+    """The token request has the same timeouts and the same proxy as others."""
     api.faults.once(Fault("delay", seconds=30, path=TOKEN))
     error = failure(client(api, read_timeout=Duration(0.1)), scope=SCOPE)
     assert type(error) is RequestTimeout
     assert str(error) == f"{api.token_url}: no answer within jumpcloud.read_timeout"
+    proxy = serve(answer(b'{"access_token":"t"}'))
+    failure(client("http://api.invalid", proxy=proxy.url))
+    assert proxy.paths[0] == f"http://api.invalid{TOKEN}"
 
 
 def test_lifetime(serve: Serve, time: Time) -> None:
-    """A lifetime that is missing or invalid counts as an hour; the longest is a day."""
-    lifetimes: dict[bytes, float] = {b',"expires_in":600': 600, b',"expires_in":' + b"9" * 400: 86_400}
+    """A token is renewed a minute before it expires, or a tenth of its lifetime if that is shorter, but not earlier.
+
+    A lifetime that is missing or invalid counts as an hour; the longest is a day.
+    """
+    lifetimes: dict[bytes, float] = {b',"expires_in":100': 100, b',"expires_in":600': 600}
+    lifetimes[b',"expires_in":' + b"9" * 400] = 86_400
     lifetimes |= {b',"expires_in":' + value: 3600 for value in (b"null", b'"x"', b"-1", b"true")}
     for expires, seconds in (lifetimes | {b"": 3600}).items():
         server = serve(answer(b'{"access_token":"t"' + expires + b"}"))
@@ -283,21 +268,10 @@ def test_secrets_are_not_shown(client: Client, serve: Serve) -> None:
     assert not [secret for secret in (SECRET, token) if secret[:12] in str(error)]
 
 
-def test_proxy_of_the_token_request(client: Client, serve: Serve) -> None:
-    """The token request uses the same proxy as others."""
-    proxy = serve(answer(b'{"access_token":"t"}'))
-    failure(client("http://api.invalid", proxy=proxy.url))
-    assert proxy.paths[0] == f"http://api.invalid{TOKEN}"
-
-
-def test_create_auth() -> None:
-    """The settings have a key or a service account, or the error names the key."""
-    rate_limiter = RateLimiter(1)
-    assert isinstance(create_auth(JumpCloudSettings(api_key=Secret("k")), rate_limiter), ApiKey)
-    settings = JumpCloudSettings(client_id=ID, client_secret=Secret(SECRET))
-    assert isinstance(create_auth(settings, rate_limiter), ServiceAccount)
+def test_missing_account() -> None:
+    """Without a key and a complete service account, the error names the key."""
     with pytest.raises(ConfigError, match="api_key"):
-        create_auth(JumpCloudSettings(client_id=ID), rate_limiter)
+        create_auth(JumpCloudSettings(client_id=ID), RateLimiter(1))
 
 
 def test_run(command: Command, receiver: SimulatedReceiver) -> None:
@@ -317,34 +291,24 @@ def test_run(command: Command, receiver: SimulatedReceiver) -> None:
         assert b"jumpcloud.client_id or client_secret is wrong" in refused.stderr
 
 
-# The simulated API
-
-
-def test_refusals_of_the_simulated_api(api: SimulatedApi) -> None:
-    """The simulated token endpoint refuses what OAuth 2 refuses, with its error codes."""
+def test_the_simulated_api(api: SimulatedApi, time: Time) -> None:
+    """The simulated token endpoint refuses what OAuth 2 refuses. A token is valid exactly for its lifetime."""
     form, good, kind = b"grant_type=client_credentials&scope=api", (ID, SECRET), "application/x-www-form-urlencoded"
-    refusals: list[tuple[str, bytes, tuple[str, str] | None, str, int, str | None]] = [
-        ("GET", b"", good, kind, 405, None),
-        ("POST", form, None, kind, 401, "invalid_client"),
-        ("POST", form, (ID, "x"), kind, 401, "invalid_client"),
-        ("POST", form, good, "text/plain", 400, "invalid_request"),
-        ("POST", b"scope=api", good, kind, 400, "invalid_request"),
-        ("POST", b"grant_type=password&scope=api", good, kind, 400, "unsupported_grant_type"),
-        ("POST", b"grant_type=client_credentials", good, kind, 400, "invalid_scope"),
+    table: list[tuple[bytes, tuple[str, str] | None, str, int, str | None]] = [
+        (form, None, kind, 401, "invalid_client"),
+        (form, (ID, "x"), kind, 401, "invalid_client"),
+        (form, good, "text/plain", 400, "invalid_request"),
+        (b"grant_type=password&scope=api", good, kind, 400, "unsupported_grant_type"),
+        (b"grant_type=client_credentials", good, kind, 400, "invalid_scope"),
+        (form, good, kind, 200, None),
     ]
-    for method, data, auth, content_type, status, error in refusals:
+    for data, auth, content_type, status, error in table:
         headers = {"Content-Type": content_type}
-        response = requests.request(method, api.token_url, data=data, auth=auth, headers=headers, timeout=10)
-        assert (response.status_code, response.json().get("error")) == (status, error), data
-
-
-def test_expired_tokens_are_refused(api: SimulatedApi, time: Time) -> None:
-    """A token of the simulated API is valid exactly for its lifetime."""
-    form = {"grant_type": "client_credentials", "scope": "api"}
-    token = requests.post(api.token_url, data=form, auth=(ID, SECRET), timeout=10).json()
-    assert token["expires_in"] == 3600
-    assert api.tokens.accepts(f"Bearer {token['access_token']}")
-    assert not api.tokens.accepts(token["access_token"])
-    assert not api.tokens.accepts("Bearer another")
+        response = requests.post(api.token_url, data=data, auth=auth, headers=headers, timeout=10)
+        body = response.json()
+        assert (response.status_code, body.get("error")) == (status, error), data
+    assert body["expires_in"] == 3600
+    assert api.tokens.accepts(f"Bearer {body['access_token']}")
+    assert not api.tokens.accepts(body["access_token"])
     time.passed += 3600
-    assert not api.tokens.accepts(f"Bearer {token['access_token']}")
+    assert not api.tokens.accepts(f"Bearer {body['access_token']}")

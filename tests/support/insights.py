@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import socket
+import ssl
 import sys
 import threading
 import time
@@ -32,16 +34,20 @@ PATH = "/insights/directory/v1/events"
 OWN = Scope()
 
 Reply = bytes | Callable[["Request"], None]
-Serve = Callable[[Reply], "Canned"]
+Serve = Callable[..., "Canned"]
 Client = Callable[..., DirectoryInsights]
 
 
 class Canned(http.server.ThreadingHTTPServer):
-    """A server that answers every request with the same bytes, or by a function that writes the response."""
+    """A server that answers every request with the same bytes, or by a function that writes the response.
 
-    def __init__(self, reply: Reply) -> None:
+    With a `context` it does TLS.
+    """
+
+    def __init__(self, reply: Reply, context: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Request)
         self.reply = reply
+        self.context = context
         self.paths: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.bodies: list[bytes] = []
@@ -52,10 +58,18 @@ class Canned(http.server.ThreadingHTTPServer):
         if not isinstance(sys.exc_info()[1], OSError):
             raise  # noqa: PLE0704 - called while an error is handled
 
+    def finish_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
+        """Answer a request, after the TLS handshake if there is one, on the thread of the connection."""
+        if self.context is None:
+            super().finish_request(request, client_address)
+        else:
+            with self.context.wrap_socket(request, server_side=True) as secured:
+                super().finish_request(secured, client_address)
+
     @property
     def url(self) -> str:
         """The base URL."""
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"{'https' if self.context else 'http'}://127.0.0.1:{self.server_port}"
 
 
 class Request(http.server.BaseHTTPRequestHandler):
@@ -90,8 +104,8 @@ def servers() -> Iterator[Serve]:
     """Starts servers of canned responses, and stops them at the end."""
     started: list[Canned] = []
 
-    def serve(reply: Reply) -> Canned:
-        server = Canned(reply)
+    def serve(reply: Reply, context: ssl.SSLContext | None = None) -> Canned:
+        server = Canned(reply, context)
         started.append(server)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         return server
@@ -152,9 +166,14 @@ def fetch_all(client: DirectoryInsights, window: Window = WINDOW) -> list[bytes]
 
 
 def failure(client: DirectoryInsights, window: Window = WINDOW, scope: Scope = OWN) -> InJumpCloudError:
-    """The error of a failed request: one line, without a chain of library errors."""
+    """The error of a failed request for a page: one line, without a chain of library errors."""
+    return error_of(lambda: fetch(client, window, scope))
+
+
+def error_of(call: Callable[[], object]) -> InJumpCloudError:
+    """The error that `call` raises: one line, without a chain of library errors."""
     with pytest.raises(InJumpCloudError) as raised:
-        fetch(client, window, scope)
+        call()
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__ or raised.value.__context__ is None
     assert "\n" not in str(raised.value)
