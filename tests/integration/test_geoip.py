@@ -50,59 +50,48 @@ class TestResults:
     """The fields of an address."""
 
     def test_documented_address(self) -> None:
-        """The address of the documented event gets exactly its geo, in the same order."""
+        """The address of the documented event gets exactly its geo, in the same order; `extended` adds three fields."""
         result = GeoIPLookup(CITY, ASN).lookup("81.2.69.144")
         assert result
         assert json.dumps(result.geo) == json.dumps(LONDON)
         assert result.as_ == {"number": 64496, "organization": {"name": "Example Broadband Ltd"}}
-
-    def test_extended(self) -> None:
-        """`extended` adds continent code, postal code and time zone after the documented fields."""
-        result = GeoIPLookup(CITY, None, extended=True).lookup("81.2.69.144")
-        assert result
+        extended = GeoIPLookup(CITY, None, extended=True).lookup("81.2.69.144")
+        assert extended
         more = {"continent_code": "EU", "postal_code": "EC2V", "timezone": "Europe/London"}
-        assert json.dumps(result.geo) == json.dumps(LONDON | more)
+        assert json.dumps(extended.geo) == json.dumps(LONDON | more)
 
-    def test_last_subdivision(self) -> None:
-        """The last subdivision, the narrowest one, is the region."""
-        result = GeoIPLookup(CITY, None).lookup("2.125.160.216")
+    def test_parts(self) -> None:
+        """The last subdivision, the narrowest one, is the region. A part that the record does not have is absent."""
+        geoip = GeoIPLookup(CITY, None)
+        result = geoip.lookup("2.125.160.216")
         assert result
         assert result.geo
         assert (result.geo["region_iso_code"], result.geo["region_name"]) == ("GB-WBK", "West Berkshire")
-
-    def test_absent_parts(self) -> None:
-        """A part that the record does not have is absent."""
-        geoip = GeoIPLookup(CITY, None)
         country = {"continent_name": "Oceania", "country_iso_code": "NZ", "country_name": "New Zealand"}
         assert geoip.lookup("192.0.2.200") == GeoResult(country, None)
         assert geoip.lookup("192.0.2.230") == GeoResult({"location": {"lat": -48.8767, "lon": -123.3933}}, None)
 
-    @pytest.mark.parametrize(
-        "kind", ["GeoLite2-Country", "GeoIP2-Enterprise", "DBIP-City-Lite", "GeoIP2-City", "DBIP-Country-Lite"]
-    )
-    def test_types_for_city(self, tmp_path: Path, kind: str) -> None:
-        """Country and City databases of every publisher and edition give geo."""
-        record = {"continent": {"names": {"en": "Europe"}}, "country": {"iso_code": "SE", "names": {"en": "Sweden"}}}
-        path = build(tmp_path / "c.mmdb", {NETWORK: record}, kind)
-        geo = {"continent_name": "Europe", "country_iso_code": "SE", "country_name": "Sweden"}
-        assert GeoIPLookup(path, None).lookup("192.0.2.1") == GeoResult(geo, None)
+    def test_types(self, tmp_path: Path) -> None:
+        """Country and City databases of every publisher and edition give geo; ISP and ASN give the autonomous system.
 
-    @pytest.mark.parametrize("kind", ["GeoIP2-ISP", "DBIP-ASN-Lite (compat=GeoLite2-ASN)"])
-    def test_types_for_asn(self, tmp_path: Path, kind: str) -> None:
-        """ISP and ASN databases of every publisher give the autonomous system; number or name alone is enough."""
-        records = {NETWORK: {"autonomous_system_number": 64500}, "::/32": {"autonomous_system_organization": "X"}}
-        geoip = GeoIPLookup(None, build(tmp_path / "a.mmdb", dict(reversed(records.items())), kind))
-        assert geoip.lookup("192.0.2.1") == GeoResult(None, {"number": 64500})
-        assert geoip.lookup("::2") == GeoResult(None, {"organization": {"name": "X"}})
+        A number or a name alone is enough.
+        """
+        record = {"continent": {"names": {"en": "Europe"}}, "country": {"iso_code": "SE", "names": {"en": "Sweden"}}}
+        geo = {"continent_name": "Europe", "country_iso_code": "SE", "country_name": "Sweden"}
+        for kind in ("GeoLite2-Country", "GeoIP2-Enterprise", "DBIP-City-Lite", "GeoIP2-City", "DBIP-Country-Lite"):
+            path = build(tmp_path / "c.mmdb", {NETWORK: record}, kind)
+            assert GeoIPLookup(path, None).lookup("192.0.2.1") == GeoResult(geo, None), kind
+        systems = {"::/32": {"autonomous_system_organization": "X"}, NETWORK: {"autonomous_system_number": 64500}}
+        for kind in ("GeoIP2-ISP", "DBIP-ASN-Lite (compat=GeoLite2-ASN)"):
+            geoip = GeoIPLookup(None, build(tmp_path / "a.mmdb", systems, kind))
+            assert geoip.lookup("192.0.2.1") == GeoResult(None, {"number": 64500}), kind
+            assert geoip.lookup("::2") == GeoResult(None, {"organization": {"name": "X"}}), kind
 
     def test_nothing_known(self) -> None:
-        """A valid address that is in no database, or without databases, has no fields."""
+        """A valid address that is in no database, or without databases, has no fields; none has after close."""
         assert GeoIPLookup(CITY, ASN).lookup("8.8.8.8") == NOTHING
         geoip = GeoIPLookup(None, None)
         assert (geoip.lookup("81.2.69.144"), geoip.lookup("nonsense")) == (NOTHING, None)
-
-    def test_closed(self) -> None:
-        """After close lookups find nothing, not even cached results, and nothing is raised."""
         geoip = GeoIPLookup(CITY, None, check_every=0)
         assert city(geoip, "81.2.69.144") == "London"
         geoip.close()
@@ -129,19 +118,14 @@ class TestText:
         *("fbff::1", "fe00::1", "fe7f::1", "fec0::1", "2001:db8::1"),
     )
 
-    def test_invalid(self, anywhere: Path) -> None:
-        """Anything but the plain text of an address gives None, the second time too, and nothing is raised."""
+    def test_invalid_and_local(self, anywhere: Path) -> None:
+        """Anything but the text of an address gives None, the second time too. Local addresses are not looked up.
+
+        Addresses just outside of the local ranges, and documentation networks, are.
+        """
         geoip = GeoIPLookup(anywhere, None)
         assert [value for value in self.INVALID * 2 if geoip.lookup(value) is not None] == []
-
-    def test_local(self, anywhere: Path) -> None:
-        """Private, loopback, link-local and unspecified addresses are valid but not looked up."""
-        geoip = GeoIPLookup(anywhere, None)
         assert [text for text in self.LOCAL if geoip.lookup(text) != NOTHING] == []
-
-    def test_not_local(self, anywhere: Path) -> None:
-        """Addresses just outside of those ranges, and documentation networks, are looked up."""
-        geoip = GeoIPLookup(anywhere, None)
         assert [text for text in self.NOT_LOCAL if city(geoip, text) != ("Six" if ":" in text else "Four")] == []
 
     def test_spellings(self, anywhere: Path) -> None:
@@ -182,15 +166,12 @@ class TestOddRecords:
 
     def test_unusable(self, tmp_path: Path) -> None:
         """Values of unexpected types, and points outside the globe, are left out; nothing is raised."""
-        for number, record in enumerate(self.CITY_RECORDS):
-            geoip = GeoIPLookup(build(tmp_path / f"{number}.mmdb", {NETWORK: record}), None, extended=True)
+        for record in self.CITY_RECORDS:
+            geoip = GeoIPLookup(build(tmp_path / "c.mmdb", {NETWORK: record}), None, extended=True)
             assert geoip.lookup("192.0.2.1") == NOTHING, record
-
-    def test_unusable_system(self, tmp_path: Path) -> None:
-        """A value that is not an AS number is left out."""
-        for index, number in enumerate(["64500", True, 64500.5, 2**32, -1]):
+        for number in ("64500", True, 64500.5, 2**32, -1):
             record = {"autonomous_system_number": number, "autonomous_system_organization": ["X"]}
-            geoip = GeoIPLookup(None, build(tmp_path / f"{index}.mmdb", {NETWORK: record}, "ASN"))
+            geoip = GeoIPLookup(None, build(tmp_path / "a.mmdb", {NETWORK: record}, "ASN"))
             assert geoip.lookup("192.0.2.1") == NOTHING, number
 
     def test_usable_part(self, tmp_path: Path) -> None:
@@ -235,24 +216,12 @@ class TestStart:
         assert f"set {setting} to null" in message
         return message
 
-    def test_missing(self, tmp_path: Path) -> None:
-        """A missing file, or a directory, is refused."""
+    def test_unusable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A missing or truncated file (even at its last bytes), a directory, another file or type, or no permission."""
         for path in (tmp_path / "none.mmdb", tmp_path):
             assert "no such file" in self.refusal(path, None)
             assert "no such file" in self.refusal(None, path)
 
-    def test_unreadable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The message for a file without read permission says so."""
-        path = build(tmp_path / "c.mmdb", {NETWORK: named("X")})
-
-        def refuse(*_: object) -> None:
-            raise PermissionError(13, "Permission denied")
-
-        monkeypatch.setattr(maxminddb, "open_database", refuse)
-        assert "cannot be read (Permission denied)" in self.refusal(path, None)
-
-    def test_not_a_database(self, tmp_path: Path) -> None:
-        """A truncated database, even at its last bytes, or another file is refused."""
         whole = CITY.read_bytes()
         path = tmp_path / "page.mmdb"
         lengths = (0, 100, len(whole) // 2, int(0.99 * len(whole)))
@@ -260,12 +229,16 @@ class TestStart:
             path.write_bytes(content)
             assert "not a MaxMind database, or truncated" in self.refusal(path, None)
 
-    @pytest.mark.parametrize("kind", ["GeoLite2-ASN", "GeoIP2-Anonymous-IP", "ipinfo generic_country_free.mmdb"])
-    def test_wrong_type(self, tmp_path: Path, kind: str) -> None:
-        """A database of another type is refused, with its type and the expected ones."""
-        message = self.refusal(build(tmp_path / "x.mmdb", {NETWORK: named("X")}, kind), None)
-        assert f"has type {kind!r}; expected one of City, Country, Enterprise" in message
+        for kind in ("GeoLite2-ASN", "GeoIP2-Anonymous-IP", "ipinfo generic_country_free.mmdb"):
+            message = self.refusal(build(tmp_path / "x.mmdb", {NETWORK: named("X")}, kind), None)
+            assert f"has type {kind!r}; expected one of City, Country, Enterprise" in message
         assert "'in_jumpcloud-Demo-City'; expected one of ASN, ISP" in self.refusal(None, CITY)
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(maxminddb, "open_database", refuse)
+        assert "cannot be read (Permission denied)" in self.refusal(CITY, None)
 
 
 SCRIPT = """
