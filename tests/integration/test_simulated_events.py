@@ -54,25 +54,22 @@ def test_events_are_realistic() -> None:
     assert 1000 < sum(len(item.raw) for item in items) / len(items) < 1400
 
 
-def test_the_rate_is_exact() -> None:
-    """The total over whole minutes is the rate times their number, to within one; counting agrees with listing."""
+def test_rates_bursts_and_ends() -> None:
+    """The total over whole minutes is the rate times their number, to within one; counting agrees with listing.
+
+    No event is outside [start, end). A burst is added to its minute and changes no other event.
+    """
     for rate in (0.01, 0.7, 60.0, 33.33):
         source = EventSource(start_ms=START, per_minute=rate)
         total = len(source.between(START, START + 100 * MINUTE_MS, now_ms=NOW))
         assert abs(total - 100 * rate) < 1, rate
         assert source.count(START, START + 100 * MINUTE_MS, now_ms=NOW) == total
 
-
-def test_a_source_ends() -> None:
-    """No event is outside [start, end), even if both are within a minute."""
     source = EventSource(start_ms=START + 30_000, end_ms=START + 90_000, per_minute=600)
     moments = [item.timestamp_ms for item in source.between(0, NOW, now_ms=NOW)]
     assert START + 30_000 <= min(moments) <= max(moments) < START + 90_000
     assert source.count(0, NOW, now_ms=NOW) == len(moments) > 400
 
-
-def test_a_burst_is_one_millisecond() -> None:
-    """A burst is added to its minute and changes no other event."""
     moment = START + 90_123
     with_burst = EventSource(start_ms=START, bursts={moment: 2500}).between(START, HOUR_END, now_ms=NOW)
     assert sum(item.timestamp_ms == moment for item in with_burst) >= 2500
