@@ -171,7 +171,7 @@ def test_organizations_have_their_own_events() -> None:
 
 
 def test_addresses(source: EventSource, client: Client) -> None:
-    """Stopping closes open connections; the next start has the same port. Another host than loopback needs permission."""
+    """Stopping closes open connections; the next start has the same port. Only a loopback host needs no permission."""
     client.post()
     url = client.api.url
     client.api.stop()
