@@ -170,8 +170,8 @@ class TestOddRecords:
             geoip = GeoIPLookup(build(tmp_path / "c.mmdb", {NETWORK: record}), None, extended=True)
             assert geoip.lookup("192.0.2.1") == NOTHING, record
         for number in ("64500", True, 64500.5, 2**32, -1):
-            record = {"autonomous_system_number": number, "autonomous_system_organization": ["X"]}
-            geoip = GeoIPLookup(None, build(tmp_path / "a.mmdb", {NETWORK: record}, "ASN"))
+            system = {"autonomous_system_number": number, "autonomous_system_organization": ["X"]}
+            geoip = GeoIPLookup(None, build(tmp_path / "a.mmdb", {NETWORK: system}, "ASN"))
             assert geoip.lookup("192.0.2.1") == NOTHING, number
 
     def test_usable_part(self, tmp_path: Path) -> None:

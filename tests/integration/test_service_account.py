@@ -302,6 +302,7 @@ def test_the_simulated_api(api: SimulatedApi, time: Time) -> None:
         (b"grant_type=client_credentials", good, kind, 400, "invalid_scope"),
         (form, good, kind, 200, None),
     ]
+    body: dict[str, Any] = {}
     for data, auth, content_type, status, error in table:
         headers = {"Content-Type": content_type}
         response = requests.post(api.token_url, data=data, auth=auth, headers=headers, timeout=10)
