@@ -12,7 +12,6 @@ import re
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +27,7 @@ from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 from in_jumpcloud.timestamps import MINUTE_MS, now_ms
 
-DATA = ROOT / "tests" / "data"
+TEMPLATES = ROOT / "conf" / "index-templates"
 
 
 @pytest.fixture
@@ -42,28 +41,7 @@ def _error_lines(done: subprocess.CompletedProcess[bytes]) -> list[str]:
     return [line for line in done.stderr.decode().splitlines() if line.startswith("in-jumpcloud: ")]
 
 
-# map, fields
-
-
-def test_the_seed_example_maps_value_for_value() -> None:
-    """The original event of the integration's example gives every field of that example."""
-    expected = json.loads((DATA / "seed_record.json").read_text())
-    done = invoke(
-        "map",
-        *("-o", "ecs.preserve_original_event=true", "-o", "ecs.preserve_duplicate_custom_fields=true"),
-        *("-o", "ecs.namespace=ep", "-o", "ecs.profile=elastic"),
-        DATA / "seed_event.json",
-    )
-    assert done.returncode == 0, done.stderr
-    record = json.loads(done.stdout)
-    for only_theirs in ("agent", "elastic_agent", "input"):
-        expected.pop(only_theirs)
-    for only_theirs in ("agent_id_status", "created", "ingested"):
-        expected["event"].pop(only_theirs)
-    record["event"].pop("created")
-    del record["agent"]
-    assert record.pop("input") == {"type": "in_jumpcloud"}
-    assert record == expected
+# map, fields, template
 
 
 def test_map_reads_arrays_and_lines(tmp_path: Path) -> None:
@@ -86,12 +64,38 @@ def test_map_reads_arrays_and_lines(tmp_path: Path) -> None:
         assert (done.returncode, name in _error_lines(done)[0]) == (1, True)
 
 
-def test_fields_as_csv_and_json() -> None:
-    """The table can be read by a program."""
+def test_fields() -> None:
+    """The table can be read by a program; the page in conf is what is printed, with every field."""
     rows = list(csv.DictReader(io.StringIO(invoke("fields", "--format", "csv").stdout.decode())))
     assert {"name": "@timestamp", "type": "date", "description": "Event timestamp."} in rows
     assert json.loads(invoke("fields", "--format", "json").stdout) == rows
     assert b"jumpcloud.event.changes" in invoke("fields").stdout
+    page = invoke("fields", "--format", "markdown").stdout
+    assert page == (ROOT / "conf" / "fields.md").read_bytes(), "in-jumpcloud fields --format markdown differs"
+    names = [line.split("`")[1] for line in page.decode().splitlines() if line.startswith("| `")]
+    assert sorted(names) == sorted(row["name"] for row in rows)
+
+
+def test_template() -> None:
+    """The templates in conf are printed, byte for byte; the page there names each option; other stores are refused."""
+    for store in ("elasticsearch", "opensearch"):
+        done = invoke("template", store)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout == (TEMPLATES / f"{store}.json").read_bytes(), f"out of date: in-jumpcloud template {store}"
+
+    options = ("--index-pattern", "audit-*", "--index-pattern", "audit", "--no-data-stream", "--profile", "elastic")
+    template = json.loads(invoke("template", "opensearch", *options).stdout)
+    assert template["index_patterns"] == ["audit-*", "audit"]
+    assert "data_stream" not in template
+    properties = template["template"]["mappings"]["properties"]
+    event = properties["jumpcloud"]["properties"]["event"]["properties"]
+    assert ("mfa" in event, "category" in event) == (True, False)
+    page = (TEMPLATES / "README.md").read_text(encoding="utf-8")
+    assert [option for option in options if option.startswith("--") and option not in page] == []
+
+    done = invoke("template", "solr")
+    assert done.returncode == 2
+    assert b"'elasticsearch', 'opensearch'" in done.stderr
 
 
 # Help, version, completion
@@ -150,32 +154,26 @@ def test_completion(command: Command) -> None:
 # demo
 
 
-def test_demo_shows_records_and_a_summary(command: Command) -> None:
-    """Records with client.geo, and every event acknowledged."""
-    done = command("demo", FLUENT_BIT="", PATH="/nowhere")
-    assert done.returncode == 0, done.stderr
-    output = done.stdout.decode()
+def test_demo(command: Command, tmp_path: Path) -> None:
+    """It shows records with client.geo, and a summary: every event acknowledged. On a terminal a bar reaches 100 %."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen([COMMAND, "demo"], stdout=theirs, stderr=theirs, cwd=ROOT, env={"PATH": str(tmp_path)})  # noqa: S603
+    os.close(theirs)
+    output = ""
+    with contextlib.suppress(OSError):  # raised at the end of a terminal
+        while part := os.read(ours, 65_536):
+            output += part.decode(errors="replace")
+    os.close(ours)
+    assert process.wait(10) == 0, output
+    assert "100%" in output
     assert '"country_iso_code"' in output
     summary = re.search(r"sent (\d+) events, acknowledged (\d+), looked up (\d+) addresses, in ([\d.]+) s", output)
     assert summary
     assert int(summary[1]) == int(summary[2]) > 10_000
     assert int(summary[3]) > 0
     assert float(summary[4]) < 60
-
-
-def test_demo_draws_a_progress_bar_on_a_terminal(tmp_path: Path) -> None:
-    """On a terminal the bar reaches 100 %."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen([COMMAND, "demo"], stdout=theirs, stderr=theirs, cwd=ROOT, env={"PATH": str(tmp_path)})  # noqa: S603
-    os.close(theirs)
-    output = b""
-    with contextlib.suppress(OSError):  # raised at the end of a terminal
-        while part := os.read(ours, 65_536):
-            output += part
-    os.close(ours)
-    assert process.wait(10) == 0, output
-    assert b"delivered" in output
-    assert b"100%" in output
+    piped = command("demo", FLUENT_BIT="", PATH="/nowhere")
+    assert (piped.returncode, b"acknowledged" in piped.stdout, b"100%" in piped.stdout) == (0, True, False)
 
 
 # Errors
@@ -202,6 +200,7 @@ def test_every_mistake_in_a_file_is_reported_at_once(tmp_path: Path) -> None:
         ("geoip.city=README.md", "geoip.city", 2),
         ("geoip.city=geoip/demo-asn.mmdb", "geoip.city", 2),
         ("state.path=README.md/state.db", "state.path", 2),
+        ("state.path=LICENSE", "LICENSE", 1),
         ("jumpcloud.services=[nonsense]", "JumpCloud answered 400", 1),
         ("forward.servers=[{host: 127.0.0.1, port: 1}]", "receiver 127.0.0.1:1: Connection refused", 4),
         ("forward.servers=[{unix: /nowhere/forward.sock}]", "receiver unix:/nowhere/forward.sock", 4),
@@ -217,25 +216,6 @@ def test_an_error_is_one_line(
     assert message in line
     assert done.returncode == code
     assert KEY not in done.stderr.decode()
-
-
-def test_a_state_that_is_not_ours_is_left_alone(
-    command: Command, api: SimulatedApi, receiver: SimulatedReceiver
-) -> None:
-    """A file that is not a database, or is of a newer version, is named and not changed."""
-    with api:
-        settings = command.settings(api, receiver)
-        done = command("run", "--once", *settings, "-o", "state.path=LICENSE")
-        assert done.returncode == 1
-        assert "LICENSE" in _error_lines(done)[0]
-
-        assert command("run", "--once", *settings).returncode == 0
-        with sqlite3.connect(command.state) as database:
-            database.execute("PRAGMA user_version = 99")
-        database.close()
-        done = command("run", "--once", *settings)
-    assert done.returncode == 1
-    assert "version 99" in _error_lines(done)[0]
 
 
 def test_a_second_process_is_refused(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:

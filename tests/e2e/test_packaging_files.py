@@ -53,6 +53,7 @@ def test_the_build_has_every_source_of_the_wheel() -> None:
     included = [line[1:] for line in lines if line.startswith("!")]
 
     assert "*" in lines
+    assert wheel["force-include"]["conf/jumpcloud.yaml"] == "in_jumpcloud/jumpcloud.yaml"  # `init` reads it there
     for path in needed:
         assert (ROOT / path).exists(), path
         assert any(path == source or path.startswith(f"{source}/") for source in copied), path
