@@ -6,7 +6,6 @@ import gzip
 import json
 import queue
 import re
-import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import pytest
-import trustme
+from support.certificates import Certificates
 from support.command import ROOT, wait_until
 from support.fluent_bit import BINARY, FluentBit, needs_fluent_bit
 
@@ -47,7 +46,7 @@ class Request(NamedTuple):
 class Store:
     """An HTTPS endpoint that records its requests; `answers` decides its answers."""
 
-    def __init__(self, authority: trustme.CA, answers: Callable[[Request], Answer]) -> None:
+    def __init__(self, certificates: Certificates, answers: Callable[[Request], Answer]) -> None:
         self.requests: queue.Queue[Request] = queue.Queue()
         store = self
 
@@ -72,9 +71,7 @@ class Store:
                 """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        authority.issue_cert("localhost").configure_cert(context)
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self._server.socket = certificates.server_context().wrap_socket(self._server.socket, server_side=True)
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
@@ -119,12 +116,6 @@ class Receiver(FluentBit):
         sender.close()
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    """The CA that Fluent Bit trusts."""
-    return trustme.CA()
-
-
 @pytest.fixture(autouse=True)
 def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment variables that the files use."""
@@ -137,15 +128,7 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def trusted(tmp_path: Path, authority: trustme.CA) -> str:
-    """The path of the CA's certificate."""
-    path = tmp_path / "ca.crt"
-    authority.cert_pem.write_to_path(path)
-    return str(path)
-
-
-@pytest.fixture
-def receiver(tmp_path: Path, trusted: str) -> Iterator[Callable[[str, int], Receiver]]:
+def receiver(tmp_path: Path, certificates: Certificates) -> Iterator[Callable[[str, int], Receiver]]:
     """Starts a receiver with this output, with the store at this port."""
     started = []
 
@@ -156,7 +139,7 @@ def receiver(tmp_path: Path, trusted: str) -> Iterator[Callable[[str, int], Rece
             "loki": ("loki.example.com", 3100),
             "splunk": ("splunk.example.com", 8088),
         }[output]
-        changes = {host: "localhost", f"port: {usual}": f"port: {port}", SYSTEM_CERTIFICATES: trusted}
+        changes = {host: "localhost", f"port: {usual}": f"port: {port}", SYSTEM_CERTIFICATES: str(certificates.ca_file)}
         receiver = Receiver(tmp_path, output, changes)
         started.append(receiver)
         receiver.start()
@@ -206,7 +189,7 @@ def test_a_misspelt_option_would_be_found(output: str, tmp_path: Path) -> None:
     ("output", "index"), [("elasticsearch", "logs-jumpcloud.events-default"), ("opensearch", "jumpcloud-events")]
 )
 def test_a_record_delivered_twice_is_one_document(
-    output: str, index: str, authority: trustme.CA, receiver: Callable[[str, int], Receiver]
+    output: str, index: str, certificates: Certificates, receiver: Callable[[str, int], Receiver]
 ) -> None:
     """The document has the event's id. The second time the store has it, which counts as delivered."""
     ids: set[str] = set()
@@ -218,7 +201,7 @@ def test_a_record_delivered_twice_is_one_document(
             ids.add(action["create"]["_id"])
         return bulk_answer(statuses)
 
-    with Store(authority, answers) as store:
+    with Store(certificates, answers) as store:
         fluent_bit = receiver(output, store.port)
         fluent_bit.deliver(RECORD)
         first = store.next()
@@ -238,7 +221,7 @@ def test_a_record_delivered_twice_is_one_document(
 
 @pytest.mark.parametrize("output", ["elasticsearch", "opensearch"])
 def test_a_rejected_record_among_others_is_sent_again(
-    output: str, authority: trustme.CA, receiver: Callable[[str, int], Receiver]
+    output: str, certificates: Certificates, receiver: Callable[[str, int], Receiver]
 ) -> None:
     """An overloaded store accepts one and rejects the other. In the end it has both, each once."""
     taken: list[str] = []
@@ -253,7 +236,7 @@ def test_a_rejected_record_among_others_is_sent_again(
             statuses.append(status)
         return bulk_answer(statuses)
 
-    with Store(authority, answers) as store:
+    with Store(certificates, answers) as store:
         fluent_bit = receiver(output, store.port)
         fluent_bit.deliver({"event": {"id": "one"}}, {"event": {"id": "two"}})
         store.next()
@@ -264,10 +247,10 @@ def test_a_rejected_record_among_others_is_sent_again(
 
 
 def test_loki_gets_the_id_as_structured_metadata(
-    authority: trustme.CA, receiver: Callable[[str, int], Receiver]
+    certificates: Certificates, receiver: Callable[[str, int], Receiver]
 ) -> None:
     """With few labels, the event's time, and the other fields in the line. A second delivery is identical."""
-    with Store(authority, lambda _: (204, b"")) as store:
+    with Store(certificates, lambda _: (204, b"")) as store:
         fluent_bit = receiver("loki", store.port)
         fluent_bit.deliver(RECORD)
         first = store.next()
@@ -286,10 +269,10 @@ def test_loki_gets_the_id_as_structured_metadata(
 
 
 def test_splunk_gets_the_id_as_an_indexed_field(
-    authority: trustme.CA, receiver: Callable[[str, int], Receiver]
+    certificates: Certificates, receiver: Callable[[str, int], Receiver]
 ) -> None:
     """With the event's time, and the whole record as the event."""
-    with Store(authority, lambda _: (200, b'{"text":"Success","code":0}')) as store:
+    with Store(certificates, lambda _: (200, b'{"text":"Success","code":0}')) as store:
         receiver("splunk", store.port).deliver(RECORD)
         request = store.next()
 
@@ -301,11 +284,11 @@ def test_splunk_gets_the_id_as_an_indexed_field(
     assert event["time"] == pytest.approx(TIME_NS / 1e9, abs=1e-6)
 
 
-def test_s3_gets_files_left_by_a_kill(authority: trustme.CA, trusted: str, tmp_path: Path) -> None:
+def test_s3_gets_files_left_by_a_kill(certificates: Certificates, tmp_path: Path) -> None:
     """Files in store_dir at the kill are uploaded after the next start, with the first new record."""
-    with Store(authority, lambda _: (200, b"")) as store:
-        at = f"region: eu-west-1\n      endpoint: https://localhost:{store.port}\n      tls.ca_file: {trusted}"
-        receiver = Receiver(tmp_path, "s3", {"region: eu-west-1": at})
+    with Store(certificates, lambda _: (200, b"")) as store:
+        at = f"endpoint: https://localhost:{store.port}\n      tls.ca_file: {certificates.ca_file}"
+        receiver = Receiver(tmp_path, "s3", {"region: eu-west-1": f"region: eu-west-1\n      {at}"})
         buffered = tmp_path / "fluent-bit-s3"
         with receiver:
             receiver.deliver(RECORD)

@@ -158,17 +158,13 @@ def test_override_of_the_wrong_form(load: Load) -> None:
 # Secrets
 
 
-def test_a_secret_is_not_shown(load: Load) -> None:
-    """Neither the secret nor the settings that hold it show it as text; `reveal` does."""
+def test_secret_file(load: Load, problems: Problems, tmp_path: Path) -> None:
+    """A secret may be in a file; then the key itself must be null. Only `reveal` shows it."""
     settings = load(keyed())
     secret = settings.jumpcloud.api_key
     assert secret is not None
     assert secret.reveal() == KEY
     assert KEY not in f"{secret} {secret!r} {settings} {settings!r} {settings.jumpcloud!s}"
-
-
-def test_secret_file(load: Load, problems: Problems, tmp_path: Path) -> None:
-    """A secret may be in a file, with or without a final newline; then the key itself must be null."""
     (tmp_path / "key").write_text(f"{KEY}\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     path = f"api_key_file: {tmp_path}/key"
@@ -304,29 +300,21 @@ def test_offline_and_without_a_key(load: Load, problems: Problems, tmp_path: Pat
 # YAML
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("jumpcloud:\n  region: [us\n", ":3:1: not valid YAML: expected ',' or ']', but got '<stream end>'"),
-        ("jumpcloud:\n\tregion: us\n", ":2:1: not valid YAML: found character '\\t' that cannot start any token"),
-        ("log: {}\njumpcloud: {}\nlog: {}\n", ":3:1: not valid YAML: duplicate key 'log'"),
-        ("log: {level: info, level: debug}\n", ":1:20: not valid YAML: duplicate key 'level'"),
-        ("- jumpcloud\n", ": expected sections such as `jumpcloud:`, got a list"),
-        ("5", ": expected sections such as `jumpcloud:`, got a number"),
-        (b"log: \xff\xfe", ": not valid YAML: "),
-        (b"log: \x00", ": not valid YAML: "),
-        (b"[" * 500, ": not valid YAML: "),
-        (b"log: {level: " + b"9" * 5000 + b"}", ": not valid YAML: "),
-    ],
-)
-def test_yaml_errors(problems: Problems, tmp_path: Path, text: str | bytes, message: str) -> None:
-    """A file that is not YAML, has a duplicate key, or is not a mapping: one line, with line and column if known."""
-    (found,) = problems(text).values()
-    assert found.startswith(f"{tmp_path}/the.yaml{message}")
-
-
-def test_unreadable_file(tmp_path: Path) -> None:
-    """A file that is missing, or is a directory, is named with the reason."""
+def test_yaml_errors(problems: Problems, tmp_path: Path) -> None:
+    """A file that cannot be read, is not YAML, has a duplicate key, or is not a mapping: one line, with position."""
+    table: dict[str | bytes, str] = {
+        "jumpcloud:\n  region: [us\n": ":3:1: not valid YAML: expected ',' or ']', but got '<stream end>'",
+        "jumpcloud:\n\tregion: us\n": ":2:1: not valid YAML: found character '\\t' that cannot start any token",
+        "log: {}\njumpcloud: {}\nlog: {}\n": ":3:1: not valid YAML: duplicate key 'log'",
+        "log: {level: info, level: debug}\n": ":1:20: not valid YAML: duplicate key 'level'",
+        "- jumpcloud\n": ": expected sections such as `jumpcloud:`, got a list",
+        "5": ": expected sections such as `jumpcloud:`, got a number",
+        **dict.fromkeys([b"log: \xff\xfe", b"log: \x00", b"[" * 500], ": not valid YAML: "),
+        b"log: {level: " + b"9" * 5000 + b"}": ": not valid YAML: ",
+    }
+    for text, message in table.items():
+        (found,) = problems(text).values()
+        assert found.startswith(f"{tmp_path}/the.yaml{message}")
     for path, reason in [(tmp_path / "no.yaml", "No such file or directory"), (tmp_path, "Is a directory")]:
         with pytest.raises(ConfigError) as raised:
             load_config(path, environ={})

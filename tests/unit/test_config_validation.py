@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import trustme
+from support.certificates import Certificates
 
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import TOKEN_URLS, Config
@@ -149,24 +149,21 @@ def test_forward(tmp_path: Path) -> None:
     check_table(tmp_path, [(f"jumpcloud: {{api_key: k}}\nforward: {text}\n", lines) for text, lines in table])
 
 
-def test_certificates(tmp_path: Path) -> None:
+def test_certificates(tmp_path: Path, certificates: Certificates) -> None:
     """A file without certificates, or with those of another key, is reported at the start, not at every poll."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    for name in ("one", "two"):
-        issued = authority.issue_cert("localhost")
-        issued.private_key_pem.write_to_path(str(tmp_path / f"{name}.key"))
-        issued.cert_chain_pems[0].write_to_path(str(tmp_path / f"{name}.pem"))
+    certificates.issue("one")
+    certificates.issue("two")
+    directory = certificates.ca_file.parent
 
     def tls(**files: str) -> str:
-        named = ", ".join(f"{name}: {tmp_path / file}" for name, file in files.items())
+        named = ", ".join(f"{name}: {directory / file}" for name, file in files.items())
         return f"jumpcloud: {{api_key: k}}\nforward: {{tls: {{enabled: true, {named}}}}}"
 
     table: list[tuple[str, list[str]]] = [
         (tls(ca_file="ca.pem", cert_file="one.pem", key_file="one.key"), []),
-        (tls(cert_file="one.pem", key_file="two.key"), [f"forward.tls.cert_file: {tmp_path / 'one.pem'} and "]),
-        (tls(cert_file="one.pem"), [f"forward.tls.cert_file: {tmp_path / 'one.pem'} does not contain"]),
+        (tls(cert_file="one.pem", key_file="two.key"), [f"forward.tls.cert_file: {directory / 'one.pem'} and "]),
+        (tls(cert_file="one.pem"), [f"forward.tls.cert_file: {directory / 'one.pem'} does not contain"]),
         (tls(ca_file="one.key"), ["forward.tls.ca_file: "]),
-        (f"jumpcloud: {{api_key: k, ca_file: {tmp_path / 'one.key'}}}", ["jumpcloud.ca_file: "]),
+        (f"jumpcloud: {{api_key: k, ca_file: {directory / 'one.key'}}}", ["jumpcloud.ca_file: "]),
     ]
     check_table(tmp_path, table)
