@@ -46,14 +46,16 @@ def test_pages_have_every_event_once_and_in_order(source: EventSource, client: C
     assert (beyond.json(), beyond.headers["X-Search_after"]) == ([], last.headers["X-Search_after"])
     assert {"X-Request-Id", "Date"} <= set(beyond.headers)
 
-    tie = EventSource(start_ms=START, per_minute=0, bursts={START + 1: 2300})
+    tie = EventSource(start_ms=START, per_minute=0)
+    for number in range(2300):
+        tie.add({"id": str(number)}, timestamp_ms=START + 1)
     with SimulatedApi(tie, clock=lambda: NOW) as api, Client(api) as other:
         found = [event["id"] for page in other.pages(limit=500) for event in page]
     assert len(found) == len(set(found)) == 2300
 
 
 def test_the_window_includes_its_start_and_excludes_its_end(source: EventSource, client: Client) -> None:
-    """Times have 0 to 9 fraction digits, cut to milliseconds. Without an end the window ends now.
+    """Times may have milliseconds. Without an end the window ends now.
 
     An added event is served byte for byte, from the moment that it is visible.
     """
@@ -62,7 +64,7 @@ def test_the_window_includes_its_start_and_excludes_its_end(source: EventSource,
     found = ids(client.post(start_time="2026-01-01T00:00:05Z", end_time="2026-01-01T00:00:06Z").json())
     assert ("at 5" in found, "at 6" in found) == (True, False)
     source.add({"id": "edge"}, timestamp_ms=START + 123)
-    fractions = {".1": True, ".123": True, ".1239": True, ".123999999": True, ".124": False}
+    fractions = {".1": True, ".123": True, ".124": False}
     for fraction, included in fractions.items():
         events = client.post(start_time=f"2026-01-01T00:00:00{fraction}Z", limit=10_000).json()
         assert ("edge" in ids(events)) is included, fraction
@@ -79,8 +81,8 @@ def test_the_window_includes_its_start_and_excludes_its_end(source: EventSource,
 
 
 def test_limits_services_and_cursors(client: Client) -> None:
-    """Only a positive integer is a limit. `alert` means `alerts`. A cursor of another query is refused."""
-    for limit, used in ((None, 1000), (0, 1000), ("7", 1000), (True, 1000), (-1, 1000), (7, 7)):
+    """`alert` means `alerts`. A cursor of another query is refused."""
+    for limit, used in ((None, 1000), (7, 7)):
         answer = client.post(limit=limit)
         assert (answer.headers["X-Limit"], len(answer.json())) == (str(used), used), limit
 
@@ -99,34 +101,32 @@ def test_limits_services_and_cursors(client: Client) -> None:
 
 
 def test_a_wrong_query_is_refused(client: Client) -> None:
-    """400 for what the real API refuses, with its message; 501 for its options that are not simulated."""
-    wrong: list[tuple[str, dict[str, Any], int, str]] = [
-        ("events", {"service": None}, 400, "service is required"),
-        ("events", {"service": "all"}, 400, "service is required"),
-        ("events", {"service": ["unknown"]}, 400, "Unsupported service: unknown; supported: access_management"),
-        ("events", {"start_time": None}, 400, "start_time is required"),
-        ("events", {"start_time": "2026-13-01T00:00:00Z"}, 400, "Invalid start_time"),
-        ("events", {"start_time": "2026-01-01T00:00:00.0123456789Z"}, 400, "Invalid start_time"),
-        ("events", {"start_time": 5}, 400, "Invalid start_time"),
-        ("events", {"end_time": "soon"}, 400, "Invalid end_time"),
-        ("events", {"start_time": "2027-01-01T00:00:00Z", "end_time": None}, 400, "Start Time is in the future"),
-        ("events", {"end_time": WINDOW["start_time"]}, 400, "Start Time not after End Time 2026-01-01T00:00:00"),
-        ("events", {"limit": 10_001}, 400, "Invalid limit"),
-        ("events", {"sort": "DESC"}, 501, "The simulated API sorts only ASC"),
-        ("events", {"skip": 5}, 501, "The simulated API does not implement: skip"),
-        ("events/interval", {}, 400, "interval_unit is required"),
-        ("events/interval", MINUTES | {"interval_unit": "h"}, 501, "The simulated API counts only by 1 m in UTC"),
-        ("events/interval", MINUTES | {"start_time": "2000-01-01T00:00:00Z"}, 400, "Too many buckets"),
-        ("events/nothing", {}, 404, "Not Found"),
+    """A query that the plugin never sends is refused, and the message names what is wrong."""
+    wrong: list[tuple[str, dict[str, Any], str]] = [
+        ("events", {"service": None}, "`service`"),
+        ("events", {"service": "all"}, "`$.service`"),
+        ("events", {"service": ["unknown"]}, "Unsupported service: unknown; supported: access_management"),
+        ("events", {"start_time": None}, "`start_time`"),
+        ("events", {"start_time": "2026-13-01T00:00:00Z"}, "`$.start_time`"),
+        ("events", {"end_time": 5}, "`$.end_time`"),
+        ("events", {"start_time": "2027-01-01T00:00:00Z", "end_time": None}, "Start Time is in the future"),
+        ("events", {"end_time": WINDOW["start_time"]}, "Start Time not after End Time 2026-01-01T00:00:00"),
+        ("events", {"limit": 0}, "`$.limit`"),
+        ("events", {"limit": 10_001}, "`$.limit`"),
+        ("events", {"sort": "DESC"}, "`$.sort`"),
+        ("events", {"skip": 5}, "`skip`"),
+        ("events/interval", {}, "`interval_unit`"),
+        ("events/interval", MINUTES | {"interval_unit": "h"}, "`$.interval_unit`"),
+        ("events/interval", MINUTES | {"start_time": "2000-01-01T00:00:00Z"}, "Too many buckets"),
     ]
-    for path, change, status, message in wrong:
+    for path, change, message in wrong:
         answer = client.post(path, **change)
-        assert answer.status_code == status, (path, change)
-        assert answer.json()["message"].startswith(message), (path, change)
+        assert answer.status_code == 400, (path, change)
+        assert message in answer.json()["message"], (path, change)
+    assert client.post("events/nothing").status_code == 404
     assert client.session.get(f"{client.api.url}/insights/directory/v1/events", timeout=10).status_code == 405
     for data in (b"", b"{", b"[]", b"\xff"):
-        answer = client.send(data)
-        assert (answer.status_code, answer.json()) == (400, {"message": "Invalid/unknown query JSON body"}), data
+        assert client.send(data).status_code == 400, data
     headers: list[tuple[dict[str, str | None], int]] = [
         ({"x-api-key": "wrong"}, 401),
         ({"x-api-key": None}, 401),
@@ -171,7 +171,7 @@ def test_organizations_have_their_own_events() -> None:
 
 
 def test_addresses(source: EventSource, client: Client) -> None:
-    """Stopping closes open connections; the next start has the same port. Only a loopback host needs no permission."""
+    """Stopping closes open connections; the next start has the same port. An IPv6 host has brackets."""
     client.post()
     url = client.api.url
     client.api.stop()
@@ -182,6 +182,3 @@ def test_addresses(source: EventSource, client: Client) -> None:
     with SimulatedApi(source, host="::1", clock=lambda: NOW) as api, Client(api) as other:
         assert api.url.startswith("http://[::1]:")
         assert other.post(limit=2).headers["X-Result-Count"] == "2"
-    with pytest.raises(ValueError, match="loopback"):
-        SimulatedApi(source, host="0.0.0.0")  # noqa: S104
-    SimulatedApi(source, host="0.0.0.0", allow_remote=True)  # noqa: S104

@@ -33,17 +33,13 @@ def fifty_thousand(days: int = 3) -> EventSource:
     """Exactly EVENTS events of the last `days` days, TIE of them in the same millisecond."""
     now = now_ms()
     start_ms = now - days * DAY_MS
-    source = EventSource(
-        seed=7,
-        start_ms=start_ms,
-        end_ms=now - MINUTE_MS,
-        per_minute=(EVENTS - TIE - 100) / (days * 1440),
-        bursts={start_ms + DAY_MS + 12_345: TIE},
-    )
+    per_minute = (EVENTS - TIE - 100) / (days * 1440)
+    source = EventSource(seed=7, start_ms=start_ms, end_ms=now - MINUTE_MS, per_minute=per_minute)
     # The rate is exact, except for the first and last minute.
-    for number in range(EVENTS - source.count(0, now, now_ms=now)):
-        event = {"id": f"added-{number}", "timestamp": rfc3339(start_ms + number)}
-        source.add(event, timestamp_ms=start_ms + number)
+    others = EVENTS - TIE - source.count(0, now, now_ms=now)
+    moments = [start_ms + DAY_MS + 12_345] * TIE + [start_ms + number for number in range(others)]
+    for number, moment in enumerate(moments):
+        source.add({"id": f"added-{number}", "timestamp": rfc3339(moment)}, timestamp_ms=moment)
     return source
 
 

@@ -23,6 +23,7 @@ from in_jumpcloud.insights.pages import Page
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.simulator.events import EventSource
+from in_jumpcloud.timestamps import rfc3339
 
 KEY = "jca_Zw41PqLmN8sT0uV7xY2bC5dE9fG3hJ6kA1rB"
 NOW = 1_790_000_000_000
@@ -146,7 +147,11 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
 
 def ten_minutes() -> EventSource:
     """Events up to NOW; those of one millisecond fill more than two pages."""
-    return EventSource(start_ms=BEGIN, end_ms=NOW, per_minute=50, bursts={BEGIN + 90_500: 250})
+    source = EventSource(start_ms=BEGIN, end_ms=NOW, per_minute=50)
+    moment = BEGIN + 90_500
+    for number in range(250):
+        source.add({"id": f"tie-{number}", "timestamp": rfc3339(moment)}, timestamp_ms=moment)
+    return source
 
 
 def fetch(client: DirectoryInsights, window: Window = WINDOW, scope: Scope = OWN) -> Page:

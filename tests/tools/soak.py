@@ -95,7 +95,7 @@ class Soak:
             )
             for name in ORGANIZATIONS
         }
-        self._api = SimulatedApi(self._sources, gzip=False)
+        self._api = SimulatedApi(self._sources)
         self._receiver = SimulatedReceiver(keep=False, on_records=self._note)
         self._command = Command(directory)
         self._largest = 0

@@ -5,6 +5,8 @@ Exit codes: 0 done; 1 failed; 2 usage or configuration; 3 key refused; 4 no rece
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from in_jumpcloud import __version__
+from in_jumpcloud.config.types import Duration
 from in_jumpcloud.errors import InJumpCloudError
 
 NAME = "in-jumpcloud"
@@ -49,6 +52,24 @@ class _LazyGroup(click.Group):
             ctx.exit(error.exit_code)
 
 
+class ParsedType(click.ParamType):  # type: ignore[type-arg]  # it is generic only in newer versions of click
+    """The type of an option that `parse` reads; it raises ValueError with what it expects."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the value."""
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = ParsedType("DURATION", Duration.parse)
+
+
 def config_option(*, required: bool = True) -> Callable[[_Command], _Command]:
     """`-c FILE`, passed as `path`."""
     return click.option(
@@ -75,6 +96,21 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 def examples(*lines: str) -> str:
     """The epilog of a command's help: example command lines."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and Ctrl-C set."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def package_file(installed: str, checkout: str) -> Path:
+    """A file of the installed package, or the file in the checkout for an editable installation."""
+    package = Path(__file__).parents[1]
+    file = package / installed
+    return file if file.exists() else package.parents[1] / checkout
 
 
 def printable(text: str) -> str:

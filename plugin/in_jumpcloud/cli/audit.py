@@ -13,12 +13,12 @@ import click
 
 from in_jumpcloud import app
 from in_jumpcloud.backoff import backoff_delay
-from in_jumpcloud.cli import config_option, examples, json_option, overrides_option
+from in_jumpcloud.cli import DURATION, config_option, examples, json_option, overrides_option
 from in_jumpcloud.collector import Stream
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.config.types import Duration
-from in_jumpcloud.errors import ConfigError, Fatal, Retryable
+from in_jumpcloud.errors import Fatal, Retryable
 from in_jumpcloud.insights import auth
 from in_jumpcloud.insights.api import DirectoryInsights
 from in_jumpcloud.insights.rate_limit import RateLimiter
@@ -67,15 +67,15 @@ class _StreamAudit(NamedTuple):
 )
 @config_option()
 @overrides_option
-@click.option("--since", default="24h", show_default=True, metavar="DURATION", help="How far back to compare.")
+@click.option("--since", default="24h", show_default=True, type=DURATION, help="How far back to compare.")
 @json_option
-def command(path: Path, overrides: tuple[str, ...], since: str, as_json: bool) -> None:
+def command(path: Path, overrides: tuple[str, ...], since: Duration, as_json: bool) -> None:
     """Compare JumpCloud's counts with the delivered events.
 
     Compares hour by hour. Exit code 1 if any hour differs.
     """
     settings = load_config(path, overrides)
-    audits = _audit_streams(settings, _parse_since(since))
+    audits = _audit_streams(settings, since)
     if as_json:
         click.echo(json.dumps({"streams": [_as_json(each) for each in audits]}, indent=2, ensure_ascii=False))
     else:
@@ -91,13 +91,6 @@ def command(path: Path, overrides: tuple[str, ...], since: str, as_json: bool) -
         )
     if not as_json:
         click.echo(f"{sum(hour.ledger for hour in hours)} events in {len(hours)} hours: no difference")
-
-
-def _parse_since(text: str) -> Duration:
-    try:
-        return Duration.parse(text)
-    except ValueError as error:
-        raise ConfigError(f"--since: {error}") from None
 
 
 def _audit_streams(settings: Config, since: Duration) -> list[_StreamAudit]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from in_jumpcloud.cli import NAME, config_option, examples, overrides_option, printable
+from in_jumpcloud.cli import NAME, config_option, examples, overrides_option, printable, stop_on_signals
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.ecs import geoip
@@ -81,9 +80,7 @@ def replay_command(path: Path, overrides: tuple[str, ...]) -> None:
     if not file.size():
         click.echo(f"no dead letters in {settings.dead_letter.path}")
         return
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     with ExitStack() as resources:
         replayer = _Replayer(settings, resources, stop)
         try:

@@ -62,7 +62,6 @@ class EventSource:
         start_ms: int,
         end_ms: int | None = None,
         per_minute: float = 60.0,
-        bursts: Mapping[int, int] | None = None,
         organization: str = "5a2af2a82cf2b0010053ea41",
         late: float = 0.0,
         late_by_ms: tuple[int, int] = (60_000, 3_600_000),
@@ -74,7 +73,6 @@ class EventSource:
             start_ms: first millisecond that may have an event
             end_ms: the millisecond after the last
             per_minute: may be a fraction; the total over whole minutes is exact to within one event
-            bursts: millisecond → number of additional events on exactly that millisecond
             organization: the id in every event; events of different organizations have different ids
             late: the share (0 to 1) of events that become visible later than their timestamp
             late_by_ms: the shortest and the longest delay of those
@@ -86,18 +84,14 @@ class EventSource:
         self._rate = per_minute
         self._late = late
         self._late_by = late_by_ms
-        self._bursts: dict[int, list[int]] = {}
-        for moment, size in sorted((bursts or {}).items()):
-            self._bursts.setdefault(moment // MINUTE_MS, []).extend([moment] * size)
         self._added: dict[int, list[Item]] = {}
-        self._additions = 0
         self._lock = threading.Lock()
         # At least two minutes, so that pages across their boundary do not make both again each time.
         cached_minutes = max(2, min(CACHED_MINUTES, int(CACHED_EVENTS / max(per_minute, 1))))
         self._generated = functools.lru_cache(cached_minutes)(self._generate)
 
-    def add(self, event: bytes | Mapping[str, Any], *, timestamp_ms: int, visible_ms: int | None = None) -> str:
-        """Add one event and return its document id. Bytes are served unchanged, even if they are not JSON."""
+    def add(self, event: bytes | Mapping[str, Any], *, timestamp_ms: int, visible_ms: int | None = None) -> None:
+        """Add one event. Bytes are served unchanged, even if they are not JSON."""
         raw = event if isinstance(event, bytes) else msgspec.json.encode(event)
         try:
             fields = msgspec.json.decode(raw, type=dict[str, Any])
@@ -106,11 +100,9 @@ class EventSource:
         service, event_id = fields.get("service", "directory"), fields.get("id", "")
         visible_ms = timestamp_ms if visible_ms is None else visible_ms
         with self._lock:
-            self._additions += 1
-            doc_id, _ = self._identity("added", self._additions)
-            item = Item(timestamp_ms, doc_id, str(service), str(event_id), visible_ms, raw)
-            self._added.setdefault(timestamp_ms // MINUTE_MS, []).append(item)
-        return doc_id
+            added = self._added.setdefault(timestamp_ms // MINUTE_MS, [])
+            doc_id, _ = self._identity("added", timestamp_ms // MINUTE_MS, len(added))
+            added.append(Item(timestamp_ms, doc_id, str(service), str(event_id), visible_ms, raw))
 
     def between(
         self,
@@ -156,7 +148,7 @@ class EventSource:
             whole = max(start_ms, self._start) <= low and high <= min(end_ms, self._end or end_ms)
             latest = high + (max(self._late_by) if self._late else 0)
             if services is None and whole and latest <= now_ms and minute not in self._added:
-                total += self._quota(minute) + len(self._bursts.get(minute, ()))
+                total += self._quota(minute)
             else:
                 total += len(self.between(max(start_ms, low), min(end_ms, high), now_ms=now_ms, services=services))
         return total
@@ -180,18 +172,14 @@ class EventSource:
         return math.floor((minute + 1) * self._rate) - math.floor(minute * self._rate)
 
     def _generate(self, minute: int) -> Sequence[Item]:
-        quota, bursts = self._quota(minute), self._bursts.get(minute, [])
         random, catalog, items = Random(f"{self._seed}:{minute}"), templates(), []
-        moments = [minute * MINUTE_MS + int(random.random() * MINUTE_MS) for _ in range(quota)]
-        for index, moment in enumerate(moments + bursts):
+        moments = [minute * MINUTE_MS + int(random.random() * MINUTE_MS) for _ in range(self._quota(minute))]
+        for index, moment in enumerate(moments):
             service = catalog.draw(random)
             # Drawn for every event, so that `late` changes nothing else.
             late, share = random.random(), random.random()
-            if not service.fraction_digits and moment % 1000:
-                if index < quota:
-                    moment -= moment % 1000  # noqa: PLW2901
-                else:
-                    service = catalog.services["directory"]
+            if not service.fraction_digits:
+                moment -= moment % 1000  # noqa: PLW2901
             if moment < self._start or (self._end is not None and moment >= self._end):
                 continue
             low, high = self._late_by
@@ -211,5 +199,4 @@ class EventSource:
         return base64.urlsafe_b64encode(digest[:15]).decode(), digest[15:]
 
     def _render(self, item: Item) -> bytes:
-        service = templates().services[item.service]
-        return render(service, item.timestamp_ms, item.doc_id, item.event_id, self.organization)
+        return render(item.service, item.timestamp_ms, item.doc_id, item.event_id, self.organization)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter, deque
 from dataclasses import dataclass
+from http.client import responses
 from random import Random
-from typing import Literal
+from typing import Any, Literal
+
+from in_jumpcloud.simulator.query import Answer, Refusal
 
 FaultKind = Literal["status", "delay", "cut", "bad_json", "wrong_count", "repeat_cursor", "drop", "redirect"]
 
@@ -31,15 +35,35 @@ class Fault:
         suffix = "/events" if self.kind in {"wrong_count", "repeat_cursor"} else ""
         return possible and path.endswith(suffix) and path.endswith(self.path)
 
+    def refuse(self) -> None:
+        """Raise Refusal if this fault replaces the answer by an error."""
+        if self.kind == "redirect":
+            raise Refusal(302, {"Location": "/elsewhere"})
+        if self.kind == "status":
+            headers = {} if self.retry_after is None else {"Retry-After": self.retry_after}
+            raise Refusal(self.status, headers, message=self.message or responses.get(self.status, "Error"))
+
+    def spoil(self, answer: Answer, cursor: Any) -> None:
+        """Change the correct answer to a request with this cursor."""
+        if self.kind == "wrong_count" and "X-Result-Count" in answer.headers:
+            answer.headers["X-Result-Count"] = str(answer.events + 1)
+        elif self.kind == "repeat_cursor" and "X-Search_after" in answer.headers:
+            answer.headers["X-Search_after"] = json.dumps(cursor, separators=(",", ":"))
+        elif self.kind == "bad_json":
+            answer.body, answer.events = answer.body[: len(answer.body) // 2], 0
+        elif self.kind == "cut":
+            answer.cut, answer.events = True, 0
+        elif self.kind == "drop":
+            answer.status, answer.events = 0, 0
+
 
 class Faults:
-    """Which requests get a fault: first those given to `once`, then `always`, then `random`."""
+    """Which requests get a fault: first those of `once`, then the others, in the order given."""
 
     def __init__(self) -> None:
         self.given: Counter[str] = Counter()
         self._once: deque[Fault] = deque()
-        self._always: list[Fault] = []
-        self._random: list[tuple[Fault, float, Random]] = []
+        self._lasting: list[tuple[Fault, float, Random]] = []
         self._lock = threading.Lock()
 
     def once(self, *faults: Fault) -> None:
@@ -47,22 +71,20 @@ class Faults:
         with self._lock:
             self._once.extend(faults)
 
-    def always(self, *faults: Fault) -> None:
-        """Apply to every request the first of these that fits."""
-        with self._lock:
-            self._always.extend(faults)
+    def always(self, fault: Fault) -> None:
+        """Apply this fault to every request that it fits."""
+        self.random(fault, 1)
 
     def random(self, fault: Fault, probability: float, seed: int = 1) -> None:
         """Apply this fault to a request with this probability (0 to 1)."""
         with self._lock:
-            self._random.append((fault, probability, Random(seed)))
+            self._lasting.append((fault, probability, Random(seed)))
 
     def clear(self) -> None:
         """Remove every fault. The counts in `given` stay."""
         with self._lock:
             self._once.clear()
-            self._always.clear()
-            self._random.clear()
+            self._lasting.clear()
 
     def take(self, path: str, *, paging: bool) -> Fault | None:
         """The fault of one request, if any; `given` counts it by its kind."""
@@ -75,10 +97,7 @@ class Faults:
     def _pick(self, path: str, *, paging: bool) -> Fault | None:
         if self._once and self._once[0].fits(path, paging=paging):
             return self._once.popleft()
-        for fault in self._always:
-            if fault.fits(path, paging=paging):
-                return fault
-        for fault, probability, random in self._random:
+        for fault, probability, random in self._lasting:
             if fault.fits(path, paging=paging) and random.random() < probability:
                 return fault
         return None

@@ -153,8 +153,9 @@ def templates() -> Templates:
     return Templates(Path(__file__).with_name("templates.yaml").read_text(encoding="utf-8"))
 
 
-def render(service: Service, timestamp_ms: int, doc_id: str, event_id: str, organization: str) -> bytes:
+def render(service_name: str, timestamp_ms: int, doc_id: str, event_id: str, organization: str) -> bytes:
     """An event's JSON; `doc_id` decides everything that the service's templates leave open."""
+    service = templates().services[service_name]
     chance = zlib.crc32(doc_id.encode())
     second, milliseconds = divmod(timestamp_ms, 1000)
     moment = datetime.fromtimestamp(second, UTC)
