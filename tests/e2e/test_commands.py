@@ -285,11 +285,11 @@ def test_simulator_options_that_make_no_sense(tmp_path: Path) -> None:
         "receiver --user alice:secret": "--user needs --shared-key",
         "receiver --self-hostname a": "--self-hostname needs --shared-key",
         "receiver --shared-key k --user secret": "'--user': expected NAME:PASSWORD",
-        "receiver --tls-key x": "--tls-key needs --tls-cert",
-        "receiver --tls-client-ca x": "--tls-client-ca needs --tls-cert",
+        f"receiver --tls-key {tmp_path}/x.pem": "--tls-key needs --tls-cert",
+        f"receiver --tls-client-ca {tmp_path}/x.pem": "--tls-client-ca needs --tls-cert",
         "receiver --tls-cert missing.pem": "'--tls-cert': File 'missing.pem' does not exist",
         "receiver --tls-cert .": "'--tls-cert': File '.' is a directory",
-        f"receiver --tls-cert {tmp_path}/x.pem": "expected a certificate and its key",
+        f"receiver --tls-cert {tmp_path}/x.pem": "expected a certificate, its key and a CA as PEM",
     }
     for arguments, message in table.items():
         done = invoke("simulate", *arguments.split(" "))

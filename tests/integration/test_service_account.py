@@ -292,7 +292,7 @@ def test_run(command: Command, receiver: SimulatedReceiver) -> None:
 
 
 def test_the_simulated_api(api: SimulatedApi, time: Time) -> None:
-    """The simulated token endpoint grants tokens only for what the plugin sends. A token is valid exactly for its lifetime."""
+    """The simulated token endpoint grants tokens for what the plugin sends, valid exactly for their lifetime."""
     form, good, kind = b"grant_type=client_credentials&scope=api", (ID, SECRET), "application/x-www-form-urlencoded"
     table: list[tuple[bytes, tuple[str, str] | None, str, int, str | None]] = [
         (form, None, kind, 401, "invalid_client"),

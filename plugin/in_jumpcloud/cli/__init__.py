@@ -70,26 +70,24 @@ class ParsedType(click.ParamType):  # type: ignore[type-arg]  # it is generic on
 DURATION = ParsedType("DURATION", Duration.parse)
 
 
-def config_option(*, required: bool = True) -> Callable[[_Command], _Command]:
-    """`-c FILE`, passed as `path`."""
-    return click.option(
-        "-c",
-        "--config",
-        "path",
+def settings_options(*, required: bool = True) -> Callable[[_Command], _Command]:
+    """`-c FILE` and `-o KEY=VALUE`, passed as `path` and `overrides`."""
+    config = click.option(
+        *("-c", "--config", "path"),
         metavar="FILE",
         required=required,
         type=click.Path(dir_okay=False, path_type=Path),
         help="The configuration file.",
     )
+    override = click.option(
+        *("-o", "overrides"),
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Override a setting, such as -o jumpcloud.interval=1m. Repeatable.",
+    )
+    return lambda command: config(override(command))
 
 
-overrides_option = click.option(
-    "-o",
-    "overrides",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Override a setting, such as -o jumpcloud.interval=1m. Repeatable.",
-)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

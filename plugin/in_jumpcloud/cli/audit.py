@@ -13,7 +13,7 @@ import click
 
 from in_jumpcloud import app
 from in_jumpcloud.backoff import backoff_delay
-from in_jumpcloud.cli import DURATION, config_option, examples, json_option, overrides_option
+from in_jumpcloud.cli import DURATION, examples, json_option, settings_options
 from in_jumpcloud.collector import Stream
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
@@ -65,8 +65,7 @@ class _StreamAudit(NamedTuple):
         "in-jumpcloud audit -c jumpcloud.yaml --since 7d --json",
     ),
 )
-@config_option()
-@overrides_option
+@settings_options()
 @click.option("--since", default="24h", show_default=True, type=DURATION, help="How far back to compare.")
 @json_option
 def command(path: Path, overrides: tuple[str, ...], since: Duration, as_json: bool) -> None:

@@ -18,7 +18,7 @@ from in_jumpcloud.checks.jumpcloud import check_jumpcloud
 from in_jumpcloud.checks.receivers import check_receiver
 from in_jumpcloud.checks.result import CONFIGURATION, RECEIVER, CheckResult, exit_code, failed, ok
 from in_jumpcloud.checks.runner import Check, run_checks
-from in_jumpcloud.cli import config_option, examples, json_option, overrides_option, printable
+from in_jumpcloud.cli import examples, json_option, printable, settings_options
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.errors import ConfigError
@@ -37,8 +37,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "FAILED": "red"}
         "in-jumpcloud check -c jumpcloud.yaml --json | jq '.checks[] | select(.result == \"failed\")'",
     ),
 )
-@config_option()
-@overrides_option
+@settings_options()
 @json_option
 @click.option("--probe", is_flag=True, help="Send each receiver a message without records, and wait for its ack.")
 def command(path: Path, overrides: tuple[str, ...], as_json: bool, probe: bool) -> None:

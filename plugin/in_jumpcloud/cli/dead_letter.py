@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from in_jumpcloud.cli import NAME, config_option, examples, overrides_option, printable, stop_on_signals
+from in_jumpcloud.cli import NAME, examples, printable, settings_options, stop_on_signals
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.ecs import geoip
@@ -40,8 +40,7 @@ def command() -> None:
         "in-jumpcloud dead-letter list -c jumpcloud.yaml --format json | jq -r .reason",
     ),
 )
-@config_option()
-@overrides_option
+@settings_options()
 @click.option(
     "--format",
     "output_format",
@@ -68,8 +67,7 @@ def list_command(path: Path, overrides: tuple[str, ...], output_format: str) -> 
 
 
 @command.command("replay", epilog=examples("in-jumpcloud dead-letter replay -c jumpcloud.yaml"))
-@config_option()
-@overrides_option
+@settings_options()
 def replay_command(path: Path, overrides: tuple[str, ...]) -> None:
     """Map the refused events again and deliver them.
 

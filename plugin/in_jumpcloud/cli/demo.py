@@ -20,17 +20,9 @@ import click
 import msgspec
 
 from in_jumpcloud import app
-from in_jumpcloud.cli import examples
-from in_jumpcloud.config.schema import (
-    Config,
-    DeadLetterSettings,
-    ForwardSettings,
-    GeoIPSettings,
-    JumpCloudSettings,
-    ServerSettings,
-    StateSettings,
-)
-from in_jumpcloud.config.types import Duration, Secret, Start
+from in_jumpcloud.cli import examples, package_file
+from in_jumpcloud.config.loader import load_config
+from in_jumpcloud.config.schema import Config
 from in_jumpcloud.errors import Fatal
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
@@ -41,6 +33,7 @@ _EVENTS = 20_000
 _DAYS = 2
 _SHOWN_RECORDS = 3
 _TIMEOUT_SECONDS = 15
+_ReadRecords = Callable[[], list[dict[str, Any]]]
 _FLUENT_BIT = """
 service: {{flush: 0.2, grace: 1, log_level: error, storage.path: {directory}/storage}}
 pipeline:
@@ -78,7 +71,12 @@ def command() -> None:
             plugin = _run_plugin(_settings(api.url, port, Path(directory)), total)
             seconds = time.monotonic() - started
             counters = plugin.collectors[0].counters
-            records = _wait_for_records(read_records, total)
+            # The receiver writes records shortly after it acknowledged them.
+            _wait_for(
+                lambda: len(read_records()) >= total,
+                lambda: f"the receiver has written {len(read_records())} of {total} records",
+            )
+            records = read_records()
             _print_some(records)
     click.echo(
         f"\nsent {counters.sent} events, acknowledged {counters.acknowledged}, "
@@ -91,26 +89,19 @@ def command() -> None:
 
 
 def _settings(url: str, port: int, directory: Path) -> Config:
-    return Config(
-        jumpcloud=JumpCloudSettings(
-            api_key=Secret("simulated-key"), url=url, start=Start(f"{_DAYS + 1}d"), requests_per_second=1000
-        ),
-        geoip=GeoIPSettings(city=_database("demo-city.mmdb"), asn=_database("demo-asn.mmdb")),
-        forward=ForwardSettings(
-            servers=(ServerSettings(host="127.0.0.1", port=port),),
-            ack_timeout=Duration(10),
-            connect_timeout=Duration(5),
-        ),
-        state=StateSettings(path=directory / "state.db"),
-        dead_letter=DeadLetterSettings(path=directory / "dead-letter.ndjson"),
-    )
-
-
-def _database(name: str) -> Path:
-    """A demo database in the installed package, or in the checkout for an editable installation."""
-    package = Path(__file__).parents[1]
-    installed = package / "simulator" / name
-    return installed if installed.exists() else package.parents[1] / "geoip" / name
+    values = {
+        "jumpcloud.api_key": "simulated-key",
+        "jumpcloud.url": url,
+        "jumpcloud.start": f"{_DAYS + 1}d",
+        "jumpcloud.requests_per_second": 1000,
+        "forward.servers": [{"host": "127.0.0.1", "port": port}],
+        "forward.ack_timeout": "10s",
+        "state.path": f"{directory}/state.db",
+        "dead_letter.path": f"{directory}/dead-letter.ndjson",
+    }
+    for kind in ("city", "asn"):
+        values[f"geoip.{kind}"] = str(package_file(f"simulator/demo-{kind}.mmdb", f"geoip/demo-{kind}.mmdb"))
+    return load_config(None, [f"{key}={json.dumps(value)}" for key, value in values.items()])
 
 
 def _run_plugin(settings: Config, total: int) -> app.App:
@@ -129,34 +120,35 @@ def _run_plugin(settings: Config, total: int) -> app.App:
 
 
 @contextmanager
-def _simulated_receiver() -> Iterator[tuple[int, Callable[[], list[dict[str, Any]]]]]:
+def _simulated_receiver() -> Iterator[tuple[int, _ReadRecords]]:
     with SimulatedReceiver() as receiver:
         yield receiver.port, lambda: [each.record for each in receiver.records]
 
 
 @contextmanager
-def _fluent_bit(binary: str, directory: Path) -> Iterator[tuple[int, Callable[[], list[dict[str, Any]]]]]:
+def _fluent_bit(binary: str, directory: Path) -> Iterator[tuple[int, _ReadRecords]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    settings = directory / "fluent-bit.yaml"
+    settings, log, output = (directory / name for name in ("fluent-bit.yaml", "fluent-bit.log", "records"))
     settings.write_text(_FLUENT_BIT.format(directory=directory, port=port))
-    log = directory / "fluent-bit.log"
+    output.touch()
     with log.open("wb") as file:
         process = subprocess.Popen([binary, "-c", str(settings)], stdout=file, stderr=file)  # noqa: S603 - the user's own
 
-    def records() -> list[dict[str, Any]]:
-        try:
-            lines = (directory / "records").read_bytes().splitlines(keepends=True)
-        except FileNotFoundError:
-            return []
+    def is_listening() -> bool:
+        with socket.socket() as connection:
+            return connection.connect_ex(("127.0.0.1", port)) == 0
+
+    def read_records() -> list[dict[str, Any]]:
+        lines = output.read_bytes().splitlines(keepends=True)
         return [msgspec.json.decode(line) for line in lines if line.endswith(b"\n")]
 
     try:
         _wait_for(
-            lambda: _accepts_connections(port),
+            is_listening,
             lambda: f"{binary} does not accept connections; its log ends with: {log.read_text()[-300:].strip()}",
         )
-        yield port, records
+        yield port, read_records
     finally:
         process.terminate()
         try:
@@ -166,29 +158,12 @@ def _fluent_bit(binary: str, directory: Path) -> Iterator[tuple[int, Callable[[]
             process.wait()
 
 
-def _accepts_connections(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
-
-
 def _wait_for(condition: Callable[[], bool], describe_failure: Callable[[], str]) -> None:
     deadline = time.monotonic() + _TIMEOUT_SECONDS
     while not condition():
         if time.monotonic() > deadline:
             raise Fatal(describe_failure())
         time.sleep(0.05)
-
-
-def _wait_for_records(read_records: Callable[[], list[dict[str, Any]]], total: int) -> list[dict[str, Any]]:
-    """The output of the receiver, which is flushed shortly after the acknowledgement."""
-    _wait_for(
-        lambda: len(read_records()) >= total,
-        lambda: f"the receiver has written {len(read_records())} of {total} records",
-    )
-    return read_records()
 
 
 def _print_some(records: list[dict[str, Any]]) -> None:

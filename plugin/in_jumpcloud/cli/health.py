@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from in_jumpcloud.cli import config_option, examples, overrides_option
+from in_jumpcloud.cli import examples, settings_options
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.errors import Fatal
 from in_jumpcloud.monitoring import client
@@ -20,8 +20,7 @@ from in_jumpcloud.monitoring import client
         "in-jumpcloud health -c jumpcloud.yaml --live",
     ),
 )
-@config_option()
-@overrides_option
+@settings_options()
 @click.option("--live", is_flag=True, help="Only ask whether its workers are alive. If not, a restart may help.")
 def command(path: Path, overrides: tuple[str, ...], live: bool) -> None:
     """Ask the running plugin whether it is ready.

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import click
 import maxminddb
 
-from in_jumpcloud.cli import examples
+from in_jumpcloud.cli import ParsedType, examples, package_file
 from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
 from in_jumpcloud.config.types import Duration, Secret
 from in_jumpcloud.errors import ConfigError, HandshakeRejected, ReceiverDown, ReceiverPaused
@@ -74,6 +74,21 @@ dead_letter:
 """)
 
 
+def _parse_server(text: str) -> ServerSettings:
+    """A receiver from `HOST`, `HOST:PORT`, `[IPv6]:PORT`, or the path of a unix socket with or without `unix:`."""
+    path = text.removeprefix("unix:")
+    if path.startswith("/"):
+        return ServerSettings(unix=Path(path))
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:/\[\]]+))(?::(\d{1,5}))?", text)
+    port = int((match and match[3]) or 24_224)
+    if not match or not 1 <= port <= 65_535:  # noqa: PLR2004
+        raise ValueError(f"expected HOST, HOST:PORT or the path of a unix socket (got {text})")
+    return ServerSettings(host=match[1] or match[2], port=port)
+
+
+_SERVER = ParsedType("ADDRESS", _parse_server)
+
+
 class _Receiver(NamedTuple):
     """A receiver to write to the file; `note` says what is known of it."""
 
@@ -95,7 +110,7 @@ class _Receiver(NamedTuple):
 @click.option("--organization", "organizations", multiple=True, metavar="ID", help="ID of an organization. Repeatable.")
 @click.option("--provider-id", metavar="ID", help="ID of a managed service provider.")
 @click.option("--api-key-file", metavar="KEYFILE", type=click.Path(path_type=Path), help="File containing the API key.")
-@click.option("--server", metavar="ADDRESS", help="The receiver: HOST:PORT, or the path of a unix socket.")
+@click.option("--server", type=_SERVER, help="The receiver: HOST:PORT, or the path of a unix socket.")
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 def command(path: Path, force: bool, **options: Any) -> None:
     """Write a configuration file with what is detected.
@@ -114,7 +129,7 @@ def write_configuration(
     organizations: Sequence[str] = (),
     provider_id: str | None = None,
     api_key_file: Path | None = None,
-    server: str | None = None,
+    server: ServerSettings | None = None,
     servers: Sequence[ServerSettings] = SERVERS,
     database_directories: Sequence[Path] = DATABASE_DIRECTORIES,
     environ: Mapping[str, str] = os.environ,
@@ -122,16 +137,16 @@ def write_configuration(
     """Write `path`, and print what was detected and what to do next.
 
     Raises:
-        ConfigError: `path` exists (without `force`) or cannot be written, or `server` is not an address.
+        ConfigError: `path` exists (without `force`) or cannot be written.
     """
-    receiver = _Receiver(_parse_server(server), "as given") if server else _find_receiver(servers)
+    receiver = _Receiver(server, "as given") if server else _find_receiver(servers)
     city = _find_database(database_directories, _CITY_DATABASES)
     asn = _find_database(database_directories, _ASN_DATABASES)
     key = f"api_key: ${{{_KEY_VARIABLE}}}"
     if api_key_file:
         key = f"api_key_file: {json.dumps(str(api_key_file.absolute()))}"
     values = {
-        "documentation": _documented_configuration(),
+        "documentation": package_file("jumpcloud.yaml", "conf/jumpcloud.yaml"),
         "key": key,
         "region": region or "us",
         "organizations": json.dumps(list(organizations)),
@@ -166,29 +181,10 @@ def _join(places: Sequence[object]) -> str:
     return " or ".join(map(str, places))
 
 
-def _documented_configuration() -> Path:
-    """The full example: in the installed package, or in the checkout for an editable installation."""
-    package = Path(__file__).parents[1]
-    installed = package / "jumpcloud.yaml"
-    return installed if installed.exists() else package.parents[1] / "conf" / "jumpcloud.yaml"
-
-
 def _server_yaml(server: ServerSettings) -> str:
     if server.unix:
         return f"unix: {json.dumps(str(server.unix))}"
     return f"host: {json.dumps(server.host)}\n      port: {server.port}"
-
-
-def _parse_server(text: str) -> ServerSettings:
-    """A receiver from `HOST`, `HOST:PORT`, `[IPv6]:PORT`, or the path of a unix socket with or without `unix:`."""
-    path = text.removeprefix("unix:")
-    if path.startswith("/"):
-        return ServerSettings(unix=Path(path))
-    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:/\[\]]+))(?::(\d{1,5}))?", text)
-    port = int((match and match[3]) or 24_224)
-    if not match or not 1 <= port <= 65_535:  # noqa: PLR2004
-        raise ConfigError(f"--server {text}: expected HOST, HOST:PORT or the path of a unix socket")
-    return ServerSettings(host=match[1] or match[2], port=port)
 
 
 def _find_receiver(servers: Sequence[ServerSettings]) -> _Receiver | None:

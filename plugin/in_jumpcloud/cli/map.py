@@ -12,7 +12,7 @@ from typing import BinaryIO
 import click
 import msgspec
 
-from in_jumpcloud.cli import config_option, examples, overrides_option
+from in_jumpcloud.cli import examples, settings_options
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.ecs.geoip import open_databases
 from in_jumpcloud.ecs.mapper import Mapper, new_id
@@ -28,8 +28,7 @@ from in_jumpcloud.insights.event import parse_event
         "in-jumpcloud map -c jumpcloud.yaml < events.ndjson > records.ndjson",
     ),
 )
-@config_option(required=False)
-@overrides_option
+@settings_options(required=False)
 @click.argument("files", nargs=-1, type=click.Path(dir_okay=False, path_type=Path), metavar="[FILE]...")
 def command(path: Path | None, overrides: tuple[str, ...], files: tuple[Path, ...]) -> None:
     """Map raw events to ECS records, offline.

@@ -16,7 +16,7 @@ import click
 
 from in_jumpcloud import __version__, app
 from in_jumpcloud.checks import local
-from in_jumpcloud.cli import config_option, examples, overrides_option
+from in_jumpcloud.cli import examples, settings_options
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.monitoring import logs, server, snapshot
@@ -37,8 +37,7 @@ _GC_THRESHOLD_OBJECTS = 20_000
         "in-jumpcloud run -c jumpcloud.yaml --once -o jumpcloud.start=1d",
     ),
 )
-@config_option()
-@overrides_option
+@settings_options()
 @click.option("--once", is_flag=True, help="Catch up once, then exit.")
 def command(path: Path, overrides: tuple[str, ...], once: bool) -> None:
     """Poll JumpCloud and deliver the events to Fluent Bit.

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from in_jumpcloud import app
-from in_jumpcloud.cli import config_option, examples, json_option, overrides_option
+from in_jumpcloud.cli import examples, json_option, settings_options
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.errors import InJumpCloudError
@@ -30,8 +30,7 @@ _RUNNING_KEYS = ("pid", "version", "uptime_seconds", "not_ready", "receivers", "
         "in-jumpcloud status -c jumpcloud.yaml --json | jq '.streams[].lag_seconds'",
     ),
 )
-@config_option()
-@overrides_option
+@settings_options()
 @json_option
 def command(path: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show the position, counters and last error of each stream.
