@@ -19,7 +19,6 @@ from in_jumpcloud.state.dead_letters import DeadLetterFile
 from in_jumpcloud.state.store import StreamRow, open_readonly
 from in_jumpcloud.timestamps import now_ms, rfc3339
 
-_UNITS = ("B", "KiB", "MiB", "GiB")
 _RUNNING_KEYS = ("pid", "version", "uptime_seconds", "not_ready", "receivers", "streams")
 
 
@@ -151,9 +150,5 @@ def _database_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.exists())
 
 
-def _format_size(size: float) -> str:
-    for unit in _UNITS:
-        if size < 1024 or unit == _UNITS[-1]:  # noqa: PLR2004
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    raise AssertionError
+def _format_size(size: int) -> str:
+    return f"{size / 1024:,.1f} KiB"

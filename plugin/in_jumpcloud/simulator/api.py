@@ -19,17 +19,12 @@ from typing import Any, Self
 
 import msgspec
 
-from in_jumpcloud.simulator import oauth
+from in_jumpcloud.simulator import oauth, query
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault, Faults
-from in_jumpcloud.simulator.query import Answer, CountQuery, IntervalQuery, PageQuery, Query, Refusal, parse
+from in_jumpcloud.simulator.query import Answer, Refusal
 from in_jumpcloud.timestamps import now_ms
 
-_QUERIES: dict[str, type[Query]] = {
-    "/insights/directory/v1/events": PageQuery,
-    "/insights/directory/v1/events/count": CountQuery,
-    "/insights/directory/v1/events/interval": IntervalQuery,
-}
 _MIN_GZIP_BYTES = 500
 _log = logging.getLogger(__name__)
 
@@ -146,7 +141,7 @@ class SimulatedApi:
             self._stopping.wait(fault.seconds)
         elif fault:
             fault.refuse()
-        if path != oauth.PATH and path not in _QUERIES:
+        if path != oauth.PATH and path not in query.PATHS:
             raise Refusal(404, message="Not Found")
         if method != "POST":
             raise Refusal(405, message="Method Not Allowed")
@@ -155,8 +150,7 @@ class SimulatedApi:
         source = self._source(headers)
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refusal(400, message="Content-Type must be application/json")
-        query = parse(_QUERIES[path], _object(raw))
-        return query.answer(query.select(source, self._clock()))
+        return query.answer(path, _object(raw), source, self._clock())
 
     def _source(self, headers: Mapping[str, str]) -> EventSource:
         """The events that these headers select, if they give access."""

@@ -22,7 +22,7 @@ from uuid import UUID
 
 import msgspec
 
-from in_jumpcloud.simulator.templates import render, templates
+from in_jumpcloud.simulator.templates import templates
 from in_jumpcloud.timestamps import MINUTE_MS
 
 CACHED_MINUTES = 512
@@ -41,14 +41,14 @@ class Item:
     service: str
     event_id: str
     visible_ms: int
-    content: bytes | Callable[[Item], bytes]
+    content: bytes | Callable[[], bytes]
     """The event's JSON, or the function that makes it at the first read."""
 
     @property
     def raw(self) -> bytes:
         """The event's JSON, exactly as it is served."""
         if not isinstance(self.content, bytes):
-            self.content = self.content(self)
+            self.content = self.content()
         return self.content
 
 
@@ -189,7 +189,8 @@ class EventSource:
                 event_id = f"{moment // 1000:08x}{spare[:8].hex()}"
             else:
                 event_id = str(UUID(bytes=spare, version=4)).upper()
-            items.append(Item(moment, doc_id, service.name, event_id, visible, self._render))
+            content = functools.partial(service.render, moment, doc_id, event_id, self.organization)
+            items.append(Item(moment, doc_id, service.name, event_id, visible, content))
         return sorted(items, key=_sort_key)
 
     def _identity(self, *place: object) -> tuple[str, bytes]:
@@ -197,6 +198,3 @@ class EventSource:
         text = ":".join(map(str, (self.organization, self._seed, *place)))
         digest = hashlib.blake2b(text.encode(), digest_size=31).digest()
         return base64.urlsafe_b64encode(digest[:15]).decode(), digest[15:]
-
-    def _render(self, item: Item) -> bytes:
-        return render(item.service, item.timestamp_ms, item.doc_id, item.event_id, self.organization)

@@ -62,19 +62,14 @@ class _View:
         return self.source.count(start_ms, end_ms, now_ms=self.now_ms, services=self.services)
 
 
-class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of a request."""
+class _Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of a request. `answer` answers it from the events that it selects."""
 
     service: Annotated[list[str], msgspec.Meta(min_length=1)]
     start_time: _Time
     end_time: _Time | None = None
 
     def select(self, source: EventSource, now_ms: int) -> _View:
-        """Select events of the source.
-
-        Raises:
-            Refusal: a service is unknown, or the window is empty.
-        """
         known = {*templates().services, *_OTHER_SERVICES}
         if unknown := sorted(set(self.service) - known):
             text = f"Unsupported service: {', '.join(unknown)}; supported: {', '.join(sorted(known))}"
@@ -88,32 +83,22 @@ class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         services = frozenset("alerts" if name == "alert" else name for name in self.service)
         return _View(source, start, end, now_ms, None if "all" in services else services)
 
-    def answer(self, view: _View) -> Answer:
-        """The answer with the selected events.
 
-        Raises:
-            Refusal: the query is wrong.
-        """
-        raise NotImplementedError
-
-
-class CountQuery(Query, frozen=True):
+class _Count(_Query, frozen=True):
     """The number of events."""
 
     def answer(self, view: _View) -> Answer:
-        """A JSON object with the number."""
         return Answer(200, msgspec.json.encode({"count": view.count(view.start_ms, view.end_ms)}))
 
 
-class PageQuery(Query, frozen=True, kw_only=True):
-    """One page of events in ascending order."""
+class _Page(_Query, frozen=True, kw_only=True):
+    """One page of events in ascending order, with the cursor of the next page in a header."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)] = 1000
     sort: Literal["ASC"] = "ASC"
     search_after: list[int | str] = []
 
     def answer(self, view: _View) -> Answer:
-        """A JSON array of the events, and the cursor of the next page in a header."""
         query = [view.source.organization, msgspec.structs.replace(self, search_after=[])]
         signature = hashlib.blake2b(msgspec.json.encode(query), digest_size=3).hexdigest()
         items = view.source.between(
@@ -143,15 +128,14 @@ class PageQuery(Query, frozen=True, kw_only=True):
         raise Refusal(400, message="Invalid search_after: it does not belong to this query")
 
 
-class IntervalQuery(Query, frozen=True, kw_only=True):
-    """The number of events in each minute."""
+class _Interval(_Query, frozen=True, kw_only=True):
+    """The number of events in each minute, from the first that has events to the last."""
 
     interval_unit: Literal["m"]
     interval_value: Literal["1"]
     timezone: Literal["UTC"] = "UTC"
 
     def answer(self, view: _View) -> Answer:
-        """The minutes from the first that has events to the last."""
         first = view.start_ms - view.start_ms % MINUTE_MS
         if (view.end_ms - first) // MINUTE_MS > MAX_BUCKETS:
             raise Refusal(400, message="Too many buckets: choose a larger interval")
@@ -164,16 +148,25 @@ class IntervalQuery(Query, frozen=True, kw_only=True):
         return Answer(200, msgspec.json.encode({"buckets": buckets}))
 
 
-def parse(kind: type[Query], body: Any) -> Query:
-    """The body of a request as a query of this kind.
+_ENDPOINTS: dict[str, type[_Count | _Page | _Interval]] = {
+    "/insights/directory/v1/events": _Page,
+    "/insights/directory/v1/events/count": _Count,
+    "/insights/directory/v1/events/interval": _Interval,
+}
+PATHS = set(_ENDPOINTS)
+
+
+def answer(path: str, body: Any, source: EventSource, now_ms: int) -> Answer:
+    """The answer to a request with this JSON for one of PATHS.
 
     Raises:
-        Refusal: it is not one.
+        Refusal: the query is wrong.
     """
     try:
-        return msgspec.convert(body, kind)
+        query = msgspec.convert(body, _ENDPOINTS[path])
     except msgspec.ValidationError as error:
         raise Refusal(400, message=f"Invalid query: {error}") from None
+    return query.answer(query.select(source, now_ms))
 
 
 def _milliseconds(moment: datetime) -> int:

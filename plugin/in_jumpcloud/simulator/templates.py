@@ -68,9 +68,28 @@ class Service:
         self.fraction_digits = fraction_digits
         self.provider = json.dumps(provider)
         self._make = make
-        self.body = functools.cache(self._body)
+        self._body = functools.cache(self._make_body)
 
-    def _body(self, variant: int) -> bytes:
+    def render(self, timestamp_ms: int, doc_id: str, event_id: str, organization: str) -> bytes:
+        """An event's JSON; `doc_id` decides everything that the templates leave open."""
+        chance = zlib.crc32(doc_id.encode())
+        second, milliseconds = divmod(timestamp_ms, 1000)
+        moment = datetime.fromtimestamp(second, UTC)
+        fraction, local = f".{milliseconds:03d}", ""
+        if self.fraction_digits == 0:
+            fraction = ""
+        elif self.fraction_digits > 3:  # noqa: PLR2004 - milliseconds
+            fraction = f"{fraction}{chance * 7919 % 10**6:06d}".rstrip("0").rstrip(".")
+        if self.name == "systems":
+            local = f'"system_timestamp":"{moment.astimezone(_ZONES[chance % len(_ZONES)]).isoformat()}",'
+        tail = (
+            f',"provider":{self.provider},"organization":{json.dumps(organization)},'
+            f'"service":"{self.name}","@version":"1","id":"{event_id}",{local}'
+            f'"timestamp":"{moment.isoformat()[:19]}{fraction}Z"}}'
+        )
+        return self._body(chance % VARIANTS) + tail.encode()
+
+    def _make_body(self, variant: int) -> bytes:
         """An event's own fields as JSON, left open for the fields that every event has."""
         return msgspec.json.encode(self._make(_Draft(f"{self.name}:{variant}")))[:-1]
 
@@ -151,27 +170,6 @@ class Templates:
 def templates() -> Templates:
     """Those of templates.yaml."""
     return Templates(Path(__file__).with_name("templates.yaml").read_text(encoding="utf-8"))
-
-
-def render(service_name: str, timestamp_ms: int, doc_id: str, event_id: str, organization: str) -> bytes:
-    """An event's JSON; `doc_id` decides everything that the service's templates leave open."""
-    service = templates().services[service_name]
-    chance = zlib.crc32(doc_id.encode())
-    second, milliseconds = divmod(timestamp_ms, 1000)
-    moment = datetime.fromtimestamp(second, UTC)
-    fraction, local = f".{milliseconds:03d}", ""
-    if service.fraction_digits == 0:
-        fraction = ""
-    elif service.fraction_digits > 3:  # noqa: PLR2004 - milliseconds
-        fraction = f"{fraction}{chance * 7919 % 10**6:06d}".rstrip("0").rstrip(".")
-    if service.name == "systems":
-        local = f'"system_timestamp":"{moment.astimezone(_ZONES[chance % len(_ZONES)]).isoformat()}",'
-    tail = (
-        f',"provider":{service.provider},"organization":{json.dumps(organization)},'
-        f'"service":"{service.name}","@version":"1","id":"{event_id}",{local}'
-        f'"timestamp":"{moment.isoformat()[:19]}{fraction}Z"}}'
-    )
-    return service.body(chance % VARIANTS) + tail.encode()
 
 
 def _pick(options: list[Any], draft: _Draft) -> Any:
