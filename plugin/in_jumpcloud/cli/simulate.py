@@ -106,23 +106,6 @@ def api_command(
 # The receiver
 
 
-def _parse_user(text: str) -> tuple[str, str]:
-    name, colon, password = text.partition(":")
-    if not name or not colon:  # the text is not shown: it may be a password
-        raise ValueError("expected NAME:PASSWORD")
-    return name, password
-
-
-_PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_USER = ParsedType("NAME:PASSWORD", _parse_user)
-_NEEDED_OPTIONS = {
-    "--user": "--shared-key",
-    "--self-hostname": "--shared-key",
-    "--tls-key": "--tls-cert",
-    "--tls-client-ca": "--tls-cert",
-}
-
-
 @command.command(
     "receiver",
     epilog=examples(
@@ -136,41 +119,27 @@ _NEEDED_OPTIONS = {
 @click.option("--quiet", is_flag=True, help="Do not print records, only count them.")
 @click.option("--shared-key", metavar="TEXT", help='Require this shared key, which may be "".')
 @click.option(
-    "--user",
-    "users",
-    multiple=True,
-    type=ParsedType("NAME:PASSWORD", _parse_user),
-    help="Require a user too. Repeatable.",
+    "--tls-cert",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Use TLS, with the certificate and the key in this PEM file.",
 )
-@click.option(
-    "--self-hostname", metavar="NAME", default="localhost", show_default=True, help="Its own name in the handshake."
-)
-@click.option("--tls-cert", metavar="FILE", type=_PEM_FILE, help="Use TLS, with this certificate.")
-@click.option("--tls-key", metavar="FILE", type=_PEM_FILE, help="The certificate's key, if it is in another file.")
-@click.option("--tls-client-ca", metavar="FILE", type=_PEM_FILE, help="Require client certificates of this CA.")
 def receiver_command(
     host: str,
     port: int,
     unix: Path | None,
     quiet: bool,
     shared_key: str | None,
-    users: tuple[tuple[str, str], ...],
-    self_hostname: str,
     tls_cert: Path | None,
-    tls_key: Path | None,
-    tls_client_ca: Path | None,
 ) -> None:
     """Serve a forward receiver that acknowledges and prints records.
 
     Prints one JSON object per line.
     """
-    given = _given_options()
-    for option, needed in _NEEDED_OPTIONS.items():
-        if option in given and needed not in given:
-            raise ConfigError(f"{option} needs {needed}")
-    for option in ("--host", "--port"):
-        if {option, "--unix"} <= given:
-            raise ConfigError(f"{option} cannot be used together with --unix")
+    context = click.get_current_context()
+    for option in ("host", "port"):
+        if unix and context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
+            raise ConfigError(f"--{option} cannot be used together with --unix")
     encode = msgspec.json.Encoder().encode
     output = sys.stdout.buffer
 
@@ -187,35 +156,19 @@ def receiver_command(
         keep=False,
         allow_remote=True,
         shared_key=shared_key,
-        users=dict(users),
-        self_hostname=self_hostname,
-        tls=_tls_context(tls_cert, tls_key, tls_client_ca) if tls_cert else None,
+        tls=_tls_context(tls_cert) if tls_cert else None,
     )
     _serve(simulated, str(unix or f"{host}:{port}"), lambda: f"receiving at {unix or f'{host}:{simulated.port}'}")
     click.echo(f"{simulated.received} records in {simulated.messages} chunks, {len(simulated.ids)} ids", err=True)
 
 
-def _given_options() -> set[str]:
-    """The options on the command line, without those that have their default."""
-    context = click.get_current_context()
-    return {
-        parameter.opts[0]
-        for parameter in context.command.params
-        if context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
-    }
-
-
-def _tls_context(certificate: Path, key: Path | None, client_ca: Path | None) -> ssl.SSLContext:
+def _tls_context(file: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         # OpenSSL asks for a passphrase at the terminal, unless it is given one.
-        context.load_cert_chain(certificate, key, password="")
-        if client_ca is not None:
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.load_verify_locations(client_ca)
+        context.load_cert_chain(file, password="")
     except ssl.SSLError:
-        files = ", ".join(str(file) for file in (certificate, key, client_ca) if file)
-        raise ConfigError(f"{files}: expected a certificate, its key and a CA as PEM, no passphrase") from None
+        raise ConfigError(f"--tls-cert {file}: expected a certificate and its key as PEM, no passphrase") from None
     return context
 
 
