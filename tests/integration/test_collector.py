@@ -37,12 +37,6 @@ from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, rfc3339
 
 
 @pytest.fixture
-def clock() -> Clock:
-    """The clock of both the plugin and JumpCloud."""
-    return Clock()
-
-
-@pytest.fixture
 def source() -> EventSource:
     """Two hours of 10 events a minute."""
     return two_hours()
@@ -60,12 +54,6 @@ def receiver() -> Iterator[SimulatedReceiver]:
     """A receiver that keeps the records."""
     with SimulatedReceiver() as receiver:
         yield receiver
-
-
-@pytest.fixture
-def stop() -> threading.Event:
-    """Set by a test that stops the stream."""
-    return threading.Event()
 
 
 @pytest.fixture

@@ -31,12 +31,6 @@ from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, rfc3339
 
 
 @pytest.fixture
-def clock() -> Clock:
-    """The clock of both the plugin and JumpCloud."""
-    return Clock()
-
-
-@pytest.fixture
 def source() -> EventSource:
     """Two hours of five events a minute, up to a minute ago."""
     return two_hours(per_minute=5)

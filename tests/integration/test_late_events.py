@@ -21,12 +21,6 @@ from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, rfc3339
 
 
 @pytest.fixture
-def clock() -> Clock:
-    """The clock of both the plugin and JumpCloud."""
-    return Clock()
-
-
-@pytest.fixture
 def source() -> EventSource:
     """Three hours of an event every four seconds; three of ten appear a minute to two hours late."""
     late_by_ms = (MINUTE_MS, 2 * HOUR_MS)

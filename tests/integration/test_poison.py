@@ -31,12 +31,6 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    """The clock of both the plugin and JumpCloud."""
-    return Clock()
-
-
-@pytest.fixture
 def source() -> EventSource:
     """600 events of the last two hours, two of them large."""
     source = two_hours(per_minute=5)
