@@ -274,6 +274,7 @@ def test_simulator_options_that_make_no_sense(tmp_path: Path) -> None:
         "api --late 1.5": "'--late': 1.5 is not in the range",
         "api --per-minute -1": "'--per-minute': -1.0 is not in the range",
         "api --per-minute inf": "'--per-minute': inf is not in the range",
+        "api --late nan": "'--late': 'nan' is not a number",
         "api --since soon": "'--since': expected a duration",
         "api --fault explode=often": "'--fault': expected KIND=PROBABILITY, such as status:503=0.1",
         "api --fault cut=2": "'--fault': expected",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import ssl
 import sys
 import threading
@@ -24,6 +25,16 @@ from in_jumpcloud.simulator.receiver import SimulatedReceiver
 from in_jumpcloud.timestamps import now_ms
 
 _PORT = click.IntRange(0, 65_535)
+
+
+class _NumberRange(click.FloatRange):
+    """A range that does not contain `nan`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 @click.group("simulate")
@@ -70,10 +81,10 @@ def _parse_fault(text: str) -> tuple[Fault, float]:
 @click.option("--api-key", default="simulated-key", show_default=True, help="The only accepted key.")
 @click.option("--seed", default=1, show_default=True, help="The same seed gives the same events.")
 @click.option(
-    "--per-minute", default=60.0, show_default=True, type=click.FloatRange(0, 1_000_000), help="Events per minute."
+    "--per-minute", default=60.0, show_default=True, type=_NumberRange(0, 1_000_000), help="Events per minute."
 )
 @click.option("--since", default="1d", show_default=True, type=DURATION, help="How far back there are events.")
-@click.option("--late", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="Share of late events.")
+@click.option("--late", default=0.0, show_default=True, type=_NumberRange(0, 1), help="Share of late events.")
 @click.option("--organization", "organizations", metavar="ID", multiple=True, help="ID of an organization. Repeatable.")
 @click.option(
     "--fault",
