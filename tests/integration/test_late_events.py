@@ -17,7 +17,7 @@ from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, rfc3339
+from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, parse_rfc3339, rfc3339
 
 
 @pytest.fixture
@@ -99,6 +99,16 @@ def test_without_counts_everything_is_read_again_now_and_then(
         clock.run(plugin.collectors[0], NOW + 7 * HOUR_MS)
 
     assert all_arrived_once(receiver, source)
+    queries = {(query["start_time"], query["end_time"]) for query in event_queries(api)}
+    lengths = [milliseconds(end) - milliseconds(start) for start, end in queries]
+    assert sum(length > 5 * MINUTE_MS for length in lengths) == 2  # no poll is as long
+
+
+def milliseconds(text: str) -> int:
+    """Epoch milliseconds of a time that the plugin sends."""
+    nanoseconds = parse_rfc3339(text)
+    assert nanoseconds is not None
+    return nanoseconds // 1_000_000
 
 
 def test_a_restart_finds_what_came_late_in_the_meantime(
