@@ -12,9 +12,12 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         sys.stdout.write(f"in-jumpcloud {__version__}\n")
         return
-    from in_jumpcloud import cli  # noqa: PLC0415 - see above
+    try:
+        from in_jumpcloud import cli  # noqa: PLC0415 - see above
 
-    cli.main()
+        cli.main()
+    except KeyboardInterrupt:  # Ctrl-C while modules are being imported
+        sys.exit(1)
 
 
 if __name__ == "__main__":

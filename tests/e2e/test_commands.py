@@ -41,6 +41,25 @@ def _error_lines(done: subprocess.CompletedProcess[bytes]) -> list[str]:
     return [line for line in done.stderr.decode().splitlines() if line.startswith("in-jumpcloud: ")]
 
 
+# Standard streams
+
+
+def test_standard_streams_that_cannot_be_used(command: Command) -> None:
+    """A full disk behind standard output, or a closed standard input, is one line and exit code 1."""
+    for script, expected in (
+        ('"$0" fields > /dev/full', b"in-jumpcloud: cannot write to standard output: No space left on device\n"),
+        ('"$0" map <&-', b"in-jumpcloud: standard input is closed\n"),
+    ):
+        done = subprocess.run(["sh", "-c", script, COMMAND], capture_output=True, cwd=ROOT, check=False, timeout=60)  # noqa: S603, S607
+        assert (done.returncode, done.stderr) == (1, expected)
+    state = command.directory / "directory"
+    state.mkdir()
+    for name in ("status", "audit"):
+        done = command(name, "-c", ROOT / "conf" / "jumpcloud.yaml", "-o", f"state.path={state}")
+        assert (done.returncode, done.stderr.count(b"\n")) == (2, 1), done.stderr
+        assert done.stderr.startswith(f"in-jumpcloud: state.path: {state}: cannot be used: ".encode())
+
+
 # map, fields, template
 
 

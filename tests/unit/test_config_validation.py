@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from support.certificates import Certificates
 
 from in_jumpcloud.config.loader import load_config
@@ -40,6 +41,17 @@ def check_table(directory: Path, table: list[tuple[str, list[str]]]) -> None:
         assert all(map(str.startswith, found, expected)), (text, found)
 
 
+def test_urls_and_paths() -> None:
+    """A URL needs a valid host and port, and must not contain a password, which is not shown; a path names a file."""
+    urls = ("ftp://api.example.com", "http://127.0.0.1:99999", "http://[::1", "https://user:sesame@api.example.com")
+    for override in (*(f"jumpcloud.url={url}" for url in urls), "state.path=/", "dead_letter.path=/"):
+        with pytest.raises(ConfigError) as caught:
+            load_config(None, ["jumpcloud.api_key=key", override])
+        (problem,) = caught.value.problems
+        assert problem.path == override.partition("=")[0]
+        assert "sesame" not in str(problem)
+
+
 def test_all_at_once(tmp_path: Path) -> None:
     """Every invalid value of every section is reported, each with its path."""
     text = f"""
@@ -60,7 +72,7 @@ reconcile: {{window: 31d}}
     invalid = "is not a valid ID: it contains whitespace or an invalid character"
     expected = [
         "jumpcloud.api_key: missing; set api_key or api_key_file, or client_id and client_secret",
-        "jumpcloud.url: expected a base URL such as https://api.eu.jumpcloud.com (got 'api.example.com')",
+        "jumpcloud.url: expected a base URL without a user, such as https://api.eu.jumpcloud.com",
         f"jumpcloud.organizations[3]: 'two words' {invalid}",
         f"jumpcloud.organizations[4]: '組織' {invalid}",
         "jumpcloud.organizations[2]: duplicate ID 'a'",

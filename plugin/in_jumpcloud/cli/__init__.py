@@ -5,7 +5,9 @@ Exit codes: 0 done; 1 failed; 2 usage or configuration; 3 key refused; 4 no rece
 
 from __future__ import annotations
 
+import errno
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from importlib import import_module
@@ -134,4 +136,10 @@ def cli() -> None:
 
 def main() -> None:
     """Run the `in-jumpcloud` command."""
-    cli.main(prog_name=NAME)
+    try:
+        cli.main(prog_name=NAME)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EBADF, errno.EIO}:  # click handles a closed pipe
+            raise
+        click.echo(f"{NAME}: cannot write to standard output: {error.strerror}", err=True)
+        sys.exit(1)

@@ -55,6 +55,8 @@ def _read_files(files: Sequence[Path]) -> Iterator[bytes | msgspec.Raw]:
         Fatal: a file cannot be read, or is an incomplete array.
     """
     if not files:
+        if sys.stdin is None:
+            raise Fatal("standard input is closed")
         yield from _read_stream(sys.stdin.buffer, "standard input")
     for file in files:
         try:

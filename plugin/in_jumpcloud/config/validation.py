@@ -32,6 +32,9 @@ def validate(config: Config) -> Iterator[Problem]:
             parse_address(config.http.listen)
         except ValueError as error:
             yield Problem("http.listen", str(error))
+    for name, path in (("state.path", config.state.path), ("dead_letter.path", config.dead_letter.path)):
+        if not path.name:
+            yield Problem(name, f"expected the path of a file (got {path})")
     if config.ledger.keep < config.reconcile.window + config.jumpcloud.overlap + _HOUR_SECONDS:
         text = "must be at least reconcile.window + jumpcloud.overlap + 1h, or delivered events would seem missing"
         yield Problem("ledger.keep", text)
@@ -77,9 +80,8 @@ def _validate_account(settings: JumpCloudSettings) -> Iterator[Problem]:
 
 
 def _validate_api(settings: JumpCloudSettings) -> Iterator[Problem]:
-    if not re.match(r"https?://[^/\s]", settings.base_url):
-        text = f"expected a base URL such as https://api.eu.jumpcloud.com (got {settings.base_url!r})"
-        yield Problem("jumpcloud.url", text)
+    if not _host(settings.base_url) or urlsplit(settings.base_url).username is not None:  # it may contain a password
+        yield Problem("jumpcloud.url", "expected a base URL without a user, such as https://api.eu.jumpcloud.com")
     ids = [(f"organizations[{index}]", each) for index, each in enumerate(settings.organizations)]
     ids += [("provider_id", settings.provider_id)] if settings.provider_id else []
     for key, each in ids:

@@ -8,6 +8,7 @@ import sys
 from collections import OrderedDict
 
 from in_jumpcloud.config.schema import LogSettings
+from in_jumpcloud.counters import plural
 from in_jumpcloud.ecs.mapper import ECS_VERSION
 from in_jumpcloud.timestamps import rfc3339
 
@@ -88,7 +89,7 @@ class _TextFormatter(logging.Formatter):
 
 def _message(record: logging.LogRecord) -> str:
     suppressed = getattr(record, "suppressed", 0)
-    return record.getMessage() + (f" ({suppressed} similar lines suppressed)" if suppressed else "")
+    return record.getMessage() + (f" ({plural(suppressed, 'similar line')} suppressed)" if suppressed else "")
 
 
 def _time(record: logging.LogRecord) -> str:

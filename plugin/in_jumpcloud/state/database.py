@@ -192,8 +192,7 @@ def open_to_write(path: Path, new_agent_id: str) -> OpenDatabase:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise ConfigError(Problem("state.path", f"{path}: cannot be written: {error.strerror}")) from None
-    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    with _closed_on_error(database, path):
+    with _connected(path, str(path)) as database:
         is_new = _is_empty(database, path)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
@@ -220,8 +219,7 @@ def open_to_read(path: Path) -> OpenDatabase:
     """
     if not path.exists():
         raise _missing(path, "no such file")
-    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
-    with _closed_on_error(database, path):
+    with _connected(path, f"{path.absolute().as_uri()}?mode=ro", uri=True) as database:
         if _is_empty(database, path):
             raise corrupt(path, "file is not a database") if path.stat().st_size else _missing(path, "empty file")
         return OpenDatabase(database, _agent_id(database, path), is_new=False)
@@ -234,16 +232,17 @@ def _missing(path: Path, why: str) -> StateMissing:
 
 
 @contextlib.contextmanager
-def _closed_on_error(database: sqlite3.Connection, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FAULTS as error:
-        database.close()
-        unusable = ConfigError(Problem("state.path", f"{path}: cannot be used: {error}"), advice=_advice(error))
-        raise _damage(path, error) or unusable from None
-    except BaseException:
-        database.close()
-        raise
+def _connected(path: Path, target: str, *, uri: bool = False) -> Iterator[sqlite3.Connection]:
+    """Connect to the database at `path`, and close it again if that or the body fails."""
+    with contextlib.ExitStack() as on_failure:
+        try:
+            database = sqlite3.connect(target, uri=uri, isolation_level=None, check_same_thread=False)
+            on_failure.callback(database.close)
+            yield database
+        except FAULTS as error:
+            unusable = ConfigError(Problem("state.path", f"{path}: cannot be used: {error}"), advice=_advice(error))
+            raise _damage(path, error) or unusable from None
+        on_failure.pop_all()
 
 
 def _is_empty(database: sqlite3.Connection, path: Path) -> bool:
