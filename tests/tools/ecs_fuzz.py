@@ -2,7 +2,7 @@
 
 Usage:
 
-    FLUENT_BIT=/path/to/fluent-bit .venv/bin/python tests/tools/ecs_fuzz.py --events 100000 --seed 1
+    FLUENT_BIT=/path/to/fluent-bit PYTHONPATH=tests .venv/bin/python -m tools.ecs_fuzz --events 100000 --seed 1
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 By hand, with FLUENT_BIT set or fluent-bit on PATH:
 
-    .venv/bin/python tests/tools/receiver_trials.py kills --events 200000 --times 10
-    .venv/bin/python tests/tools/receiver_trials.py pauses --events 50000 --times 5
-    .venv/bin/python tests/tools/receiver_trials.py failover --seconds 60
+    make trials OPTIONS="kills --events 200000 --times 10"
+    make trials OPTIONS="pauses --events 50000 --times 5"
+    make trials OPTIONS="failover --seconds 60"
 
 Without a real Fluent Bit `failover` uses two simulated receivers, each in its own process.
 """

@@ -2,7 +2,7 @@
 
 By hand:
 
-    .venv/bin/python tests/tools/soak.py --events 1000000 --faults 2000 --kills 200
+    make soak OPTIONS="--events 1000000 --faults 2000 --kills 200"
 
 It polls every 100 ms instead of every 30 s, and compares counts every second instead of every 10 minutes, so that a run
 of minutes has thousands of polls.
