@@ -53,7 +53,7 @@ def test_late_events_are_found_and_each_arrives_once(
     settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock, api: SimulatedApi
 ) -> None:
     """Hours after the last of them appeared nothing is missing or duplicated, and their delay is counted."""
-    with app.open_app(settings, now_ms=clock) as plugin:
+    with app.open_app(changed(settings, reconcile__every=Duration(60)), now_ms=clock) as plugin:
         (one,) = plugin.collectors
         clock.run(one, NOW + 6 * HOUR_MS)
         counters = one.counters
@@ -62,7 +62,14 @@ def test_late_events_are_found_and_each_arrives_once(
     # Late events within the overlap are found by the polls; they are late too.
     assert 0.2 < counters.late / len(receiver.ids) < 0.35
     assert HOUR_MS / 1000 < counters.latest_seconds < 2.2 * HOUR_MS / 1000
-    assert sum(request.path.endswith("/interval") for request in api.requests) > 30
+    assert counters.mapped == counters.received - counters.duplicates == counters.acknowledged
+    spans = [
+        (body["start_time"], body["end_time"])
+        for request in api.requests
+        if request.path.endswith("/interval") and (body := request.body)
+    ]
+    assert len(spans) > 30
+    assert all(start < end for start, end in spans)  # also while the stream is as young as the overlap
 
 
 def test_only_what_differs_is_read_again(
