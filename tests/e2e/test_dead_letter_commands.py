@@ -39,9 +39,9 @@ def letters(tmp_path: Path) -> DeadLetterFile:
 
 
 def _settings(command: Command, receiver: SimulatedReceiver, letters: DeadLetterFile | Path) -> list[str]:
-    nowhere = SimulatedApi(EventSource(start_ms=NOW))
+    unused = SimulatedApi(EventSource(start_ms=NOW), port=1)
     path = letters.path if isinstance(letters, DeadLetterFile) else letters
-    return command.settings(nowhere, receiver, dead_letter__path=str(path), forward__ack_timeout="5s")
+    return command.settings(unused, receiver, dead_letter__path=str(path), forward__ack_timeout="5s")
 
 
 def _replay(command: Command, settings: list[str]) -> subprocess.CompletedProcess[bytes]:
