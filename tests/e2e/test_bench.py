@@ -1,4 +1,4 @@
-"""Short runs of the benchmark, to find gross regressions: ratios within one run, with a margin of two."""
+"""Short runs of the benchmark, to find gross regressions: ratios of medians of three runs, with a margin of two."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(module: str, directory: Path, *arguments: str) -> dict[str, Any]:
 
 def bench(directory: Path, *only: str) -> dict[str, Any]:
     """The raw figures of the benchmark with these contenders."""
-    return run("bench", directory, "--events", str(EVENTS), "--runs", "1", "--only", *only)
+    return run("bench", directory, "--events", str(EVENTS), "--runs", "3", "--only", *only)
 
 
 @pytest.fixture(scope="module")
