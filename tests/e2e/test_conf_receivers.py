@@ -127,7 +127,7 @@ def test_unauthorized_senders_are_refused(receiver: Receiver) -> None:
     """A wrong certificate, key, password or server name gets no ack."""
     differences: dict[str, dict[str, str | None]] = {
         "certificate required": {"forward.tls.cert_file": None, "forward.tls.key_file": None},
-        "shared_key differs": {"forward.shared_key": "another key"},
+        "forward.shared_key": {"forward.shared_key": "another key"},
         "username/password mismatch": {"forward.password": "another password"},
         "another.example.com": {"forward.tls.server_name": "another.example.com"},
     }
