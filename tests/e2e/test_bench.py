@@ -48,10 +48,10 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_the_cost_of_an_event(figures: dict[str, Any]) -> None:
-    """An event takes at most three times the processor time of the plain script, twice what was measured."""
+    """An event takes at most four times the processor time of the plain script, twice what was measured."""
     plugin, script = figures["medians"]["plugin"], figures["medians"]["script"]
 
-    assert 0 < plugin["cpu_us"] <= 3 * script["cpu_us"]
+    assert 0 < plugin["cpu_us"] <= 4 * script["cpu_us"]
 
 
 def test_start_and_memory(figures: dict[str, Any]) -> None:
