@@ -223,7 +223,7 @@ class Collector:
         page, before, window = self._next_page(pager, stop), self.position, pager.window
         following = pager.next_window(page)
         after = before.with_window(following) if following else before.past(window)
-        self._pipeline.deliver(page, before, after, stop)
+        self._pipeline.deliver(page, before, after, stop, span=window.span)
         pager.advance(page)
         self.position = after
         self._adapt_limit(page, window)
@@ -233,7 +233,7 @@ class Collector:
 
     def _deliver_page_again(self, pager: Pager, stop: threading.Event) -> None:
         page = self._next_page(pager, stop)
-        self._pipeline.deliver(page, self.position, self.position, stop)
+        self._pipeline.deliver(page, self.position, self.position, stop, span=pager.window.span)
         pager.advance(page)
         if pager.done:
             self._reread_pager = None
@@ -289,7 +289,7 @@ class Collector:
         next_start_ms = self.position.watermark_ms - self._settings.jumpcloud.overlap.ms
         oldest_ms = min(now_ms - self._settings.ledger.keep.ms, next_start_ms)
         try:
-            removed = self._resources.state.prune(self.stream.name, oldest_ms // MINUTE_MS)
+            removed = self._resources.state.prune(self.stream.name, oldest_ms)
         except StateUnavailable as error:
             log.warning("%s: %s", self.stream.name, error)
         else:

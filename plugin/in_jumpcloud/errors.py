@@ -4,8 +4,9 @@ InJumpCloudError            the message is one line for a person: what is wrong,
 ├── ConfigError             the user must change the configuration; a command exits with code 2
 │   └── StateMissing        there is no state yet; the first `in-jumpcloud run` creates it
 ├── Fatal                   another try soon does not help; a command exits with code 1, a stream waits for minutes
-│   └── StateCorrupt        the state is damaged, not ours, or of another version; the process exits
+│   └── StateCorrupt        the state is damaged, not ours, or of a newer version; the process exits
 ├── StateUnavailable        the state is sound but cannot be used now; keep the ids of the chunk and write them later
+│   └── StateOutdated       an older program wrote the state; the next `in-jumpcloud run` brings it up to date
 ├── RequestRejected         JumpCloud refuses this request; repeat it after minutes
 │   ├── KeyRefused          the same, and the cause is the key; `run --once` exits with code 3
 │   └── NotLicensed         the same, or ask for a later start: the plan does not reach back that far
@@ -86,11 +87,15 @@ class Fatal(InJumpCloudError):
 
 
 class StateCorrupt(Fatal):
-    """The state is damaged, belongs to another program, or has another version."""
+    """The state is damaged, belongs to another program, or has a newer version."""
 
 
 class StateUnavailable(InJumpCloudError):
     """The state cannot be read or written now: the disk is full or fails, or another program is using the file."""
+
+
+class StateOutdated(StateUnavailable):
+    """An older program wrote the state, so it cannot be read yet. The next `in-jumpcloud run` brings it up to date."""
 
 
 class RequestRejected(InJumpCloudError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -52,6 +53,7 @@ class _PendingRecord(msgspec.Struct, frozen=True, gc=False):
     raw: bytes | msgspec.Raw
     time_ns: int | None
     key: EventKey
+    id: str
     tag: str
     packed: bytes
     late: bool
@@ -86,14 +88,24 @@ class Pipeline:
         self._counters = counters
         self._now_ms = now_ms
         self._give_up_after = give_up_after
+        # Of the page that is being delivered: the window that returned it, and which of its events were known.
+        self._span = (0, 0)
+        self._seen: list[EventKey] = []
 
     @property
     def max_silence_seconds(self) -> float:
         """The longest time between two signs of liveness in `deliver`: a delivery, a probe, a pause."""
         return 2 * self._resources.receivers.max_delivery_seconds + max(MAX_DELAY, _REJECTED_DELAY)
 
-    def deliver(self, page: Page, before: Position, after: Position, stop: threading.Event) -> None:
+    def deliver(
+        self, page: Page, before: Position, after: Position, stop: threading.Event, *, span: tuple[int, int]
+    ) -> Counter[int]:
         """Deliver the new events of `page`. The position stays `before` until the last commit sets it to `after`.
+
+        `span` is the window of the page, `[start, end)` in epoch milliseconds.
+
+        Returns:
+            How many different events the page has of each minute, those delivered before included.
 
         Raises:
             Fatal: the dead-letter file cannot be written.
@@ -102,8 +114,10 @@ class Pipeline:
             Stopped: `stop` was set. Acknowledged chunks are committed.
         """
         is_last = False
+        self._span, self._seen = span, []
+        keys: set[EventKey] = set()
         try:
-            for records, is_last in batch(self._records(page, before), self._chunk_bytes):
+            for records, is_last in batch(self._records(page, before, keys), self._chunk_bytes):
                 self._counters.in_flight = _oldest(records, page)
                 position = after if is_last else before
                 first = records[0]
@@ -116,13 +130,14 @@ class Pipeline:
                 self._commit([], after, stop)
         finally:
             self._counters.in_flight = None
+        return Counter(key.minute for key in keys)
 
-    def _records(self, page: Page, before: Position) -> Iterator[_PendingRecord]:
-        """Map and pack the new events of `page`."""
+    def _records(self, page: Page, before: Position, keys: set[EventKey]) -> Iterator[_PendingRecord]:
+        """Map and pack the new events of `page`; adds the keys of all its events to `keys`."""
         counters, encode, tag_of = self._counters, self._resources.encoder.encode, self._tag.of
         watermark_ns, received_ns = before.watermark_ms * 1_000_000, page.received_ns
         max_bytes, chunk_bytes = self._settings.message_max_bytes, self._chunk_bytes
-        for event in self._new_events(page):
+        for event in self._new_events(page, keys):
             packed, info = encode(event, received_ns)
             counters.mapped += 1
             counters.looked_up += info.geo_found
@@ -136,16 +151,19 @@ class Pipeline:
             tag = tag_of(info.service, info.organization or self._organization)
             size = len(packed)
             oversized = size > chunk_bytes and wire.message_bytes(tag, size) > max_bytes
-            yield _PendingRecord(event.raw, time_ns, event.key, tag, packed, late, oversized)
+            yield _PendingRecord(event.raw, time_ns, event.key, event.id, tag, packed, late, oversized)
 
-    def _new_events(self, page: Page) -> Iterator[RawEvent]:
-        """The events that the ledger does not have, each once."""
-        known: set[EventKey] = set()
+    def _new_events(self, page: Page, keys: set[EventKey]) -> Iterator[RawEvent]:
+        """The events that the ledger does not have, each once; adds the keys of all to `keys`."""
         count = min(_BATCH_EVENTS, max(1, _BATCH_BYTES * len(page.events) // max(1, page.size)))
         for start in range(0, len(page.events), count):
             events = [parse_event(raw) for raw in page.events[start : start + count]]
             self._counters.received += len(events)
-            known |= self._resources.state.delivered(self._stream, [event.key for event in events])
+            of_batch = [event.key for event in events]
+            known = self._resources.state.delivered(self._stream, of_batch, [event.id for event in events])
+            self._seen += known
+            known |= keys
+            keys.update(of_batch)
             for event in events:
                 if event.key in known:
                     self._counters.duplicates += 1
@@ -227,11 +245,10 @@ class Pipeline:
 
     def _dead_letter(self, record: _PendingRecord, reason: str, after: Position, stop: threading.Event) -> None:
         """Write the event to the dead-letter file, then commit it: the receiver will never accept it."""
-        _, event_id = record.key
-        self._resources.dead_letters.add(self._stream, event_id, reason, bytes(record.raw), now_ms=self._now_ms())
+        self._resources.dead_letters.add(self._stream, record.id, reason, bytes(record.raw), now_ms=self._now_ms())
         log.error(
             "%s: event %s cannot be delivered: %s; it is now in %s",
-            *(self._stream, event_id, reason, self._resources.dead_letters.path),
+            *(self._stream, record.id, reason, self._resources.dead_letters.path),
         )
         self._counters.dead_lettered += 1
         self._commit([record], after, stop, dead_lettered=1)
@@ -246,7 +263,15 @@ class Pipeline:
         while True:
             try:
                 self._counters.liveness.touch()
-                self._resources.state.commit(self._stream, keys, after, late=late, dead_lettered=dead_lettered)
+                self._resources.state.commit(
+                    self._stream,
+                    keys,
+                    after,
+                    span=self._span,
+                    seen=self._seen,
+                    late=late,
+                    dead_lettered=dead_lettered,
+                )
             except StateUnavailable as error:
                 failures += 1
                 if self._give_up_after is not None and failures > _MAX_COMMIT_FAILURES:
@@ -256,6 +281,7 @@ class Pipeline:
                 if stop.wait(delay):
                     raise Stopped from None
             else:
+                self._seen = []
                 self._counters.acknowledged += len(keys) - dead_lettered
                 self._counters.liveness.mark_progress()
                 return

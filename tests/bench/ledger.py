@@ -50,7 +50,7 @@ def fill(path: Path, count: int) -> dict[str, float]:
             looked_up.append((time.perf_counter() - began) * 1000)
             assert len(known) == CHUNK
         began = time.perf_counter()
-        pruned = state.prune(STREAM, first_minute + 1)
+        pruned = state.prune(STREAM, (first_minute + 1) * 60_000)
         prune = (time.perf_counter() - began) * 1000
     began = time.perf_counter()
     with StateStore(path, new_agent_id="bench"):
@@ -68,9 +68,9 @@ def fill(path: Path, count: int) -> dict[str, float]:
 
 
 def _keys(begin: int, size: int, count: int, first_minute: int) -> list[EventKey]:
-    """`size` keys from number `begin`, spread evenly over three days, with ids of 24 digits like JumpCloud's."""
+    """`size` keys from number `begin`, spread evenly over three days."""
     return [
-        (first_minute + number * MINUTES // count, hashlib.blake2b(str(number).encode(), digest_size=12).hexdigest())
+        EventKey(first_minute + number * MINUTES // count, hashlib.blake2b(b"%d" % number, digest_size=16).digest())
         for number in range(begin, begin + size)
     ]
 

@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from support.state import POSITION, database_pages_limited, filled_state, keys, run_python
+from support.state import POSITION, connection, database_pages_limited, filled_state, key, keys, run_python
 
 from in_jumpcloud.errors import ConfigError, Fatal, InJumpCloudError, StateCorrupt, StateUnavailable
 from in_jumpcloud.insights.event import EventKey
@@ -24,7 +24,7 @@ from in_jumpcloud.state.store import StateStore
 WINDOW = Window(start_ms=5, end_ms=86_400_005, services=("sso", "ldap"), limit=1000, cursor='["é", 17, null]')
 IN_WINDOW = POSITION.with_window(WINDOW)
 NEXT = IN_WINDOW.past(WINDOW)
-ODD_IDS = ["'", '"', "''; --", "\\", "%", "é", "\U0001f600", " ", "$[0]", "null", "1", "01", "[1]", "x" * 10_000]
+MINUTE = 60_000
 
 
 @pytest.fixture(name="path")
@@ -59,7 +59,7 @@ class TestKept:
                 assert state.position("a") == IN_WINDOW
                 assert state.delivered("a", keys(5)) == set(keys(3))
         with reopened(path) as state:
-            assert state.prune("a", 2) == 3
+            assert state.prune("a", 2 * MINUTE) == 3
 
     def test_commits_add_up(self, state: StateStore) -> None:
         """The last committed position counts, and ids add up."""
@@ -75,13 +75,13 @@ class TestKept:
         state.commit("b'; --", keys(2, name="other"), NEXT)
         assert (state.position("a"), state.position("b'; --"), state.position("c")) == (IN_WINDOW, NEXT, None)
         assert state.delivered("a", keys(2, name="other")) == state.delivered("b'; --", keys(2)) == set()
-        assert state.prune("c", 10) == 0
+        assert state.prune("c", 10 * MINUTE) == 0
 
-    def test_ids_are_exact(self, state: StateStore) -> None:
-        """Ids of any text are distinct, and the same id in another minute is another event."""
-        known = [(7, each) for each in ODD_IDS]
+    def test_keys_are_exact(self, state: StateStore) -> None:
+        """Every byte of a digest counts, and the same digest in another minute is another event."""
+        known = [EventKey(7, bytes(16)), EventKey(7, bytes(15) + b"\x01"), EventKey(7, b"\xff" * 16)]
         state.commit("a", known, POSITION)
-        others = [*((7, each + "x") for each in ODD_IDS), (7, "É"), (8, "null"), (0, "null")]
+        others = [EventKey(7, b"\x01" + bytes(15)), EventKey(8, bytes(16)), EventKey(6, bytes(16))]
         assert state.delivered("a", [*known, *others]) == set(known)
 
     def test_in_any_order(self, path: Path) -> None:
@@ -95,13 +95,34 @@ class TestKept:
             assert state.delivered("a", wanted) == {*keys(2, 3), *keys(2, 9)}
 
     def test_prune(self, state: StateStore) -> None:
-        """Pruning removes the minutes before one, and keeps that minute, undated ids and other streams."""
-        everything = [*keys(2, minute=0), *keys(3, minute=9), *keys(4, minute=10)]
-        state.commit("a", everything, POSITION)
-        state.commit("b", everything, POSITION)
-        assert state.prune("a", 10) == 3
-        assert state.delivered("a", everything) == {*keys(2, minute=0), *keys(4, minute=10)}
+        """Pruning removes the minutes before one, keeps that minute and other streams, and never moves backwards."""
+        everything = [*keys(3, minute=9), *keys(4, minute=10)]
+        for stream in "ab":
+            state.commit(stream, everything, POSITION)
+        assert state.kept_from_ms("a") == POSITION.origin_ms
+        assert state.prune("a", 11 * MINUTE - 1) == 3
+        for before_ms in (9 * MINUTE, 10 * MINUTE, 0, 10 * MINUTE + 5):
+            assert state.prune("a", before_ms) == 0
+        assert state.kept_from_ms("a") == 10 * MINUTE
+        assert state.delivered("a", everything) == set(keys(4, minute=10))
         assert state.delivered("b", everything) == set(everything)
+        assert (state.kept_from_ms("b"), state.kept_from_ms("c")) == (POSITION.origin_ms, 0)
+
+    def test_kept_from_follows_an_origin_that_is_corrected(self, state: StateStore) -> None:
+        """Until something is pruned, the ledger has everything from the origin on."""
+        for origin_ms in (50 * MINUTE, 20 * MINUTE):
+            state.commit("a", [], Position.starting_at(origin_ms))
+            assert state.kept_from_ms("a") == origin_ms
+
+    def test_reconciliation(self, path: Path) -> None:
+        """The reconciler's own text is kept as it is."""
+        with reopened(path) as state:
+            state.save_reconciliation("a", "no such stream")
+            state.commit("a", [], POSITION)
+            assert state.reconciliation("a") is state.reconciliation("b") is None
+            state.save_reconciliation("a", '{"é": 1}')
+        with reopened(path) as state:
+            assert state.reconciliation("a") == '{"é": 1}'
 
     def test_threads(self, state: StateStore) -> None:
         """Threads that commit and ask at the same time do not disturb each other."""
@@ -112,7 +133,7 @@ class TestKept:
                 for minute in range(1, 31):
                     state.commit(stream, keys(5, minute), POSITION)
                     assert state.delivered(stream, keys(6, minute)) == set(keys(5, minute))
-                assert state.prune(stream, 11) == 50
+                assert state.prune(stream, 11 * MINUTE) == 50
             except BaseException as error:  # noqa: BLE001 - asserted below
                 errors.append(error)
 
@@ -126,21 +147,66 @@ class TestKept:
         assert [len(state.delivered(f"stream {number}", kept)) for number in range(4)] == [100] * 4
 
 
+class TestOutside:
+    """Events whose timestamp is not in the window that returned them."""
+
+    SPAN = (100 * MINUTE, 110 * MINUTE)
+    OUTSIDE = (key(0, "undated"), key(7, "long ago"), key(99, "before"), key(110, "after"), key(10**8, "future"))
+
+    def test_known_as_long_as_their_window_may_be_read_again(self, state: StateStore) -> None:
+        """They are not in the ledger's counts, and go with their window, whatever their own date is."""
+        inside = [key(100, "first"), key(109, "last")]
+        state.commit("a", [*self.OUTSIDE, *inside], POSITION, span=self.SPAN)
+        assert state.counts("a", 0, 10**9) == {100: 1, 109: 1}
+        everything = [*self.OUTSIDE, *inside, key(100, "another")]
+        assert state.delivered("a", everything) == {*self.OUTSIDE, *inside}
+        assert state.prune("a", 110 * MINUTE) == 2
+        assert state.delivered("a", everything) == set(self.OUTSIDE)
+        assert state.prune("a", 111 * MINUTE) == len(self.OUTSIDE)
+        assert state.delivered("a", everything) == set()
+
+    def test_over_a_restart(self, path: Path) -> None:
+        """A later process knows them too."""
+        with reopened(path) as state:
+            state.commit("a", self.OUTSIDE, POSITION, span=self.SPAN)
+        with reopened(path) as state:
+            assert state.delivered("a", self.OUTSIDE) == set(self.OUTSIDE)
+
+    def test_what_every_query_returns_stays_known(self, state: StateStore) -> None:
+        """A repeated reading keeps it for as long as that window may be read again, and is written once a day."""
+        day, undated = 24 * 60 * MINUTE, self.OUTSIDE[0]
+        state.commit("a", [undated], POSITION, span=(0, day))
+        written = []
+        for end in (day + 1, 2 * day, 2 * day + 1, 3 * day, 3 * day + 2):
+            assert state.delivered("a", [undated]) == {undated}
+            state.commit("a", [], POSITION, span=(end - MINUTE, end), seen=[undated])
+            written.append(connection(state).execute("SELECT read_ms FROM outside").fetchone()[0])
+        assert written == [day, day, 2 * day + 1, 2 * day + 1, 3 * day + 2]
+        assert state.prune("a", 3 * day) == 0
+        assert state.delivered("a", [undated]) == {undated}
+
+    def test_a_known_event_that_another_window_returns(self, state: StateStore) -> None:
+        """It stays known after its own minute is pruned."""
+        early = key(5, "early")
+        state.commit("a", [early], POSITION, span=(0, 10 * MINUTE))
+        state.commit("a", [], POSITION, span=self.SPAN, seen=[early, key(100, "inside")])
+        assert state.prune("a", 50 * MINUTE) == 1
+        assert state.delivered("a", [early, key(100, "inside")]) == {early}
+
+
 class WithinCommit(list[EventKey]):
-    """Keys that do something in the middle of the commit's transaction: its second pass over them."""
+    """Keys that do something in the middle of the commit."""
 
     def __init__(self, action: Callable[[], None]) -> None:
-        super().__init__([(1, "first"), (1, "second")])
+        super().__init__(keys(2, name="within"))
         self._action = action
-        self._passes = 0
 
     def __iter__(self) -> Iterator[EventKey]:
-        """Act between two keys, in the second pass."""
-        self._passes += 1
-        for number, key in enumerate(super().__iter__()):
-            if self._passes == 2 and number == 1:
+        """Act between two keys."""
+        for number, each in enumerate(super().__iter__()):
+            if number == 1:
                 self._action()
-            yield key
+            yield each
 
 
 class TestAtomic:
@@ -165,7 +231,7 @@ class TestAtomic:
         state.close()
         with reopened(path) as later:
             assert later.position("a") == NEXT
-            assert len(later.delivered("a", [*more, (1, "other")])) == 10_000
+            assert len(later.delivered("a", [*more, key(1, "other")])) == 10_000
 
     def test_interrupted(self, state: StateStore) -> None:
         """An interrupted commit leaves nothing behind, and the next one works."""
@@ -177,7 +243,7 @@ class TestAtomic:
         with pytest.raises(KeyboardInterrupt):
             state.commit("a", WithinCommit(interrupt), NEXT)
         assert state.position("a") == IN_WINDOW
-        assert state.delivered("a", [(1, "first")]) == set()
+        assert state.delivered("a", keys(2, name="within")) == set()
         state.commit("a", keys(1), NEXT)
         assert state.position("a") == NEXT
 
@@ -191,9 +257,11 @@ class TestAtomic:
         state.close()
 
 
+KILLED = EventKey(1, b"x" * 16)
 SCRIPT = """
 import sys, pathlib
 from in_jumpcloud.errors import InJumpCloudError
+from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.state.store import StateStore
 {before}
@@ -202,7 +270,7 @@ try:
 except InJumpCloudError as error:
     print(type(error).__name__, error, flush=True)
 else:
-    state.commit("child", [(1, "x")], Position.starting_at(7))
+    state.commit("child", [EventKey(1, b"x" * 16)], Position.starting_at(7))
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -270,7 +338,7 @@ class TestOneProcess:
             child.wait(30)
             with reopened(path) as state:
                 assert state.position("child") == Position.starting_at(7)
-                assert state.delivered("child", [(1, "x"), (1, "y")]) == {(1, "x")}
+                assert state.delivered("child", [KILLED, key(1, "y")]) == {KILLED}
                 assert state.agent_id == "child"
 
     def test_after_a_refused_file(self, path: Path) -> None:
@@ -304,8 +372,8 @@ REFUSED: list[tuple[Callable[[Path], object], type[InJumpCloudError], str]] = [
     (lambda path: path.write_text("state: {}"), StateCorrupt, "not a database; move it away"),
     (other_program, StateCorrupt, "a database of another program; set another path"),
     (changed("PRAGMA application_id = 7"), StateCorrupt, "a database of another program"),
-    (changed("PRAGMA user_version = 3"), StateCorrupt, "newer than version 2 of this program; upgrade in-jumpcloud"),
-    (changed("PRAGMA user_version = 1"), StateCorrupt, "older than version 2 of this program; move it away"),
+    (changed("PRAGMA user_version = 4"), StateCorrupt, "newer than version 3 of this program; upgrade in-jumpcloud"),
+    (changed("PRAGMA user_version = 0"), StateCorrupt, "not what in-jumpcloud writes: no version; move it away"),
     (changed("DROP TABLE identity"), StateCorrupt, "not what in-jumpcloud writes; move it away"),
     (changed("DELETE FROM identity"), StateCorrupt, "no identity; move it away"),
     (lambda path: path.mkdir(), ConfigError, "cannot be written: Is a directory"),
@@ -362,12 +430,3 @@ class TestFiles:
         path.touch()
         with reopened(path) as state:
             assert state.agent_id == "another agent"
-
-    def test_the_stream_of_the_key_has_a_new_name(self, path: Path) -> None:
-        """`own organization` becomes `default`, with its position and its ids."""
-        with reopened(path) as state:
-            state.commit("own organization", keys(3), IN_WINDOW)
-        with reopened(path) as state:
-            assert state.position("default") == IN_WINDOW
-            assert state.delivered("default", keys(4)) == set(keys(3))
-            assert state.position("own organization") is None

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.state import POSITION, connection, database_pages_limited, filled_state, keys, run_python
 
-from in_jumpcloud.errors import InJumpCloudError, StateCorrupt, StateMissing, StateUnavailable
+from in_jumpcloud.errors import InJumpCloudError, StateCorrupt, StateMissing, StateOutdated, StateUnavailable
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.state.database import lock_holder
 from in_jumpcloud.state.store import StateReader, StateStore, open_readonly
@@ -83,10 +83,10 @@ class TestStreams:
 
     def test_counts_by_minute(self, state: StateStore) -> None:
         """Ids are counted by minute, of one stream, from the first minute to before the last."""
-        state.commit("a", [*keys(2, 0), *keys(3, 9), *keys(1, 10), *keys(4, 11), *keys(5, 12)], POSITION)
+        state.commit("a", [*keys(2, 1), *keys(3, 9), *keys(1, 10), *keys(4, 11), *keys(5, 12)], POSITION)
         state.commit("b", keys(7, 10), POSITION)
         assert state.counts("a", 9, 12) == {9: 3, 10: 1, 11: 4}
-        assert state.counts("a", 0, 1) == {0: 2}
+        assert state.counts("a", 1, 2) == {1: 2}
         assert state.counts("c", 0, 100) == {}
 
 
@@ -108,10 +108,11 @@ class TestReading:
         """What a killed process had committed is read, no holder is named, and reading takes no lock."""
         run_python("""
             import signal
+            from in_jumpcloud.insights.event import EventKey
             from in_jumpcloud.insights.window import Position
             from in_jumpcloud.state.store import StateStore
             state = StateStore(Path(sys.argv[1]), new_agent_id="x")
-            state.commit("a", [(1, "x")], Position.starting_at(5))
+            state.commit("a", [EventKey(1, b"x" * 16)], Position.starting_at(5))
             os.kill(os.getpid(), signal.SIGKILL)
             """, path, check=False)  # fmt: skip
         with open_readonly(path) as reader:
@@ -144,7 +145,7 @@ class TestReading:
         paths["junk"].write_text("no database" * 1000)
         with closing(sqlite3.connect(paths["other"])) as database:
             database.execute("CREATE TABLE bookmarks (url TEXT)")
-        for name, version in (("newer", 99), ("older", 1)):
+        for name, version in (("newer", 99), ("older", 2)):
             filled_state(paths[name])
             with closing(sqlite3.connect(paths[name])) as database:
                 database.execute(f"PRAGMA user_version = {version}")
@@ -153,8 +154,8 @@ class TestReading:
             "empty": (StateMissing, "empty file; the first `in-jumpcloud run` creates the state"),
             "other": (StateCorrupt, "a database of another program"),
             "junk": (StateCorrupt, "file is not a database; move it away"),
-            "newer": (StateCorrupt, "of version 99, newer than version 2 of this program; upgrade in-jumpcloud"),
-            "older": (StateCorrupt, "of version 1, older than version 2 of this program; move it away"),
+            "newer": (StateCorrupt, "of version 99, newer than version 3 of this program; upgrade in-jumpcloud"),
+            "older": (StateOutdated, "of version 2, older than version 3 of this program; the next start of"),
         }
         for name, (kind, reason) in reasons.items():
             with pytest.raises(kind) as caught, open_readonly(paths[name]):
@@ -206,7 +207,7 @@ class TestDamage:
                 lambda: state.position("a"),
                 lambda: state.counts("a", 0, 9),
                 lambda: state.commit("a", keys(1), POSITION),
-                lambda: state.prune("a", 9),
+                lambda: state.prune("a", 9 * 60_000),
             ):
                 with pytest.raises(StateCorrupt, match="malformed; move it away"):
                     use()
@@ -239,12 +240,13 @@ class TestDamage:
         line = run_python("""
             import resource
             from in_jumpcloud.errors import StateUnavailable
+            from in_jumpcloud.insights.event import EventKey
             from in_jumpcloud.insights.window import Position
             from in_jumpcloud.state.store import StateStore
             state = StateStore(Path(sys.argv[1]), new_agent_id="x")
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
             try:
-                state.commit("a", [(1, "x")], Position.starting_at(5))
+                state.commit("a", [EventKey(1, b"x" * 16)], Position.starting_at(5))
             except StateUnavailable as error:
                 print(error)
             """, path)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import subprocess
 import sys
@@ -19,7 +20,12 @@ POSITION = Position.starting_at(5)
 
 def keys(count: int, minute: int = 1, name: str = "id") -> list[EventKey]:
     """`count` keys of one minute."""
-    return [(minute, f"{name}-{number}") for number in range(count)]
+    return [key(minute, f"{name}-{number}") for number in range(count)]
+
+
+def key(minute: int, name: str) -> EventKey:
+    """The key of an event that is called `name` here."""
+    return EventKey(minute, hashlib.blake2b(name.encode(), digest_size=16).digest())
 
 
 def filled_state(path: Path) -> bytes:

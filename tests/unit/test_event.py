@@ -11,7 +11,7 @@ import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from in_jumpcloud.insights.event import UNDATED, RawEvent, decode_event, parse_event
+from in_jumpcloud.insights.event import DIGEST_BYTES, UNDATED, EventKey, RawEvent, decode_event, parse_event
 from in_jumpcloud.insights.nesting import MAX_NESTING
 from in_jumpcloud.timestamps import parse_rfc3339
 
@@ -89,26 +89,61 @@ def test_timestamp_never_raises(text: str) -> None:
 # Ids
 
 
+AT = "2026-01-02T15:04:59.999Z"
+
+
+def key_of(**fields: object) -> EventKey:
+    """The key of an event with these fields."""
+    return parse_event(json.dumps(fields).encode()).key
+
+
 def test_own_id() -> None:
-    """An id is opaque text. With the minute of the timestamp, or UNDATED, it is the event's key."""
+    """An id is opaque text."""
     for event_id in ("5f1b3c", "d1d2D3-UPPER", "not hex at all", "ünï", "0"):
-        event = parse_event(json.dumps({"id": event_id, "timestamp": "2026-01-02T15:04:59.999Z"}).encode())
-        assert event.id == event_id
-        assert event.key == (SECOND // 60, event_id)
-    unreadable: list[Any] = [None, 1_767_366_245, "soon", "", {}]
-    for timestamp in unreadable:
+        assert parse_event(json.dumps({"id": event_id, "timestamp": AT}).encode()).id == event_id
+
+
+def test_identity() -> None:
+    """Id, timestamp and type identify an event: more fields and other places change nothing, each of these does."""
+    key = key_of(id="a", timestamp=AT, event_type="user_create")
+    assert (key.minute, len(key.digest)) == (SECOND // 60, DIGEST_BYTES)
+    for more in ({"geoip": {"country": "NL"}}, {"deep": json.loads("[" * 500 + "]" * 500)}, {"odd": "\ud800"}):
+        assert key_of(**more, event_type="user_create", timestamp=AT, id="a") == key
+    others = [
+        key_of(id="a", timestamp=AT),
+        key_of(id="b", timestamp=AT, event_type="user_create"),
+        key_of(id="a", timestamp=AT, event_type="user_delete"),
+        key_of(id="a", timestamp="2026-01-02T15:04:59.998Z", event_type="user_create"),
+        key_of(id="a", timestamp="2026-01-02T15:05:59.999Z", event_type="user_create"),
+        key_of(id="a", timestamp="soon", event_type="user_create"),
+        key_of(id="a\ud800", timestamp=AT, event_type="user_create"),
+    ]
+    assert len({key, *others}) == len(others) + 1
+
+
+def test_no_readable_type_or_time() -> None:
+    """A type that is not text counts as none; without a readable timestamp an event is UNDATED."""
+    unreadable: list[Any] = [None, 1_767_366_245, "", {}]
+    assert {key_of(id="a", timestamp=AT, event_type=each) for each in unreadable} == {key_of(id="a", timestamp=AT)}
+    for timestamp in (*unreadable, "soon"):
         event = parse_event(json.dumps({"id": "a", "timestamp": timestamp}).encode())
-        assert (event.time_ns, event.key) == (None, (UNDATED, "a"))
+        assert (event.time_ns, event.timestamp, event.key.minute, event.id) == (None, None, UNDATED, "a")
 
 
 def test_hash_instead_of_an_id() -> None:
-    """An event whose id is missing, empty, not text or not printable is identified by a hash of its bytes."""
+    """An event whose id is missing, empty or not text is identified by a hash of its bytes.
+
+    An id that is not printable identifies it, but is not shown.
+    """
     for fields in ("", ',"id":""', ',"id":null', ',"id":5', ',"id":["a"]', r',"id":"a\u0000"', r',"id":"\ud800"'):
         raw = f'{{"timestamp":"2026-01-02T15:04:05Z"{fields}}}'.encode()
         event = parse_event(raw)
         assert event.id == digest(raw) == parse_event(msgspec.Raw(raw)).id
-        assert event.key == (SECOND // 60, digest(raw))
-        assert parse_event(raw.replace(b"{", b"{ ", 1)).id != event.id
+        assert event.key == parse_event(msgspec.Raw(raw)).key
+        assert event.key.minute == SECOND // 60
+        other = parse_event(raw.replace(b"{", b"{ ", 1))
+        assert other.id != event.id
+        assert (other.key == event.key) == ("\\u" in fields)
 
 
 # Decoding
@@ -157,7 +192,7 @@ def test_nesting_is_limited() -> None:
         assert problem is not None
         assert f"deeper than {MAX_NESTING} levels" in problem
         assert strict
-        assert parse_event(raw).key == (SECOND // 60, "a")
+        assert parse_event(raw).key == key_of(id="a", timestamp="2026-01-02T15:04:05Z")
 
 
 def test_unreadable() -> None:
@@ -173,7 +208,9 @@ def test_unreadable() -> None:
         assert data is None
         assert problem is not None
         assert words in problem
-        assert parse_event(raw) == parse_event(msgspec.Raw(raw)) == RawEvent(raw, (UNDATED, digest(raw)), None, None)
+        event = parse_event(raw)
+        assert event == parse_event(msgspec.Raw(raw)) == RawEvent(raw, event.key, digest(raw), None, None)
+        assert event.key.minute == UNDATED
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(

@@ -194,7 +194,7 @@ class Packed(NamedTuple):
 def fill(entries: list[tuple[str, int]], chunk_bytes: int) -> tuple[list[list[Packed]], list[Packed]]:
     """The chunks for entries of these tags and sizes, and the entries."""
     packed = [
-        Packed((number, f"id-{number}"), bytes([number % 256]) * size, tag)
+        Packed(EventKey(number, bytes(16)), bytes([number % 256]) * size, tag)
         for number, (tag, size) in enumerate(entries)
     ]
     chunks = list(batch(packed, chunk_bytes))

@@ -19,7 +19,7 @@ from in_jumpcloud.config.document import Document
 from in_jumpcloud.config.schema import Config, DeadLetterSettings, GeoIPSettings, Section, StateSettings
 from in_jumpcloud.config.types import Secret
 from in_jumpcloud.ecs.geoip import GeoIPLookup
-from in_jumpcloud.errors import ConfigError, Fatal, StateCorrupt, StateMissing, StateUnavailable
+from in_jumpcloud.errors import ConfigError, Fatal, StateCorrupt, StateMissing, StateOutdated, StateUnavailable
 from in_jumpcloud.state.dead_letters import DeadLetterFile
 from in_jumpcloud.state.store import open_readonly
 from in_jumpcloud.timestamps import rfc3339
@@ -107,6 +107,8 @@ def check_state(settings: StateSettings, *, min_free_bytes: int = MIN_FREE_BYTES
             message = f"streams: {streams}, {user}"
     except StateMissing as error:
         message = f"no state yet; {error.advice}"
+    except StateOutdated as error:
+        message = f"{error.message}; {error.advice}"
     except (ConfigError, StateCorrupt, StateUnavailable) as error:
         yield failed("state", error)
         return

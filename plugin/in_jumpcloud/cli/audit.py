@@ -107,23 +107,24 @@ def _audit_streams(settings: Config, since: Duration) -> list[_StreamAudit]:
             positions = {row.name: row.position for row in state.streams()}
             audits = []
             for stream in app.streams(settings):
-                span = _comparable_span(positions.get(stream.name), settings, now, now - since.ms)
+                kept_from_ms = state.kept_from_ms(stream.name)
+                span = _comparable_span(positions.get(stream.name), kept_from_ms, settings, now - since.ms)
                 audits.append(_StreamAudit(stream.name, span, _compare(stream, span, api, state, settings)))
             return audits
         finally:
             api.close()
 
 
-def _comparable_span(position: Position | None, settings: Config, now: int, wanted_ms: int) -> _Span:
-    """`now` and `wanted_ms`, the start that was asked for, are epoch milliseconds."""
+def _comparable_span(position: Position | None, kept_from_ms: int, settings: Config, wanted_ms: int) -> _Span:
+    """`wanted_ms` is the start that was asked for, `kept_from_ms` that of the ledger; both are epoch milliseconds."""
     if position is None:
         return _Span(0, 0, ["everything: the stream has not started"])
     not_compared = []
-    start_ms = max(wanted_ms, now - settings.ledger.keep.ms, position.origin_ms)
+    start_ms = max(wanted_ms, kept_from_ms, position.origin_ms)
     start = -(-start_ms // MINUTE_MS)
     end = max(start, (position.watermark_ms - settings.jumpcloud.overlap.ms) // MINUTE_MS)
     if start_ms > wanted_ms:
-        reason = "before the start of the stream" if start_ms == position.origin_ms else "older than ledger.keep"
+        reason = "before the start of the stream" if start_ms == position.origin_ms else "older than the ledger"
         not_compared.append(f"until {_format_minute(start)}: {reason}")
     not_compared.append(f"from {_format_minute(end)}: most recent minutes, still being polled")
     return _Span(start, end, not_compared)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,9 +14,20 @@ from in_jumpcloud.timestamps import parse_rfc3339
 
 UNDATED = 0
 """The minute of events without a readable timestamp."""
+DIGEST_BYTES = 16
 
-EventKey = tuple[int, str]
-"""What identifies an event: the minute of its timestamp since the epoch (or UNDATED), and its id."""
+
+class EventKey(NamedTuple):
+    """What identifies an event.
+
+    `minute` is that of its timestamp since the epoch, or UNDATED. `digest` has DIGEST_BYTES bytes: a hash of the
+    event's id, timestamp and type, or of all its bytes if it has no id. So an event that is read again with more fields
+    is the same event, and an id that is used again for another event is not.
+    """
+
+    minute: int
+    digest: bytes
+
 
 _MINUTE_NS = 60 * 10**9
 _SHALLOW_LEVELS = 6
@@ -24,6 +36,7 @@ _SHALLOW_LEVELS = 6
 class _Identity(msgspec.Struct, frozen=True, gc=False):
     id: str
     timestamp: str
+    event_type: str = ""
 
 
 def _shallow_object() -> Any:
@@ -41,21 +54,18 @@ _decode = msgspec.json.Decoder().decode
 
 
 class RawEvent(msgspec.Struct, frozen=True, gc=False):
-    """An event as JumpCloud sent it; only its id and timestamp are decoded.
+    """An event as JumpCloud sent it; only what identifies it is decoded.
 
-    `raw` is its JSON text, byte for byte. `key` identifies it in the ledger. `timestamp` is the event's own text, and
-    `time_ns` the same in nanoseconds since the epoch; both are None if the event has no readable timestamp.
+    `raw` is its JSON text, byte for byte. `key` identifies it in the ledger. `id` is the event's own id, or a hash of
+    its bytes if it has no printable one. `timestamp` is the event's own text, and `time_ns` the same in nanoseconds
+    since the epoch; both are None if the event has no readable timestamp.
     """
 
     raw: bytes | msgspec.Raw
     key: EventKey
+    id: str
     timestamp: str | None
     time_ns: int | None
-
-    @property
-    def id(self) -> str:
-        """The event's own id, or a hash of its bytes if it has none."""
-        return self.key[1]
 
 
 class DecodedEvent(NamedTuple):
@@ -81,18 +91,29 @@ def parse_event(raw: bytes | msgspec.Raw) -> RawEvent:
     time_ns = parse_rfc3339(timestamp)
     if time_ns is None or not event_id or not event_id.isprintable():
         return _parse_unusual(bytes(raw))
-    return RawEvent(raw, (time_ns // _MINUTE_NS, event_id), timestamp, time_ns)
+    digest = _digest(event_id, timestamp, identity.event_type)
+    return RawEvent(raw, EventKey(time_ns // _MINUTE_NS, digest), event_id, timestamp, time_ns)
+
+
+def _digest(event_id: str, timestamp: str, event_type: str) -> bytes:
+    text = f"{event_id}\0{timestamp}\0{event_type}"
+    return blake2b(text.encode(errors="surrogatepass"), digest_size=DIGEST_BYTES).digest()
 
 
 def _parse_unusual(raw: bytes) -> RawEvent:
     data = decode_event(raw).data or {}
-    event_id, timestamp = data.get("id"), data.get("timestamp")
-    if type(event_id) is not str or not event_id or not event_id.isprintable():
+    event_id, timestamp, event_type = (_text(data.get(name)) for name in ("id", "timestamp", "event_type"))
+    digest = _digest(event_id, timestamp, event_type) if event_id else blake2b(raw, digest_size=DIGEST_BYTES).digest()
+    if not event_id or not event_id.isprintable():
         event_id = f"sha256:{hashlib.sha256(raw).hexdigest()}"
-    time_ns = parse_rfc3339(timestamp) if type(timestamp) is str else None
+    time_ns = parse_rfc3339(timestamp)
     if time_ns is None:
-        return RawEvent(raw, (UNDATED, event_id), None, None)
-    return RawEvent(raw, (time_ns // _MINUTE_NS, event_id), timestamp, time_ns)
+        return RawEvent(raw, EventKey(UNDATED, digest), event_id, None, None)
+    return RawEvent(raw, EventKey(time_ns // _MINUTE_NS, digest), event_id, timestamp, time_ns)
+
+
+def _text(value: object) -> str:
+    return value if type(value) is str else ""
 
 
 def decode_event(raw: bytes | msgspec.Raw) -> DecodedEvent:

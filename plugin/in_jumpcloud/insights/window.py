@@ -22,6 +22,11 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     limit: int
     cursor: str | None = None
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """`(start_ms, end_ms)`."""
+        return self.start_ms, self.end_ms
+
     def query(self) -> dict[str, Any]:
         """The body of a request to `/events`."""
         body: dict[str, Any] = {

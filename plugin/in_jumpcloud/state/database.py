@@ -1,13 +1,14 @@
-"""The database file of the state: its schema and version, its lock, and what its errors mean."""
+"""The database file of the state: how it is opened, its lock, and what its errors mean."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,33 +19,14 @@ from in_jumpcloud.errors import (
     Problem,
     StateCorrupt,
     StateMissing,
+    StateOutdated,
     StateUnavailable,
 )
+from in_jumpcloud.state import schema
 
-VERSION = 2
-_APPLICATION = 0x696E6A63  # "injc": distinguishes our file from other SQLite databases
+log = logging.getLogger(__name__)
+
 _MAGIC = b"SQLite format 3\0"
-_SCHEMA = """
-CREATE TABLE identity (agent_id TEXT NOT NULL);
-CREATE TABLE stream (
-    number INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
-    position TEXT NOT NULL,              -- insights.window.Position as JSON
-    acknowledged INTEGER NOT NULL DEFAULT 0,
-    late INTEGER NOT NULL DEFAULT 0,
-    dead_lettered INTEGER NOT NULL DEFAULT 0,
-    error TEXT,                          -- the last error; NULL: the last step succeeded
-    error_ms INTEGER,
-    updated_ms INTEGER                   -- time of the last commit
-);
-CREATE TABLE ledger (
-    stream INTEGER NOT NULL,
-    minute INTEGER NOT NULL,             -- of the event's timestamp, since the epoch
-    id TEXT NOT NULL,
-    PRIMARY KEY (stream, minute, id)
-) WITHOUT ROWID;
-"""
-_RENAME_STREAM = "UPDATE OR IGNORE stream SET name = 'default' WHERE name = 'own organization'"
 FAULTS = (sqlite3.Error, UnicodeDecodeError)
 """What SQLite raises. UnicodeDecodeError: its message quotes bytes of a damaged file."""
 _CACHE_KIB = 256  # ids are written in the order of their minutes, so few pages are in use at a time
@@ -63,6 +45,10 @@ _ADVICE = {
 _MOVE_AWAY = "move it away to start again at jumpcloud.start, or set another path"
 _LOCK_TRIES = 4
 """Tries to get the lock: `lock_holder` of another process holds it for an instant."""
+
+
+Connect = Callable[..., sqlite3.Connection]
+"""`sqlite3.connect`, or what a simulation puts in its place."""
 
 
 class OpenDatabase(NamedTuple):
@@ -181,32 +167,30 @@ def lock_holder(path: Path) -> str | None:
     return None
 
 
-def open_to_write(path: Path, new_agent_id: str) -> OpenDatabase:
-    """Open the database at `path`, and create its tables if it is new.
+def open_to_write(path: Path, new_agent_id: str, connect: Connect = sqlite3.connect) -> OpenDatabase:
+    """Open the database at `path`. Create its tables if it is new, and bring those of an older version up to date.
 
     Raises:
         ConfigError: the file cannot be opened or written.
-        StateCorrupt: the file is damaged, not ours, or of another version.
+        StateCorrupt: the file is damaged, not ours, or of a newer version.
     """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise ConfigError(Problem("state.path", f"{path}: cannot be written: {error.strerror}")) from None
-    with _connected(path, str(path)) as database:
-        is_new = _is_empty(database, path)
+    with _connected(path, str(path), connect) as database:
+        version = _version(database, path)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        if is_new:
-            database.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {VERSION};"
-            )
-            database.execute("INSERT INTO identity VALUES (?)", (new_agent_id,))
-            database.execute("COMMIT")
+        if version is None:
+            schema.create(database, new_agent_id)
         else:
             _require_sound(database, path)
-            database.execute(_RENAME_STREAM)
-        return OpenDatabase(database, _agent_id(database, path), is_new)
+            if version < schema.VERSION:
+                schema.migrate(database, version)
+                log.info("%s: brought from version %d to version %d", path, version, schema.VERSION)
+        return OpenDatabase(database, _agent_id(database, path), version is None)
 
 
 def open_to_read(path: Path) -> OpenDatabase:
@@ -215,13 +199,20 @@ def open_to_read(path: Path) -> OpenDatabase:
     Raises:
         StateMissing: there is no state yet.
         ConfigError: the file cannot be opened.
-        StateCorrupt: the file is damaged, not ours, or of another version.
+        StateOutdated: an older program wrote it.
+        StateCorrupt: the file is damaged, not ours, or of a newer version.
     """
     if not path.exists():
         raise _missing(path, "no such file")
-    with _connected(path, f"{path.absolute().as_uri()}?mode=ro", uri=True) as database:
-        if _is_empty(database, path):
+    with _connected(path, f"{path.absolute().as_uri()}?mode=ro", sqlite3.connect, uri=True) as database:
+        version = _version(database, path)
+        if version is None:
             raise corrupt(path, "file is not a database") if path.stat().st_size else _missing(path, "empty file")
+        if version < schema.VERSION:
+            raise StateOutdated(
+                f"state.path: {path}: of version {version}, older than version {schema.VERSION} of this program",
+                advice="the next start of `in-jumpcloud run` brings it up to date and keeps what is in it",
+            )
         return OpenDatabase(database, _agent_id(database, path), is_new=False)
 
 
@@ -232,11 +223,11 @@ def _missing(path: Path, why: str) -> StateMissing:
 
 
 @contextlib.contextmanager
-def _connected(path: Path, target: str, *, uri: bool = False) -> Iterator[sqlite3.Connection]:
+def _connected(path: Path, target: str, connect: Connect, *, uri: bool = False) -> Iterator[sqlite3.Connection]:
     """Connect to the database at `path`, and close it again if that or the body fails."""
     with contextlib.ExitStack() as on_failure:
         try:
-            database = sqlite3.connect(target, uri=uri, isolation_level=None, check_same_thread=False)
+            database = connect(target, uri=uri, isolation_level=None, check_same_thread=False)
             on_failure.callback(database.close)
             yield database
         except FAULTS as error:
@@ -245,22 +236,22 @@ def _connected(path: Path, target: str, *, uri: bool = False) -> Iterator[sqlite
         on_failure.pop_all()
 
 
-def _is_empty(database: sqlite3.Connection, path: Path) -> bool:
-    """Whether the database has no tables yet. Raises StateCorrupt unless it is empty, or ours and of our version."""
+def _version(database: sqlite3.Connection, path: Path) -> int | None:
+    """The version of the tables; None if there are none yet. Raises StateCorrupt unless they are ours and not newer."""
     if not database.execute("SELECT 1 FROM sqlite_schema").fetchone():
-        return True
-    if database.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
+        return None
+    if database.execute("PRAGMA application_id").fetchone()[0] != schema.APPLICATION:
         raise corrupt(path, "a database of another program", "set another path")
-    version = database.execute("PRAGMA user_version").fetchone()[0]
-    if version > VERSION:
+    version = int(database.execute("PRAGMA user_version").fetchone()[0])
+    if version > schema.VERSION:
         raise corrupt(
             path,
-            f"of version {version}, newer than version {VERSION} of this program",
+            f"of version {version}, newer than version {schema.VERSION} of this program",
             "upgrade in-jumpcloud, or set another path",
         )
-    if version < VERSION:
-        raise corrupt(path, f"of version {version}, older than version {VERSION} of this program")
-    return False
+    if version < 1:
+        raise corrupt(path, "its content is not what in-jumpcloud writes: no version")
+    return version
 
 
 def _require_sound(database: sqlite3.Connection, path: Path) -> None:

@@ -1,0 +1,94 @@
+"""The tables of the state's database, and how those of older versions become the present ones."""
+
+from __future__ import annotations
+
+import sqlite3
+
+VERSION = 3
+APPLICATION = 0x696E6A63
+"""The application id, "injc": it distinguishes our file from other SQLite databases."""
+
+_TABLES = """
+CREATE TABLE identity (agent_id TEXT NOT NULL);
+CREATE TABLE stream (
+    number INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    position TEXT NOT NULL,              -- insights.window.Position as JSON
+    acknowledged INTEGER NOT NULL DEFAULT 0,
+    late INTEGER NOT NULL DEFAULT 0,
+    dead_lettered INTEGER NOT NULL DEFAULT 0,
+    error TEXT,                          -- the last error; NULL: the last step succeeded
+    error_ms INTEGER,
+    updated_ms INTEGER                   -- time of the last commit
+);
+"""
+_ADDED_IN_3 = """
+ALTER TABLE stream ADD COLUMN kept_from_ms INTEGER;      -- the ledger has all ids from then on; NULL: from its origin
+ALTER TABLE stream ADD COLUMN reconciliation TEXT;       -- the reconciler's own JSON
+ALTER TABLE stream ADD COLUMN v2_read_ms INTEGER;        -- the end of what version 2 had read
+CREATE TABLE ledger (
+    stream INTEGER NOT NULL,
+    minute INTEGER NOT NULL,             -- of the event's timestamp, since the epoch
+    digest BLOB NOT NULL,                -- insights.event.EventKey
+    PRIMARY KEY (stream, minute, digest)
+) WITHOUT ROWID;
+CREATE TABLE outside (                   -- delivered events whose timestamp is not in the window that returned them
+    stream INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    read_ms INTEGER NOT NULL,            -- the end of the newest window that returned it
+    PRIMARY KEY (stream, digest)
+) WITHOUT ROWID;
+CREATE TABLE dead_letter (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    stream TEXT NOT NULL,                -- its name
+    state TEXT NOT NULL,                 -- 'dead', or 'suspect': it is sent once more
+    minute INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    id TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    time_ms INTEGER NOT NULL,            -- when it was refused
+    tag TEXT NOT NULL,
+    bytes INTEGER NOT NULL,              -- the length of `event`
+    event BLOB NOT NULL                  -- as JumpCloud sent it
+);
+CREATE INDEX dead_letter_size ON dead_letter (stream, state, bytes);
+"""
+_KEPT_IN_2_MS = 72 * 3_600_000
+"""How long version 2 kept ids, unless configured otherwise. Older rows may be single events with a wrong date."""
+_MIGRATIONS = {
+    1: """
+ALTER TABLE stream ADD COLUMN late INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE stream ADD COLUMN dead_lettered INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE stream ADD COLUMN error TEXT;
+ALTER TABLE stream ADD COLUMN error_ms INTEGER;
+ALTER TABLE stream ADD COLUMN updated_ms INTEGER;
+""",
+    # The old ledger stays as a table of its own: hashes cannot be computed from ids alone. `delivered` and `counts`
+    # look into both until `prune` has passed all that version 2 had read.
+    2: f"""
+UPDATE OR IGNORE stream SET name = 'default' WHERE name = 'own organization';
+ALTER TABLE ledger RENAME TO ledger_v2;
+{_ADDED_IN_3}
+UPDATE stream SET v2_read_ms = max(
+    json_extract(position, '$.watermark_ms'), coalesce(json_extract(position, '$.window.end_ms'), 0));
+UPDATE stream SET kept_from_ms = coalesce(max(
+    json_extract(position, '$.watermark_ms') - {_KEPT_IN_2_MS},
+    (SELECT min(minute) * 60000 FROM ledger_v2 WHERE stream = number AND minute > 0)),
+    json_extract(position, '$.watermark_ms'));
+""",  # noqa: S608 - our own
+}
+"""From each older version to the next one."""
+
+
+def create(database: sqlite3.Connection, agent_id: str) -> None:
+    """Create the tables in an empty database, in one transaction."""
+    pragmas = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
+    database.executescript(f"BEGIN IMMEDIATE; {_TABLES} {_ADDED_IN_3} {pragmas}")
+    database.execute("INSERT INTO identity VALUES (?)", (agent_id,))
+    database.execute("COMMIT")
+
+
+def migrate(database: sqlite3.Connection, version: int) -> None:
+    """Turn the tables of an older `version` into the present ones, in one transaction. Nothing large is copied."""
+    steps = "".join(_MIGRATIONS[each] for each in range(version, VERSION))
+    database.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {VERSION}; COMMIT")
