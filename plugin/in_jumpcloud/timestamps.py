@@ -30,6 +30,11 @@ def remaining_ms(due_ms: int, now_ms: int, period_ms: int) -> int:
     return wait_ms if 0 < wait_ms <= period_ms else 0
 
 
+def whole_minute(ms: int) -> int:
+    """The beginning of the minute, both in epoch milliseconds."""
+    return ms // MINUTE_MS * MINUTE_MS
+
+
 def rfc3339(ms: int) -> str:
     """Epoch milliseconds as RFC 3339 in UTC, with three fraction digits."""
     seconds, fraction = divmod(ms, 1000)

@@ -1,0 +1,146 @@
+"""The clock by which positions move: the earlier of this machine's clock and JumpCloud's.
+
+A window that ends in JumpCloud's future would be taken for read before its events exist. So a clock that is ahead must
+not move a position. JumpCloud's clock is the `Date` of its answers, which then continues on the monotonic clock.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from datetime import timedelta
+from typing import NamedTuple
+
+from in_jumpcloud.runtime import SYSTEM, Runtime
+from in_jumpcloud.timestamps import parse_http_date
+
+log = logging.getLogger(__name__)
+
+WARN_SKEW_SECONDS = 30.0
+"""A larger difference between the clocks is logged."""
+MAX_SKEW_SECONDS = 300.0
+"""A larger difference makes the plugin not ready."""
+_AGREE_SECONDS = 5.0
+"""Two dates agree if they differ from the time that passed between them by at most this much."""
+_ANSWERS = 2
+"""So many answers in a row must agree, or must have no date: one alone may come from a cache."""
+_MAX_UNSETTLED = 10
+"""So many answers in a row whose dates agree with nothing make JumpCloud's clock unknown."""
+_WARN_EVERY_SECONDS = 3600.0
+
+
+class _Reading(NamedTuple):
+    """JumpCloud's clock at one moment: epoch seconds, and the moment on the monotonic clock."""
+
+    seconds: float
+    at: float
+
+    def seconds_at(self, at: float) -> float:
+        return self.seconds + at - self.at
+
+
+class EarlierClock:
+    """The earlier of this machine's clock and JumpCloud's. Thread-safe."""
+
+    def __init__(self, runtime: Runtime = SYSTEM) -> None:
+        self._runtime = runtime
+        self._lock = threading.Lock()
+        self._trusted: _Reading | None = None
+        self._candidate: _Reading | None = None
+        self._newest: _Reading | None = None  # of any answer
+        self._undated = 0  # answers in a row without a date, or with one that agrees with no other
+        self._is_undated = False
+        self._warned_at: float | None = None
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether JumpCloud's clock is known, or is known to be unknown."""
+        return self._trusted is not None or self._is_undated
+
+    @property
+    def skew_seconds(self) -> float | None:
+        """How far this machine's clock is ahead of JumpCloud's, negative if it is behind; None if that is unknown."""
+        trusted = self._trusted
+        if trusted is None:
+            return None
+        return self._runtime.now_ns() / 1e9 - trusted.seconds_at(self._runtime.monotonic())
+
+    @property
+    def newest_skew_seconds(self) -> float | None:
+        """The same by the newest answer alone, of whatever status."""
+        newest = self._newest
+        if newest is None:
+            return None
+        return self._runtime.now_ns() / 1e9 - newest.seconds_at(self._runtime.monotonic())
+
+    def now_ms(self) -> int:
+        """The earlier of the two clocks, in epoch milliseconds. Without JumpCloud's it is this machine's."""
+        ours, trusted = self._runtime.now_ms(), self._trusted
+        if trusted is None:
+            return ours
+        return min(ours, int(trusted.seconds_at(self._runtime.monotonic()) * 1000))
+
+    def probable_ms(self) -> int:
+        """A moment that is most likely not in JumpCloud's future: good for a question, not for a position."""
+        newest, now_ms = self._newest, self.now_ms()
+        return min(now_ms, int(newest.seconds_at(self._runtime.monotonic()) * 1000)) if newest else now_ms
+
+    def observe(self, date: str | None, *, authenticated: bool) -> None:
+        """Note the `Date` of an answer that just arrived.
+
+        `authenticated`: it has status 200, so JumpCloud accepted the key. Others may come from a proxy or a login page.
+        """
+        moment = parse_http_date(date)
+        reading = _Reading(moment.timestamp(), self._runtime.monotonic()) if moment else None
+        with self._lock:
+            self._newest = reading or self._newest
+            if not authenticated:
+                return
+            if reading is None:
+                self._undated += 1
+                self._candidate = None
+            else:
+                self._compare(reading)
+            if self._undated >= _MAX_UNSETTLED or (reading is None and self._undated >= _ANSWERS):
+                self._trust_ours()
+            self._report()
+
+    def _trust_ours(self) -> None:
+        self._trusted = None
+        if not self._is_undated:
+            self._is_undated = True
+            log.info("JumpCloud's answers have no usable date; positions move by this machine's clock alone")
+
+    def _compare(self, reading: _Reading) -> None:
+        if self._trusted and _agree(self._trusted, reading):
+            self._candidate, self._undated = None, 0
+            # An answer is dated before it arrives, and without a fraction: the later of the two is closer.
+            if reading.seconds > self._trusted.seconds_at(reading.at):
+                self._trusted = reading
+        elif self._candidate and _agree(self._candidate, reading):
+            self._trusted, self._candidate = reading, None
+            self._undated, self._is_undated = 0, False
+        else:
+            self._candidate = reading
+            self._undated += 1
+
+    def _report(self) -> None:
+        skew, now = self.skew_seconds, self._runtime.monotonic()
+        if skew is None:
+            return
+        if abs(skew) <= WARN_SKEW_SECONDS:
+            if self._warned_at is not None:
+                self._warned_at = None
+                log.info("this machine's clock agrees with JumpCloud's again")
+        elif self._warned_at is None or now - self._warned_at >= _WARN_EVERY_SECONDS:
+            self._warned_at = now
+            log.warning(
+                "this machine's clock is %s %s JumpCloud's; set it (NTP). Positions move by the earlier clock, so no "
+                "event is lost",
+                timedelta(seconds=round(abs(skew))),
+                "ahead of" if skew > 0 else "behind",
+            )
+
+
+def _agree(one: _Reading, other: _Reading) -> bool:
+    return abs(other.seconds - one.seconds_at(other.at)) <= _AGREE_SECONDS
