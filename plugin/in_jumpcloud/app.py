@@ -6,7 +6,6 @@ import heapq
 import itertools
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,10 +13,10 @@ from in_jumpcloud.backoff import MAX_DELAY
 from in_jumpcloud.collector import Collector, Stream
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import plural
-from in_jumpcloud.errors import Fatal, InJumpCloudError, Retryable, StateCorrupt, Stopped
+from in_jumpcloud.errors import Fatal, InJumpCloudError, Retryable, StateCorrupt, StateUnavailable, Stopped
 from in_jumpcloud.insights.api import Scope
 from in_jumpcloud.resources import Resources, same_stream_settings
-from in_jumpcloud.timestamps import now_ms
+from in_jumpcloud.runtime import SYSTEM, Runtime, Task
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +24,11 @@ WORKERS = 4
 """How many streams run at the same time."""
 _STOP_GRACE_SECONDS = 5.0
 """How long the workers have to end after the process was asked to stop."""
-_MAX_FAILURES_ONCE = 6
-"""Failures in a row after which `--once` gives up a stream: about a minute."""
+ONCE_SECONDS = 120.0
+"""How long `--once` tries again what may pass by itself, waits that JumpCloud asked for included."""
+_BEHIND_SECONDS = 10.0
+"""How much longer than the others a stream that is far from now waits for a worker, so that a backfill never delays
+the newest events, and is never starved by them."""
 _TICK_SECONDS = 0.5
 """How often the main thread checks whether it has something to do."""
 
@@ -34,31 +36,33 @@ _TICK_SECONDS = 0.5
 class _Slot:
     """One stream. `stop` stops this stream only; `busy`: a worker is running a step of it."""
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Collector, stop: threading.Event) -> None:
         self.collector = collector
-        self.stop = threading.Event()
+        self.stop = stop
         self.busy = False
 
 
 class App:
     """The running plugin: one collector for each stream, and the workers that run them."""
 
-    def __init__(self, resources: Resources, *, once: bool = False, now_ms: Callable[[], int] = now_ms) -> None:
-        self.stop = threading.Event()
+    def __init__(self, resources: Resources, *, once: bool = False, runtime: Runtime = SYSTEM) -> None:
+        self.stop = runtime.event()
         """Set it to stop the process."""
         self.resources = resources
         self._once = once
-        self._now_ms = now_ms
+        self.runtime = runtime
         self._prefetch = threading.Semaphore(WORKERS)
         self._sequence = itertools.count()
         self._slots: dict[str, _Slot] = {}
-        # A heap of the streams that wait: (due at, sequence, slot), and one of those that are due: (is behind, due
-        # since, sequence, slot). The sequence number keeps slots from being compared.
+        # Heaps of (moment, sequence, slot): the streams that wait, those that are due, and those that are due and whose
+        # last request timed out. The sequence number keeps slots from being compared.
         self._later: list[tuple[float, int, _Slot]] = []
-        self._due: list[tuple[bool, float, int, _Slot]] = []
-        self._workers: list[threading.Thread] = []
+        self._due: list[tuple[float, int, _Slot]] = []
+        self._hanging: list[tuple[float, int, _Slot]] = []
+        self._hanging_busy = False
+        self._workers: list[Task] = []
         self._fatal: StateCorrupt | None = None
-        self._changed = threading.Condition()
+        self._changed = runtime.condition()
         self._pending_reload: tuple[Callable[[], Config], Callable[[], None]] | None = None
         self._on_tick: Callable[[], None] = lambda: None
         self._add_streams()
@@ -94,16 +98,21 @@ class App:
                 (load, done), self._pending_reload = self._pending_reload, None
                 self._apply_reload(load)
                 done()
-        deadline = time.monotonic() + _STOP_GRACE_SECONDS
+        deadline = self.runtime.monotonic() + _STOP_GRACE_SECONDS
         with self._changed:
             for slot in self._slots.values():
                 slot.stop.set()
             self._changed.notify_all()
         for worker in self._workers:
-            worker.join(timeout=max(0.0, deadline - time.monotonic()))
+            worker.join(timeout=max(0.0, deadline - self.runtime.monotonic()))
         if self._fatal or not self._once:
             return self._fatal
-        return next((each.error for each in self.collectors if each.error), None)
+        failed = [each.error or each.reconciler.error for each in self.collectors]
+        buried = sum(each.counters.dead_lettered for each in self.collectors)
+        error = next(filter(None, failed), None)
+        if error is None and buried:
+            return Fatal(f"{plural(buried, 'event')} could not be delivered", advice="see the dead letters")
+        return error
 
     def reload(self, load: Callable[[], Config], done: Callable[[], None] = lambda: None) -> None:
         """Have the main thread apply what `load` returns and then call `done`. Safe in a signal handler."""
@@ -142,7 +151,7 @@ class App:
     def _add_streams(self) -> None:
         """Create a collector for each stream that has none."""
         settings = self.resources.settings
-        give_up_after = float(settings.forward.ack_timeout) if self._once else None
+        give_up_after = ONCE_SECONDS if self._once else None
         with self._changed:
             for stream in streams(settings):
                 if stream.name in self._slots:
@@ -152,23 +161,23 @@ class App:
                     self.resources.api,
                     self.resources.for_pipeline,
                     settings,
+                    clock=self.resources.clock,
                     prefetch=self._prefetch,
                     give_up_after=give_up_after,
-                    now_ms=self._now_ms,
+                    runtime=self.runtime,
                 )
-                slot = self._slots[stream.name] = _Slot(collector)
-                heapq.heappush(self._later, (0.0, next(self._sequence), slot))
+                slot = self._slots[stream.name] = _Slot(collector, self.runtime.event())
+                heapq.heappush(self._later, (self.runtime.monotonic(), next(self._sequence), slot))
             self._changed.notify_all()
 
     def _start_workers(self) -> None:
         for number in range(len(self._workers), min(WORKERS, len(self._slots))):
-            worker = threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
-            self._workers.append(worker)
-            worker.start()
+            self._workers.append(self.runtime.start(self._work, name=f"worker-{number}"))
 
     def _work(self) -> None:
         while (slot := self._next()) is not None:
             collector = slot.collector
+            was_hanging = collector.timed_out
             try:
                 delay = collector.step(slot.stop)
             except Stopped:
@@ -178,28 +187,28 @@ class App:
                 self.stop.set()
                 return
             except Exception:
-                # A bug that hits one stream must not end the others.
                 log.exception("%s: unexpected error; retrying in %.0f s", collector.stream.name, MAX_DELAY)
-                collector.error = Fatal(f"{collector.stream.name}: unexpected error", advice="see the log")
                 delay = MAX_DELAY
             with self._changed:
                 slot.busy = False
-                if not (slot.stop.is_set() or (self._once and self._is_done(collector))):
-                    heapq.heappush(self._later, (time.monotonic() + delay, next(self._sequence), slot))
+                self._hanging_busy = self._hanging_busy and not was_hanging
+                if not (slot.stop.is_set() or (self._once and self._is_done(collector, delay))):
+                    heapq.heappush(self._later, (self.runtime.monotonic() + delay, next(self._sequence), slot))
                 self._changed.notify_all()
 
     def _next(self) -> _Slot | None:
-        """Wait for the next due stream; None at the end. Streams that have caught up come before backfills."""
+        """Wait for the next due stream; None at the end.
+
+        The stream that is due for the longest time is next. Streams that hang share one worker.
+        """
         with self._changed:
             while not self.stop.is_set():
-                now = time.monotonic()
-                while self._later and self._later[0][0] <= now:
-                    since, number, slot = heapq.heappop(self._later)
+                now = self.runtime.monotonic()
+                self._note_due(now)
+                while heap := self._next_heap():
+                    slot = heapq.heappop(heap)[-1]
                     if not slot.stop.is_set():
-                        heapq.heappush(self._due, (not slot.collector.caught_up, since, number, slot))
-                while self._due:
-                    slot = heapq.heappop(self._due)[-1]
-                    if not slot.stop.is_set():
+                        self._hanging_busy |= slot.collector.timed_out
                         slot.busy = True
                         return slot
                 if self._once and not self._later and not any(slot.busy for slot in self._slots.values()):
@@ -208,11 +217,27 @@ class App:
                 self._changed.wait(self._later[0][0] - now if self._later else None)
         return None
 
-    @staticmethod
-    def _is_done(collector: Collector) -> bool:
-        if collector.error is None:
-            return collector.caught_up
-        return not isinstance(collector.error, Retryable) or collector.failures >= _MAX_FAILURES_ONCE
+    def _note_due(self, now: float) -> None:
+        while self._later and self._later[0][0] <= now:
+            since, number, slot = heapq.heappop(self._later)
+            since += _BEHIND_SECONDS if slot.collector.is_behind else 0
+            heapq.heappush(self._hanging if slot.collector.timed_out else self._due, (since, number, slot))
+
+    def _next_heap(self) -> list[tuple[float, int, _Slot]] | None:
+        """The heap whose first stream is next; None if no stream can run now."""
+        heaps = [self._due] if self._hanging_busy else [self._due, self._hanging]
+        return min(filter(None, heaps), key=lambda heap: heap[0], default=None)
+
+    def _is_done(self, collector: Collector, delay: float) -> bool:
+        """Whether `--once` is done with a stream, whose next step is due in `delay` seconds."""
+        error, since = collector.error, collector.error_since
+        if error is None:
+            error, since = collector.reconciler.error, collector.reconciler.error_since
+            if not isinstance(error, Retryable | StateUnavailable):
+                return collector.caught_up
+        elif not isinstance(error, Retryable | StateUnavailable) and not collector.counters.unexpected_in_a_row:
+            return True
+        return self.runtime.monotonic() + delay - since > ONCE_SECONDS
 
 
 def streams(settings: Config) -> list[Stream]:
@@ -224,14 +249,14 @@ def streams(settings: Config) -> list[Stream]:
 
 
 @contextmanager
-def open_app(settings: Config, *, once: bool = False, now_ms: Callable[[], int] = now_ms) -> Iterator[App]:
-    """Open the resources and the App, and close the resources at the end. `now_ms` is the clock, in epoch milliseconds.
+def open_app(settings: Config, *, once: bool = False, runtime: Runtime = SYSTEM) -> Iterator[App]:
+    """Open the resources and the App, and close the resources at the end.
 
     Raises:
         ConfigError, Fatal, StateCorrupt, StateUnavailable: as in Resources.
     """
-    resources = Resources(settings, now_ms=now_ms)
+    resources = Resources(settings, runtime=runtime)
     try:
-        yield App(resources, once=once, now_ms=now_ms)
+        yield App(resources, once=once, runtime=runtime)
     finally:
         resources.close()

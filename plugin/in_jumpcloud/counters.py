@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -20,22 +21,26 @@ def plural(count: int, noun: str) -> str:
 class Liveness:
     """When a stream last showed activity, in seconds of the monotonic clock."""
 
-    touched_at: float = field(default_factory=time.monotonic)
+    monotonic: Callable[[], float] = time.monotonic
+    touched_at: float = field(init=False)
     """The last activity: a page arrived, a chunk is being sent, a wait ended."""
-    progress_at: float = field(default_factory=time.monotonic)
-    """The last commit, or the start of the process."""
+    progress_at: float = field(init=False)
+    """The last new ids that were committed, the last window that was completed, or the start of the process."""
     due_at: float | None = 0.0
     """When a worker must run the stream; None while a worker runs it."""
     caught_up_once: bool = False
     """Whether it has caught up since the process started."""
 
+    def __post_init__(self) -> None:
+        self.mark_progress()
+
     def touch(self) -> None:
         """Record activity."""
-        self.touched_at = time.monotonic()
+        self.touched_at = self.monotonic()
 
     def mark_progress(self) -> None:
-        """Record a commit."""
-        self.progress_at = self.touched_at = time.monotonic()
+        """Record new ids or a completed window."""
+        self.progress_at = self.touched_at = self.monotonic()
 
     def begin(self) -> None:
         """A worker starts a step of the stream."""
@@ -76,6 +81,17 @@ class Counters:
     """Records that were acknowledged and committed."""
     dead_lettered: int = 0
     """Events that the receiver refuses for good, kept on disk."""
+    open_minutes: int = 0
+    """Minutes in which JumpCloud counts other events than the ledger; they are read again."""
+    given_up_minutes: int = 0
+    """Minutes that still differed when they left the reach, or after the last re-read."""
+    unavailable_seconds: float = 0.0
+    """Time before what the plan of the organization reaches, and was therefore not collected."""
+    unexpected: int = 0
+    """Errors that are defects of this program. The page is delivered again."""
+    unexpected_in_a_row: int = 0
+    poll_gap: float = 0.0
+    """Seconds between the last two polls."""
     in_flight: tuple[int, int] | None = None
     """The time of the oldest unacknowledged event, and when its page arrived; both in epoch nanoseconds."""
     liveness: Liveness = field(default_factory=Liveness)

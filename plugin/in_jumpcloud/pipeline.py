@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from in_jumpcloud.forward.failover import Failover
 from in_jumpcloud.insights.event import EventKey, RawEvent, parse_event
 from in_jumpcloud.insights.pages import Page
 from in_jumpcloud.insights.window import Position
+from in_jumpcloud.runtime import SYSTEM, Runtime
 from in_jumpcloud.state.dead_letters import DeadLetterFile
 from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.tags import TagTemplate
@@ -71,6 +71,7 @@ class Pipeline:
         counters: Counters,
         *,
         now_ms: Callable[[], int],
+        runtime: Runtime = SYSTEM,
         organization: str | None = None,
         give_up_after: float | None = None,
     ) -> None:
@@ -87,6 +88,7 @@ class Pipeline:
         self._chunk_bytes = min(settings.chunk_bytes, max_bytes)
         self._counters = counters
         self._now_ms = now_ms
+        self._runtime = runtime
         self._give_up_after = give_up_after
         # Of the page that is being delivered: the window that returned it, and which of its events were known.
         self._span = (0, 0)
@@ -217,7 +219,7 @@ class Pipeline:
         Returns:
             None; or why the receiver refuses the chunk, if it does so `tries` times and acknowledges a probe.
         """
-        started_at = time.monotonic()
+        started_at = self._runtime.monotonic()
         failures = refusals = 0
         while True:
             self._counters.sent += chunk.records
@@ -231,9 +233,9 @@ class Pipeline:
                 if refusals >= tries and self._resources.receivers.probe(error.reached, stop):
                     return str(error)
                 rejected, limit = isinstance(error, HandshakeRejected), self._give_up_after
-                if limit is not None and (rejected or time.monotonic() - started_at > limit):
+                if limit is not None and (rejected or self._runtime.monotonic() - started_at > limit):
                     raise
-                delay = max(backoff_delay(failures), _REJECTED_DELAY if rejected else 0)
+                delay = max(backoff_delay(failures, self._runtime.random), _REJECTED_DELAY if rejected else 0)
                 level = logging.INFO if isinstance(error, ReceiverPaused) else logging.WARNING
                 log.log(level, "%s: %s; resending the chunk in %.0f s", self._stream, error, delay)
                 if stop.wait(delay):
@@ -276,14 +278,15 @@ class Pipeline:
                 failures += 1
                 if self._give_up_after is not None and failures > _MAX_COMMIT_FAILURES:
                     raise
-                delay = backoff_delay(failures)
+                delay = backoff_delay(failures, self._runtime.random)
                 log.error("%s: %s; retrying in %.0f s", self._stream, error, delay)  # noqa: TRY400 - no traceback
                 if stop.wait(delay):
                     raise Stopped from None
             else:
                 self._seen = []
                 self._counters.acknowledged += len(keys) - dead_lettered
-                self._counters.liveness.mark_progress()
+                if keys:
+                    self._counters.liveness.mark_progress()
                 return
 
 

@@ -1,143 +1,313 @@
-"""Late events: finds the time spans in which JumpCloud counts other events than the ledger, to be read again."""
+"""Late events of one stream: compares counts with the ledger, and reads again what differs until it is settled.
+
+It has a turn of one request at a time, and its own backoff: an error here never stops the polls.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
+from in_jumpcloud.backoff import backoff_delay
 from in_jumpcloud.config.schema import Config
-from in_jumpcloud.counters import plural
-from in_jumpcloud.errors import CountsUnavailable
+from in_jumpcloud.counters import Counters, plural
+from in_jumpcloud.errors import CountsUnavailable, CursorLost, InJumpCloudError, PageTooLarge, Retryable
+from in_jumpcloud.insights.comparison import PAUSES, Comparisons, Counts, Span, is_credible, spans, tiers
+from in_jumpcloud.insights.pages import Page, Pager
 from in_jumpcloud.insights.window import Position, Window
+from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.state.store import StateStore
-from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, remaining_ms
+from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, rfc3339, whole_minute
 
 log = logging.getLogger(__name__)
 
-MERGE_WITHIN_MINUTES = 5
-"""Minutes that differ are read in one span if fewer minutes than this are between them: a request costs more."""
 _REREAD_WITHOUT_COUNTS_MS = 6 * HOUR_MS
+_MAX_COUNT_FAILURES = 3
+"""Failed requests for counts in a row after which spans are read again without counts."""
+_MAX_BACKOFF_SECONDS = 600.0
+_GIVE_UP_COMPARING_SECONDS = 86_400.0
+"""Counts that are unavailable for so long do not keep ids in the ledger beyond the reach."""
 
-Counts = Mapping[int, int]
-"""The number of events by minute since the epoch."""
+
+class LateCalls(NamedTuple):
+    """What the reconciler asks of its stream.
+
+    `counts` returns JumpCloud's counts of `[start_ms, end_ms)`. `pager` makes a pager of a window. `deliver` delivers a
+    page of `span` and returns the number of distinct events on it by minute.
+    """
+
+    counts: Callable[[int, int, threading.Event], Counts]
+    pager: Callable[[Window], Pager]
+    deliver: Callable[[Page, Span, threading.Event], Counts]
+
+
+class _Reread(NamedTuple):
+    """A span that is being read again. `rows` counts its distinct events. Without `decides` no counts are compared."""
+
+    span: Span
+    decides: bool
+    rows: Counter[int]
 
 
 class Reconciler:
-    """Compares the counts of one stream with the ledger, and queues the windows that must be read again."""
+    """Finds the late events of one stream. One thread at a time uses it."""
 
     def __init__(
-        self, stream: str, count: Callable[[int, int, threading.Event], Counts], state: StateStore, settings: Config
+        self, stream: str, calls: LateCalls, state: StateStore, settings: Config, counters: Counters, runtime: Runtime
     ) -> None:
-        """`count` asks JumpCloud for the counts between two times in epoch milliseconds."""
+        self.error: InJumpCloudError | None = None
+        """Why comparisons are impossible now; None while they work."""
+        self.error_since = 0.0
+        """When that began, on the monotonic clock."""
         self._stream = stream
-        self._count = count
+        self._calls = calls
         self._state = state
         self._settings = settings
-        self._windows: deque[Window] = deque()
-        self._mismatches = CountMismatches()
-        self._next_comparison_ms = 0
-        self._next_reread_without_counts_ms = 0
+        self._counters = counters
+        self._runtime = runtime
+        self._reach_ms = settings.reconcile.reach.ms
+        self._tiers = tiers(settings.reconcile.every.ms, self._reach_ms)
+        self._limit = settings.jumpcloud.page_limit
+        self._comparisons: Comparisons | None = None
+        self._due: dict[int, float] = {}  # the next try of each open minute, on the monotonic clock
+        self._sweep: Span | None = None  # what is left of the span that is being compared
+        self._rereads: deque[_Reread] = deque()
+        self._pager: Pager | None = None
+        self._must_count = False  # the first re-read is read to its end; its counts are next
+        self._failures = 0
+        self._count_failures = 0
+        self._not_before = 0.0
+        self.plan_ms: int | None = None
+        """How far back the plan of the organization reaches, in milliseconds; None while it was not exceeded."""
 
-    @property
-    def window(self) -> Window | None:
-        """The window to read again next."""
-        return self._windows[0] if self._windows else None
-
-    def until_due_ms(self, now_ms: int) -> int:
-        """Milliseconds until the next comparison."""
-        return remaining_ms(self._next_comparison_ms, now_ms, self._settings.reconcile.every.ms)
-
-    def compare(self, position: Position, now_ms: int, limit: int, stop: threading.Event) -> None:
-        """Compare the counts, and queue windows of `limit` events a page for the minutes that differ.
-
-        It leaves out the newest minutes, which are still being polled, and the time before the stream began.
+    def begin(self, position: Position, now_ms: int) -> None:
+        """Load what the state knows, or begin with a new stream.
 
         Raises:
-            Retryable, RequestRejected, Stopped: as DirectoryInsights.counts.
+            StateUnavailable, StateCorrupt: the state cannot be read.
         """
-        settings = self._settings
-        self._next_comparison_ms = now_ms + settings.reconcile.every.ms
-        start = -(-max(position.origin_ms, now_ms - settings.reconcile.window.ms) // MINUTE_MS)
-        end = (position.watermark_ms - settings.jumpcloud.overlap.ms) // MINUTE_MS
-        if start >= end:
-            return
-        try:
-            theirs = self._count(start * MINUTE_MS, end * MINUTE_MS, stop)
-        except CountsUnavailable as error:
-            if now_ms < self._next_reread_without_counts_ms:
-                return
-            self._next_reread_without_counts_ms = now_ms + _REREAD_WITHOUT_COUNTS_MS
-            log.warning("%s: %s; re-reading all of reconcile.window", self._stream, error)
-            differing = [(start * MINUTE_MS, end * MINUTE_MS)]
+        text = self._state.reconciliation(self._stream)
+        known = msgspec.json.decode(text, type=Comparisons) if text else None
+        self._comparisons = known or Comparisons.starting_at(position.origin_ms, now_ms, self._tiers)
+        self._comparisons.fit(now_ms, self._tiers)
+        self._schedule(list(self._comparisons.open), now_ms)
+
+    def start_over(self, now_ms: int) -> None:
+        """Compare the whole reach again: the clock was wrong."""
+        self._known.start_over(now_ms, self._tiers)
+        self._sweep = None
+
+    def until_due(self, position: Position, now_ms: int) -> float:
+        """Seconds until it has something to do; 0 if it has now."""
+        now, until_ms = self._runtime.monotonic(), self._until_ms(position)
+        wait = 0.0
+        if self.is_idle and not self._known.due_span(until_ms, now_ms, self._tiers):
+            wait = max(1.0, self._known.until_due_ms(until_ms, now_ms, self._tiers) / 1000)
+            wait = min(wait, *(due - now for due in self._due.values()), wait)
+        return max(0.0, wait, self._not_before - now)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is between two pieces of work."""
+        return not (self._sweep or self._rereads)
+
+    def oldest_ms(self, now_ms: int) -> int:
+        """The oldest moment whose ids the ledger must keep."""
+        return min(now_ms - self._reach_ms - DAY_MS, self._known.oldest_ms(self._tiers))
+
+    def step(self, position: Position, now_ms: int, stop: threading.Event) -> None:
+        """Send one request: for counts, or for a page that is read again.
+
+        Raises:
+            InJumpCloudError: as DirectoryInsights and Pipeline; call `failed` with it.
+            Stopped: `stop` was set.
+        """
+        now = self._runtime.monotonic()
+        self._give_up(self._floor_ms(position, now_ms))
+        if self._rereads and self._must_count:
+            self._settle(self._rereads[0], now_ms, stop)
+        elif self._rereads:
+            self._reread(self._rereads[0], stop)
+        elif minutes := [minute for minute, due in self._due.items() if due <= now]:
+            self._rereads.extend(_Reread(span, decides=True, rows=Counter()) for span in spans(minutes))
+            self._reread(self._rereads[0], stop)
         else:
-            differing = spans(self._mismatches.minutes(theirs, self._state.counts(self._stream, start, end)))
-            if differing:
+            self._compare(position, now_ms, stop)
+
+    def failed(self, error: InJumpCloudError, position: Position, now_ms: int) -> float:
+        """Reset what `error` left unfinished; returns the seconds until the next try."""
+        now = self._runtime.monotonic()
+        self._failures += 1
+        if self.error is None:
+            self.error_since = now
+        self.error = error
+        after = error.after if isinstance(error, Retryable) else None
+        delay = after if after is not None else self._backoff()
+        self._not_before = now + delay
+        self.reset()
+        if isinstance(error, PageTooLarge):
+            self._limit = max(1, self._limit // 4)
+        elif self._rereads and not isinstance(error, CursorLost):
+            # A span that cannot be read must not hold up the comparisons: those have the next turn.
+            failed = self._rereads.popleft().span
+            for minute in range(failed.start_ms // MINUTE_MS, failed.end_ms // MINUTE_MS):
+                if minute in self._due:
+                    self._due[minute] = now + 2 * delay
+        if isinstance(error, CountsUnavailable) or self._count_failures >= _MAX_COUNT_FAILURES:
+            self._reread_without_counts(position, now_ms)
+        if now - self.error_since > _GIVE_UP_COMPARING_SECONDS:
+            self._known.compared_ms = [max(each, now_ms - self._reach_ms) for each in self._known.compared_ms]
+            self._give_up(now_ms - self._reach_ms)
+        return delay
+
+    def reset(self) -> None:
+        """Read the span again from its beginning: an error left its page unfinished."""
+        self._pager = None
+        self._must_count = False
+
+    @property
+    def _known(self) -> Comparisons:
+        if self._comparisons is None:
+            raise AssertionError("begin was not called")
+        return self._comparisons
+
+    def _until_ms(self, position: Position) -> int:
+        """The end of what was polled and is not polled again."""
+        return whole_minute(position.watermark_ms - self._settings.jumpcloud.overlap.ms)
+
+    def _backoff(self) -> float:
+        return min(_MAX_BACKOFF_SECONDS, 10 * backoff_delay(self._failures, self._runtime.random))
+
+    def _compare(self, position: Position, now_ms: int, stop: threading.Event) -> None:
+        """Compare at most a day of the span that is due."""
+        sweep = self._sweep or self._known.due_span(self._until_ms(position), now_ms, self._tiers)
+        if sweep is None:
+            return
+        start_ms = max(sweep.start_ms, self._floor_ms(position, now_ms))
+        self._sweep = sweep = sweep._replace(start_ms=min(start_ms, sweep.end_ms))
+        span = sweep._replace(end_ms=min(sweep.end_ms, sweep.start_ms + DAY_MS))
+        if span.start_ms < span.end_ms:
+            theirs, ours = self._counts(span, stop)
+            found = self._known.differ(theirs, ours)
+            if found:
                 log.info(
                     "%s: counts differ in %s; re-reading %s",
-                    *(self._stream, plural(len(differing), "time span"), "it" if len(differing) == 1 else "them"),
+                    *(self._stream, plural(len(found), "minute"), "it" if len(found) == 1 else "them"),
                 )
-        services = settings.jumpcloud.services
-        self._windows.extend(
-            Window(start_ms=start_ms, end_ms=end_ms, services=services, limit=limit) for start_ms, end_ms in differing
-        )
-
-    def window_done(self) -> None:
-        """The first window was read to its end."""
-        self._windows.popleft()
-
-    def set_limit(self, limit: int) -> None:
-        """Change the number of events a page of all queued windows."""
-        self._windows = deque(msgspec.structs.replace(window, limit=limit) for window in self._windows)
-
-    def abandon(self) -> None:
-        """Drop the queued windows: JumpCloud rejects requests. The next comparison finds their minutes again."""
-        self._windows.clear()
-        self._mismatches.forget()
-
-
-class CountMismatches:
-    """Compares counts by minute, and remembers the minutes that still differ after a second reading.
-
-    Some minutes never agree: JumpCloud counts an event in another minute than its timestamp says, or twice. Such a
-    minute is read again once, and then only when a count has changed.
-    """
-
-    def __init__(self) -> None:
-        self._settled: dict[int, tuple[int, int]] = {}
-        self._requested: dict[int, int] = {}
-
-    def minutes(self, theirs: Counts, ours: Counts) -> list[int]:
-        """The minutes to read again, in order."""
-        different = {
-            minute: theirs.get(minute, 0)
-            for minute in theirs.keys() | ours.keys()
-            if theirs.get(minute, 0) != ours.get(minute, 0)
-        }
-        # A minute that was requested last time and still differs has been read: another reading will not settle it.
-        self._settled = {
-            minute: (count, ours.get(minute, 0))
-            for minute, count in different.items()
-            if self._requested.get(minute) == count or self._settled.get(minute) == (count, ours.get(minute, 0))
-        }
-        self._requested = {minute: count for minute, count in different.items() if minute not in self._settled}
-        return sorted(self._requested)
-
-    def forget(self) -> None:
-        """The minutes requested last were not read to the end."""
-        self._requested = {}
-
-
-def spans(minutes: Iterable[int]) -> list[tuple[int, int]]:
-    """Group minutes since the epoch into spans `[start, end)` in epoch milliseconds."""
-    grouped: list[tuple[int, int]] = []
-    for minute in sorted(minutes):
-        start = minute * MINUTE_MS
-        if grouped and start - grouped[-1][1] < MERGE_WITHIN_MINUTES * MINUTE_MS:
-            grouped[-1] = (grouped[-1][0], start + MINUTE_MS)
+            self._schedule(found, now_ms)
+        if span.end_ms >= sweep.end_ms:
+            self._known.compared_ms[sweep.tier] = sweep.end_ms
+            self._sweep = None
+            self._save()
         else:
-            grouped.append((start, start + MINUTE_MS))
-    return grouped
+            self._sweep = sweep._replace(start_ms=span.end_ms)
+        self._succeeded()
+
+    def _counts(self, span: Span, stop: threading.Event) -> tuple[Counts, Counts]:
+        """JumpCloud's counts of `span` and those of the ledger.
+
+        Raises:
+            CountsUnavailable: they cannot be true.
+        """
+        self._count_failures += 1
+        theirs = self._calls.counts(span.start_ms, span.end_ms, stop)
+        ours = self._state.counts(self._stream, span.start_ms // MINUTE_MS, span.end_ms // MINUTE_MS)
+        if not is_credible(theirs, ours):
+            raise CountsUnavailable(
+                f"JumpCloud counts {sum(theirs.values())} events from {rfc3339(span.start_ms)} to "
+                f"{rfc3339(span.end_ms)}, and {sum(ours.values())} were delivered: its counts cannot be used"
+            )
+        self._count_failures = 0
+        return theirs, ours
+
+    def _reread(self, reread: _Reread, stop: threading.Event) -> None:
+        """Deliver one page of a span that is read again."""
+        if self._pager is None:
+            reread.rows.clear()
+            services = self._settings.jumpcloud.services
+            start_ms, end_ms, _ = reread.span
+            window = Window(start_ms=start_ms, end_ms=end_ms, services=services, limit=self._limit)
+            self._pager = self._calls.pager(window)
+        page = self._pager.page(stop)
+        reread.rows.update(self._calls.deliver(page, reread.span, stop))
+        self._pager.advance(page)
+        if not self._pager.done:
+            return
+        self._pager = None
+        if reread.decides:
+            self._must_count = True
+        else:
+            self._rereads.popleft()
+            self._known.reread_ms = max(self._known.reread_ms, reread.span.end_ms)
+            self._save()
+
+    def _settle(self, reread: _Reread, now_ms: int, stop: threading.Event) -> None:
+        """Count a span after it was read again, and decide about its minutes."""
+        theirs, ours = self._counts(reread.span, stop)
+        self._must_count = False
+        self._rereads.popleft()
+        given_up = self._known.settle(reread.span, reread.rows, theirs, ours)
+        self._schedule(list(self._known.open), now_ms, only=reread.span)
+        self._save()
+        self._succeeded()
+        self._report(given_up, f"{len(PAUSES) + 1} re-reads returned other events than JumpCloud counts")
+
+    def _reread_without_counts(self, position: Position, now_ms: int) -> None:
+        """Queue the newest span to be read again as a whole, at most every six hours."""
+        known, end_ms = self._known, self._until_ms(position)
+        from_ms = max(known.reread_ms, known.compared_ms[0])
+        self._rereads.clear()
+        self._must_count = False
+        self._sweep = None
+        if end_ms - from_ms < _REREAD_WITHOUT_COUNTS_MS:
+            return
+        reach_ms = whole_minute(now_ms - self._reach_ms)
+        start_ms = max(from_ms - DAY_MS, self._floor_ms(position, now_ms), reach_ms)
+        log.warning("%s: %s; re-reading all from %s on", self._stream, self.error, rfc3339(start_ms))
+        while start_ms < end_ms:
+            span = Span(start_ms, min(end_ms, start_ms + DAY_MS))
+            self._rereads.append(_Reread(span, decides=False, rows=Counter()))
+            start_ms = span.end_ms
+
+    def _floor_ms(self, position: Position, now_ms: int) -> int:
+        """The oldest moment that can be compared: the ledger has all ids, and the plan reaches there."""
+        floor_ms = max(position.origin_ms, self._state.kept_from_ms(self._stream))
+        if self.plan_ms is not None:
+            floor_ms = max(floor_ms, now_ms - self.plan_ms + HOUR_MS)
+        return -(-floor_ms // MINUTE_MS) * MINUTE_MS
+
+    def _give_up(self, before_ms: int) -> None:
+        """Give up the open minutes before `before_ms`: they cannot be read again."""
+        self._report(self._known.forget(before_ms), "they are out of reach")
+        self._schedule([], 0)
+
+    def _report(self, given_up: list[int], why: str) -> None:
+        if given_up:
+            self._counters.given_up_minutes += len(given_up)
+            log.warning(
+                "%s: counts differ in %s between %s and %s, given up: %s",
+                *(self._stream, plural(len(given_up), "minute"), rfc3339(given_up[0] * MINUTE_MS)),
+                *(rfc3339((given_up[-1] + 1) * MINUTE_MS), why),
+            )
+
+    def _schedule(self, minutes: list[int], now_ms: int, only: Span | None = None) -> None:
+        """Set the next try of open minutes, and forget those that are settled."""
+        now, known = self._runtime.monotonic(), self._known
+        for minute in minutes:
+            if only is None or only.start_ms <= minute * MINUTE_MS < only.end_ms:
+                self._due[minute] = now + known.pause(minute, now_ms, self._reach_ms)
+        self._due = {minute: due for minute, due in self._due.items() if minute in known.open}
+        self._counters.open_minutes = len(known.open)
+
+    def _succeeded(self) -> None:
+        if self.error:
+            log.info("%s: JumpCloud's counts can be used again", self._stream)
+        self.error, self._failures, self._not_before = None, 0, 0.0
+
+    def _save(self) -> None:
+        self._state.save_reconciliation(self._stream, msgspec.json.encode(self._known).decode())

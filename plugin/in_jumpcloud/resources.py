@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from contextlib import ExitStack
 
 import msgspec
@@ -16,8 +15,10 @@ from in_jumpcloud.errors import ConfigError, Problem
 from in_jumpcloud.forward.failover import Failover
 from in_jumpcloud.insights.api import DirectoryInsights
 from in_jumpcloud.insights.auth import create_auth
+from in_jumpcloud.insights.clock import EarlierClock
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.pipeline import PipelineResources
+from in_jumpcloud.runtime import SYSTEM, Runtime
 from in_jumpcloud.state.dead_letters import DeadLetterFile
 from in_jumpcloud.state.store import StateStore
 
@@ -27,8 +28,8 @@ log = logging.getLogger(__name__)
 class Resources:
     """The shared resources in use. The state stays open for the whole life of the process."""
 
-    def __init__(self, settings: Config, *, now_ms: Callable[[], int]) -> None:
-        """Open everything. `now_ms` is the clock, in epoch milliseconds.
+    def __init__(self, settings: Config, *, runtime: Runtime = SYSTEM) -> None:
+        """Open everything.
 
         Raises:
             ConfigError: a setting cannot be used, such as a database or the state's path.
@@ -36,7 +37,9 @@ class Resources:
             Fatal: another process holds the state.
         """
         self.settings = settings
-        self._now_ms = now_ms
+        self._runtime = runtime
+        self.clock = EarlierClock(runtime)
+        """The clock by which positions move."""
         self._ephemeral_id = new_id()
         with ExitStack() as on_failure:
             self.state = on_failure.enter_context(StateStore(settings.state.path, new_agent_id=new_id()))
@@ -101,7 +104,7 @@ class Resources:
     def _new_api(self, settings: Config) -> DirectoryInsights:
         rate_limiter = RateLimiter(settings.jumpcloud.requests_per_second)
         auth = create_auth(settings.jumpcloud, rate_limiter)
-        return DirectoryInsights(settings.jumpcloud, auth, rate_limiter, now_ns=lambda: self._now_ms() * 1_000_000)
+        return DirectoryInsights(settings.jumpcloud, auth, rate_limiter, clock=self.clock, runtime=self._runtime)
 
     def _set_mapper(self, settings: Config) -> None:
         self.mapper = Mapper(settings.ecs, self.geo, agent_id=self.state.agent_id, ephemeral_id=self._ephemeral_id)

@@ -17,9 +17,8 @@ import pytest
 from support.command import KEY as STREAM_KEY
 from support.command import Command
 from support.insights import BEGIN, KEY, NOW, OWN, Client, failure, fetch, fetch_all
-from support.streams import Clock, arrived_once, event_count, event_queries, stream_settings, two_hours
+from support.streams import Clock, arrived_once, event_count, event_queries, open_app, stream_settings, two_hours
 
-from in_jumpcloud import app
 from in_jumpcloud.config.types import Duration
 from in_jumpcloud.errors import KeyRefused, NotLicensed, RequestRejected
 from in_jumpcloud.insights.window import Position, Window
@@ -61,7 +60,7 @@ def run(receiver: SimulatedReceiver, clock: Clock, tmp_path: Path) -> Run:
         api: SimulatedApi, *, error: type[Exception] | None = None, words: tuple[str, ...] = (), **changes: object
     ) -> Position:
         settings = stream_settings(api, receiver, tmp_path, **changes)
-        with app.open_app(settings, once=True, now_ms=clock) as plugin:
+        with open_app(settings, clock, once=True) as plugin:
             ended = plugin.run()
             assert (type(ended) if ended else None) is error, ended
             assert all(each in str(ended) for each in words), ended

@@ -7,25 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
-from support.streams import NOW, arrived_once, event_count, stream_settings, two_hours
+from support.streams import RunningClock, arrived_once, event_count, open_app, stream_settings, two_hours
 
-from in_jumpcloud import app
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 
 WAIT = 1.0
-
-
-class RunningClock:
-    """A clock that starts at NOW and runs."""
-
-    def __init__(self) -> None:
-        self._started_at = time.monotonic()
-
-    def __call__(self) -> int:
-        """Epoch milliseconds."""
-        return NOW + round((time.monotonic() - self._started_at) * 1000)
 
 
 CLOCK = RunningClock()
@@ -72,7 +60,7 @@ def seconds_to_catch_up(api: SimulatedApi, receiver: SimulatedReceiver, director
     """Run until every stream has caught up."""
     settings = stream_settings(api, receiver, directory, jumpcloud__page_limit=200, **changes)
     started_at = time.monotonic()
-    with app.open_app(settings, once=True, now_ms=CLOCK) as plugin:
+    with open_app(settings, CLOCK, once=True) as plugin:
         error = plugin.run()
     if error:
         pytest.fail(str(error))

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from support.command import KEY, ROOT
+from support.streams import open_app
 
 from in_jumpcloud import app
 from in_jumpcloud.collector import Collector
@@ -27,6 +28,7 @@ from in_jumpcloud.config.schema import (
 )
 from in_jumpcloud.config.types import Secret, Start
 from in_jumpcloud.monitoring import server
+from in_jumpcloud.runtime import SYSTEM
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.timestamps import now_ms
 
@@ -102,7 +104,7 @@ def watched(
 ) -> Iterator[Watched]:
     """Open the plugin and serve its endpoints at a free port; `limits` are arguments of `serve`."""
     with (
-        app.open_app(settings, once=once) as plugin,
+        open_app(settings, SYSTEM, once=once) as plugin,
         server.serve("127.0.0.1:0", plugin, now_ms=now_ms, **limits) as url,
     ):
         assert url is not None

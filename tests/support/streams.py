@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from support.command import KEY, ROOT
 
+from in_jumpcloud import app
 from in_jumpcloud.collector import Collector
 from in_jumpcloud.config.schema import (
     Config,
@@ -20,6 +26,7 @@ from in_jumpcloud.config.schema import (
     StateSettings,
 )
 from in_jumpcloud.config.types import Secret, Start
+from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
@@ -29,11 +36,20 @@ NOW = 1_767_225_600_000
 """2026-01-01T00:00:00Z, when the clock starts."""
 
 
-class Clock:
-    """A wall clock that the test moves: waits of hours pass at once."""
+class Clock(Runtime):
+    """Clocks that the test moves together: waits of hours pass at once."""
 
     def __init__(self, ms: int = NOW) -> None:
-        self.ms = ms
+        super().__init__()
+        self.ms = self._began_ms = ms
+
+    def now_ns(self) -> int:
+        """The wall clock stays where the test has set it."""
+        return self.ms * 1_000_000
+
+    def monotonic(self) -> float:
+        """Time that passes, and that the test lets pass."""
+        return super().monotonic() + (self.ms - self._began_ms) / 1000
 
     def __call__(self) -> int:
         """Epoch milliseconds."""
@@ -43,6 +59,22 @@ class Clock:
         """Step the stream until `until_ms`, without the waits in between."""
         while self.ms < until_ms:
             self.ms += max(1, round(collector.step(threading.Event()) * 1000))
+
+
+class RunningClock(Runtime):
+    """The real clocks, at another date: it was NOW when the clock was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began = self.monotonic()
+
+    def __call__(self) -> int:
+        """Epoch milliseconds: the clock of the simulators."""
+        return self.now_ms()
+
+    def now_ns(self) -> int:
+        """The date starts at NOW and runs."""
+        return NOW * 1_000_000 + round((self.monotonic() - self._began) * 1e9)
 
 
 def stream_settings(api: SimulatedApi, receiver: SimulatedReceiver, directory: Path, **changes: object) -> Config:
@@ -66,16 +98,36 @@ def changed(settings: Config, **changes: object) -> Config:
     return settings
 
 
+@contextlib.contextmanager
+def open_app(settings: Config, clock: Runtime, *, once: bool = False) -> Iterator[app.App]:
+    """The plugin at the time of `clock`, which JumpCloud has confirmed: the first request is that of the stream."""
+    date = format_datetime(datetime.fromtimestamp(clock.now_ns() / 1e9, UTC), usegmt=True)
+    with app.open_app(settings, once=once, runtime=clock) as plugin:
+        for _ in range(2):
+            plugin.resources.clock.observe(date, authenticated=True)
+        yield plugin
+
+
+def step_now(collector: Collector) -> float:
+    """A step without the wait before it."""
+    collector._retry_at = collector._poll_at = collector._runtime.monotonic()
+    return collector.step(threading.Event())
+
+
 def until_caught_up(
     collector: Collector, stop: threading.Event | None = None, *, steps: int = 1000
 ) -> list[type[Exception] | None]:
-    """Step until the stream has caught up, without the waits in between; the class of each step's error."""
+    """Step until the stream has caught up, and let the waits in between pass; the class of each step's error."""
     errors: list[type[Exception] | None] = []
+    clock = collector._runtime
     for _ in range(steps):
-        collector.step(stop or threading.Event())
-        errors.append(type(collector.error) if collector.error else None)
-        if collector.error is None and collector.caught_up:
+        before = collector.error
+        delay = collector.step(stop or threading.Event())
+        errors.append(type(collector.error) if collector.error not in (None, before) else None)
+        if collector.caught_up:
             return errors
+        if isinstance(clock, Clock):
+            clock.ms += math.ceil(delay * 1000)
     raise AssertionError(f"the stream did not catch up: {collector.error}, {errors[-5:]}")
 
 

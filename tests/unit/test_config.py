@@ -115,7 +115,7 @@ def test_overrides(load: Load) -> None:
         "jumpcloud.interval=3m",
         "jumpcloud.services=[sso, ldap]",
         "jumpcloud.start=2026-09-01",
-        "ledger.keep=${KEEP}",
+        "reconcile.reach=${KEEP}",
         "forward.servers=[{unix: /run/forward.sock}]",
         "geoip.city=null",
         KEEP="4d",
@@ -123,7 +123,7 @@ def test_overrides(load: Load) -> None:
     assert (settings.jumpcloud.interval, settings.jumpcloud.region) == (Duration(180), "eu")
     assert settings.jumpcloud.services == ("sso", "ldap")
     assert settings.jumpcloud.start.resolve(0) == 1_788_220_800_000
-    assert settings.ledger.keep == Duration(4 * 86_400)
+    assert settings.reconcile.reach == Duration(4 * 86_400)
     assert str(settings.forward.servers[0]) == "unix:/run/forward.sock"
     assert settings.geoip.city is None
 
@@ -135,7 +135,7 @@ def test_a_problem_names_where_the_value_came_from(load: Load, tmp_path: Path) -
         ("foward.tag=x",): "-o foward.tag: unknown key; did you mean forward?",
         ("jumpcloud.region=de",): "-o jumpcloud.region: must be one of us, eu, in (got 'de')",
         ("forward.servers=[{port: 0, host: h}]",): "-o forward.servers[0].port: must be between 1 and 65535 (got 0)",
-        ("ledger=72h",): "-o ledger: expected a mapping, got text",
+        ("reconcile=72h",): "-o reconcile: expected a mapping, got text",
         ("log.level=info",): f"{tmp_path}/the.yaml: log.format: must be one of json, text (got 'xml')",
     }
     for overrides, line in cases.items():
@@ -222,7 +222,7 @@ jumpcloud:
   requests_per_second: 0
   proxy: 3128
   ca_file: ''
-ledger: 72h
+reconcile: 72h
 ecs: {profile: null, tags: forwarded, preserve_original_event: 'yes'}
 geoip: {cache: 0, asn: [x]}
 forward: {servers: [{host: a, prot: 1}, b, {port: 70000}], tag: '', chunk_bytes: 0}
@@ -248,7 +248,7 @@ extra: 1
         "jumpcloud.requests_per_second": "must be greater than 0 (got 0)",
         "jumpcloud.proxy": "expected text, got a number; put it in quotes",
         "jumpcloud.ca_file": "must not be empty",
-        "ledger": "expected a mapping, got text",
+        "reconcile": "expected a mapping, got text",
         "ecs.profile": "must be one of extended, elastic (got None)",
         "ecs.tags": "expected a list, got text",
         "ecs.preserve_original_event": "expected true or false, got text",

@@ -66,8 +66,7 @@ forward:
   tag: jumpcloud.{{event}}
   chunk_bytes: 7MB
 http: {{listen: '2021'}}
-ledger: {{keep: 25h}}
-reconcile: {{window: 31d}}
+reconcile: {{reach: 23h}}
 """
     invalid = "is not a valid ID: it contains whitespace or an invalid character"
     expected = [
@@ -83,8 +82,7 @@ reconcile: {{window: 31d}}
         "forward.tag: ",
         "forward.chunk_bytes: must be at most forward.message_max_bytes",
         "http.listen: expected host and port",
-        "ledger.keep: must be at least reconcile.window + jumpcloud.overlap + 1h",
-        "reconcile.window: must be at most 30d",
+        "reconcile.reach: must be from 1d to 90d",
     ]
     check_table(tmp_path, [(text, expected)])
 

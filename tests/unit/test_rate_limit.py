@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from random import Random
 
 import pytest
 from support.turns import Clock
@@ -95,6 +96,6 @@ def test_backoff() -> None:
     """A delay is between half of its step and the whole; steps double from a second up to a minute."""
     steps = {1: 1, 2: 2, 3: 4, 4: 8, 5: 16, 6: 32, 7: MAX_DELAY, 8: MAX_DELAY, 20: MAX_DELAY, 10_000: MAX_DELAY}
     for failures, step in steps.items():
-        delays = [backoff_delay(failures) for _ in range(200)]
+        delays = [backoff_delay(failures, Random()) for _ in range(200)]
         assert step / 2 <= min(delays) < max(delays) <= step
         assert max(delays) == pytest.approx(step, rel=0.05)

@@ -28,11 +28,11 @@ from in_jumpcloud.errors import (
 )
 from in_jumpcloud.insights import auth
 from in_jumpcloud.insights.api import DirectoryInsights, Scope
-from in_jumpcloud.insights.clock_skew import MAX_SKEW, ClockSkewMonitor
+from in_jumpcloud.insights.clock import MAX_SKEW_SECONDS, EarlierClock
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.transport import Transport
 from in_jumpcloud.insights.window import Window
-from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, now_ms, parse_http_date, rfc3339
+from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, now_ms, rfc3339
 
 _MAX_CONNECT_TIMEOUT, _MAX_READ_TIMEOUT = Duration(5), Duration(8)
 _MIN_SKEW_SECONDS = 60.0
@@ -51,15 +51,16 @@ def check_jumpcloud(settings: Config, stop: threading.Event, deadline: float) ->
         connect_timeout=min(settings.jumpcloud.connect_timeout, _MAX_CONNECT_TIMEOUT),
         read_timeout=min(settings.jumpcloud.read_timeout, _MAX_READ_TIMEOUT),
     )
-    skew = _SkewMeter()
+    clock = EarlierClock()
     try:
-        _connect(limited, skew)
+        _connect(limited, clock)
     except Retryable as error:
         yield failed("JumpCloud", error, _timeout_advice(error, limited))
         return
     yield ok("JumpCloud", f"{limited.base_url}: reachable")
-    yield skew.result()
-    jumpcloud_now_ms = now_ms() - round(skew.seconds_ahead * 1000)  # a wrong clock is reported once, not per query
+    yield _check_clock(clock)
+    # A wrong clock is reported once, not per query.
+    jumpcloud_now_ms = now_ms() - round((clock.newest_skew_seconds or 0.0) * 1000)
     with _Queries(limited, jumpcloud_now_ms, stop) as queries:
         first, *others = app.streams(settings)
         try:
@@ -80,40 +81,25 @@ class _NoAuth(AuthBase):
         return request
 
 
-class _SkewMeter(ClockSkewMonitor):
-    """Measures by how many seconds our clock is ahead of JumpCloud's; negative if behind."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._measured = False
-        self.seconds_ahead = 0.0
-
-    def compare(self, date: str | None, sent_ns: int, received_ns: int) -> None:
-        moment = parse_http_date(date)
-        if moment is not None:
-            theirs = moment.timestamp()
-            self._measured = True
-            self.seconds_ahead = max(0.0, sent_ns / 1e9 - theirs - 1) or min(0.0, received_ns / 1e9 - theirs)
-
-    def result(self) -> CheckResult:
-        if not self._measured:
-            return warning("clock", "cannot be compared: the response has no date")
-        seconds = abs(self.seconds_ahead)
-        if seconds <= _MIN_SKEW_SECONDS:
-            return ok("clock", "agrees with JumpCloud's")
-        direction = "ahead of" if self.seconds_ahead > 0 else "behind"
-        message = f"this machine's clock is {seconds:.0f} s {direction} JumpCloud's"
-        advice = "set it (NTP), otherwise events arrive late and requests are refused"
-        return (failed if seconds > MAX_SKEW else warning)("clock", message, advice)
+def _check_clock(clock: EarlierClock) -> CheckResult:
+    """Compare this machine's clock with the date of the answer."""
+    ahead = clock.newest_skew_seconds
+    if ahead is None:
+        return warning("clock", "cannot be compared: the response has no date")
+    if abs(ahead) <= _MIN_SKEW_SECONDS:
+        return ok("clock", "agrees with JumpCloud's")
+    message = f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} JumpCloud's"
+    advice = "set it (NTP), otherwise events arrive late and requests are refused"
+    return (failed if abs(ahead) > MAX_SKEW_SECONDS else warning)("clock", message, advice)
 
 
-def _connect(settings: JumpCloudSettings, skew: _SkewMeter) -> None:
+def _connect(settings: JumpCloudSettings, clock: EarlierClock) -> None:
     """Send a request without a key.
 
     Raises:
         Retryable: no response.
     """
-    transport = Transport(settings, str, clock_skew=skew)
+    transport = Transport(settings, str, clock=clock)
     try:
         url = f"{settings.base_url}/insights/directory/v1/events"
         transport.post(url, b"{}", {"Content-Type": "application/json"}, _NoAuth())

@@ -23,6 +23,7 @@ from in_jumpcloud.insights import auth
 from in_jumpcloud.insights.api import DirectoryInsights
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.window import Position
+from in_jumpcloud.runtime import SYSTEM
 from in_jumpcloud.state.store import StateReader, open_readonly
 from in_jumpcloud.timestamps import MINUTE_MS, now_ms, rfc3339
 
@@ -160,7 +161,7 @@ def _fetch_counts(
         except Retryable as error:
             if failures == _MAX_TRIES:
                 raise
-            time.sleep(error.after if error.after is not None else backoff_delay(failures))
+            time.sleep(error.after if error.after is not None else backoff_delay(failures, SYSTEM.random))
     raise AssertionError
 
 

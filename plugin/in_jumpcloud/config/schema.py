@@ -73,13 +73,7 @@ class ReconcileSettings(Section, frozen=True):
     """How late events are found: how often counts are compared, and how far back."""
 
     every: PositiveDuration = Duration(600)
-    window: Duration = Duration(86_400)
-
-
-class LedgerSettings(Section, frozen=True):
-    """How long the ids of delivered events are kept."""
-
-    keep: Duration = Duration(72 * 3600)
+    reach: PositiveDuration = Duration(15 * 86_400)
 
 
 class EcsSettings(Section, frozen=True):
@@ -176,7 +170,6 @@ class Config(Section, frozen=True):
 
     jumpcloud: JumpCloudSettings = JumpCloudSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
-    ledger: LedgerSettings = LedgerSettings()
     ecs: EcsSettings = EcsSettings()
     geoip: GeoIPSettings = GeoIPSettings()
     forward: ForwardSettings = ForwardSettings()

@@ -13,8 +13,8 @@ from in_jumpcloud.config.schema import Config, ForwardSettings, JumpCloudSetting
 from in_jumpcloud.errors import Problem
 from in_jumpcloud.tags import TagTemplate
 
-_HOUR_SECONDS = 3600
-_MAX_RECONCILE_SECONDS = 30 * 24 * _HOUR_SECONDS
+_DAY_SECONDS = 86_400
+_MAX_REACH_DAYS = 90
 _MAX_NAMES_BYTES = 600
 """Of hostname and username: with both digests a PING must fit into the 1,023 bytes that Fluent Bit reads of it."""
 _INVALID_CHARACTER = "it contains whitespace or an invalid character"
@@ -35,11 +35,8 @@ def validate(config: Config) -> Iterator[Problem]:
     for name, path in (("state.path", config.state.path), ("dead_letter.path", config.dead_letter.path)):
         if not path.name:
             yield Problem(name, f"expected the path of a file (got {path})")
-    if config.ledger.keep < config.reconcile.window + config.jumpcloud.overlap + _HOUR_SECONDS:
-        text = "must be at least reconcile.window + jumpcloud.overlap + 1h, or delivered events would seem missing"
-        yield Problem("ledger.keep", text)
-    if config.reconcile.window > _MAX_RECONCILE_SECONDS:
-        yield Problem("reconcile.window", "must be at most 30d: JumpCloud cannot count more minutes at a time")
+    if not _DAY_SECONDS <= config.reconcile.reach <= _MAX_REACH_DAYS * _DAY_SECONDS:
+        yield Problem("reconcile.reach", f"must be from 1d to {_MAX_REACH_DAYS}d")
 
 
 def _validate_account(settings: JumpCloudSettings) -> Iterator[Problem]:

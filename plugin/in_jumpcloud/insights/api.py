@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -27,12 +26,13 @@ from in_jumpcloud.errors import (
     Retryable,
 )
 from in_jumpcloud.insights.auth import Auth
-from in_jumpcloud.insights.clock_skew import ClockSkewMonitor
+from in_jumpcloud.insights.clock import EarlierClock
 from in_jumpcloud.insights.nesting import limit_nesting
 from in_jumpcloud.insights.pages import Page, split_page
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.transport import MAX_RETRY_AFTER, HttpResponse, Transport, common_error, request_id_suffix
 from in_jumpcloud.insights.window import Window
+from in_jumpcloud.runtime import SYSTEM, Runtime
 from in_jumpcloud.timestamps import MINUTE_MS, rfc3339
 
 _STATUSES_WITHOUT_COUNTS = {400, 404, 405, 406, 410, 415, 422, 501}
@@ -73,12 +73,13 @@ class DirectoryInsights:
         auth: Auth,
         rate_limiter: RateLimiter,
         *,
-        now_ns: Callable[[], int] = time.time_ns,
+        clock: EarlierClock | None = None,
+        runtime: Runtime = SYSTEM,
     ) -> None:
         self._base = f"{settings.base_url}/insights/directory/v1"
         self._auth = auth
         self._rate_limiter = rate_limiter
-        self._transport = Transport(settings, auth.redact, clock_skew=ClockSkewMonitor(), now_ns=now_ns)
+        self._transport = Transport(settings, auth.redact, clock=clock, now_ns=runtime.now_ns)
 
     @property
     def max_request_seconds(self) -> float:

@@ -12,6 +12,7 @@ import msgspec
 from in_jumpcloud.errors import CursorLost, Retryable, Stopped
 from in_jumpcloud.insights.nesting import TOKEN
 from in_jumpcloud.insights.window import Window
+from in_jumpcloud.runtime import SYSTEM, Runtime
 
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -76,7 +77,7 @@ Fetch = Callable[[Window, threading.Event], Page]
 class Pager:
     """The pages of one window in turn. While a page is being delivered, the next one is already being fetched."""
 
-    def __init__(self, window: Window, fetch: Fetch, ahead: threading.Semaphore) -> None:
+    def __init__(self, window: Window, fetch: Fetch, ahead: threading.Semaphore, *, runtime: Runtime = SYSTEM) -> None:  # noqa: ARG002
         """`ahead` limits how many pages all pagers together fetch ahead. Without a free permit a pager does not."""
         self.window = window
         """Its cursor leads to the page that `page` returns."""

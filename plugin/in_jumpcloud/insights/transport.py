@@ -21,7 +21,7 @@ from in_jumpcloud import __version__
 from in_jumpcloud.config.schema import JumpCloudSettings
 from in_jumpcloud.counters import RequestCounters
 from in_jumpcloud.errors import InJumpCloudError, PageTooLarge, RequestRejected, RequestTimeout, Retryable
-from in_jumpcloud.insights.clock_skew import ClockSkewMonitor
+from in_jumpcloud.insights.clock import EarlierClock
 from in_jumpcloud.insights.deadline import DeadlineAdapter, RequestDeadline
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.timestamps import parse_http_date
@@ -51,14 +51,14 @@ class Transport:
         settings: JumpCloudSettings,
         redact: Callable[[str], str],
         *,
-        clock_skew: ClockSkewMonitor | None = None,
+        clock: EarlierClock | None = None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        """`redact` removes the secrets from the text of errors; `clock_skew` receives the dates of the responses."""
+        """`redact` removes the secrets from the text of errors; `clock` receives the dates of the responses."""
         self.requests = RequestCounters()
         self._redact_credentials = redact
         self._now_ns = now_ns
-        self._clock_skew = clock_skew
+        self._clock = clock
         self._timeout = (float(settings.connect_timeout), float(settings.read_timeout))
         self._max_response_seconds = 5 * settings.read_timeout
         self._max_response_bytes = 2 * settings.page_bytes
@@ -85,7 +85,7 @@ class Transport:
             PageTooLarge: the response is larger than twice jumpcloud.page_bytes.
             Retryable: any other reason why no complete response arrived.
         """
-        sent_ns, began = self._now_ns(), time.monotonic()
+        began = time.monotonic()
         status: int | None = None
         handled = sys.exception()
         with RequestDeadline(self._max_response_seconds) as deadline:
@@ -101,8 +101,6 @@ class Transport:
                     proxies=self._proxies,
                     verify=self._verify,
                 ) as response:
-                    if self._clock_skew:
-                        self._clock_skew.compare(response.headers.get("Date"), sent_ns, self._now_ns())
                     content = self._read(response, deadline)
                     status = response.status_code
             except (OSError, HTTPError) as error:  # requests raises OSErrors, and lets some of urllib3's through
@@ -110,6 +108,8 @@ class Transport:
                 raise kind(self.redact(f"{url}: {reason}")) from None
             finally:
                 self.requests.count(status, time.monotonic() - began)
+        if self._clock:
+            self._clock.observe(response.headers.get("Date"), authenticated=status == requests.codes.ok)
         return HttpResponse(
             response.status_code,
             response.reason or "",

@@ -49,17 +49,19 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     """The position of a stream.
 
     All events before `watermark_ms` were requested and delivered. Events before `origin_ms`, where the stream began,
-    are never requested. `window` is the window being paged, if any.
+    are never requested. `window` is the window being paged, if any. The origin is `provisional` until JumpCloud has
+    answered once: this machine's clock may be wrong.
     """
 
     origin_ms: int
     watermark_ms: int
     window: Window | None = None
+    provisional: bool = False
 
     @classmethod
-    def starting_at(cls, at_ms: int) -> Position:
+    def starting_at(cls, at_ms: int, *, provisional: bool = False) -> Position:
         """The position of a new stream."""
-        return cls(origin_ms=at_ms, watermark_ms=at_ms)
+        return cls(origin_ms=at_ms, watermark_ms=at_ms, provisional=provisional)
 
     def with_window(self, window: Window) -> Position:
         """The position while `window` is being paged."""
@@ -68,6 +70,12 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     def past(self, window: Window) -> Position:
         """The position after the last page of `window` is delivered."""
         return msgspec.structs.replace(self, watermark_ms=max(self.watermark_ms, window.end_ms), window=None)
+
+    def not_after(self, now_ms: int) -> Position:
+        """The position with nothing in the future: a clock that was ahead has moved it there."""
+        window = self.window if self.window and self.window.end_ms <= now_ms else None
+        origin_ms, watermark_ms = min(self.origin_ms, now_ms), min(self.watermark_ms, now_ms)
+        return msgspec.structs.replace(self, origin_ms=origin_ms, watermark_ms=watermark_ms, window=window)
 
 
 def plan_window(
@@ -82,11 +90,10 @@ def plan_window(
 ) -> Window | None:
     """The window to request next, or None while there is nothing to request.
 
-    A window that is being paged is resumed, with two exceptions. If the configuration names other services, the same
-    span is requested again with those; the ledger removes what was already delivered. If the window starts in the
-    future, it was planned by a wrong clock and is planned again. A watermark in the future counts as now.
+    A window that is being paged is resumed. If the configuration names other services, the same span is requested again
+    with those; the ledger removes what was already delivered.
     """
-    if position.window and position.window.services == services and position.window.start_ms < now_ms:
+    if position.window and position.window.services == services:
         return position.window
     until_ms = now_ms - lag_ms
     start_ms = max(position.origin_ms, min(position.watermark_ms, until_ms) - overlap_ms)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import platform
-import time
 from pathlib import Path
 
 import msgspec
@@ -87,7 +86,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
     """The state of `plugin` now; `began` is its start on the monotonic clock. Never blocks a worker for long."""
-    resources, collectors, now = plugin.resources, plugin.collectors, time.monotonic()
+    resources, collectors, now = plugin.resources, plugin.collectors, plugin.runtime.monotonic()
     settings, geo, api = resources.settings, resources.geo.statistics(), resources.api.statistics()
     return Snapshot(
         now_ms=now_ms,

@@ -8,7 +8,6 @@ import socket
 import socketserver
 import sys
 import threading
-import time
 import uuid
 import zlib
 from collections import deque
@@ -70,11 +69,11 @@ class SimulatedApi:
         self.faults = Faults()
         self.requests: deque[Request] = deque(maxlen=10_000)
         self.events_served = 0
-        self.date_skew = 0.0
-        """Seconds added to the `Date` of every answer."""
+        self.date_skew: float | None = 0.0
+        """Seconds added to the `Date` of every answer; None: it is empty."""
         self.tokens = oauth.Tokens(accounts or {}, clock)
         self._api_key = api_key
-        self._clock = clock
+        self.clock = clock
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._server: _Server | None = None
@@ -128,7 +127,7 @@ class SimulatedApi:
         if fault:
             fault.spoil(answer, cursor)
         with self._lock:
-            self.requests.append(Request(path, body, headers, self._clock(), answer.status))
+            self.requests.append(Request(path, body, headers, self.clock(), answer.status))
             self.events_served += answer.events
         if "gzip" in headers.get("accept-encoding", "") and len(answer.body) > _MIN_GZIP_BYTES:
             # The fastest level: loopback has bandwidth, and processor time would distort measurements.
@@ -150,7 +149,7 @@ class SimulatedApi:
         source = self._source(headers)
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refusal(400, message="Content-Type must be application/json")
-        return query.answer(path, _object(raw), source, self._clock())
+        return query.answer(path, _object(raw), source, self.clock())
 
     def _source(self, headers: Mapping[str, str]) -> EventSource:
         """The events that these headers select, if they give access."""
@@ -189,8 +188,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_PATCH = do_DELETE = do_POST  # noqa: N815
 
     def date_time_string(self, timestamp: float | None = None) -> str:
-        """The `Date`, off by `date_skew`."""
-        return super().date_time_string((timestamp or time.time()) + self.server.api.date_skew)
+        """The `Date` of the simulated clock, off by `date_skew`."""
+        api = self.server.api
+        if api.date_skew is None:
+            return ""
+        return super().date_time_string((timestamp or api.clock() / 1000) + api.date_skew)
 
     def write(self, answer: Answer) -> None:
         """Send an answer. A cut one announces all of its bytes, sends half of them and closes the connection."""
