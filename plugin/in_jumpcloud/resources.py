@@ -21,6 +21,7 @@ from in_jumpcloud.pipeline import PipelineResources
 from in_jumpcloud.runtime import SYSTEM, Runtime
 from in_jumpcloud.state.dead_letters import DeadLetterFile
 from in_jumpcloud.state.store import StateStore
+from in_jumpcloud.troubles import Troubles
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +29,11 @@ log = logging.getLogger(__name__)
 class Resources:
     """The shared resources in use. The state stays open for the whole life of the process."""
 
-    def __init__(self, settings: Config, *, runtime: Runtime = SYSTEM) -> None:
+    def __init__(self, settings: Config, *, runtime: Runtime = SYSTEM, troubles: Troubles | None = None) -> None:
         """Open everything.
 
         Raises:
-            ConfigError: a setting cannot be used, such as a database or the state's path.
+            ConfigError: a setting cannot be used, such as the state's path.
             StateCorrupt, StateUnavailable: the state cannot be used.
             Fatal: another process holds the state.
         """
@@ -40,10 +41,12 @@ class Resources:
         self._runtime = runtime
         self.clock = EarlierClock(runtime)
         """The clock by which positions move."""
+        self.troubles = Troubles(runtime.now_ms) if troubles is None else troubles
+        """What is waited for, or done without for now."""
         self._ephemeral_id = new_id()
         with ExitStack() as on_failure:
             self.state = on_failure.enter_context(StateStore(settings.state.path, new_agent_id=new_id()))
-            self.geo = geoip.open_databases(settings)
+            self.geo = geoip.open_databases(settings, self.troubles)
             on_failure.callback(self.geo.close)
             self._set_mapper(settings)
             self.api = self._new_api(settings)
@@ -76,8 +79,12 @@ class Resources:
         with ExitStack() as on_failure, ExitStack() as replaced:
             geo, api, receivers = self.geo, self.api, self.receivers
             if (old.geoip, old.ecs.profile) != (settings.geoip, settings.ecs.profile):
-                geo = geoip.open_databases(settings)
+                # A database that the old settings name too may be missing, as at start.
+                is_same = (old.geoip.city, old.geoip.asn) == (settings.geoip.city, settings.geoip.asn)
+                geo = geoip.open_databases(settings, self.troubles if is_same else None)
                 on_failure.callback(geo.close)
+                if not is_same:
+                    replaced.callback(self._end_geoip_troubles)
                 replaced.callback(self.geo.close)
             if _api_settings(old) != _api_settings(settings):
                 api = self._new_api(settings)
@@ -93,6 +100,10 @@ class Resources:
             self.dead_letters = _dead_letters(settings)
             return replaced.pop_all()
 
+    def retry(self) -> None:
+        """Try again to open what is done without for now. Call it often."""
+        self.geo.retry_missing()
+
     def close(self) -> None:
         """Close everything."""
         with ExitStack() as stack:
@@ -100,6 +111,10 @@ class Resources:
             stack.callback(self.geo.close)
             stack.callback(self.api.close)
             stack.callback(self.receivers.close)
+
+    def _end_geoip_troubles(self) -> None:
+        for setting in ("geoip.city", "geoip.asn"):
+            self.troubles.end(setting)
 
     def _new_api(self, settings: Config) -> DirectoryInsights:
         rate_limiter = RateLimiter(settings.jumpcloud.requests_per_second)

@@ -34,7 +34,7 @@ NETWORK = "192.0.2.0/24"
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """What lookups log, from INFO up."""
-    caplog.set_level(logging.INFO, logger="in_jumpcloud.ecs.geoip")
+    caplog.set_level(logging.INFO, logger="in_jumpcloud")
     return caplog
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import pytest
 from support.geoip import ASN, CITY, Clock, build, city, named
 
 from in_jumpcloud.ecs.geoip import GeoIPLookup, GeoResult
+from in_jumpcloud.timestamps import now_ms
+from in_jumpcloud.troubles import Troubles
 
 NETWORK = "192.0.2.0/24"
+EXAMPLE = "Example Broadband Ltd"
 
 
 @pytest.fixture
@@ -27,7 +31,7 @@ def clock() -> Clock:
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """What lookups log, from INFO up."""
-    caplog.set_level(logging.INFO, logger="in_jumpcloud.ecs.geoip")
+    caplog.set_level(logging.INFO, logger="in_jumpcloud")
     return caplog
 
 
@@ -183,6 +187,57 @@ class TestReplacement:
         geoip = GeoIPLookup(path, None, clock=clock)
         assert city(geoip, "192.0.2.1") == "Old"
         assert city(geoip, "192.0.2.1") == "New"
+
+
+class TestMissing:
+    """A database that cannot be used at start, where that is a trouble and no error."""
+
+    def test_retried(self, tmp_path: Path, clock: Clock, log: pytest.LogCaptureFixture) -> None:
+        """Events have no fields meanwhile. Each cause is one line, also without lookups; so is the end."""
+        path, troubles = tmp_path / "c.mmdb", Troubles(now_ms)
+        geoip = GeoIPLookup(path, ASN, clock=clock, troubles=troubles)
+        assert geoip.lookup("81.2.69.144") == GeoResult(None, {"number": 64496, "organization": {"name": EXAMPLE}})
+        path.write_bytes(CITY.read_bytes()[:-60])
+        for _ in range(10):
+            clock.now += 5
+            geoip.retry_missing()
+        (trouble,) = troubles.current()
+        assert trouble.what == f"geoip.city: {path}: not a MaxMind database, or truncated"
+        assert levels(log) == ["WARNING", "WARNING"]
+        swap(path, CITY.read_bytes())
+        clock.now += 5
+        geoip.retry_missing()
+        assert city(geoip, "81.2.69.144") == "London"
+        assert levels(log)[2:] == ["INFO", "INFO"]
+        assert not troubles.current()
+
+    def test_pauses_grow(self, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A damaged file that does not change is copied and opened less and less often, at least every five minutes."""
+        path = tmp_path / "c.mmdb"
+        path.write_bytes(CITY.read_bytes()[:-60])
+        opened: list[float] = []
+        open_database = maxminddb.open_database
+
+        def counted(copy: str) -> object:
+            opened.append(clock.now)
+            return open_database(copy)
+
+        monkeypatch.setattr(maxminddb, "open_database", counted)
+        geoip = GeoIPLookup(path, None, clock=clock, troubles=Troubles(now_ms))
+        for _ in range(720):
+            clock.now += 5
+            geoip.retry_missing()
+        pauses = [round(later - earlier) for earlier, later in pairwise(opened)]
+        assert pauses[:7] == [5, 10, 20, 40, 80, 160, 300]
+        assert set(pauses[7:]) == {300}
+
+    @pytest.mark.parametrize("copies", [None, "missing"])
+    def test_leaves_nothing(self, tmp_path: Path, copies: str | None) -> None:
+        """The private copy has no name, so nothing remains; without its directory that for temporary files is used."""
+        directory = tmp_path / (copies or "")
+        geoip = GeoIPLookup(CITY, None, copies=directory)
+        assert city(geoip, "81.2.69.144") == "London"
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestCache:

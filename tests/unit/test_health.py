@@ -7,6 +7,7 @@ from typing import Any
 from in_jumpcloud.counters import Counters, LatencyHistogram
 from in_jumpcloud.monitoring import health
 from in_jumpcloud.monitoring.snapshot import ReceiverStatus, Snapshot, StreamStatus
+from in_jumpcloud.troubles import Trouble
 
 LAG = 900.0
 SILENCE = 1200.0
@@ -53,6 +54,7 @@ def test_ready() -> None:
         (snapshot(stream(), receivers=(down, down)), ["no receiver is up: r0, r1"]),
         (snapshot(stream(), receivers=(down, up)), []),
         (snapshot(stream(), receivers=(untried, down)), []),
+        (snapshot(stream(), troubles=(Trouble("x: gone", 0, "bring it"),)), ["x: gone; bring it"]),
         (
             snapshot(stream(**REFUSED, lag=1e6), receivers=(down,)),
             ["one: refused: JumpCloud answered 403: no", "no receiver is up: r0"],

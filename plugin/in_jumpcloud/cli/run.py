@@ -66,7 +66,12 @@ def command(path: Path, overrides: tuple[str, ...], once: bool) -> None:
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD_OBJECTS)
         manager.ready(f"{len(plugin.collectors)} streams")
-        error = plugin.run(lambda: manager.alive(lambda: _is_alive(plugin, started)))
+
+        def on_tick() -> None:
+            plugin.resources.retry()
+            manager.alive(lambda: _is_alive(plugin, started))
+
+        error = plugin.run(on_tick)
         manager.stopping()
         counters = [each.counters for each in plugin.collectors]
         log.info(

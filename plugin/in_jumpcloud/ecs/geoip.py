@@ -5,38 +5,22 @@ Database files may be replaced while the process runs; a replacement is noticed 
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib
 import ipaddress
-import logging
-import math
-import stat
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
-
-import maxminddb
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from in_jumpcloud.config.schema import Config
-from in_jumpcloud.errors import ConfigError
+from in_jumpcloud.ecs.geoip_database import TYPES, Database, DatabaseFile, DatabaseInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-
-logger = logging.getLogger(__name__)
-
-_Signature: TypeAlias = "tuple[int, int, int] | None"  # inode, modification time in ns, size in bytes
-_IPAddress: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
-
-# A database's type contains one of these. Case matters: IPinfo's types are lower case, and its records differ.
-_TYPES = {"geoip.city": ("City", "Country", "Enterprise"), "geoip.asn": ("ASN", "ISP")}
+    from in_jumpcloud.troubles import Troubles
 
 _MAX_TEXT_LENGTH = 45  # characters: an IPv4-mapped IPv6 address, written in full
-_DAMAGE_WARNING_SECONDS = 60.0
-_IPV4 = 4
 
 # Not ipaddress.is_private: it includes the documentation networks, which the demo databases contain.
 _LOCAL = {
@@ -60,14 +44,6 @@ class GeoResult(NamedTuple):
     as_: dict[str, Any] | None
 
 
-class DatabaseInfo(NamedTuple):
-    """A database in use: the setting that names it, its type, and when it was built, in epoch seconds."""
-
-    setting: str
-    type: str
-    built: int
-
-
 class GeoIPStatistics(NamedTuple):
     """The databases in use, and how many lookups the cache answered (`hits`) and the databases (`misses`)."""
 
@@ -83,11 +59,13 @@ class GeoIPLookup:
     """Looks IP addresses up in a City (or Country, Enterprise) and an ASN (or ISP) database; None turns one off.
 
     At most `cache` results are cached. The files are checked every `check_every` seconds, during a lookup. If a
-    replacement cannot be used, a warning is logged and the open database stays in use. `extended` adds
-    `continent_code`, `postal_code` and `timezone` to `geo`. Thread-safe.
+    replacement cannot be used, a warning is logged and the open database stays in use. With `troubles` a database that
+    cannot be used at start is a trouble: its fields are absent until the file can be used. `copies` is the directory
+    for private copies of the files, by default that of temporary files. `extended` adds `continent_code`,
+    `postal_code` and `timezone` to `geo`. Thread-safe.
 
     Raises:
-        ConfigError: a database is missing, unreadable, damaged or of the wrong type.
+        ConfigError: without `troubles`, a database is missing, unreadable, damaged or of the wrong type.
     """
 
     def __init__(
@@ -99,9 +77,13 @@ class GeoIPLookup:
         check_every: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
         extended: bool = False,
+        copies: Path | None = None,
+        troubles: Troubles | None = None,
     ) -> None:
         paths = {"geoip.city": city, "geoip.asn": asn}
-        self._files = {setting: _DatabaseFile(setting, path, clock) for setting, path in paths.items() if path}
+        self._files = {
+            setting: DatabaseFile(setting, path, clock, copies, troubles) for setting, path in paths.items() if path
+        }
         self._cache, self._extended = cache, extended
         self._clock, self._check_every = clock, check_every
         self._check_at = clock() + check_every
@@ -115,18 +97,23 @@ class GeoIPLookup:
         Private, loopback, link-local and unspecified addresses are not looked up. IPv4-mapped IPv6 addresses are
         looked up as IPv4.
         """
-        if self._clock() >= self._check_at:
-            self._check_files()
+        self._check_if_due()
         if type(text) is not str or len(text) > _MAX_TEXT_LENGTH:  # before the cache: long texts would fill the memory
             return None
         return self._cached_lookup(text)
 
     def statistics(self) -> GeoIPStatistics:
         """The databases in use, and the lookups so far."""
-        databases = tuple(file.info() for file in self._files.values())
+        open_now = [(setting, file.database) for setting, file in self._files.items()]
+        databases = tuple(DatabaseInfo(setting, each.type, each.built) for setting, each in open_now if each)
         with self._counting:
             now = self._cached_lookup.cache_info()
             return GeoIPStatistics(databases, self._past_hits + now.hits, self._past_misses + now.misses)
+
+    def retry_missing(self) -> None:
+        """Try again to open a database that could not be used, also while no event needs it. Call it often."""
+        if not all(file.database for file in self._files.values()):
+            self._check_if_due()
 
     def close(self) -> None:
         """Release the databases. Later lookups find nothing. A file is unmapped once no thread reads it."""
@@ -134,7 +121,9 @@ class GeoIPLookup:
             self._files = {}
             self._renew_cache()
 
-    def _check_files(self) -> None:
+    def _check_if_due(self) -> None:
+        if self._clock() < self._check_at:
+            return
         if not self._checking.acquire(blocking=False):
             return  # another thread checks; the open databases answer meanwhile
         try:
@@ -147,7 +136,7 @@ class GeoIPLookup:
 
     def _new_cached_lookup(self) -> functools._lru_cache_wrapper[GeoResult | None]:
         """A cache bound to the databases open now: a late result of a replaced database stays in the old cache."""
-        city, asn = (self._files[setting].database if setting in self._files else None for setting in _TYPES)
+        city, asn = (self._files[setting].database if setting in self._files else None for setting in TYPES)
         return functools.lru_cache(maxsize=self._cache)(functools.partial(_look_up, city, asn, self._extended))
 
     def _renew_cache(self) -> None:
@@ -158,123 +147,23 @@ class GeoIPLookup:
             self._past_misses += info.misses
 
 
-def open_databases(settings: Config) -> GeoIPLookup:
+def open_databases(settings: Config, troubles: Troubles | None = None) -> GeoIPLookup:
     """Open the databases that `settings` name, for the profile that they select.
 
     Raises:
-        ConfigError: a database cannot be used.
+        ConfigError: without `troubles`, a database cannot be used.
     """
-    extended = settings.ecs.profile == "extended"
-    return GeoIPLookup(settings.geoip.city, settings.geoip.asn, cache=settings.geoip.cache, extended=extended)
+    return GeoIPLookup(
+        settings.geoip.city,
+        settings.geoip.asn,
+        cache=settings.geoip.cache,
+        extended=settings.ecs.profile == "extended",
+        copies=settings.state.path.parent,
+        troubles=troubles,
+    )
 
 
-class _Unusable(Exception):
-    """A file cannot be used as a database; the text says why, and follows the path."""
-
-
-class _Database:
-    """An open database.
-
-    Raises:
-        _Unusable: it cannot be opened, or has the wrong type.
-    """
-
-    def __init__(self, setting: str, path: Path, clock: Callable[[], float]) -> None:
-        self._setting, self._path, self._clock = setting, path, clock
-        self._warn_at = -math.inf
-        self.signature = _signature(path)  # before the file is opened: a replacement in between is noticed later
-        if self.signature is None:
-            raise _Unusable("no such file")
-        try:
-            self._reader = maxminddb.open_database(path)
-            metadata = self._reader.metadata()
-            self.type, self.built = str(metadata.database_type), metadata.build_epoch
-            self._ipv6 = metadata.ip_version != _IPV4
-        except OSError as error:
-            raise _Unusable(f"cannot be read ({error.strerror or error})") from None
-        except Exception:  # noqa: BLE001 - the decoder raises many types for a damaged file
-            raise _Unusable("not a MaxMind database, or truncated") from None
-        if not any(name in self.type for name in _TYPES[setting]):
-            raise _Unusable(f"has type {self.type!r}; expected one of {', '.join(_TYPES[setting])}")
-
-    def get(self, address: _IPAddress) -> object:
-        """The record of the network that contains `address`, or None. Logs a warning if the database is damaged."""
-        if isinstance(address, ipaddress.IPv6Address) and not self._ipv6:
-            return None
-        try:
-            return self._reader.get(address)
-        except Exception as error:  # noqa: BLE001 - the reader raises many types; events are delivered without geo
-            now = self._clock()
-            if now >= self._warn_at:
-                self._warn_at = now + _DAMAGE_WARNING_SECONDS
-                logger.warning(
-                    "%s: %s is damaged (%r); events miss the fields that cannot be read; "
-                    "replace the file, see geoip/README.md",
-                    self._setting,
-                    self._path,
-                    error,
-                )
-            return None
-
-
-class _DatabaseFile:
-    """A database file that may be replaced, and the database opened from it."""
-
-    def __init__(self, setting: str, path: Path, clock: Callable[[], float]) -> None:
-        self._setting, self._path, self._clock = setting, path, clock
-        self._rejected: _Signature | Literal[""] = ""  # the replacement already warned about
-        try:
-            self.database = _Database(setting, path, clock)
-        except _Unusable as error:
-            advice = f"see geoip/README.md for how to get a database, or set {setting} to null to turn this off"
-            raise ConfigError(f"{setting}: {path}: {error}; {advice}") from None
-        _warn_without_extension()
-
-    def info(self) -> DatabaseInfo:
-        """What the database in use says of itself."""
-        return DatabaseInfo(self._setting, self.database.type, self.database.built)
-
-    def reopen_if_replaced(self) -> bool:
-        """Open the file again if it was replaced; true if another database is now in use. Never raises."""
-        signature = _signature(self._path)
-        if signature == self.database.signature:
-            self._rejected = ""
-            return False
-        try:
-            self.database = _Database(self._setting, self._path, self._clock)
-        except _Unusable as error:
-            # Tried again at each check: a change of permissions does not change the signature.
-            if signature != self._rejected:
-                self._rejected = signature
-                advice = "the open database stays in use; replace the file, see geoip/README.md"
-                logger.warning("%s: %s has changed: %s; %s", self._setting, self._path, error, advice)
-            return False
-        self._rejected = ""
-        logger.info("%s: %s was replaced and is in use (%s)", self._setting, self._path, self.database.type)
-        return True
-
-
-def _signature(path: Path) -> _Signature:
-    """Changes whenever the file is replaced; None if there is no regular file, or no access to it."""
-    with contextlib.suppress(OSError):
-        status = path.stat()
-        return (status.st_ino, status.st_mtime_ns, status.st_size) if stat.S_ISREG(status.st_mode) else None
-    return None
-
-
-@functools.cache
-def _warn_without_extension() -> None:
-    """Warn, once per process, if maxminddb has no C extension."""
-    try:
-        importlib.import_module("maxminddb.extension")
-    except ImportError:
-        logger.warning(
-            "maxminddb has no C extension here, so lookups are many times slower: "
-            "install a wheel built for this platform, or install libmaxminddb and then maxminddb again"
-        )
-
-
-def _look_up(city: _Database | None, asn: _Database | None, extended: bool, text: str) -> GeoResult | None:
+def _look_up(city: Database | None, asn: Database | None, extended: bool, text: str) -> GeoResult | None:
     if "%" in text:  # a scope id
         return None
     try:

@@ -33,7 +33,10 @@ def not_alive(snapshot: Snapshot) -> list[str]:
 
 
 def not_ready(snapshot: Snapshot) -> list[str]:
-    """Reasons why events do not arrive in time: a stream is refused or lags, or every receiver is down."""
+    """Reasons why events do not arrive in time, or arrive incomplete.
+
+    A stream is refused or lags, every receiver is down, or the plugin does without something for now.
+    """
     reasons = []
     for stream in snapshot.streams:
         if stream.refused:
@@ -43,6 +46,7 @@ def not_ready(snapshot: Snapshot) -> list[str]:
             reasons.append(f"{stream.name}: {format_duration(stream.lag)} behind now{cause}")
     if snapshot.receivers and all(receiver.up is False for receiver in snapshot.receivers):
         reasons.append(f"no receiver is up: {', '.join(receiver.name for receiver in snapshot.receivers)}")
+    reasons += ["; ".join(filter(None, (each.what, each.advice))) for each in snapshot.troubles]
     return reasons
 
 

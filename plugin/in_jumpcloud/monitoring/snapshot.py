@@ -16,6 +16,7 @@ from in_jumpcloud.counters import Counters, LatencyHistogram
 from in_jumpcloud.errors import InJumpCloudError, RequestRejected
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.state.dead_letters import DeadLetterFile
+from in_jumpcloud.troubles import Trouble
 
 
 class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +72,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     max_silence: float
     workers_alive: bool = True
     databases: tuple[DatabaseStatus, ...] = ()
+    troubles: tuple[Trouble, ...] = ()
     requests: dict[str, int] = {}
     request_latencies: LatencyHistogram = msgspec.field(default_factory=LatencyHistogram)
     unknown_types: dict[str, int] = {}
@@ -97,6 +99,7 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
         max_silence=max((each.max_silence_seconds for each in collectors), default=0.0),
         workers_alive=plugin.alive,
         databases=tuple(DatabaseStatus(*each) for each in geo.databases),
+        troubles=tuple(resources.troubles.current()),
         requests=api.codes,
         request_latencies=api.latencies,
         unknown_types=dict(resources.mapper.unknown_types),
