@@ -6,6 +6,7 @@ InJumpCloudError            the message is one line for a person: what is wrong,
 ├── Fatal                   another try soon does not help; a command exits with code 1, a stream waits for minutes
 │   └── StateCorrupt        the state is damaged, not ours, or of a newer version; the process exits
 ├── StateUnavailable        the state is sound but cannot be used now; keep the ids of the chunk and write them later
+│   ├── DeadLettersFull     the same, until a person replays or drops dead letters
 │   └── StateOutdated       an older program wrote the state; the next `in-jumpcloud run` brings it up to date
 ├── RequestRejected         JumpCloud refuses this request; repeat it after minutes
 │   ├── KeyRefused          the same, and the cause is the key; `run --once` exits with code 3
@@ -92,6 +93,10 @@ class StateCorrupt(Fatal):
 
 class StateUnavailable(InJumpCloudError):
     """The state cannot be read or written now: the disk is full or fails, or another program is using the file."""
+
+
+class DeadLettersFull(StateUnavailable):
+    """There is no space for another dead letter within dead_letter.max_bytes. A person must replay or drop some."""
 
 
 class StateOutdated(StateUnavailable):

@@ -22,7 +22,7 @@ from in_jumpcloud.insights.event import EventKey, RawEvent, parse_event
 from in_jumpcloud.insights.pages import Page
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.runtime import SYSTEM, Runtime
-from in_jumpcloud.state.dead_letters import DeadLetterFile
+from in_jumpcloud.state.dead_letters import Refused
 from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.tags import TagTemplate
 
@@ -44,7 +44,6 @@ class PipelineResources(NamedTuple):
     encoder: RecordEncoder
     receivers: Failover
     state: StateStore
-    dead_letters: DeadLetterFile
 
 
 class _PendingRecord(msgspec.Struct, frozen=True, gc=False):
@@ -110,7 +109,6 @@ class Pipeline:
             How many different events the page has of each minute, those delivered before included.
 
         Raises:
-            Fatal: the dead-letter file cannot be written.
             StateCorrupt, StateUnavailable: the state cannot be read, or, with `give_up_after`, not written.
             ReceiverDown: for longer than `give_up_after`.
             Stopped: `stop` was set. Acknowledged chunks are committed.
@@ -246,17 +244,22 @@ class Pipeline:
                 return None
 
     def _dead_letter(self, record: _PendingRecord, reason: str, after: Position, stop: threading.Event) -> None:
-        """Write the event to the dead-letter file, then commit it: the receiver will never accept it."""
-        self._resources.dead_letters.add(self._stream, record.id, reason, bytes(record.raw), now_ms=self._now_ms())
-        log.error(
-            "%s: event %s cannot be delivered: %s; it is now in %s",
-            *(self._stream, record.id, reason, self._resources.dead_letters.path),
-        )
+        """Commit the event as a dead letter: the receiver will never accept it."""
+        refused = Refused(record.key, record.id, reason, self._now_ms(), record.tag, bytes(record.raw))
+        self._commit([record], after, stop, dead_letters=[refused])
         self._counters.dead_lettered += 1
-        self._commit([record], after, stop, dead_lettered=1)
+        log.error(
+            "%s: event %s cannot be delivered: %s; it is now a dead letter, see `in-jumpcloud dead-letters list`",
+            *(self._stream, record.id, reason),
+        )
 
     def _commit(
-        self, records: Sequence[_PendingRecord], after: Position, stop: threading.Event, *, dead_lettered: int = 0
+        self,
+        records: Sequence[_PendingRecord],
+        after: Position,
+        stop: threading.Event,
+        *,
+        dead_letters: Sequence[Refused] = (),
     ) -> None:
         """Commit what was acknowledged. If the state is unavailable, wait: sending again would duplicate it."""
         keys = [record.key for record in records]
@@ -272,7 +275,7 @@ class Pipeline:
                     span=self._span,
                     seen=self._seen,
                     late=late,
-                    dead_lettered=dead_lettered,
+                    dead_letters=dead_letters,
                 )
             except StateUnavailable as error:
                 failures += 1
@@ -284,7 +287,7 @@ class Pipeline:
                     raise Stopped from None
             else:
                 self._seen = []
-                self._counters.acknowledged += len(keys) - dead_lettered
+                self._counters.acknowledged += len(keys) - len(dead_letters)
                 if keys:
                     self._counters.liveness.mark_progress()
                 return

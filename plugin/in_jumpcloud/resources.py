@@ -19,7 +19,6 @@ from in_jumpcloud.insights.clock import EarlierClock
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.pipeline import PipelineResources
 from in_jumpcloud.runtime import SYSTEM, Runtime
-from in_jumpcloud.state.dead_letters import DeadLetterFile
 from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.troubles import Troubles
 
@@ -45,7 +44,16 @@ class Resources:
         """What is waited for, or done without for now."""
         self._ephemeral_id = new_id()
         with ExitStack() as on_failure:
-            self.state = on_failure.enter_context(StateStore(settings.state.path, new_agent_id=new_id()))
+            self.state = on_failure.enter_context(
+                StateStore(
+                    settings.state.path,
+                    new_agent_id=new_id(),
+                    max_dead_letter_bytes=settings.dead_letter.max_bytes,
+                    now_ms=runtime.now_ms,
+                )
+            )
+            former = settings.state.path.with_name("dead-letter.ndjson")
+            self.state.import_dead_letters(settings.dead_letter.path or former)
             self.geo = geoip.open_databases(settings, self.troubles)
             on_failure.callback(self.geo.close)
             self._set_mapper(settings)
@@ -53,14 +61,13 @@ class Resources:
             on_failure.callback(self.api.close)
             self.receivers = Failover(settings.forward)
             on_failure.pop_all()
-        self.dead_letters = _dead_letters(settings)
         if self.state.is_new:
             log.info("%s: new state; every stream begins at jumpcloud.start", self.state.path)
 
     @property
     def for_pipeline(self) -> PipelineResources:
         """The resources that a pipeline uses."""
-        return PipelineResources(self._encoder, self.receivers, self.state, self.dead_letters)
+        return PipelineResources(self._encoder, self.receivers, self.state)
 
     def apply(self, settings: Config) -> ExitStack:
         """Apply new settings: reopen what they change, all or nothing.
@@ -97,7 +104,7 @@ class Resources:
             self.settings, self.geo, self.api, self.receivers = settings, geo, api, receivers
             if (old.geoip, old.ecs) != (settings.geoip, settings.ecs):
                 self._set_mapper(settings)
-            self.dead_letters = _dead_letters(settings)
+            self.state.dead_letters.max_bytes = settings.dead_letter.max_bytes
             return replaced.pop_all()
 
     def retry(self) -> None:
@@ -137,7 +144,3 @@ def _stream_settings(settings: Config) -> Config:
 
 def _api_settings(settings: Config) -> JumpCloudSettings:
     return msgspec.structs.replace(settings.jumpcloud, organizations=(), provider_id=None)
-
-
-def _dead_letters(settings: Config) -> DeadLetterFile:
-    return DeadLetterFile(settings.dead_letter.path, max_bytes=settings.dead_letter.max_bytes)

@@ -156,7 +156,6 @@ def plugin(url: str, port: int, directory: Path, *arguments: str, **overrides: o
         "http.listen": "127.0.0.1:0",
         "forward.servers": [{"host": "127.0.0.1", "port": port}],
         "state.path": str(directory / "state.db"),
-        "dead_letter.path": str(directory / "dead-letter.ndjson"),
         **{name.replace("__", "."): value for name, value in overrides.items()},
     }
     options = [part for name, value in values.items() for part in ("-o", f"{name}={json.dumps(value)}")]

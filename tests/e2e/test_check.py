@@ -18,10 +18,14 @@ import pytest
 from support.checks import Report, check, jumpcloud, recent_events
 from support.command import COMMAND, KEY, ROOT, Command, invoke
 
+from in_jumpcloud.insights.event import EventKey
+from in_jumpcloud.insights.window import Position
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.state.dead_letters import Refused
+from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.timestamps import now_ms
 
 NO_PRIVILEGES = """
@@ -144,11 +148,9 @@ def test_a_directory_without_write_permission(command: Command, api: SimulatedAp
 
 
 def test_a_full_disk(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
-    """The state and the dead-letter file fail, with the advice to free space."""
+    """The state fails, with the advice to free space."""
     report = _check_after(DISK_FULL, command.settings(api, receiver))
-    state, letters = report.failures
-    assert re.search(r"state\.path: \S+: cannot be written: .*; free space on the disk of /", state)
-    assert "dead_letter.path: " in letters
+    assert re.search(r"state\.path: \S+: cannot be written: .*; free space on the disk of /", report.failure)
     assert report.code == 1
 
 
@@ -213,12 +215,13 @@ def test_shared_keys(command: Command, api: SimulatedApi) -> None:
 
 def test_dead_letters(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
     """Dead letters are a warning with their number and the command that shows them."""
-    letter = {"time": "t", "stream": "s", "id": "1", "reason": "r", "event": "{}"}
-    command.dead_letters.write_text(f"{json.dumps(letter)}\n" * 2)
+    with StateStore(command.state, new_agent_id="x") as state:
+        letters = [Refused(EventKey(1, bytes([number] * 16)), "1", "r", 0, "", b"{}") for number in range(2)]
+        state.commit("default", [each.key for each in letters], Position.starting_at(5), dead_letters=letters)
     report = check(*command.settings(api, receiver))
     (line,) = [line for line in report.lines if line.startswith("warning  dead letters")]
     assert "2 dead letters" in line
-    assert "see `in-jumpcloud dead-letter list`" in line
+    assert "see `in-jumpcloud dead-letters list`" in line
     assert report.code == 0
 
 

@@ -54,7 +54,7 @@ def test_a_kill_between_every_two_steps_loses_nothing(tmp_path: Path, source: Ev
         (tmp_path / "whole").mkdir()
         with SimulatedReceiver(keep=False) as receiver:
             whole = _killed_at(0, _options(Command(tmp_path / "whole"), api, receiver))
-            assert whole.returncode == 0, whole.stderr
+            assert whole.returncode == 1, whole.stderr  # it made a dead letter
             assert len(receiver.ids) == total - 1
         instants = int(re.findall(rb"(\d+) instants", whole.stderr)[0])
         assert instants > 25
@@ -69,13 +69,10 @@ def test_a_kill_between_every_two_steps_loses_nothing(tmp_path: Path, source: Ev
                 # Threads take turns, so the number of instants can differ by a few.
                 assert killed.returncode == -9 or instant > instants - 5, killed.stderr
                 done = command("run", "--once", *options)
-                assert done.returncode == 0, done.stderr
+                assert done.returncode in {0, 1}, done.stderr
                 assert len(receiver.ids) == total - 1, f"lost after a kill at instant {instant}"
                 resent = sum(receiver.ids.values()) - len(receiver.ids)
                 assert resent <= CHUNK_RECORDS, f"duplicates after a kill at instant {instant}"
                 duplicates += resent
-            letters = command.dead_letters.read_bytes().splitlines()
-            # A kill between the dead letter and its commit writes it twice.
-            assert 1 <= len(letters) <= 2
-            assert all(b'"large"' in letter for letter in letters)
+            assert command.dead_letters() == ["large"], f"after a kill at instant {instant}"
     print(f"{instants} instants, {duplicates} events sent twice, 0 lost")  # noqa: T201 - shown with -s

@@ -39,7 +39,6 @@ class Running:
             "forward": {"servers": [{"host": "127.0.0.1", "port": receiver.port}]},
             "geoip": {"city": str(ROOT / "geoip" / "demo-city.mmdb")},
             "state": {"path": str(command.state)},
-            "dead_letter": {"path": str(command.dead_letters)},
             "http": {"listen": None},
             "log": {"format": "text"},
         }

@@ -44,8 +44,7 @@ def test_format_duration() -> None:
 
 
 def test_before_the_first_run(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
-    """Says that there is no state yet, and creates none; shows the size of the dead letters."""
-    command.dead_letters.write_bytes(b"x" * 3000)
+    """Says that there is no state yet, and creates none."""
     with api:
         settings = command.settings(api, receiver, jumpcloud__organizations=["one", "two"])
     text = _text(*settings)
@@ -53,8 +52,8 @@ def test_before_the_first_run(command: Command, api: SimulatedApi, receiver: Sim
     assert "organization one\n  position      none yet" in text
     assert "organization two\n" in text
     assert not command.state.exists()
-    assert "dead-letter.ndjson, 2.9 KiB\n" in text
-    assert _json(*settings)["dead_letter"]["bytes"] == 3000
+    assert "dead letters  none\n" in text
+    assert _json(*settings)["dead_letters"] == {"count": 0, "bytes": 0}
 
 
 def test_after_a_run(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:

@@ -20,7 +20,7 @@ from in_jumpcloud.checks.result import CheckResult, exit_code, failed, ok, warni
 from in_jumpcloud.checks.runner import Check, run_checks
 from in_jumpcloud.cli.check import check
 from in_jumpcloud.config.loader import load_config
-from in_jumpcloud.config.schema import Config, DeadLetterSettings, GeoIPSettings, JumpCloudSettings, StateSettings
+from in_jumpcloud.config.schema import Config, GeoIPSettings, JumpCloudSettings, StateSettings
 from in_jumpcloud.config.types import Duration, Secret
 from in_jumpcloud.errors import ConfigError, Fatal, InJumpCloudError, KeyRefused, ReceiverDown, Stopped
 from in_jumpcloud.timestamps import DAY_MS, now_ms, rfc3339
@@ -97,13 +97,6 @@ def test_low_disk_space(tmp_path: Path) -> None:
     assert (low.status, result.status) == ("warning", "ok")
     assert "MiB free on its disk" in low.message
     assert str(tmp_path) in low.advice
-
-
-def test_dead_letters_that_cannot_be_read(tmp_path: Path) -> None:
-    """A directory in place of the file fails."""
-    (result,) = local.check_dead_letters(DeadLetterSettings(path=tmp_path))
-    assert result.status == "FAILED"
-    assert "cannot be read" in result.message
 
 
 def test_exit_code() -> None:
@@ -227,7 +220,6 @@ def test_hosts_that_never_answer(tmp_path: Path, capsys: pytest.CaptureFixture[s
                 "shared_key": "nor-this-one",
             },
             "state": {"path": str(tmp_path / "state.db")},
-            "dead_letter": {"path": str(tmp_path / "letters")},
         }
         settings.write_text(json.dumps(document))
         began = time.monotonic()

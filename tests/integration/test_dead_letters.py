@@ -1,25 +1,20 @@
-"""Dead letters in real files: none is lost, and none is delivered twice."""
+"""Dead letters in the state: none is lost or delivered twice, and commands work while a process holds the state."""
 
 from __future__ import annotations
 
 import json
-import os
-import stat
-import subprocess
-import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
-from support.state import run_python
+from support.state import POSITION, connection, database_pages_limited, key, run_python
 
-from in_jumpcloud.errors import Fatal, ReceiverDown
-from in_jumpcloud.state.dead_letters import DeadLetter, DeadLetterFile, ReplayResult
+from in_jumpcloud.errors import DeadLettersFull, ReceiverDown, StateUnavailable
+from in_jumpcloud.state.dead_letters import DeadLetter, Refused, replay
+from in_jumpcloud.state.store import StateReader, StateStore, open_readonly, open_shared
 
 NOW = 1_767_225_600_000
-MIB = 1024**2
 ODD_EVENTS = [
     b'{"id": "1"}',
     b'{"id": "\xff\xfe", "half": "\xc3"}',
@@ -28,276 +23,261 @@ ODD_EVENTS = [
     b"\xed\xa0\x80\xed\xb0\x80",
     b"\x00\n\r\t no JSON at all",
     b"",
-    msgspec.json.decode(b'[{"id":  1}]', type=list[msgspec.Raw])[0],
+    bytes(msgspec.json.decode(b'[{"id":  1}]', type=list[msgspec.Raw])[0]),
 ]
 
 
 @pytest.fixture(name="path")
 def _path(tmp_path: Path) -> Path:
-    return tmp_path / "a" / "dead-letter.ndjson"
+    return tmp_path / "a" / "state.db"
 
 
-@pytest.fixture(name="file")
-def _file(path: Path) -> DeadLetterFile:
-    return DeadLetterFile(path, max_bytes=MIB)
+@pytest.fixture(name="state")
+def _state(path: Path) -> Iterator[StateStore]:
+    with opened(path) as state:
+        yield state
 
 
-def add(file: DeadLetterFile, *ids: str, event: bytes = b"{}") -> None:
-    """Add a dead letter for each id."""
-    for each in ids:
-        file.add("a stream", each, "refused", event, now_ms=NOW)
+def opened(path: Path, max_bytes: int = 1024**2) -> StateStore:
+    """The state, with a clock that always shows NOW."""
+    return StateStore(path, new_agent_id="x", max_dead_letter_bytes=max_bytes, now_ms=lambda: NOW)
 
 
-def ids(file: DeadLetterFile) -> list[str]:
-    """The ids in the file, in order."""
-    return [letter.id for letter in file.letters()]
+def refused(name: str, event: bytes = b"{}", reason: str = "refused") -> Refused:
+    """An event that is called `name`."""
+    return Refused(key(1, name), name, reason, NOW, "tag", event)
+
+
+def add(state: StateStore, *names: str, event: bytes = b"{}") -> None:
+    """Commit a dead letter for each name."""
+    for name in names:
+        letter = refused(name, event)
+        state.commit("a", [letter.key], POSITION, dead_letters=[letter])
+
+
+def suspect(state: StateStore, *names: str) -> None:
+    """Park a suspect for each name."""
+    for name in names:
+        letter = refused(name)
+        state.commit("a", [letter.key], POSITION, suspects=[letter])
+
+
+def ids(state: StateReader) -> list[str]:
+    """The ids of the dead letters, in order."""
+    return [letter.refused.id for letter in state.dead_letters.letters()]
+
+
+def replay_all(state: StateReader, deliver: Callable[[DeadLetter], bool]) -> int:
+    """Replay every dead letter; how many stay."""
+    return replay(state.dead_letters, [letter.number for letter in state.dead_letters.letters()], deliver)
 
 
 def accepting(*wanted: str) -> Callable[[DeadLetter], bool]:
     """A receiver that accepts only these."""
-    return lambda letter: letter.id in wanted
+    return lambda letter: letter.refused.id in wanted
 
 
-class TestAdding:
+class TestKept:
     """What is written, and what is read back."""
 
-    def test_no_file(self, file: DeadLetterFile, path: Path) -> None:
-        """Without a file there are no dead letters, and reading creates none."""
-        assert list(file.letters()) == []
-        assert file.replay(accepting()) == (0, 0)
-        assert file.size() == 0
-        assert not path.parent.exists()
-
-    def test_exact(self, file: DeadLetterFile, path: Path) -> None:
+    def test_exact(self, path: Path) -> None:
         """Every event comes back byte for byte with all its fields. A line is a JSON object in ASCII, for any tool."""
-        for event in ODD_EVENTS:
-            file.add("default", "é'\"\n", "no\nack: \ud800", event, now_ms=NOW)
-        expected = [
-            DeadLetter("2026-01-01T00:00:00.000Z", "default", "é'\"\n", "no\nack: \ud800", bytes(event))
-            for event in ODD_EVENTS
+        letters = [
+            Refused(key(n, str(n)), "é'\"\n", "no\nack", NOW, "tag", event) for n, event in enumerate(ODD_EVENTS)
         ]
-        assert list(file.letters()) == expected
-        lines = path.read_bytes().decode("ascii").splitlines()
-        assert [json.loads(line)["stream"] for line in lines] == ["default"] * len(ODD_EVENTS)
+        with opened(path) as state:
+            state.commit("default", [each.key for each in letters], POSITION, dead_letters=letters)
+            (row,) = state.streams()
+            assert (row.acknowledged, row.dead_lettered) == (0, len(letters))
+        with open_readonly(path) as reader:
+            found = list(reader.dead_letters.letters())
+        assert [(each.stream, each.state, each.refused) for each in found] == [
+            ("default", "dead", each) for each in letters
+        ]
+        lines = [json.loads(each.line().decode("ascii")) for each in found]
+        assert [line["event"].encode(errors="surrogateescape") for line in lines] == ODD_EVENTS
+        assert lines[0]["time"] == "2026-01-01T00:00:00.000Z"
 
-    def test_mode(self, file: DeadLetterFile, path: Path) -> None:
-        """Only the owner can use the file with any umask, also after a replay; its directory is created."""
-        umask = os.umask(0)
-        try:
-            add(file, "1", "2")
-            assert stat.S_IMODE(path.stat().st_mode) == 0o600
-            file.replay(accepting("1"))
-        finally:
-            os.umask(umask)
-        assert {stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()} == {0o600}
+    def test_text_that_cannot_be_stored(self, state: StateStore) -> None:
+        """Text from outside that is not valid Unicode is escaped."""
+        letter = refused("1", reason="\ud800")._replace(id="\udcff", tag="\ud800")
+        state.commit("a", [letter.key], POSITION, dead_letters=[letter])
+        (found,) = state.dead_letters.letters()
+        assert (found.refused.id, found.refused.reason, found.refused.tag) == ("\\udcff", "\\ud800", "\\ud800")
+
+    def test_together_with_their_commit(self, state: StateStore) -> None:
+        """A commit that fails leaves neither the id nor the dead letter."""
+        letter = refused("1", b"x" * 500_000)
+        with database_pages_limited(state), pytest.raises(StateUnavailable):
+            state.commit("a", [letter.key], POSITION, dead_letters=[letter])
+        assert (ids(state), state.delivered("a", [letter.key]), state.dead_letters.count) == ([], set(), 0)
+        state.commit("a", [letter.key], POSITION, dead_letters=[letter])
+        assert (ids(state), state.delivered("a", [letter.key]), state.dead_letters.count) == (["1"], {letter.key}, 1)
 
     def test_full(self, path: Path) -> None:
-        """Above its limit nothing is written, and the error names the limit; the last byte can be used."""
-        add(DeadLetterFile(path, max_bytes=MIB), "1", "2")
-        whole = path.read_bytes()
-        exact = DeadLetterFile(path, max_bytes=len(whole) * 3 // 2)
-        add(exact, "3")
-        with pytest.raises(Fatal, match=rf"full: {len(whole) * 3 // 2} bytes, and dead_letter\.max_bytes"):
-            add(exact, "4")
-        assert path.read_bytes()[: len(whole)] == whole
-        assert ids(exact) == ["1", "2", "3"]
-
-    def test_full_disk(self, file: DeadLetterFile, path: Path) -> None:
-        """On a full disk no part of the line stays; with space again it works."""
-        add(file, "1")
-        whole = path.read_bytes()
-        line = run_python("""
-            import resource, signal
-            from in_jumpcloud.state.dead_letters import DeadLetterFile
-            from in_jumpcloud.errors import Fatal
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            path = Path(sys.argv[1])
-            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, resource.RLIM_INFINITY))
-            try:
-                DeadLetterFile(path, max_bytes=2**20).add("a", "2", "refused", b"{}", now_ms=0)
-            except Fatal as error:
-                print(error)
-            """, path)  # fmt: skip
-        assert line == f"dead_letter.path: {path}: cannot be written: File too large"
-        assert path.read_bytes() == whole
-        add(file, "2")
-        assert ids(file) == ["1", "2"]
-
-    def test_unusable_path(self, tmp_path: Path) -> None:
-        """A path that cannot be used is an error: the event must not be dropped then."""
-        (tmp_path / "file").touch()
-        with pytest.raises(Fatal, match=r"^dead_letter\.path: .* cannot be written: "):
-            add(DeadLetterFile(tmp_path / "file" / "x", max_bytes=MIB), "1")
-        with pytest.raises(Fatal, match="cannot be read: Is a directory"):
-            list(DeadLetterFile(tmp_path, max_bytes=MIB).letters())
-
-    def test_moved_away(self, file: DeadLetterFile, path: Path) -> None:
-        """After the file was moved away, the next dead letter starts a new one."""
-        add(file, "1")
-        path.rename(path.with_name("old"))
-        add(file, "2")
-        assert ids(file) == ["2"]
+        """Above the limit nothing is committed, and the error names the limit; the last byte can be used."""
+        size = refused("1").size
+        with opened(path, max_bytes=2 * size) as state:
+            add(state, "1", "2")
+            letter = refused("3")
+            with pytest.raises(DeadLettersFull, match=rf"{2 * size} bytes are used, and dead_letter\.max_bytes is"):
+                state.commit("b", [letter.key], POSITION, dead_letters=[letter])
+            with pytest.raises(DeadLettersFull):
+                state.commit("b", [letter.key], POSITION, suspects=[letter])
+            assert state.position("b") is None
+            with open_shared(path) as other:
+                assert other.dead_letters.remove(next(other.dead_letters.letters()).number)
+            state.commit("b", [letter.key], POSITION, dead_letters=[letter])
+            assert ids(state) == ["2", "3"]
 
 
-class TestDamage:
-    """Lines that are not dead letters."""
+class TestSuspects:
+    """Events that are sent once more before they become dead letters."""
 
-    @pytest.mark.parametrize("left", [1, 20, -2, -1])
-    def test_torn(self, file: DeadLetterFile, path: Path, left: int, caplog: pytest.LogCaptureFixture) -> None:
-        """An incomplete last line is logged and stays; the next dead letter begins on a line after it."""
-        add(file, "1")
-        line = path.read_bytes()
-        torn = line[:left]
-        path.write_bytes(line + torn)
-        complete = left == -1  # only the line break is missing: nothing is lost
-        assert ids(file) == (["1", "1"] if complete else ["1"])
-        add(file, "2")
-        caplog.clear()
-        assert ids(file) == (["1", "1", "2"] if complete else ["1", "2"])
-        assert (f"{path}:2: not a dead letter" in caplog.text) != complete
-        assert path.read_bytes().splitlines()[1] == torn.rstrip(b"\n")
+    def test_parked_over_a_restart(self, path: Path) -> None:
+        """They are known, but neither acknowledged nor dead letters."""
+        with opened(path) as state:
+            suspect(state, "1", "2")
+        with opened(path) as state:
+            assert [(each.refused.id, each.refused.tag, each.state) for each in state.parked("a")] == [
+                ("1", "tag", "suspect"),
+                ("2", "tag", "suspect"),
+            ]
+            assert state.parked("b") == []
+            assert ids(state) == []
+            assert state.delivered("a", [key(1, "1")]) == {key(1, "1")}
+            (row,) = state.streams()
+            assert (row.acknowledged, row.dead_lettered) == (0, 0)
 
-    def test_other_lines(self, file: DeadLetterFile, path: Path) -> None:
-        """The dead letters around any other line are read and delivered, and that line stays unchanged."""
-        add(file, "1")
-        fields = json.loads(path.read_bytes())
-        wrong = [fields | {"id": 1}, fields | {"more": "x"}, {"event": "{}"}]
-        lines = [b"\0" * 30, b"[" * 100_000, b"[]", b"{}", b'"text"', b'{"event": 1}', b"\xff", b'{"event": "\\ud800"}']
-        damaged = b"".join(line + b"\n" for line in [*lines, *(json.dumps(each).encode() for each in wrong)])
-        path.write_bytes(path.read_bytes() + damaged)
-        add(file, "2")
-        assert ids(file) == ["1", "2"]
-        assert file.replay(accepting("1", "2")) == ReplayResult(delivered=2, kept=len(lines) + len(wrong))
-        assert path.read_bytes() == damaged
+    def test_settled(self, state: StateStore) -> None:
+        """One that is acknowledged is gone, one that is refused again is a dead letter, and each is counted once."""
+        suspect(state, "1", "2")
+        first, second = state.parked("a")
+        for _ in range(2):
+            state.settle(first, None)
+            state.settle(second, "refused again")
+            (row,) = state.streams()
+            assert (row.acknowledged, row.dead_lettered) == (1, 1)
+        assert state.parked("a") == []
+        assert [(each.refused.id, each.refused.reason) for each in state.dead_letters.letters()] == [
+            ("2", "refused again")
+        ]
 
 
 class TestReplay:
-    """Another try to deliver them."""
+    """Delivering them again."""
 
-    def test_removes_what_was_delivered(self, file: DeadLetterFile, path: Path) -> None:
-        """Only what was delivered is removed; the rest stays byte for byte. An empty file has space again."""
-        add(file, "1", "2", "3", event=ODD_EVENTS[1])
-        lines = path.read_bytes().splitlines(keepends=True)
-        assert file.replay(accepting("2")) == ReplayResult(delivered=1, kept=2)
-        assert path.read_bytes() == lines[0] + lines[2]
-        assert file.replay(accepting("1", "3")) == (2, 0)
-        assert path.read_bytes() == b""
-        assert file.replay(accepting()) == (0, 0)
-        add(file, "4")
-        assert ids(file) == ["4"]
+    def test_delivered_ones_are_removed(self, state: StateStore) -> None:
+        """What stays is kept in order, and can be replayed again; suspects are not replayed."""
+        add(state, "1", "2", "3")
+        suspect(state, "suspect")
+        with open_shared(state.path) as other:
+            assert replay_all(other, accepting("1", "3")) == 1
+        assert ids(state) == ["2"]
+        assert replay_all(state, accepting("2", "suspect")) == 0
+        assert len(state.parked("a")) == 1
 
-    def test_an_error_ends_it(self, file: DeadLetterFile) -> None:
-        """What was delivered before an error is removed; the rest stays."""
-        add(file, "1", "2", "3")
+    def test_an_error_in_between(self, state: StateStore) -> None:
+        """What was delivered before an error is removed; the event that failed stays."""
+        add(state, "1", "2", "3")
 
         def deliver(letter: DeadLetter) -> bool:
-            if letter.id == "2":
+            if letter.refused.id == "2":
                 raise ReceiverDown("down")
             return True
 
-        with pytest.raises(ReceiverDown):
-            file.replay(deliver)
-        assert ids(file) == ["2", "3"]
+        with open_shared(state.path) as other, pytest.raises(ReceiverDown):
+            replay_all(other, deliver)
+        assert ids(state) == ["2", "3"]
 
-    def test_killed(self, file: DeadLetterFile, path: Path) -> None:
-        """What was delivered before a kill is not delivered again, and the next replay removes it."""
-        add(file, "1", "2", "3")
-        run_python("""
+    def test_a_kill_delivers_at_most_one_twice(self, path: Path) -> None:
+        """Killed while it delivers the third, the next replay begins with the third."""
+        with opened(path) as state:
+            add(state, "1", "2", "3", "4")
+        script = """
             import signal
-            from in_jumpcloud.state.dead_letters import DeadLetterFile
+            from in_jumpcloud.state.dead_letters import replay
+            from in_jumpcloud.state.store import open_shared
             def deliver(letter):
-                if letter.id == "2":
+                print(letter.refused.id, flush=True)
+                if letter.refused.id == "3":
                     os.kill(os.getpid(), signal.SIGKILL)
                 return True
-            DeadLetterFile(Path(sys.argv[1]), max_bytes=2**20).replay(deliver)
-            """, path, check=False)  # fmt: skip
-        assert ids(file) == ["2", "3"]
-        tried: list[str] = []
+            with open_shared(Path(sys.argv[1])) as state:
+                replay(state.dead_letters, [1, 2, 3, 4], deliver)
+            """
+        assert run_python(script, path, check=False).split() == ["1", "2", "3"]
+        with opened(path) as state:
+            assert ids(state) == ["3", "4"]
 
-        def refuse(letter: DeadLetter) -> bool:
-            tried.append(letter.id)
-            return False
-
-        assert file.replay(refuse) == (0, 2)
-        assert tried == ["2", "3"]
-        assert len(path.read_bytes().splitlines()) == 2
-
-    def test_added_meanwhile(self, file: DeadLetterFile) -> None:
-        """Adding does not wait for a replay; the next replay delivers what was added."""
-        add(file, "1", "2")
+    def test_added_meanwhile(self, state: StateStore) -> None:
+        """A process that holds the state adds during a replay; the next replay delivers what was added."""
+        add(state, "1", "2")
 
         def deliver(letter: DeadLetter) -> bool:
-            add(file, f"new-{letter.id}")
+            add(state, f"new-{letter.refused.id}")
             return True
 
-        assert file.replay(deliver) == (2, 0)
-        assert ids(file) == ["new-1", "new-2"]
-
-    def test_two_at_once(self, file: DeadLetterFile) -> None:
-        """A second replay is refused while one is running: it would deliver everything twice."""
-        add(file, "1")
-
-        def deliver(_: DeadLetter) -> bool:
-            with pytest.raises(Fatal, match="another replay is running"):
-                file.replay(accepting())
-            return True
-
-        assert file.replay(deliver) == (1, 0)
-
-    def test_moved_away_meanwhile(self, file: DeadLetterFile, path: Path) -> None:
-        """A file that is moved away during a replay is marked where it is now; the new file is not touched."""
-        add(file, "1", "2")
-        old = path.with_name("old")
-
-        def deliver(letter: DeadLetter) -> bool:
-            if letter.id == "1":
-                path.rename(old)
-                add(file, "new")
-            return letter.id == "1"
-
-        assert file.replay(deliver) == (1, 1)
-        assert ids(file) == ["new"]
-        assert ids(DeadLetterFile(old, max_bytes=MIB)) == ["2"]
+        with open_shared(state.path) as other:
+            assert replay_all(other, deliver) == 0
+        assert ids(state) == ["new-1", "new-2"]
 
 
-def test_processes_at_once(file: DeadLetterFile, path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Processes that add while others list and replay lose nothing, and tear no line."""
-    script = (
-        "import pathlib, sys\n"
-        "from in_jumpcloud.state.dead_letters import DeadLetterFile\n"
-        "file = DeadLetterFile(pathlib.Path(sys.argv[1]), max_bytes=2**30)\n"
-        "for number in range(150):\n"
-        "    file.add('a', f'{sys.argv[2]}-{number}', 'refused', b'x' * 20_000, now_ms=0)\n"
-    )
-    delivered: list[str] = []
-    repeated: list[str] = []
-    ended = threading.Event()
+class TestImport:
+    """The file of an earlier version."""
 
-    def list_repeatedly() -> None:
-        while not ended.is_set():
-            listed = ids(file)
-            repeated.extend(each for each in set(listed) if listed.count(each) > 1)
+    def line(self, name: str, event: bytes = b"{}", stream: str = "default") -> bytes:
+        """A line as earlier versions wrote it."""
+        fields = {"time": "2026-01-01T00:00:00.000Z", "stream": stream, "id": name, "reason": "no ack"}
+        return json.dumps(fields | {"event": event.decode(errors="surrogateescape")}).encode() + b"\n"
 
-    listing = threading.Thread(target=list_repeatedly)
-    listing.start()
+    def test_moved_once(self, state: StateStore, tmp_path: Path) -> None:
+        """Its events move into the state, in order and byte for byte, and the file is renamed."""
+        file = tmp_path / "dead-letter.ndjson"
+        whole = b"".join(self.line(str(number), event) for number, event in enumerate(ODD_EVENTS))
+        file.write_bytes(whole)
+        for _ in range(2):
+            state.import_dead_letters(file)
+        found = [each.refused for each in state.dead_letters.letters()]
+        assert [(each.id, each.event, each.time_ms) for each in found] == [
+            (str(number), event, NOW) for number, event in enumerate(ODD_EVENTS)
+        ]
+        assert not file.exists()
+        assert (tmp_path / "dead-letter.ndjson.imported").read_bytes() == whole
 
-    def deliver(letter: DeadLetter) -> bool:
-        delivered.append(letter.id)
-        return True
+    def test_after_a_kill(self, state: StateStore, tmp_path: Path) -> None:
+        """A run that was killed after the commit, before the last renaming, makes no second copy."""
+        file = tmp_path / "dead-letter.ndjson"
+        (tmp_path / "dead-letter.ndjson.importing").write_bytes(self.line("1"))
+        state.import_dead_letters(file)
+        (tmp_path / "dead-letter.ndjson.imported").rename(tmp_path / "dead-letter.ndjson.importing")
+        state.import_dead_letters(file)
+        assert ids(state) == ["1"]
 
-    children = [subprocess.Popen([sys.executable, "-c", script, path, name]) for name in "ab"]  # noqa: S603 - our own
-    try:
-        while any(child.poll() is None for child in children):
-            file.replay(deliver)
-    finally:
-        ended.set()
-        listing.join()
-        for child in children:
-            child.kill()
-            child.wait()
-    file.replay(deliver)
-    assert [child.returncode for child in children] == [0, 0]
-    assert repeated == []
-    assert sorted(delivered) == sorted(f"{name}-{number}" for name in "ab" for number in range(150))
-    assert ids(file) == []
-    assert "not a dead letter" not in caplog.text
+    def test_other_lines(self, state: StateStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Delivered lines are left out; those that cannot be parsed stay in the file, and their number is logged."""
+        file = tmp_path / "dead-letter.ndjson"
+        torn = [
+            b'{"time": "2026-',
+            b"[]",
+            b'{"time": 5, "stream": "a", "id": "1", "reason": "r", "event": "{}"}',
+            b"[" * 9999,
+        ]
+        file.write_bytes(b"\n".join([self.line("1").strip(), b"#" + self.line("2").strip()[1:], b"", *torn]))
+        state.import_dead_letters(file)
+        assert ids(state) == ["1"]
+        assert "4 lines are no dead letters" in caplog.text
+
+    def test_a_file_that_cannot_be_read(
+        self, state: StateStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It is logged, and the plugin starts all the same."""
+        (tmp_path / "dead-letter.ndjson").mkdir()
+        state.import_dead_letters(tmp_path / "dead-letter.ndjson")
+        assert "cannot be moved into the state: [Errno 21] Is a directory" in caplog.text
+
+
+def test_the_size_is_read_from_an_index(state: StateStore) -> None:
+    """Adding one does not read all events."""
+    plan = connection(state).execute("EXPLAIN QUERY PLAN SELECT count(*), sum(bytes) FROM dead_letter").fetchall()
+    assert "COVERING INDEX" in str(plan)

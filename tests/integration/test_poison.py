@@ -22,14 +22,13 @@ from support.streams import (
 )
 
 from in_jumpcloud import pipeline
-from in_jumpcloud.collector import REJECTED_DELAY
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.config.types import Duration, Size
-from in_jumpcloud.errors import Fatal, Stopped
+from in_jumpcloud.errors import Stopped
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.state.dead_letters import DeadLetterFile
+from in_jumpcloud.state.store import open_readonly
 from in_jumpcloud.timestamps import HOUR_MS, rfc3339
 
 LARGE = {"large-1", "large-2"}
@@ -59,9 +58,10 @@ def settings(source: EventSource, receiver: SimulatedReceiver, clock: Clock, tmp
 
 def dead_letters(settings: Config) -> dict[str, str]:
     """The reason of each dead letter, by its id."""
-    file = DeadLetterFile(settings.dead_letter.path, max_bytes=settings.dead_letter.max_bytes)
-    letters = list(file.letters())
+    with open_readonly(settings.state.path) as state:
+        letters = [each.refused for each in state.dead_letters.letters()]
     assert all(json.loads(each.event)["id"] == each.id for each in letters)
+    assert len({each.id for each in letters}) == len(letters)
     return {each.id: each.reason for each in letters}
 
 
@@ -94,7 +94,6 @@ def test_a_record_larger_than_a_message_is_kept_without_trying(
     reasons = dead_letters(settings)
     assert set(reasons) == LARGE
     assert "message_max_bytes" in reasons["large-1"]
-    assert settings.dead_letter.path.read_bytes().count(b"\n") == 2
     assert arrived_once(receiver, event_count(source) - 2)
 
 
@@ -142,7 +141,7 @@ def test_a_receiver_that_is_down_makes_no_dead_letters(
         ending.join()
 
     assert receiver.refused > 20
-    assert not settings.dead_letter.path.exists()
+    assert not dead_letters(settings)
     assert not receiver.ids
 
 
@@ -154,22 +153,28 @@ def test_two_lost_acks_make_no_dead_letters(
     with open_app(settings, clock) as plugin:
         until_caught_up(plugin.collectors[0])
 
-    assert not settings.dead_letter.path.exists()
+    assert not dead_letters(settings)
     assert len(receiver.ids) == event_count(source)
 
 
-def test_a_full_file_stops_the_stream_rather_than_dropping(
-    settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock
+def test_no_space_for_dead_letters_stops_the_stream_rather_than_dropping(
+    settings: Config,
+    source: EventSource,
+    receiver: SimulatedReceiver,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Without space for a dead letter nothing is skipped; with space again, everything is delivered, once."""
     receiver.faults.refuse_above(250_000)
     full = changed(settings, dead_letter__max_bytes=Size(400_000))
-    with open_app(full, clock) as plugin:
-        (one,) = plugin.collectors
-        delays = [one.step(threading.Event()) for _ in range(3)]
-        assert max(delays) == pytest.approx(REJECTED_DELAY, abs=1)
-        assert isinstance(one.error, Fatal)
-        assert "dead_letter.max_bytes" in str(one.error)
+    stop = threading.Event()
+    with open_app(full, clock) as plugin, caplog.at_level("ERROR"):
+        ending = threading.Timer(0.5, stop.set)
+        ending.start()
+        with pytest.raises(Stopped):
+            until_caught_up(plugin.collectors[0], stop)
+        ending.join()
+        assert "and dead_letter.max_bytes is 400000; see `in-jumpcloud dead-letters list`" in caplog.text
 
     with open_app(settings, clock) as plugin:
         until_caught_up(plugin.collectors[0])

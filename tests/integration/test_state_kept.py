@@ -14,7 +14,8 @@ from support.state import POSITION, connection, database_pages_limited, filled_s
 
 from in_jumpcloud.errors import InJumpCloudError, StateCorrupt, StateMissing, StateOutdated, StateUnavailable
 from in_jumpcloud.insights.window import Window
-from in_jumpcloud.state.database import lock_holder
+from in_jumpcloud.state.dead_letters import Refused
+from in_jumpcloud.state.files import lock_holder
 from in_jumpcloud.state.store import StateReader, StateStore, open_readonly
 
 NOW = 1_767_225_600_000
@@ -41,10 +42,11 @@ class TestStreams:
 
     def test_counters(self, state: StateStore) -> None:
         """Late and dead-lettered events add up, a dead letter is not acknowledged; a failed commit counts nothing."""
+        letters = [Refused(each, "1", "refused", NOW, "tag", b"{}") for each in keys(3, 2)]
         state.commit("a", keys(5), POSITION, late=2)
-        state.commit("a", keys(3, 2), POSITION, late=1, dead_lettered=1)
+        state.commit("a", keys(3, 2), POSITION, late=1, dead_letters=letters[:1])
         with database_pages_limited(state), pytest.raises(StateUnavailable):
-            state.commit("a", keys(10_000, 3), POSITION, late=4, dead_lettered=2)
+            state.commit("a", keys(10_000, 3), POSITION, late=4, dead_letters=letters[1:])
         (row,) = state.streams()
         assert (row.acknowledged, row.late, row.dead_lettered, row.updated_ms) == (7, 3, 1, NOW)
 
@@ -154,8 +156,8 @@ class TestReading:
             "empty": (StateMissing, "empty file; the first `in-jumpcloud run` creates the state"),
             "other": (StateCorrupt, "a database of another program"),
             "junk": (StateCorrupt, "file is not a database; move it away"),
-            "newer": (StateCorrupt, "of version 99, newer than version 3 of this program; upgrade in-jumpcloud"),
-            "older": (StateOutdated, "of version 2, older than version 3 of this program; the next start of"),
+            "newer": (StateCorrupt, "of version 99, newer than version 4 of this program; upgrade in-jumpcloud"),
+            "older": (StateOutdated, "of version 2, older than version 4 of this program; the next start of"),
         }
         for name, (kind, reason) in reasons.items():
             with pytest.raises(kind) as caught, open_readonly(paths[name]):

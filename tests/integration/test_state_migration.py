@@ -13,9 +13,13 @@ from support.state import key
 
 from in_jumpcloud.errors import ConfigError
 from in_jumpcloud.insights.window import Position, Window
+from in_jumpcloud.state.dead_letters import Refused
+from in_jumpcloud.state.schema import VERSION
 from in_jumpcloud.state.store import StateStore, open_readonly
 
-SCHEMAS = sorted((ROOT / "tests" / "data" / "state_schemas").glob("*.sql"))
+SCHEMAS = {int(file.stem): file for file in (ROOT / "tests" / "data" / "state_schemas").glob("*.sql")}
+BY_ID = (1, 2)
+"""The versions whose ledger has ids; later ones have digests."""
 MINUTE = 60_000
 LAST = 10_000
 """The minute of the watermark."""
@@ -25,18 +29,19 @@ IDS = [(minute, f"{minute}-{number}") for minute in range(LAST - 60, LAST + 3) f
 STRAY = [(0, "undated"), (17, "long ago"), (10**8, "future")]
 
 
-def old_state(path: Path, schema: Path, name: str = "own organization") -> None:
-    """A state as the program of that schema left it: one stream, and one that has no ids."""
+def old_state(path: Path, version: int, name: str = "own organization") -> None:
+    """A state as the program of that version left it: one stream, and one that has no ids."""
     with closing(sqlite3.connect(path)) as database, database:
-        database.executescript(schema.read_text())
+        database.executescript(SCHEMAS[version].read_text())
         database.execute("PRAGMA application_id = 0x696E6A63")
-        database.execute(f"PRAGMA user_version = {schema.stem}")
+        database.execute(f"PRAGMA user_version = {version}")
         database.execute("INSERT INTO identity VALUES ('the agent')")
         position = msgspec.json.encode(POSITION).decode()
         for number, stream in ((1, name), (2, "idle")):
             insert = "INSERT INTO stream (number, name, position, acknowledged) VALUES (?, ?, ?, 7)"
             database.execute(insert, (number, stream, position))
-        database.executemany("INSERT INTO ledger VALUES (1, ?, ?)", [*IDS, *STRAY])
+        rows = [*IDS, *STRAY] if version in BY_ID else [key(*each) for each in IDS]
+        database.executemany("INSERT INTO ledger VALUES (1, ?, ?)", rows)
 
 
 def known(state: StateStore, ids: list[tuple[int, str]], stream: str = "default") -> list[tuple[int, str]]:
@@ -46,9 +51,9 @@ def known(state: StateStore, ids: list[tuple[int, str]], stream: str = "default"
     return [each for each, of_it in zip(ids, keys, strict=True) if of_it in found]
 
 
-@pytest.fixture(params=SCHEMAS, ids=[each.stem for each in SCHEMAS])
+@pytest.fixture(params=BY_ID)
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A state of each version before the present one."""
+    """A state of each version whose ledger has ids."""
     old_state(tmp_path / "state.db", request.param)
     return tmp_path / "state.db"
 
@@ -89,7 +94,7 @@ def test_what_may_be_read_again(path: Path) -> None:
 def test_oldest_minute(tmp_path: Path) -> None:
     """Without strays the oldest minute is where the ledger begins."""
     path = tmp_path / "state.db"
-    old_state(path, SCHEMAS[-1])
+    old_state(path, 2)
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("DELETE FROM ledger WHERE minute = 17")
     with StateStore(path, new_agent_id="x") as state:
@@ -127,3 +132,23 @@ def test_an_interrupted_migration(path: Path) -> None:
         StateStore(path, new_agent_id="x", connect=connect)
     with StateStore(path, new_agent_id="x") as state:
         assert known(state, [*IDS, *STRAY]) == [*IDS, *STRAY]
+
+
+@pytest.mark.parametrize("version", sorted(set(SCHEMAS) - set(BY_ID)))
+def test_ledgers_with_digests(tmp_path: Path, version: int) -> None:
+    """From version 3 on the ledger stays as it is."""
+    path = tmp_path / "state.db"
+    old_state(path, version, "default")
+    for _ in range(2):
+        with StateStore(path, new_agent_id="x") as state:
+            assert known(state, [*IDS, *STRAY]) == IDS
+            assert state.counts("default", LAST, LAST + 1) == {LAST: 3}
+            assert (state.kept_from_ms("default"), state.organization("default")) == (POSITION.origin_ms, None)
+            letter = Refused(key(1, "x"), "x", "refused", 0, "tag", b"{}")
+            state.commit("default", [letter.key], POSITION, dead_letters=[letter])
+            assert state.dead_letters.count == 1
+
+
+def test_every_version_is_tested() -> None:
+    """There is a schema for each version before the present one."""
+    assert sorted(SCHEMAS) == list(range(1, VERSION))

@@ -122,7 +122,6 @@ class Command:
             "jumpcloud.requests_per_second": 1000,
             "forward.servers": [server],
             "state.path": str(self.state),
-            "dead_letter.path": str(self.dead_letters),
             "geoip.asn": "geoip/demo-asn.mmdb",
             "log.format": "text",
             "http.listen": None,
@@ -138,10 +137,11 @@ class Command:
         """The path of the state in `settings`."""
         return self.directory / "state" / "state.db"
 
-    @property
-    def dead_letters(self) -> Path:
-        """The path of the dead letters in `settings`."""
-        return self.directory / "dead-letter.ndjson"
+    def dead_letters(self) -> list[str]:
+        """The ids of the dead letters in the state, oldest first."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.state}?mode=ro", uri=True)) as database:
+            rows = database.execute("SELECT id FROM dead_letter WHERE state = 'dead' ORDER BY number").fetchall()
+        return [event_id for (event_id,) in rows]
 
     def acknowledged(self) -> int:
         """The number of acknowledged events of all streams, from the state; 0 while there is none."""

@@ -1,6 +1,6 @@
 """Run `in-jumpcloud` and kill it at its n-th instant: `kill_at.py N COMMAND…` sends itself SIGKILL there.
 
-There is an instant before and after each request, chunk and dead letter, and before each SQL statement of the state.
+There is an instant before and after each request and chunk, and before each SQL statement of the state.
 With N = 0 nothing is killed. The number of instants is written to standard error.
 """
 
@@ -17,7 +17,6 @@ from typing import Any
 from in_jumpcloud import cli
 from in_jumpcloud.forward.sender import AckSender
 from in_jumpcloud.insights.api import DirectoryInsights
-from in_jumpcloud.state.dead_letters import DeadLetterFile
 from in_jumpcloud.state.store import StateStore
 
 
@@ -59,14 +58,13 @@ def main() -> None:
     instants = Instants(int(sys.argv.pop(1)))
     instants.around(DirectoryInsights, "fetch")
     instants.around(AckSender, "deliver")
-    instants.around(DeadLetterFile, "add")
     original = StateStore.__init__
 
     @functools.wraps(original)
     def traced(self: StateStore, *arguments: Any, **options: Any) -> None:
         original(self, *arguments, **options)
         # The first 30 characters show the statement, but no values: all rows of an INSERT look the same.
-        self._database.set_trace_callback(lambda statement: instants.pass_by(statement[:30]))
+        self._database.connection.set_trace_callback(lambda statement: instants.pass_by(statement[:30]))
 
     StateStore.__init__ = traced  # type: ignore[method-assign]
     try:

@@ -19,7 +19,6 @@ from in_jumpcloud import app
 from in_jumpcloud.collector import Collector
 from in_jumpcloud.config.schema import (
     Config,
-    DeadLetterSettings,
     ForwardSettings,
     GeoIPSettings,
     JumpCloudSettings,
@@ -81,7 +80,6 @@ def settings_of(url: str, directory: Path, *ports: int, **changes: Any) -> Confi
         geoip=GeoIPSettings(city=ROOT / "geoip" / "demo-city.mmdb"),
         forward=ForwardSettings(servers=servers or (ServerSettings(host="127.0.0.1"),)),
         state=StateSettings(path=directory / "state.db"),
-        dead_letter=DeadLetterSettings(path=directory / "dead-letter.ndjson"),
     )
     for name, value in changes.items():
         section, key = name.split("__")

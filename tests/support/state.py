@@ -38,7 +38,7 @@ def filled_state(path: Path) -> bytes:
 
 def connection(state: StateStore) -> sqlite3.Connection:
     """The store's own connection: SQLite's limits are a connection's."""
-    return state._database
+    return state._database.connection
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from in_jumpcloud import app
 from in_jumpcloud.collector import Collector
 from in_jumpcloud.config.schema import (
     Config,
-    DeadLetterSettings,
     ForwardSettings,
     GeoIPSettings,
     JumpCloudSettings,
@@ -84,7 +83,6 @@ def stream_settings(api: SimulatedApi, receiver: SimulatedReceiver, directory: P
         geoip=GeoIPSettings(city=ROOT / "geoip" / "demo-city.mmdb"),
         forward=ForwardSettings(servers=(ServerSettings(host="127.0.0.1", port=receiver.port),)),
         state=StateSettings(path=directory / "state.db"),
-        dead_letter=DeadLetterSettings(path=directory / "dead-letter.ndjson"),
     )
     return changed(settings, **changes)
 

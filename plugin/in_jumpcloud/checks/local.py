@@ -1,4 +1,4 @@
-"""Checks of this machine: access to secrets, the GeoIP databases, the state, the dead-letter file."""
+"""Checks of this machine: access to secrets, the GeoIP databases, the state, the dead letters."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from urllib.parse import urlsplit
 
 from in_jumpcloud.checks.result import CONFIGURATION, OTHER, CheckResult, failed, ok, warning
 from in_jumpcloud.config.document import Document
-from in_jumpcloud.config.schema import Config, DeadLetterSettings, GeoIPSettings, Section, StateSettings
+from in_jumpcloud.config.schema import Config, GeoIPSettings, Section, StateSettings
 from in_jumpcloud.config.types import Secret
 from in_jumpcloud.ecs.geoip import GeoIPLookup
-from in_jumpcloud.errors import ConfigError, Fatal, StateCorrupt, StateMissing, StateOutdated, StateUnavailable
-from in_jumpcloud.state.dead_letters import DeadLetterFile
+from in_jumpcloud.errors import ConfigError, StateCorrupt, StateMissing, StateOutdated, StateUnavailable
 from in_jumpcloud.state.store import open_readonly
 from in_jumpcloud.timestamps import rfc3339
 
@@ -119,19 +118,21 @@ def check_state(settings: StateSettings, *, min_free_bytes: int = MIN_FREE_BYTES
     yield from _check_writable("state", "state.path", path, message, min_free_bytes)
 
 
-def check_dead_letters(settings: DeadLetterSettings, *, min_free_bytes: int = MIN_FREE_BYTES) -> Iterator[CheckResult]:
-    """Check whether there are dead letters, and that more can be written."""
-    file = DeadLetterFile(settings.path, max_bytes=settings.max_bytes)
+def check_dead_letters(settings: Config) -> Iterator[CheckResult]:
+    """Check whether there are dead letters. A state that cannot be read is the matter of `check_state`."""
     try:
-        count = sum(1 for _ in file.letters())
-    except Fatal as error:
-        yield failed("dead letters", error)
+        with open_readonly(settings.state.path) as state:
+            letters = state.dead_letters
+    except StateMissing:
+        yield ok("dead letters", "none")
         return
-    if count:
-        message = f"{settings.path}: {count} dead letters, {file.size()} of at most {settings.max_bytes} bytes"
-        yield warning("dead letters", message, "see `in-jumpcloud dead-letter list`, then replay them")
-    message = "" if count else "none"
-    yield from _check_writable("dead letters", "dead_letter.path", settings.path, message, min_free_bytes)
+    except (ConfigError, StateCorrupt, StateUnavailable):
+        return
+    if letters.count:
+        message = f"{letters.count} dead letters, {letters.bytes} of at most {settings.dead_letter.max_bytes} bytes"
+        yield warning("dead letters", message, "see `in-jumpcloud dead-letters list`, then replay or drop them")
+    else:
+        yield ok("dead letters", "none")
 
 
 def _check_writable(check: str, setting: str, path: Path, message: str, min_free_bytes: int) -> Iterator[CheckResult]:

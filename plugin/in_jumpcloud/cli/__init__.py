@@ -26,11 +26,13 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _COMMANDS = {
     name: name.replace("-", "_")
     for name in (
-        *("run", "init", "check", "status", "health", "audit", "dead-letter", "map", "fields", "template"),
+        *("run", "init", "check", "status", "health", "audit", "dead-letters", "map", "fields", "template"),
         *("simulate", "demo", "completion"),
     )
 }
 """The module of each command, which defines it as `command`."""
+_ALIASES = {"dead-letter": "dead-letters"}
+"""Former names of commands. They work, and are not listed."""
 
 
 class _LazyGroup(click.Group):
@@ -40,6 +42,7 @@ class _LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - the base calls it
+        cmd_name = _ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in _COMMANDS:
             return None
         command: click.Command = import_module(f"{__name__}.{_COMMANDS[cmd_name]}").command

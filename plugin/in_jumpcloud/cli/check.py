@@ -93,7 +93,7 @@ def _checks(path: Path, settings: Config, stop: threading.Event, deadline: float
         Check("JumpCloud", partial(check_jumpcloud, settings, stop, deadline)),
         Check("database", partial(local.check_databases, settings.geoip)),
         Check("state", partial(local.check_state, settings.state)),
-        Check("dead letters", partial(local.check_dead_letters, settings.dead_letter)),
+        Check("dead letters", partial(local.check_dead_letters, settings)),
         *(
             Check(f"receiver {each}", partial(check_receiver, each, forward, stop, probe=probe), RECEIVER)
             for each in forward.servers

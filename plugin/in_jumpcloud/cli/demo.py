@@ -97,7 +97,6 @@ def _settings(url: str, port: int, directory: Path) -> Config:
         "forward.servers": [{"host": "127.0.0.1", "port": port}],
         "forward.ack_timeout": "10s",
         "state.path": f"{directory}/state.db",
-        "dead_letter.path": f"{directory}/dead-letter.ndjson",
     }
     for kind in ("city", "asn"):
         values[f"geoip.{kind}"] = str(package_file(f"simulator/demo-{kind}.mmdb", f"geoip/demo-{kind}.mmdb"))

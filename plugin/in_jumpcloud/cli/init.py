@@ -64,13 +64,9 @@ geoip:
   # An ASN database, for client.as.
   asn: $asn
 
-# Positions and the IDs of delivered events. Keep it on persistent storage.
+# Positions, the IDs of delivered events, and events that the receiver refuses. Keep it on persistent storage.
 state:
   path: state/in-jumpcloud.db
-
-# Events that the receiver refuses for good.
-dead_letter:
-  path: state/dead-letter.ndjson
 """)
 
 

@@ -15,7 +15,6 @@ from in_jumpcloud.config.schema import Config
 from in_jumpcloud.errors import InJumpCloudError
 from in_jumpcloud.monitoring import client
 from in_jumpcloud.monitoring.health import format_duration
-from in_jumpcloud.state.dead_letters import DeadLetterFile
 from in_jumpcloud.state.store import StreamRow, open_readonly
 from in_jumpcloud.timestamps import now_ms, rfc3339
 
@@ -41,13 +40,13 @@ def command(path: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(status, indent=2, ensure_ascii=False))
         return
-    state, letters, running = status["state"], status["dead_letter"], status["running"]
+    state, letters, running = status["state"], status["dead_letters"], status["running"]
     if state["exists"]:
         usage = f"in use by {state['held_by']}" if state["held_by"] else "not in use"
         click.echo(f"state         {state['path']}, {_format_size(state['bytes'])}, {usage}")
     else:
         click.echo(f"state         {state['path']}, does not exist yet; `in-jumpcloud run` creates it")
-    click.echo(f"dead letters  {letters['path']}, {_format_size(letters['bytes']) if letters['bytes'] else 'none'}")
+    click.echo(f"dead letters  {letters['count'] or 'none'}")
     for receiver in running["receivers"] if running else ():
         up = {True: "up", False: "down", None: "not tried yet"}[receiver["up"]]
         click.echo(f"receiver      {receiver['name']}, {up}")
@@ -62,24 +61,25 @@ def _collect(settings: Config) -> dict[str, Any]:
 
     Raises:
         ConfigError: the state cannot be read.
-        Fatal: the file of dead letters cannot be read.
+        StateCorrupt, StateUnavailable: it is damaged, or an older program wrote it.
     """
     now = now_ms()
     path = settings.state.path
     configured = [stream.name for stream in app.streams(settings)]
     rows: dict[str, StreamRow] = {}
     holder = None
+    letters = {"count": 0, "bytes": 0}
     if path.exists():
         with open_readonly(path) as state:
             holder = state.holder
             rows = {row.name: row for row in state.streams()}
+            letters = {"count": state.dead_letters.count, "bytes": state.dead_letters.bytes}
     names = [*configured, *(name for name in rows if name not in configured)]
     running = _ask_process(settings) if holder else None
     rates = {each["name"]: each["events_per_minute"] for each in running["streams"]} if running else {}
-    letters = DeadLetterFile(settings.dead_letter.path, max_bytes=settings.dead_letter.max_bytes)
     return {
         "state": {"path": str(path), "exists": path.exists(), "bytes": _database_bytes(path), "held_by": holder},
-        "dead_letter": {"path": str(letters.path), "bytes": letters.size()},
+        "dead_letters": letters,
         "running": running,
         "streams": [
             {

@@ -145,9 +145,12 @@ class StateSettings(Section, frozen=True):
 
 
 class DeadLetterSettings(Section, frozen=True):
-    """The file of events that the receiver refuses for good."""
+    """Events that the receiver refuses for good.
 
-    path: Path = Path("state/dead-letter.ndjson")
+    `path` is the file in which earlier versions kept them; None: `dead-letter.ndjson` in the directory of the state.
+    """
+
+    path: Path | None = None
     max_bytes: PositiveSize = Size(100 * 1024**2)
 
 

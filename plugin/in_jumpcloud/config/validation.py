@@ -33,7 +33,7 @@ def validate(config: Config) -> Iterator[Problem]:
         except ValueError as error:
             yield Problem("http.listen", str(error))
     for name, path in (("state.path", config.state.path), ("dead_letter.path", config.dead_letter.path)):
-        if not path.name:
+        if path and not path.name:
             yield Problem(name, f"expected the path of a file (got {path})")
     if not _DAY_SECONDS <= config.reconcile.reach <= _MAX_REACH_DAYS * _DAY_SECONDS:
         yield Problem("reconcile.reach", f"must be from 1d to {_MAX_REACH_DAYS}d")

@@ -29,7 +29,7 @@ _COUNTERS = (  # metric, field of Counters, help
     ("pipeline_error_events", "with_problems", "Events mapped only in part; delivered"),
     ("sent_events", "sent", "Records sent, resends included"),
     ("acknowledged_events", "acknowledged", "Records acknowledged by a receiver and committed"),
-    ("dead_lettered_events", "dead_lettered", "Events written to the dead-letter file"),
+    ("dead_lettered_events", "dead_lettered", "Events that became dead letters"),
     ("api_pages", "pages", "Pages received from JumpCloud"),
     ("api_page_bytes", "page_bytes", "Bytes of received pages, decompressed"),
     ("forward_bytes", "sent_bytes", "Bytes of sent messages, resends included"),
@@ -151,7 +151,7 @@ def _files(snapshot: Snapshot) -> Iterable[Metric]:
     yield age
     yield GaugeMetricFamily("in_jumpcloud_state_file_bytes", "Size of the state on disk", value=snapshot.state_bytes)
     yield GaugeMetricFamily(
-        "in_jumpcloud_dead_letter_file_bytes", "Size of the dead-letter file", value=snapshot.dead_letter_bytes
+        "in_jumpcloud_dead_letters", "Refused events in the state, until they are replayed", value=snapshot.dead_letters
     )
 
 

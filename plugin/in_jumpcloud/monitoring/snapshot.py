@@ -13,9 +13,8 @@ from in_jumpcloud import __version__
 from in_jumpcloud.app import App
 from in_jumpcloud.collector import Collector
 from in_jumpcloud.counters import Counters, LatencyHistogram
-from in_jumpcloud.errors import InJumpCloudError, RequestRejected
+from in_jumpcloud.errors import RequestRejected
 from in_jumpcloud.insights.window import Window
-from in_jumpcloud.state.dead_letters import DeadLetterFile
 from in_jumpcloud.troubles import Trouble
 
 
@@ -80,6 +79,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     geo_misses: int = 0
     state_path: str = ""
     state_bytes: int = 0
+    dead_letters: int = 0
     dead_letter_bytes: int = 0
     version: str = __version__
     python: str = platform.python_version()
@@ -107,7 +107,8 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
         geo_misses=geo.misses,
         state_path=str(settings.state.path.resolve()),
         state_bytes=_state_bytes(settings.state.path),
-        dead_letter_bytes=_dead_letter_bytes(resources.dead_letters),
+        dead_letters=resources.state.dead_letters.count,
+        dead_letter_bytes=resources.state.dead_letters.bytes,
     )
 
 
@@ -141,11 +142,4 @@ def _file_bytes(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
-        return 0
-
-
-def _dead_letter_bytes(letters: DeadLetterFile) -> int:
-    try:
-        return letters.size()
-    except InJumpCloudError:
         return 0

@@ -36,7 +36,7 @@ def encode_status(snapshot: Snapshot, history: History) -> bytes:
             "requests": snapshot.requests,
             "unknown_types": snapshot.unknown_types,
             "state": {"path": snapshot.state_path, "bytes": snapshot.state_bytes},
-            "dead_letter": {"bytes": snapshot.dead_letter_bytes},
+            "dead_letters": {"count": snapshot.dead_letters, "bytes": snapshot.dead_letter_bytes},
             "history": history.points(),
         }
     )

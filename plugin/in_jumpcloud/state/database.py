@@ -1,20 +1,19 @@
-"""The database file of the state: how it is opened, its lock, and what its errors mean."""
+"""The database of the state: how it is opened, read and written, and what its errors mean."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
+import shutil
 import sqlite3
-import time
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from in_jumpcloud.errors import (
     ConfigError,
-    Fatal,
     InJumpCloudError,
     Problem,
     StateCorrupt,
@@ -23,15 +22,20 @@ from in_jumpcloud.errors import (
     StateUnavailable,
 )
 from in_jumpcloud.state import schema
+from in_jumpcloud.state.files import corrupt, open_private, path_errors, with_suffix
 
 log = logging.getLogger(__name__)
 
-_MAGIC = b"SQLite format 3\0"
 FAULTS = (sqlite3.Error, UnicodeDecodeError)
 """What SQLite raises. UnicodeDecodeError: its message quotes bytes of a damaged file."""
 _CACHE_KIB = 256  # ids are written in the order of their minutes, so few pages are in use at a time
 _MAX_CHECKED_BYTES = 64 * 1024**2
-"""A file up to this size is checked when it is opened: 0.25 s for a million ids (40 MB)."""
+"""A file up to this size is checked when it is opened: 0.25 s for a million ids (31 MB)."""
+_MIN_FREE_BYTES = 64 * 1024**2
+_DAYS_KEPT = 16
+"""About how many days of ids a state has: reconcile.reach and a day."""
+_GIVE_BACK_PAGES = 1000
+"""Free pages (4 MB) from which on the file gives them back to the disk, and at most so many at a time."""
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 _ADVICE = {
     sqlite3.SQLITE_FULL: "free space on its disk",
@@ -42,32 +46,92 @@ _ADVICE = {
     sqlite3.SQLITE_CANTOPEN: "the file or its directory is missing, or permissions deny access",
     sqlite3.SQLITE_PERM: "the file or its directory is missing, or permissions deny access",
 }
-_MOVE_AWAY = "move it away to start again at jumpcloud.start, or set another path"
-_LOCK_TRIES = 4
-"""Tries to get the lock: `lock_holder` of another process holds it for an instant."""
-
 
 Connect = Callable[..., sqlite3.Connection]
 """`sqlite3.connect`, or what a simulation puts in its place."""
 
 
-class OpenDatabase(NamedTuple):
-    """An open database. `is_new`: it was empty, and its tables were just created."""
+class Space(NamedTuple):
+    """The disk of the state, in bytes: what is free, and what one day of events may need."""
 
-    database: sqlite3.Connection
-    agent_id: str
-    is_new: bool
+    free_bytes: int
+    needed_bytes: int
 
-
-def corrupt(path: Path, what: object, advice: str = _MOVE_AWAY) -> StateCorrupt:
-    """The error for a file that no retry makes usable."""
-    message = " ".join(str(what).split())  # text from a damaged file may contain anything
-    return StateCorrupt(f"state.path: {path}: {message}", advice=advice)
+    @property
+    def is_low(self) -> bool:
+        """Whether the disk may be full within a day."""
+        return self.free_bytes < self.needed_bytes
 
 
-def state_error(path: Path, error: Exception, action: str) -> InJumpCloudError:
-    """Translate `error`, one of FAULTS, of an open state: StateCorrupt for damage, else StateUnavailable."""
-    return _damage(path, error) or StateUnavailable(f"{path}: {action}: {error}", advice=_advice(error))
+class Database:
+    """An open database. Threads may share it. `is_new`: it was empty, and its tables were just created."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, identity: schema.Identity, *, is_new: bool) -> None:
+        self.path = path
+        self.connection = connection
+        self.identity = identity
+        self.is_new = is_new
+        self._lock = threading.RLock()
+
+    def read(self, query: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+        """All rows of a query.
+
+        Raises:
+            StateUnavailable, StateCorrupt: it cannot be read.
+        """
+        with self._lock:
+            try:
+                return self.connection.execute(query, parameters).fetchall()
+            except FAULTS as error:
+                raise self._error(error, "read") from None
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: on disk at the end of the body; after an error, nothing was written.
+
+        Raises:
+            StateUnavailable, StateCorrupt: it cannot be written.
+        """
+        with self._lock:
+            try:
+                self.connection.execute("BEGIN IMMEDIATE")
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException as error:
+                with contextlib.suppress(sqlite3.Error):
+                    self.connection.execute("ROLLBACK")
+                if isinstance(error, FAULTS):
+                    raise self._error(error, "written") from None
+                raise
+
+    def give_back_space(self) -> None:
+        """Return some free pages to the disk. It does nothing while few are free, or if the state cannot be written."""
+        with self._lock, contextlib.suppress(*FAULTS):
+            if self.connection.execute("PRAGMA freelist_count").fetchone()[0] > _GIVE_BACK_PAGES:
+                self.connection.execute(f"PRAGMA incremental_vacuum({_GIVE_BACK_PAGES})").fetchall()
+
+    def space(self) -> Space:
+        """The disk of the state. It does not wait for a commit under way.
+
+        Raises:
+            StateUnavailable: it is not known.
+        """
+        try:
+            size = self.path.stat().st_size
+            free_bytes = shutil.disk_usage(self.path.parent).free
+        except OSError as error:
+            raise StateUnavailable(f"{self.path}: cannot be read: {error.strerror}") from None
+        return Space(free_bytes, max(_MIN_FREE_BYTES, size // _DAYS_KEPT))
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self.connection.close()
+
+    def _error(self, error: Exception, action: str) -> InJumpCloudError:
+        """Translate `error`, one of FAULTS: StateCorrupt for damage, else StateUnavailable."""
+        unavailable = StateUnavailable(f"{self.path}: cannot be {action}: {error}", advice=_advice(error))
+        return _damage(self.path, error) or unavailable
 
 
 def _damage(path: Path, error: Exception) -> StateCorrupt | None:
@@ -89,111 +153,51 @@ def _advice(error: Exception) -> str:
     return _ADVICE.get(_code(error), "")
 
 
-def _lock_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.lock")
-
-
-def acquire_lock(path: Path) -> Any:
-    """Lock the state at `path` for this process, and write into the lock file who holds it.
-
-    Returns:
-        The open lock file; closing it releases the lock.
-
-    Raises:
-        ConfigError: the path cannot be used.
-        StateCorrupt: the file is not a database.
-        Fatal: another process holds the lock.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # An existing lock is taken first. Opening and closing the database file would release every lock that SQLite
-        # has on it in this process (POSIX locks), also one of another StateStore.
-        lock = _open_lock(path, 0) if _lock_path(path).exists() else None
-        try:
-            _require_database(path)
-        except BaseException:
-            if lock:
-                lock.close()
-            raise
-        lock = lock or _open_lock(path, os.O_CREAT)
-    except OSError as error:
-        raise ConfigError(Problem("state.path", f"{path}: cannot be written: {error.strerror}")) from None
-    with contextlib.suppress(OSError):  # on a full disk the holder stays unnamed, but the lock is held
-        os.ftruncate(lock.fileno(), 0)
-        os.pwrite(lock.fileno(), f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
-    return lock
-
-
-def _open_lock(path: Path, create: int) -> Any:
-    lock = open(os.open(_lock_path(path), os.O_RDWR | create | os.O_CLOEXEC, 0o600), "r+", errors="replace")  # noqa: PTH123, SIM115 - stays open
-    for tries_left in reversed(range(_LOCK_TRIES)):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if tries_left:
-                time.sleep(0.02)
-        else:
-            return lock
-    holder = lock.read().strip() or "another process"
-    lock.close()
-    raise Fatal(f"state.path: {path}: in use by {holder}; only one process at a time can use it")
-
-
-def _require_database(path: Path) -> None:
-    """SQLite takes a file of less than a page for an empty database, and would overwrite it."""
-    if path.exists():
-        with path.open("rb") as file:
-            magic = file.read(len(_MAGIC))
-        if magic not in (b"", _MAGIC):
-            raise corrupt(path, "file is not a database")
-
-
-def lock_holder(path: Path) -> str | None:
-    """The process that holds the state now, as it named itself; None if no process does.
-
-    Raises:
-        ConfigError: the lock file cannot be read.
-    """
-    try:
-        with _lock_path(path).open(errors="replace") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return lock.read().strip() or "another process"
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigError(Problem("state.path", f"{path}: cannot be read: {error.strerror}")) from None
-    return None
-
-
-def open_to_write(path: Path, new_agent_id: str, connect: Connect = sqlite3.connect) -> OpenDatabase:
+def open_to_write(path: Path, new_agent_id: str, connect: Connect = sqlite3.connect) -> Database:
     """Open the database at `path`. Create its tables if it is new, and bring those of an older version up to date.
 
     Raises:
         ConfigError: the file cannot be opened or written.
         StateCorrupt: the file is damaged, not ours, or of a newer version.
     """
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    except OSError as error:
-        raise ConfigError(Problem("state.path", f"{path}: cannot be written: {error.strerror}")) from None
-    with _connected(path, str(path), connect) as database:
-        version = _version(database, path)
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    with path_errors(path):
+        os.close(open_private(path, create=True))
+    had_log = with_suffix(path, "-wal").exists()
+    with _connected(path, str(path), connect) as connection:
+        version = _version(connection, path)
         if version is None:
-            schema.create(database, new_agent_id)
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        _configure(connection)
+        if version is None:
+            schema.create(connection, new_agent_id)
         else:
-            _require_sound(database, path)
+            _require_sound(connection, path)
             if version < schema.VERSION:
-                schema.migrate(database, version)
+                schema.migrate(connection, version)
                 log.info("%s: brought from version %d to version %d", path, version, schema.VERSION)
-        return OpenDatabase(database, _agent_id(database, path), version is None)
+            if schema.identity(connection).run and not had_log:
+                log.warning(
+                    "%s: it was in use when it was copied without its -wal file, or that was deleted: what was "
+                    "delivered last may be delivered again",
+                    path,
+                )
+            _let_it_shrink(connection, path)
+        return Database(path, connection, schema.identity(connection), is_new=version is None)
 
 
-def open_to_read(path: Path) -> OpenDatabase:
+def open_to_share(path: Path) -> Database:
+    """Open the database at `path` to write to it, also while another process holds the state.
+
+    Raises:
+        StateMissing, StateOutdated, ConfigError, StateCorrupt: as in `open_to_read`.
+    """
+    open_to_read(path).close()
+    with _connected(path, f"{path.absolute().as_uri()}?mode=rw", sqlite3.connect, uri=True) as connection:
+        _configure(connection)
+        return Database(path, connection, schema.identity(connection), is_new=False)
+
+
+def open_to_read(path: Path) -> Database:
     """Open the database at `path` read-only, also while another process writes to it.
 
     Raises:
@@ -204,8 +208,8 @@ def open_to_read(path: Path) -> OpenDatabase:
     """
     if not path.exists():
         raise _missing(path, "no such file")
-    with _connected(path, f"{path.absolute().as_uri()}?mode=ro", sqlite3.connect, uri=True) as database:
-        version = _version(database, path)
+    with _connected(path, f"{path.absolute().as_uri()}?mode=ro", sqlite3.connect, uri=True) as connection:
+        version = _version(connection, path)
         if version is None:
             raise corrupt(path, "file is not a database") if path.stat().st_size else _missing(path, "empty file")
         if version < schema.VERSION:
@@ -213,7 +217,13 @@ def open_to_read(path: Path) -> OpenDatabase:
                 f"state.path: {path}: of version {version}, older than version {schema.VERSION} of this program",
                 advice="the next start of `in-jumpcloud run` brings it up to date and keeps what is in it",
             )
-        return OpenDatabase(database, _agent_id(database, path), is_new=False)
+        return Database(path, connection, schema.identity(connection), is_new=False)
+
+
+def _configure(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
 
 
 def _missing(path: Path, why: str) -> StateMissing:
@@ -227,22 +237,24 @@ def _connected(path: Path, target: str, connect: Connect, *, uri: bool = False) 
     """Connect to the database at `path`, and close it again if that or the body fails."""
     with contextlib.ExitStack() as on_failure:
         try:
-            database = connect(target, uri=uri, isolation_level=None, check_same_thread=False)
-            on_failure.callback(database.close)
-            yield database
+            connection = connect(target, uri=uri, isolation_level=None, check_same_thread=False)
+            on_failure.callback(connection.close)
+            yield connection
+        except schema.ForeignContent as error:
+            raise corrupt(path, error) from None
         except FAULTS as error:
             unusable = ConfigError(Problem("state.path", f"{path}: cannot be used: {error}"), advice=_advice(error))
             raise _damage(path, error) or unusable from None
         on_failure.pop_all()
 
 
-def _version(database: sqlite3.Connection, path: Path) -> int | None:
+def _version(connection: sqlite3.Connection, path: Path) -> int | None:
     """The version of the tables; None if there are none yet. Raises StateCorrupt unless they are ours and not newer."""
-    if not database.execute("SELECT 1 FROM sqlite_schema").fetchone():
+    if not connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
         return None
-    if database.execute("PRAGMA application_id").fetchone()[0] != schema.APPLICATION:
+    if connection.execute("PRAGMA application_id").fetchone()[0] != schema.APPLICATION:
         raise corrupt(path, "a database of another program", "set another path")
-    version = int(database.execute("PRAGMA user_version").fetchone()[0])
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > schema.VERSION:
         raise corrupt(
             path,
@@ -254,14 +266,20 @@ def _version(database: sqlite3.Connection, path: Path) -> int | None:
     return version
 
 
-def _require_sound(database: sqlite3.Connection, path: Path) -> None:
+def _require_sound(connection: sqlite3.Connection, path: Path) -> None:
     """Find damage at start rather than in the middle of a backfill."""
-    if path.stat().st_size <= _MAX_CHECKED_BYTES and database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+    if path.stat().st_size <= _MAX_CHECKED_BYTES and connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
         raise corrupt(path, "database disk image is malformed")
 
 
-def _agent_id(database: sqlite3.Connection, path: Path) -> str:
-    row = database.execute("SELECT agent_id FROM identity").fetchone()
-    if row is None:
-        raise corrupt(path, "its content is not what in-jumpcloud writes: no identity")
-    return str(row[0])
+def _let_it_shrink(connection: sqlite3.Connection, path: Path) -> None:
+    """Rewrite a file of an older version once, so that it can give back space, if the disk has space for a copy."""
+    if connection.execute("PRAGMA auto_vacuum").fetchone()[0]:
+        return
+    size = path.stat().st_size
+    if shutil.disk_usage(path.parent).free < 2 * size + _MIN_FREE_BYTES:
+        return
+    if size > _MAX_CHECKED_BYTES:
+        log.info("%s: rewriting %d MB once, so that the file can shrink", path, size // 1024**2)
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("VACUUM")

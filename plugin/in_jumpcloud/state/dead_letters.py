@@ -1,259 +1,194 @@
-"""Events that the receiver refuses for good, kept on disk: one JSON object a line, with the event as JumpCloud sent it.
+"""Events that the receiver refuses: dead letters, and suspects that are sent once more before they become one.
 
-New lines are appended. A replay marks each delivered line in place, in its first byte, and removes the marked lines at
-its end. So adding never waits for a replay, and a replay that is killed delivers at most one event twice.
+They are rows of the state's database, so they are written in the transaction that commits their ids.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import logging
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import IO, NamedTuple
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
-import msgspec
-
-from in_jumpcloud.errors import Fatal
+from in_jumpcloud.errors import DeadLettersFull
+from in_jumpcloud.insights.event import EventKey
+from in_jumpcloud.state.database import Database
 from in_jumpcloud.timestamps import rfc3339
 
-log = logging.getLogger(__name__)
+Condition = Literal["dead", "suspect"]
+_ROW_BYTES = 200
+"""What a row takes on disk besides the event, about."""
+_SIZE = "SELECT count(*), coalesce(sum(bytes), 0) FROM dead_letter"
+_COLUMNS = "number, state, stream, minute, digest, id, reason, time_ms, tag, event"
 
-_DONE = b"#"
-"""Replaces the `{` at the beginning of a delivered line."""
+
+class Refused(NamedTuple):
+    """An event that the receiver refused, to be stored.
+
+    `event` is its JSON, byte for byte; `time_ms` is when it was refused, in epoch milliseconds. `tag` is the one that
+    its record was sent with. The stored text of `id` and `reason` is valid Unicode: what is not is escaped.
+    """
+
+    key: EventKey
+    id: str
+    reason: str
+    time_ms: int
+    tag: str
+    event: bytes
+
+    @property
+    def size(self) -> int:
+        """The bytes that count towards dead_letter.max_bytes."""
+        return len(self.event) + len(self.reason) + _ROW_BYTES
 
 
 class DeadLetter(NamedTuple):
-    """One event that could not be delivered.
+    """A stored event. `number` identifies it; `state` is "dead", or "suspect": it will be sent once more."""
 
-    `time` is when it became a dead letter, in RFC 3339. `event` is its JSON, byte for byte.
-    """
-
-    time: str
+    number: int
+    state: Condition
     stream: str
-    id: str
-    reason: str
-    event: bytes
+    refused: Refused
 
     def line(self) -> bytes:
-        """The line in the file. Bytes that are not UTF-8 become lone surrogates, which JSON can escape."""
-        fields = self._asdict() | {"event": self.event.decode(errors="surrogateescape")}
+        """One line of JSON in ASCII. Bytes of the event that are not UTF-8 become lone surrogates."""
+        refused = self.refused
+        fields = {
+            "time": rfc3339(refused.time_ms),
+            "stream": self.stream,
+            "id": refused.id,
+            "reason": refused.reason,
+            "event": refused.event.decode(errors="surrogateescape"),
+        }
         return json.dumps(fields).encode() + b"\n"
 
-    @classmethod
-    def parse(cls, line: bytes) -> DeadLetter:
-        """Parse a line of the file.
+
+class DeadLetters:
+    """The dead letters and suspects in a state. `max_bytes` limits how many bytes they may take together.
+
+    `count` and `bytes` are those of the last commit or `refresh`; to read them waits for nothing.
+    """
+
+    def __init__(self, database: Database, *, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.count = self.bytes = 0
+        self._database = database
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Count again: another process may have removed some.
 
         Raises:
-            ValueError: it is not a dead letter.
+            StateUnavailable, StateCorrupt: the state cannot be read.
         """
-        try:
-            fields = json.loads(line)
-            if not all(type(value) is str for value in fields.values()):
-                raise ValueError("a field is not text")
-            event = fields.pop("event").encode(errors="surrogateescape")
-            return cls(**fields, event=event)
-        except (AttributeError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"not a dead letter: {error}") from None
+        self.count, self.bytes = self._database.read(_SIZE)[0]
 
-
-class ReplayResult(NamedTuple):
-    """The number of dead letters that were delivered, and of those that stay in the file."""
-
-    delivered: int
-    kept: int
-
-
-class DeadLetterFile:
-    """The file of dead letters. Several processes may use it; each locks it briefly while it writes."""
-
-    def __init__(self, path: Path, *, max_bytes: int) -> None:
-        self.path = path
-        self._max_bytes = max_bytes
-
-    def add(self, stream: str, event_id: str, reason: str, event: bytes | msgspec.Raw, *, now_ms: int) -> None:
-        """Append one dead letter. It is on disk when this returns.
+    def add(self, transaction: sqlite3.Connection, stream: str, state: Condition, letters: Sequence[Refused]) -> None:
+        """Add `letters` in a transaction.
 
         Raises:
-            Fatal: the file is full or cannot be written. Nothing was written, so the event must not be dropped.
+            DeadLettersFull: they would take more than `max_bytes`.
         """
-        line = DeadLetter(rfc3339(now_ms), stream, event_id, reason, bytes(event)).line()
-        with self._errors("written"), self._locked() as file:
-            size = os.fstat(file).st_size
-            # A crash may leave an incomplete last line. It stays; the new one begins on a line after it.
-            is_torn = size and os.pread(file, 1, size - 1) != b"\n"
-            data = b"\n" + line if is_torn else line
-            if size + len(data) > self._max_bytes:
-                raise Fatal(
-                    f"dead_letter.path: {self.path}: full: {size} bytes, and dead_letter.max_bytes is "
-                    f"{self._max_bytes}",
-                    advice="see `in-jumpcloud dead-letter list`, then replay the file or move it away",
-                )
-            try:
-                _write(file, data, size)
-                os.fsync(file)
-                if not size:
-                    _sync_directory(self.path)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(file, size)
-                raise
+        if not letters:
+            return
+        used = transaction.execute(_SIZE).fetchone()[1]
+        if used + sum(letter.size for letter in letters) > self.max_bytes:
+            raise DeadLettersFull(
+                f"{self._database.path}: no space for another dead letter: {used} bytes are used, and "
+                f"dead_letter.max_bytes is {self.max_bytes}",
+                advice="see `in-jumpcloud dead-letters list`, then replay or drop them",
+            )
+        insert(transaction, stream, state, letters)
 
-    def letters(self) -> Iterator[DeadLetter]:
-        """All dead letters in the file; none if there is no file. A line that cannot be parsed is logged and skipped.
+    def suspects(self, stream: str) -> list[DeadLetter]:
+        """The suspects of `stream`, oldest first."""
+        return list(self.letters(state="suspect", stream=stream))
 
-        Raises:
-            Fatal: the file cannot be read.
-        """
-        with self._errors("read"):
-            try:
-                file = self.path.open("rb")
-            except FileNotFoundError:
-                return
-        with file:
-            for _, letter in self._lines(file):
-                if letter:
-                    yield letter
-
-    def replay(self, deliver: Callable[[DeadLetter], bool]) -> ReplayResult:
-        """Call `deliver` with each dead letter, and remove those from the file for which it returns True.
-
-        An error of `deliver` ends the replay; what was delivered before it is removed. A line that cannot be parsed
-        stays.
-
-        Raises:
-            Fatal: the file cannot be read or written, or another replay is running.
-        """
-        if not self.size():
-            return ReplayResult(0, 0)
-        delivered = kept = 0
-        with self._exclusive_replay():
-            try:
-                with self._errors("written"):
-                    file = self.path.open("r+b")
-                with file:
-                    for offset, letter in self._lines(file):
-                        if letter and deliver(letter):
-                            with self._errors("written"):
-                                os.pwrite(file.fileno(), _DONE, offset)
-                                os.fsync(file.fileno())
-                            delivered += 1
-                        else:
-                            kept += 1
-            finally:
-                self._remove_delivered()
-        return ReplayResult(delivered, kept)
-
-    def size(self) -> int:
-        """The size of the file in bytes; 0 if there is no file."""
-        with self._errors("read"):
-            try:
-                return self.path.stat().st_size
-            except FileNotFoundError:
-                return 0
-
-    def _lines(self, file: IO[bytes]) -> Iterator[tuple[int, DeadLetter | None]]:
-        """The offset and dead letter of each line not yet delivered; None for a line that cannot be parsed.
-
-        Lines that are added meanwhile are left for the next replay.
-        """
-        with self._errors("read"):
-            fcntl.flock(file, fcntl.LOCK_SH)  # wait for a process that is adding a line
-            size = os.fstat(file.fileno()).st_size
-            fcntl.flock(file, fcntl.LOCK_UN)
-            offset = 0
-            for number, line in enumerate(file, 1):
-                if offset >= size:
-                    return
-                if line.strip() and not line.startswith(_DONE):
-                    try:
-                        letter = DeadLetter.parse(line)
-                    except ValueError as error:
-                        log.warning("%s:%d: not a dead letter, left in the file: %s", self.path, number, error)
-                        letter = None
-                    yield offset, letter
-                offset += len(line)
-
-    def _remove_delivered(self) -> None:
-        """Rewrite the file without the delivered lines."""
-        new = self.path.with_name(f"{self.path.name}.new")
-        with self._errors("written"), self._locked() as fileno, os.fdopen(os.dup(fileno), "rb") as file:
-            if not any(line.startswith(_DONE) for line in file):
-                return
-            file.seek(0)
-            old = os.fstat(fileno)
-            try:
-                with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as kept:  # noqa: PTH123 - the mode
-                    kept.writelines(line for line in file if not line.startswith(_DONE))
-                    kept.flush()
-                    if old.st_uid != os.geteuid():  # root runs the replay, but the plugin must be able to use the file
-                        os.fchown(kept.fileno(), old.st_uid, old.st_gid)
-                    os.fsync(kept.fileno())
-                new.replace(self.path)
-            except OSError:
-                new.unlink(missing_ok=True)
-                raise
-            _sync_directory(self.path)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[int]:
-        """Open the file, or create it, and keep other processes from adding to it or replacing it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+    def letters(self, state: Condition = "dead", *, stream: str | None = None) -> Iterator[DeadLetter]:
+        """The dead letters, or the suspects, oldest first; one at a time is in memory."""
+        after = 0
         while True:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                if _is_at(file, self.path):
-                    yield file
-                    return
-            finally:
-                os.close(file)
+            rows = self._database.read(
+                f"SELECT {_COLUMNS} FROM dead_letter WHERE number > ?1 AND state = ?2 "  # noqa: S608 - our own
+                "AND (?3 IS NULL OR stream = ?3) ORDER BY number LIMIT 1",
+                (after, state, stream),
+            )
+            if not rows:
+                return
+            letter = _letter(rows[0])
+            yield letter
+            after = letter.number
 
-    @contextlib.contextmanager
-    def _exclusive_replay(self) -> Iterator[None]:
-        """Allow one replay at a time: two would deliver each event twice."""
-        lock = self.path.with_name(f"{self.path.name}.lock")
-        with self._errors("written"):
-            file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Fatal(f"{self.path}: another replay is running") from None
-            yield
-        finally:
-            os.close(file)
+    def remove(self, number: int) -> bool:
+        """Remove one; False if another process has removed it. It is gone from the disk when this returns."""
+        with self._database.transaction() as transaction:
+            return bool(transaction.execute("DELETE FROM dead_letter WHERE number = ?", (number,)).rowcount)
 
-    @contextlib.contextmanager
-    def _errors(self, action: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise Fatal(f"dead_letter.path: {self.path}: cannot be {action}: {error.strerror}") from None
+    def settle(self, letter: DeadLetter, refusal: str | None, *, now_ms: int) -> None:
+        """A suspect was sent once more: with `refusal` None it was acknowledged, else it becomes a dead letter.
 
-
-def _is_at(file: int, path: Path) -> bool:
-    """Whether the open file is still the one at `path`: it may have been replaced while we waited for the lock."""
-    try:
-        return os.path.samestat(os.fstat(file), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _write(file: int, data: bytes, offset: int) -> None:
-    left = memoryview(data)
-    while left:
-        written = os.pwrite(file, left, offset)
-        left, offset = left[written:], offset + written
+        The totals of its stream count it now. It does nothing if the suspect was settled before.
+        """
+        column = "acknowledged" if refusal is None else "dead_lettered"
+        with self._database.transaction() as transaction:
+            if refusal is None:
+                change = "DELETE FROM dead_letter WHERE number = ? AND state = 'suspect'"
+                changed = transaction.execute(change, (letter.number,)).rowcount
+            else:
+                change = (
+                    "UPDATE dead_letter SET state = 'dead', reason = ?, time_ms = ? "
+                    "WHERE number = ? AND state = 'suspect'"
+                )
+                changed = transaction.execute(change, (storable(refusal), now_ms, letter.number)).rowcount
+            transaction.execute(
+                f"UPDATE stream SET {column} = {column} + ?, updated_ms = ? WHERE name = ?",  # noqa: S608 - our own
+                (changed, now_ms, letter.stream),
+            )
+        self.refresh()
 
 
-def _sync_directory(path: Path) -> None:
-    """Make a new name in a directory survive a loss of power."""
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+def insert(transaction: sqlite3.Connection, stream: str, state: Condition, letters: Sequence[Refused]) -> None:
+    """Insert `letters`, whatever space they take. One that is stored already, with the same time, is left out."""
+    transaction.executemany(
+        "INSERT INTO dead_letter (stream, state, minute, digest, id, reason, time_ms, tag, bytes, event) "
+        "SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 WHERE NOT EXISTS "
+        "(SELECT 1 FROM dead_letter WHERE stream = ?1 AND digest = ?4 AND time_ms = ?7)",
+        [
+            (
+                *(stream, state, each.key.minute, each.key.digest, storable(each.id), storable(each.reason)),
+                *(each.time_ms, storable(each.tag), each.size, each.event),
+            )
+            for each in letters
+        ],
+    )
+
+
+def storable(text: str) -> str:
+    """SQLite stores valid Unicode only. An error may quote text from outside."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def replay(letters: DeadLetters, chosen: Sequence[int], deliver: Callable[[DeadLetter], bool]) -> int:
+    """Call `deliver` with each of the `chosen` dead letters, and remove those for which it returns True.
+
+    What was delivered is removed before the next one is sent, so a replay that is killed delivers at most one twice.
+
+    Returns:
+        How many it returned False for.
+    """
+    wanted = set(chosen)
+    kept = 0
+    for letter in letters.letters():
+        if letter.number in wanted:
+            if deliver(letter):
+                letters.remove(letter.number)
+            else:
+                kept += 1
+    return kept
+
+
+def _letter(row: tuple[Any, ...]) -> DeadLetter:
+    number, state, stream, minute, digest, event_id, reason, time_ms, tag, event = row
+    return DeadLetter(
+        number, state, stream, Refused(EventKey(minute, digest), event_id, reason, time_ms, tag, bytes(event))
+    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import NamedTuple
 
-VERSION = 3
+VERSION = 4
 APPLICATION = 0x696E6A63
 """The application id, "injc": it distinguishes our file from other SQLite databases."""
 
@@ -53,6 +54,11 @@ CREATE TABLE dead_letter (
 );
 CREATE INDEX dead_letter_size ON dead_letter (stream, state, bytes);
 """
+_ADDED_IN_4 = """
+ALTER TABLE stream ADD COLUMN organization TEXT;         -- the one that the events of the key name
+ALTER TABLE stream ADD COLUMN services TEXT;             -- from when on each is fetched, in epoch ms, as JSON
+ALTER TABLE identity ADD COLUMN in_use TEXT;             -- the run that has the file open; NULL: it was closed
+"""
 _KEPT_IN_2_MS = 72 * 3_600_000
 """How long version 2 kept ids, unless configured otherwise. Older rows may be single events with a wrong date."""
 _MIGRATIONS = {
@@ -76,15 +82,20 @@ UPDATE stream SET kept_from_ms = coalesce(max(
     (SELECT min(minute) * 60000 FROM ledger_v2 WHERE stream = number AND minute > 0)),
     json_extract(position, '$.watermark_ms'));
 """,  # noqa: S608 - our own
+    3: _ADDED_IN_4,
 }
 """From each older version to the next one."""
+
+
+class ForeignContent(Exception):
+    """The tables have not what in-jumpcloud writes."""
 
 
 def create(database: sqlite3.Connection, agent_id: str) -> None:
     """Create the tables in an empty database, in one transaction."""
     pragmas = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
-    database.executescript(f"BEGIN IMMEDIATE; {_TABLES} {_ADDED_IN_3} {pragmas}")
-    database.execute("INSERT INTO identity VALUES (?)", (agent_id,))
+    database.executescript(f"BEGIN IMMEDIATE; {_TABLES} {_ADDED_IN_3} {_ADDED_IN_4} {pragmas}")
+    database.execute("INSERT INTO identity (agent_id) VALUES (?)", (agent_id,))
     database.execute("COMMIT")
 
 
@@ -92,3 +103,22 @@ def migrate(database: sqlite3.Connection, version: int) -> None:
     """Turn the tables of an older `version` into the present ones, in one transaction. Nothing large is copied."""
     steps = "".join(_MIGRATIONS[each] for each in range(version, VERSION))
     database.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {VERSION}; COMMIT")
+
+
+class Identity(NamedTuple):
+    """What identifies the state: the agent id of the records, and the run that has it open (None: it was closed)."""
+
+    agent_id: str
+    run: str | None
+
+
+def identity(database: sqlite3.Connection) -> Identity:
+    """Read it.
+
+    Raises:
+        ForeignContent: there is none.
+    """
+    row = database.execute("SELECT agent_id, in_use FROM identity").fetchone()
+    if row is None:
+        raise ForeignContent("its content is not what in-jumpcloud writes: no identity")
+    return Identity(*row)

@@ -1,0 +1,203 @@
+"""The files of the state: created for their owner only, locked, and recognized when they are deleted or replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from in_jumpcloud.errors import ConfigError, Fatal, Problem, StateCorrupt, StateUnavailable
+
+_MAGIC = b"SQLite format 3\0"
+_LOCK_TRIES = 4
+"""Tries to get the lock: `lock_holder` of another process holds it for an instant."""
+_CREATED = "created"
+"""The second line of the lock file once the state has its tables."""
+_MOVE_AWAY = "move it away to start again at jumpcloud.start, or set another path"
+
+
+def corrupt(path: Path, what: object, advice: str = _MOVE_AWAY) -> StateCorrupt:
+    """The error for a file that no retry makes usable."""
+    message = " ".join(str(what).split())  # text from a damaged file may contain anything
+    return StateCorrupt(f"state.path: {path}: {message}", advice=advice)
+
+
+def with_suffix(path: Path, suffix: str) -> Path:
+    """A file next to the database, such as its lock."""
+    return path.with_name(f"{path.name}{suffix}")
+
+
+def open_private(path: Path, *, create: bool) -> int:
+    """Open a regular file to read and write. It is never reached through a symbolic link as the last part of `path`.
+
+    A new file is readable by its owner only, whatever the umask is. If root creates it in a directory of another user,
+    it belongs to that user: a command that root runs must not lock out the plugin.
+
+    Returns:
+        The file descriptor, to be closed by the caller.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        if not create:
+            raise
+    file = os.open(path, flags | os.O_CREAT, 0o600)
+    try:
+        os.fchmod(file, 0o600)
+        directory = path.parent.stat()
+        if os.geteuid() == 0 and directory.st_uid:
+            os.fchown(file, directory.st_uid, directory.st_gid)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+@contextlib.contextmanager
+def path_errors(path: Path, action: str = "written") -> Iterator[None]:
+    """Turn an OSError into a ConfigError about state.path."""
+    try:
+        yield
+    except OSError as error:
+        is_link = error.errno == errno.ELOOP and path.is_symlink()
+        reason = "it is a symbolic link; name the file itself" if is_link else error.strerror
+        raise ConfigError(Problem("state.path", f"{path}: cannot be {action}: {reason}")) from None
+
+
+class StateLock:
+    """The lock on the state, held until `close`. It remembers the files, to find out when they are replaced."""
+
+    def __init__(self, path: Path) -> None:
+        """Lock the state at `path` for this process, and write into the lock file who holds it.
+
+        Raises:
+            ConfigError: the path cannot be used.
+            StateCorrupt: the file is not a database, or the rest of one.
+            Fatal: another process holds the lock.
+        """
+        self._path = path
+        self._lock_path = with_suffix(path, ".lock")
+        with path_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # An existing lock is taken first. Opening and closing the database file would release every lock that
+            # SQLite has on it in this process (POSIX locks), also one of another StateStore.
+            file = _lock(path, self._lock_path) if self._lock_path.exists() else None
+            try:
+                _require_database(path, was_created=file is not None and _second_line(file) == _CREATED)
+            except BaseException:
+                if file:
+                    file.close()
+                raise
+            self._file = file or _lock(path, self._lock_path)
+        self._write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        self._identities: dict[Path, tuple[int, int]] = {}
+
+    def opened(self) -> None:
+        """The database is open and has its tables: from now on an empty file is not a new state."""
+        self._write(f"process {os.getpid()} on {os.uname().nodename}\n{_CREATED}\n")
+        paths = [self._path, *(with_suffix(self._path, each) for each in ("-wal", "-shm"))]
+        with path_errors(self._path, "read"):
+            self._identities = {path: _identity(path.stat()) for path in paths if path.exists()}
+            self._identities[self._lock_path] = _identity(os.fstat(self._file.fileno()))
+
+    def verify(self) -> None:
+        """Check that the files are still those that this process opened. It costs a few microseconds.
+
+        Raises:
+            StateUnavailable: one was deleted or replaced. What is committed from now on may not be found later.
+        """
+        for path, identity in self._identities.items():
+            try:
+                found = _identity(path.stat())
+            except OSError as error:
+                what = "was deleted" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+            else:
+                if found == identity:
+                    continue
+                what = "was replaced"
+            raise StateUnavailable(
+                f"{path}: {what} while this process is using it, so nothing is delivered",
+                advice="stop the process, restore the state if there is a copy, and start the process again",
+            )
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._file.close()
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # on a full disk the holder stays unnamed, but the lock is held
+            os.ftruncate(self._file.fileno(), 0)
+            os.pwrite(self._file.fileno(), text.encode(), 0)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _lock(path: Path, lock_path: Path) -> IO[str]:
+    lock = open(open_private(lock_path, create=True), "r+", errors="replace")  # noqa: SIM115 - stays open
+    for tries_left in reversed(range(_LOCK_TRIES)):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if tries_left:
+                time.sleep(0.02)
+        else:
+            return lock
+    holder = _holder(lock)
+    lock.close()
+    raise Fatal(f"state.path: {path}: in use by {holder}; only one process at a time can use it")
+
+
+def _holder(lock: IO[str]) -> str:
+    lock.seek(0)
+    return lock.readline().strip() or "another process"
+
+
+def _second_line(lock: IO[str]) -> str:
+    lock.seek(0)
+    lock.readline()
+    return lock.readline().strip()
+
+
+def _require_database(path: Path, *, was_created: bool) -> None:
+    """SQLite takes a file of less than a page for an empty database, and would overwrite it and its log."""
+    magic = b""
+    if path.exists():
+        with path.open("rb") as file:
+            magic = file.read(len(_MAGIC))
+        if magic not in (b"", _MAGIC):
+            raise corrupt(path, "file is not a database")
+        if not magic and was_created:
+            raise corrupt(path, "the file is empty, but it was a state before")
+    log = with_suffix(path, "-wal")
+    if not magic and log.exists() and log.stat().st_size:
+        raise corrupt(path, f"the file is {'empty' if path.exists() else 'missing'}, but {log.name} has data of it")
+
+
+def lock_holder(path: Path) -> str | None:
+    """The process that holds the state now, as it named itself; None if no process does.
+
+    Raises:
+        ConfigError: the lock file cannot be read.
+    """
+    try:
+        with with_suffix(path, ".lock").open(errors="replace") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return _holder(lock)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(Problem("state.path", f"{path}: cannot be read: {error.strerror}")) from None
+    return None

@@ -1,0 +1,166 @@
+"""The ledger: which events of a stream were delivered, and from when on it has all of them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from in_jumpcloud.insights.event import DIGEST_BYTES, UNDATED, EventKey
+from in_jumpcloud.state.database import Database
+from in_jumpcloud.timestamps import DAY_MS, MINUTE_MS
+
+Span = tuple[int, int]
+"""`[start, end)` of a window, in epoch milliseconds."""
+
+_KEEP_OUTSIDE = (
+    "INSERT INTO outside VALUES (?1, ?2, ?3) "
+    "ON CONFLICT (stream, digest) DO UPDATE SET read_ms = ?3 WHERE ?3 > read_ms + ?4"
+)
+"""An event that every query returns is not written every time, but once a day."""
+
+
+@dataclass(slots=True)
+class _Contents:
+    """What the ledger has of one stream: its number, the newest minute (-1: none), which other tables are not empty."""
+
+    number: int
+    newest: int
+    has_outside: bool
+    has_old: bool
+
+
+class Ledger:
+    """The keys of delivered events."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._contents: dict[str, _Contents] = {}
+
+    def counts(self, stream: str, start_minute: int, end_minute: int) -> dict[int, int]:
+        """The number of keys of each minute in `[start_minute, end_minute)`, without empty minutes."""
+        tables = ["ledger", "ledger_v2"] if self._has_old_table() else ["ledger"]
+        counted = " UNION ALL ".join(
+            f"SELECT minute, count(*) AS ids FROM {each} WHERE stream = (SELECT number FROM stream WHERE name = ?1) "  # noqa: S608 - our own
+            "AND minute >= ?2 AND minute < ?3 GROUP BY minute"
+            for each in tables
+        )
+        query = f"SELECT minute, sum(ids) FROM ({counted}) GROUP BY minute"  # noqa: S608 - our own
+        return dict(self._database.read(query, (stream, start_minute, end_minute)))
+
+    def delivered(self, stream: str, keys: Sequence[EventKey], ids: Sequence[str]) -> set[EventKey]:
+        """As StateStore.delivered."""
+        contents = self._contents_of(stream)
+        if contents is None:
+            return set()
+        number = contents.number
+        # Most events of a backlog are newer than all of the ledger.
+        found = self._find("ledger", number, [key for key in keys if key.minute <= contents.newest])
+        if contents.has_outside:
+            outside = {digest for _, digest in self._find("outside", number, keys)}
+            found.update(key for key in keys if key.digest in outside)
+        if contents.has_old:
+            old = self._find_old(number, [(key.minute, event_id) for key, event_id in zip(keys, ids, strict=False)])
+            found.update(key for key, event_id in zip(keys, ids, strict=False) if (key.minute, event_id) in old)
+        return found
+
+    def add(
+        self,
+        transaction: sqlite3.Connection,
+        number: int,
+        keys: Collection[EventKey],
+        seen: Collection[EventKey],
+        span: Span | None,
+        read_ms: int,
+    ) -> None:
+        """Add `keys` of the stream `number` in a transaction, and keep those of `seen` that are outside `span`."""
+        inside, outside = _split(keys, span)
+        transaction.executemany(
+            "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?)", [(number, minute, digest) for minute, digest in inside]
+        )
+        outside += _split(seen, span)[1]
+        transaction.executemany(_KEEP_OUTSIDE, [(number, digest, read_ms, DAY_MS) for _, digest in outside])
+
+    def added(self, stream: str, keys: Collection[EventKey], seen: Collection[EventKey], span: Span | None) -> None:
+        """What `add` did is committed."""
+        contents = self._contents.get(stream)
+        if contents:
+            inside, outside = _split(keys, span)
+            contents.newest = max([contents.newest, *(key.minute for key in inside)])
+            contents.has_outside |= bool(outside or _split(seen, span)[1])
+
+    def prune(self, stream: str, before_ms: int) -> int:
+        """As StateStore.prune; `before_ms` is the start of a minute."""
+        contents = self._contents_of(stream)
+        if contents is None:
+            return 0
+        number = contents.number
+        with self._database.transaction() as transaction:
+            transaction.execute("UPDATE stream SET kept_from_ms = ? WHERE number = ?", (before_ms, number))
+            deletions = [
+                ("DELETE FROM ledger WHERE stream = ? AND minute < ?", before_ms // MINUTE_MS),
+                ("DELETE FROM outside WHERE stream = ? AND read_ms < ?", before_ms),
+            ]
+            if contents.has_old:
+                # Also its rows for events outside their windows must stay until none of those is read again.
+                all_read = "(SELECT v2_read_ms FROM stream WHERE number = ?1) <= ?2"
+                deletions.append((f"DELETE FROM ledger_v2 WHERE stream = ?1 AND {all_read}", before_ms))  # noqa: S608 - our own
+            removed = sum(transaction.execute(query, (number, bound)).rowcount for query, bound in deletions)
+            if contents.has_old and not transaction.execute("SELECT 1 FROM ledger_v2 LIMIT 1").fetchone():
+                transaction.execute("DROP TABLE ledger_v2")
+        self._contents.pop(stream, None)
+        return removed
+
+    def _has_old_table(self) -> bool:
+        """Whether there are ids that version 2 of the schema wrote."""
+        return bool(self._database.read("SELECT 1 FROM sqlite_schema WHERE name = 'ledger_v2'"))
+
+    def _contents_of(self, stream: str) -> _Contents | None:
+        """What the ledger has of `stream`; None if it is new."""
+        if stream not in self._contents:
+            read = self._database.read
+            rows = read("SELECT number FROM stream WHERE name = ?", (stream,))
+            if not rows:
+                return None
+            number = rows[0][0]
+            newest = read("SELECT max(minute) FROM ledger WHERE stream = ?", (number,))[0][0]
+            outside = read("SELECT 1 FROM outside WHERE stream = ? LIMIT 1", (number,))
+            old = self._has_old_table() and read("SELECT 1 FROM ledger_v2 WHERE stream = ? LIMIT 1", (number,))
+            self._contents[stream] = _Contents(number, -1 if newest is None else newest, bool(outside), bool(old))
+        return self._contents[stream]
+
+    def _find(self, table: str, number: int, keys: Sequence[EventKey]) -> set[EventKey]:
+        """Those of `keys` that are in `table`; `outside` has no minutes."""
+        if not keys:
+            return set()
+        minute = "AND minute = wanted.value " if table == "ledger" else ""
+        rows = self._database.read(
+            f"SELECT wanted.value, digest FROM json_each(?1) AS wanted CROSS JOIN {table} "  # noqa: S608 - our own
+            f"WHERE stream = ?2 {minute}AND digest = substr(?3, wanted.key * {DIGEST_BYTES} + 1, {DIGEST_BYTES})",
+            (json.dumps([key.minute for key in keys]), number, b"".join([key.digest for key in keys])),
+        )
+        return {EventKey(*row) for row in rows}
+
+    def _find_old(self, number: int, wanted: Iterable[tuple[int, str]]) -> set[tuple[int, str]]:
+        """Those of `wanted`, minutes and ids, that are in the ledger of version 2."""
+        ids_by_minute: dict[int, list[str]] = {}
+        for minute, event_id in wanted:
+            ids_by_minute.setdefault(minute, []).append(event_id)
+        query = (
+            "SELECT minute, ledger_v2.id FROM json_each(?1) AS ids CROSS JOIN json_each(ids.value) AS wanted "
+            "CROSS JOIN ledger_v2 WHERE stream = ?2 "
+            "AND minute = CAST(ids.key AS INTEGER) AND ledger_v2.id = wanted.value"
+        )
+        return set(self._database.read(query, (json.dumps(ids_by_minute), number)))
+
+
+def _split(keys: Collection[EventKey], span: Span | None) -> tuple[list[EventKey], list[EventKey]]:
+    """The keys whose minute is in the span, and the others. UNDATED is in no span."""
+    start, end = (span[0] // MINUTE_MS, -(-span[1] // MINUTE_MS)) if span else (UNDATED + 1, sys.maxsize)
+    inside: list[EventKey] = []
+    outside: list[EventKey] = []
+    for key in keys:
+        (inside if key.minute > UNDATED and start <= key.minute < end else outside).append(key)
+    return inside, outside
