@@ -230,7 +230,7 @@ class App:
 
     def _is_done(self, collector: Collector, delay: float) -> bool:
         """Whether `--once` is done with a stream, whose next step is due in `delay` seconds."""
-        error, since = collector.error, collector.error_since
+        error, since = collector.error, collector.poller.error_since
         if error is None:
             error, since = collector.reconciler.error, collector.reconciler.error_since
             if not isinstance(error, Retryable | StateUnavailable):

@@ -38,12 +38,12 @@ class LateCalls(NamedTuple):
     """What the reconciler asks of its stream.
 
     `counts` returns JumpCloud's counts of `[start_ms, end_ms)`. `pager` makes a pager of a window. `deliver` delivers a
-    page of `span` and returns the number of distinct events on it by minute.
+    page of a span, and returns the number of distinct events on it by minute.
     """
 
     counts: Callable[[int, int, threading.Event], Counts]
     pager: Callable[[Window], Pager]
-    deliver: Callable[[Page, Span, threading.Event], Counts]
+    deliver: Callable[[Page, Position, Position, tuple[int, int], threading.Event], Counts]
 
 
 class _Reread(NamedTuple):
@@ -132,10 +132,10 @@ class Reconciler:
         if self._rereads and self._must_count:
             self._settle(self._rereads[0], now_ms, stop)
         elif self._rereads:
-            self._reread(self._rereads[0], stop)
+            self._reread(self._rereads[0], position, stop)
         elif minutes := [minute for minute, due in self._due.items() if due <= now]:
             self._rereads.extend(_Reread(span, decides=True, rows=Counter()) for span in spans(minutes))
-            self._reread(self._rereads[0], stop)
+            self._reread(self._rereads[0], position, stop)
         else:
             self._compare(position, now_ms, stop)
 
@@ -225,7 +225,7 @@ class Reconciler:
         self._count_failures = 0
         return theirs, ours
 
-    def _reread(self, reread: _Reread, stop: threading.Event) -> None:
+    def _reread(self, reread: _Reread, position: Position, stop: threading.Event) -> None:
         """Deliver one page of a span that is read again."""
         if self._pager is None:
             reread.rows.clear()
@@ -234,7 +234,7 @@ class Reconciler:
             window = Window(start_ms=start_ms, end_ms=end_ms, services=services, limit=self._limit)
             self._pager = self._calls.pager(window)
         page = self._pager.page(stop)
-        reread.rows.update(self._calls.deliver(page, reread.span, stop))
+        reread.rows.update(self._calls.deliver(page, position, position, reread.span[:2], stop))
         self._pager.advance(page)
         if not self._pager.done:
             return

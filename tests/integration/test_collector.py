@@ -26,10 +26,10 @@ from support.streams import (
 )
 
 from in_jumpcloud import pipeline
-from in_jumpcloud.collector import REJECTED_DELAY
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.config.types import Duration, Secret, Size, Start
 from in_jumpcloud.errors import CursorLost, KeyRefused, NotLicensed, PageTooLarge, RequestRejected, Retryable, Stopped
+from in_jumpcloud.poller import REJECTED_DELAY
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
@@ -166,12 +166,12 @@ def test_an_error_is_in_the_state_until_a_step_succeeds(
             (row,) = plugin.resources.state.streams()
             assert f"answered {status}" in (row.error or "")
             assert row.error_ms == clock.ms
-        assert one.failures == 2
+        assert one.poller.failures == 2
         clock.ms += MINUTE_MS
         with caplog.at_level("INFO"):
             one.step(stop)
         (row,) = plugin.resources.state.streams()
-        assert (row.error, row.error_ms, one.error, one.failures) == (None, None, None, 0)
+        assert (row.error, row.error_ms, one.error, one.poller.failures) == (None, None, None, 0)
         assert f"{one.stream.name}: recovered" in caplog.messages
 
 

@@ -108,7 +108,7 @@ def open_app(settings: Config, clock: Runtime, *, once: bool = False) -> Iterato
 
 def step_now(collector: Collector) -> float:
     """A step without the wait before it."""
-    collector._retry_at = collector._poll_at = collector._runtime.monotonic()
+    collector.poller._retry_at = collector.poller._poll_at = collector._runtime.monotonic()
     return collector.step(threading.Event())
 
 

@@ -147,7 +147,6 @@ class Soak:
             jumpcloud__overlap="1s",
             jumpcloud__window="1m",
             reconcile__every="1s",
-            reconcile__window="2h",
             forward__ack_timeout="3s",
         )
 

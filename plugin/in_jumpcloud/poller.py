@@ -1,0 +1,273 @@
+"""The polls of one stream: window by window, page by page, up to now.
+
+Each call of `step` delivers at most one page. The position moves after the commit only.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from in_jumpcloud.backoff import backoff_delay
+from in_jumpcloud.config.schema import JumpCloudSettings
+from in_jumpcloud.counters import Counters
+from in_jumpcloud.errors import (
+    CursorLost,
+    InJumpCloudError,
+    NotLicensed,
+    PageTooLarge,
+    Retryable,
+    StateUnavailable,
+)
+from in_jumpcloud.insights.clock import WARN_SKEW_SECONDS, EarlierClock
+from in_jumpcloud.insights.pages import Page, Pager
+from in_jumpcloud.insights.window import Position, Window, plan_window
+from in_jumpcloud.runtime import Runtime
+from in_jumpcloud.timestamps import DAY_MS, MINUTE_MS, rfc3339
+
+log = logging.getLogger(__name__)
+
+REJECTED_DELAY = 300.0
+"""Seconds until a request that JumpCloud rejected is repeated."""
+_LICENSED_DAYS = (90, 30, 15, 7, 1)
+"""How far back the plans of JumpCloud reach, in days."""
+_PLAN_MARGIN_MS = MINUTE_MS
+"""How far after the beginning of the plan a stream starts: the beginning moves on."""
+
+Deliver = Callable[[Page, Position, Position, tuple[int, int], threading.Event], Mapping[int, int]]
+"""Delivers a page; the position is the first until the last commit sets it to the second. Arguments and result are
+those of Pipeline.deliver."""
+
+
+class PollCalls(NamedTuple):
+    """What a poller asks of its stream.
+
+    `pager` makes a pager of a window. `probe` requests one event from a moment on, in epoch milliseconds. `start_over`
+    has everything within reach compared again. `done` is called after each completed window.
+    """
+
+    pager: Callable[[Window], Pager]
+    probe: Callable[[int, threading.Event], None]
+    deliver: Deliver
+    start_over: Callable[[int], None]
+    done: Callable[[], None]
+
+
+class Poller:
+    """Polls one stream. One thread at a time uses it."""
+
+    def __init__(
+        self,
+        stream: str,
+        calls: PollCalls,
+        settings: JumpCloudSettings,
+        counters: Counters,
+        position: Position,
+        *,
+        clock: EarlierClock,
+        runtime: Runtime,
+    ) -> None:
+        self.position = position
+        """How far the stream has come."""
+        self.error: InJumpCloudError | None = None
+        """Why the last poll failed; None once its window has come further."""
+        self.error_since = 0.0
+        """When polls began to fail, on the monotonic clock."""
+        self.failures = 0
+        """Failures of the window, without those for which JumpCloud named the delay."""
+        self.plan_ms: int | None = None
+        """How far back the plan of the organization reaches, in milliseconds; None while it was not exceeded."""
+        self._stream = stream
+        self._calls = calls
+        self._settings = settings
+        self._counters = counters
+        self._clock = clock
+        self._runtime = runtime
+        self._limit = settings.page_limit
+        self._window_ms = settings.window.ms
+        self._pager: Pager | None = None
+        self._delivered = self._furthest = 0  # pages of the window, now and before its last failure
+        self._reached_ms: int | None = None  # the minute of the newest event that the window has delivered
+        self._window_is_old = False  # its events have had their time to appear
+        self._contiguous_ms: int | None = None  # a watermark after which no event can be minutes late
+        self._poll_at = self._retry_at = runtime.monotonic()
+        self._polled_at: float | None = None
+
+    def until_due(self) -> float:
+        """Seconds until the next page is due."""
+        at = self._retry_at if self._pager or self.position.window else max(self._retry_at, self._poll_at)
+        return max(0.0, at - self._runtime.monotonic())
+
+    def step(self, stop: threading.Event) -> bool:
+        """Deliver a page of the window at hand, or of the next one.
+
+        Returns:
+            Whether the polls have recovered from an error.
+
+        Raises:
+            InJumpCloudError: as DirectoryInsights and Pipeline; call `failed` with it.
+            Stopped: `stop` was set.
+        """
+        try:
+            if self._pager is None:
+                self._pager = self._plan()
+            if self._pager:
+                self._deliver_page(self._pager, stop)
+        except NotLicensed as error:
+            self._start_later(error, stop)
+        return self.succeeded()
+
+    def succeeded(self) -> bool:
+        """Note a success, unless the window has not come further than at its last failure."""
+        if self.position.window and self._delivered <= self._furthest:
+            return False
+        self.failures = self._furthest = 0
+        recovered, self.error = self.error is not None, None
+        return recovered
+
+    def failed(self, error: InJumpCloudError, *, is_temporary: bool) -> float:
+        """Reset what `error` left unfinished; returns the seconds until the next try."""
+        self.reset()
+        now = self._runtime.monotonic()
+        if self.error is None:
+            self.error_since = now
+        self.error = error
+        self._furthest = max(self._furthest, self._delivered)
+        asked = error.after if isinstance(error, Retryable) else None
+        self.failures += asked is None
+        if isinstance(error, PageTooLarge):
+            self._limit = max(1, self._limit // 4)
+        if isinstance(error, CursorLost | PageTooLarge):
+            self._restart_window()
+        if asked is not None:
+            delay = asked
+        elif is_temporary or isinstance(error, Retryable | StateUnavailable):
+            delay = backoff_delay(self.failures, self._runtime.random)
+        else:
+            delay = REJECTED_DELAY
+        self._retry_at = now + delay
+        return delay
+
+    def reset(self) -> None:
+        """Drop the pages at hand: none counts as delivered before its commit."""
+        self._pager = None
+
+    def find_plan(self, wanted_ms: int, refusal: NotLicensed, stop: threading.Event) -> int:
+        """Find out, by requests for one event, how far back the plan reaches; it begins after `wanted_ms`.
+
+        Raises:
+            NotLicensed: no start helps: Directory Insights is not enabled.
+        """
+        for days in _LICENSED_DAYS:
+            start_ms = self._clock.now_ms() - days * DAY_MS + _PLAN_MARGIN_MS
+            if start_ms <= wanted_ms:
+                continue
+            self._counters.liveness.touch()
+            try:
+                self._calls.probe(start_ms, stop)
+            except NotLicensed:
+                continue
+            self.plan_ms = days * DAY_MS
+            return self.plan_ms
+        raise refusal
+
+    def _restart_window(self) -> None:
+        """Page the window from its start again. The ledger prevents duplicates."""
+        self._delivered = 0
+        window = self.position.window
+        if window:
+            window = msgspec.structs.replace(window, limit=min(window.limit, self._limit), cursor=None)
+            self.position = self.position.with_window(window)
+
+    def _plan(self) -> Pager | None:
+        """A pager for the unfinished window, or else for the next one, which is frozen from now on."""
+        settings, now_ms, now = self._settings, self._clock.now_ms(), self._runtime.monotonic()
+        self._correct_position(now_ms)
+        overlap_ms = 0 if self._contiguous_ms == self.position.watermark_ms else settings.overlap.ms
+        window = plan_window(
+            self.position,
+            now_ms,
+            services=settings.services,
+            limit=self._limit,
+            length_ms=max(self._window_ms, overlap_ms + MINUTE_MS),
+            overlap_ms=overlap_ms,
+            lag_ms=settings.lag.ms,
+        )
+        if window is None or window.end_ms >= now_ms - settings.lag.ms:
+            self._poll_at = now + settings.interval
+            if self._polled_at is not None:
+                self._counters.poll_gap = now - self._polled_at
+            self._polled_at = now
+        if window is None:
+            return None
+        if window is not self.position.window:
+            self._delivered, self._reached_ms = 0, None
+            self.position = self.position.with_window(window)
+        self._window_is_old = window.end_ms < now_ms - settings.overlap.ms
+        return self._calls.pager(window)
+
+    def _correct_position(self, now_ms: int) -> None:
+        """Take back a position in the future: a clock that was ahead has moved it there."""
+        position = self.position
+        newest_ms = max(position.watermark_ms, position.window.end_ms if position.window else 0)
+        if newest_ms <= now_ms + WARN_SKEW_SECONDS * 1000:
+            return
+        log.warning(
+            "%s: the position %s is ahead of the clock; polling from %s on, and comparing all of reconcile.reach again",
+            *(self._stream, rfc3339(newest_ms), rfc3339(now_ms)),
+        )
+        self.position = position.not_after(now_ms)
+        self._calls.start_over(now_ms)
+
+    def _deliver_page(self, pager: Pager, stop: threading.Event) -> None:
+        page, before, window = pager.page(stop), self.position, pager.window
+        following = pager.next_window(page)
+        after = before.with_window(following) if following else before.past(window)
+        minutes = self._calls.deliver(page, before, after, window.span, stop)
+        pager.advance(page)
+        self.position = after
+        self._delivered += 1
+        self._reached_ms = max((minute * MINUTE_MS for minute in minutes), default=self._reached_ms)
+        self._adapt_limit(page, window)
+        if pager.done:
+            self._pager = None
+            self._contiguous_ms = window.end_ms if self._window_is_old else None
+            if self._delivered <= 1:
+                self._window_ms = min(self._settings.window.ms, 2 * self._window_ms)
+            self._counters.liveness.mark_progress()
+            self._calls.done()
+
+    def _start_later(self, refusal: NotLicensed, stop: threading.Event) -> None:
+        """Move the position to where the plan begins, if it does not reach back to the window. Log the gap.
+
+        The beginning of the plan moves on while old windows are paged, so these are of a page's size from now on.
+
+        Raises:
+            NotLicensed: no later start helps.
+        """
+        self.reset()
+        window = self.position.window
+        wanted_ms = window.start_ms if window else self.position.watermark_ms
+        limit_ms = self._clock.now_ms() - self.find_plan(wanted_ms, refusal, stop) + _PLAN_MARGIN_MS
+        reached_ms = self._reached_ms or wanted_ms
+        if limit_ms > reached_ms:
+            log.warning(
+                "%s: %s. The plan reaches back to %s: events from %s on are not available",
+                *(self._stream, refusal, rfc3339(limit_ms), rfc3339(reached_ms)),
+            )
+            self._counters.unavailable_seconds += (limit_ms - reached_ms) / 1000
+        covered_ms = reached_ms - wanted_ms
+        self._window_ms = max(MINUTE_MS, min(covered_ms or self._window_ms // 2, self._window_ms // 2))
+        self.position = Position.starting_at(max(limit_ms, reached_ms))
+
+    def _adapt_limit(self, page: Page, window: Window) -> None:
+        """Request fewer events a page after a page that was too large, and more after a full page that was small."""
+        settings = self._settings
+        if page.size > settings.page_bytes:
+            self._limit = max(1, window.limit * settings.page_bytes // page.size)
+        elif page.cursor is not None and page.size < settings.page_bytes // 4:  # the last page may be small anyway
+            self._limit = min(settings.page_limit, max(self._limit, window.limit * 2))
