@@ -124,8 +124,8 @@ class Resources:
             self.troubles.end(setting)
 
     def _new_api(self, settings: Config) -> DirectoryInsights:
-        rate_limiter = RateLimiter(settings.jumpcloud.requests_per_second)
-        auth = create_auth(settings.jumpcloud, rate_limiter)
+        rate_limiter = RateLimiter(settings.jumpcloud.requests_per_second, runtime=self._runtime)
+        auth = create_auth(settings.jumpcloud, rate_limiter, runtime=self._runtime)
         return DirectoryInsights(settings.jumpcloud, auth, rate_limiter, clock=self.clock, runtime=self._runtime)
 
     def _set_mapper(self, settings: Config) -> None:

@@ -11,6 +11,7 @@ import pytest
 import requests
 from support.command import Command
 from support.insights import NOW, OWN, WINDOW, Client, Serve, answer, clients, failure, fetch, ten_minutes
+from support.turns import ClockRuntime
 
 from in_jumpcloud.config.schema import JumpCloudSettings
 from in_jumpcloud.config.types import Duration, Secret
@@ -72,7 +73,7 @@ def client(monkeypatch: pytest.MonkeyPatch, time: Time) -> Iterator[Callable[...
 
         def create(api: SimulatedApi | str, *, secret: str = SECRET, **options: Any) -> DirectoryInsights:
             url, token_url = (api, f"{api}{TOKEN}") if isinstance(api, str) else (api.url, api.token_url)
-            options = {"token_url": token_url, "clock": time.monotonic, **options}
+            options = {"token_url": token_url, "runtime": ClockRuntime(time.monotonic), **options}
             return client(url, client_id=ID, client_secret=Secret(secret), organizations=("a",), **options)
 
         yield create
@@ -81,7 +82,7 @@ def client(monkeypatch: pytest.MonkeyPatch, time: Time) -> Iterator[Callable[...
 def account(url: str, clock: Callable[[], float]) -> ServiceAccount:
     """The service account without a client."""
     settings = JumpCloudSettings(url=url, token_url=f"{url}{TOKEN}", client_id=ID, client_secret=Secret(SECRET))
-    auth = create_auth(settings, RateLimiter(10_000), clock=clock)
+    auth = create_auth(settings, RateLimiter(10_000), runtime=ClockRuntime(clock))
     assert isinstance(auth, ServiceAccount)
     return auth
 
@@ -154,11 +155,11 @@ def test_threads_share_a_failure(serve: Serve, time: Time) -> None:
         request.wfile.write(answer(b"{}", status="503 Busy"))
 
     class Stop(threading.Event):
-        """Counts the checks of a thread that waits for another one's token."""
+        """Counts the waits of a thread that waits for another one's token."""
 
-        def is_set(self) -> bool:
+        def wait(self, timeout: float | None = None) -> bool:
             waiting.release()
-            return False
+            return super().wait(timeout)
 
     server = serve(busy)
     auth = account(server.url, time.monotonic)

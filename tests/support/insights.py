@@ -7,7 +7,6 @@ import socket
 import ssl
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +21,7 @@ from in_jumpcloud.insights.auth import create_auth
 from in_jumpcloud.insights.pages import Page
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.window import Window
+from in_jumpcloud.runtime import SYSTEM, Runtime
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.timestamps import rfc3339
 
@@ -131,13 +131,13 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
         *,
         key: str = KEY,
         rate_limiter: RateLimiter | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        runtime: Runtime = SYSTEM,
         **settings: Any,
     ) -> DirectoryInsights:
         api_key = None if "client_id" in settings else Secret(key)
         section = JumpCloudSettings(url=url, api_key=api_key, **{"read_timeout": Duration(20), **settings})
         rate_limiter = rate_limiter or RateLimiter(10_000)
-        created.append(DirectoryInsights(section, create_auth(section, rate_limiter, clock=clock), rate_limiter))
+        created.append(DirectoryInsights(section, create_auth(section, rate_limiter, runtime=runtime), rate_limiter))
         return created[-1]
 
     yield client

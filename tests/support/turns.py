@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from in_jumpcloud.runtime import Runtime
+
 
 class Clock(threading.Event):
     """A clock that advances when something waits for it as an event."""
@@ -31,3 +33,15 @@ class Clock(threading.Event):
         assert self.waits < 100, "waits for ever"
         self.now = min(max(self.now, end), self.stop_at)
         return self.is_set() or self.now >= self.stop_at
+
+
+class ClockRuntime(Runtime):
+    """The runtime of the system, with a monotonic clock of its own."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def monotonic(self) -> float:
+        """The time in seconds."""
+        return self._clock()

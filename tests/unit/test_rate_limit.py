@@ -6,7 +6,7 @@ import threading
 from random import Random
 
 import pytest
-from support.turns import Clock
+from support.turns import Clock, ClockRuntime
 
 from in_jumpcloud.backoff import MAX_DELAY, backoff_delay
 from in_jumpcloud.errors import Stopped
@@ -34,7 +34,7 @@ def test_spacing(clock: Clock) -> None:
 
     Idle time is not saved for a burst.
     """
-    rate_limiter = RateLimiter(5, clock=clock)
+    rate_limiter = RateLimiter(5, runtime=ClockRuntime(clock))
     assert turns(rate_limiter, clock, 6) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
     clock.now += 60
     assert turns(rate_limiter, clock, 3) == [0, 0.2, 0.4]
@@ -44,14 +44,14 @@ def test_spacing(clock: Clock) -> None:
 
 def test_pause_during_a_wait(clock: Clock) -> None:
     """A pause that begins while a request waits for its turn delays that request too; a shorter one does not end it."""
-    rate_limiter = RateLimiter(1, clock=clock)
+    rate_limiter = RateLimiter(1, runtime=ClockRuntime(clock))
     clock.meanwhile = [lambda: list(map(rate_limiter.pause, (30, 1)))]
     assert turns(rate_limiter, clock, 3) == [0, 30, 31]
 
 
 def test_no_burst_after_a_pause(clock: Clock) -> None:
     """Two requests that had their turns when a pause began are sent one after the other, not both at once."""
-    rate_limiter = RateLimiter(1, clock=clock)
+    rate_limiter = RateLimiter(1, runtime=ClockRuntime(clock))
     rate_limiter.acquire(clock)
     others: list[float] = []
     clock.meanwhile = [lambda: others.extend(turns(rate_limiter, clock, 1)), lambda: rate_limiter.pause(30)]
@@ -61,7 +61,7 @@ def test_no_burst_after_a_pause(clock: Clock) -> None:
 
 def test_stop(clock: Clock) -> None:
     """A request that waits ends when the process stops; after that none is sent, even if its turn is free."""
-    rate_limiter = RateLimiter(1, clock=clock)
+    rate_limiter = RateLimiter(1, runtime=ClockRuntime(clock))
     rate_limiter.pause(300)
     clock.stop_at = clock.now + 2
     with pytest.raises(Stopped):
@@ -69,7 +69,7 @@ def test_stop(clock: Clock) -> None:
     assert clock.now == clock.stop_at
     clock.set()
     with pytest.raises(Stopped):
-        RateLimiter(1, clock=clock).acquire(clock)
+        RateLimiter(1, runtime=ClockRuntime(clock)).acquire(clock)
 
 
 def test_stop_wakes_a_waiting_thread() -> None:

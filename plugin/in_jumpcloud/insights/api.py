@@ -27,10 +27,11 @@ from in_jumpcloud.errors import (
 )
 from in_jumpcloud.insights.auth import Auth
 from in_jumpcloud.insights.clock import EarlierClock
+from in_jumpcloud.insights.http_exchange import Exchange, HttpResponse, request_id_suffix
 from in_jumpcloud.insights.nesting import limit_nesting
 from in_jumpcloud.insights.pages import Page, split_page
 from in_jumpcloud.insights.rate_limit import RateLimiter
-from in_jumpcloud.insights.transport import MAX_RETRY_AFTER, HttpResponse, Transport, common_error, request_id_suffix
+from in_jumpcloud.insights.transport import MAX_RETRY_AFTER, Transport, common_error
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.runtime import SYSTEM, Runtime
 from in_jumpcloud.timestamps import MINUTE_MS, rfc3339
@@ -74,12 +75,15 @@ class DirectoryInsights:
         rate_limiter: RateLimiter,
         *,
         clock: EarlierClock | None = None,
+        exchange: Exchange | None = None,
         runtime: Runtime = SYSTEM,
     ) -> None:
+        """`clock` receives the dates of the responses; `exchange` replaces real connections."""
         self._base = f"{settings.base_url}/insights/directory/v1"
         self._auth = auth
         self._rate_limiter = rate_limiter
-        self._transport = Transport(settings, auth.redact, clock=clock, now_ns=runtime.now_ns)
+        self._runtime = runtime
+        self._transport = Transport(settings, auth.redact, clock=clock, exchange=exchange, runtime=runtime)
 
     @property
     def max_request_seconds(self) -> float:
@@ -108,7 +112,7 @@ class DirectoryInsights:
         if response.status != requests.codes.ok:
             raise self._error(response)
         try:
-            return _page(response, window)
+            return _page(response, window, self._runtime.now_ns())
         except Retryable as error:  # the message may quote a secret that the response repeats
             message = self._transport.redact(f"{error}{request_id_suffix(response.headers)}")
             raise type(error)(message) from None
@@ -163,7 +167,7 @@ class DirectoryInsights:
 
     def _error(self, response: HttpResponse) -> InJumpCloudError:
         description = self._transport.describe(response)
-        if error := common_error(response, description, self._rate_limiter):
+        if error := common_error(response, description, self._rate_limiter, self._runtime):
             return error
         if response.status == requests.codes.unauthorized:
             return KeyRefused(f"{description}; {self._auth.refusal_advice}")
@@ -172,10 +176,10 @@ class DirectoryInsights:
         return kind(f"{description}; likely: {cause}" if cause else description)
 
 
-def _page(response: HttpResponse, window: Window) -> Page:
+def _page(response: HttpResponse, window: Window, received_ns: int) -> Page:
     """Split a response into its events, and check it against its own headers."""
     events = split_page(response.body)
-    headers, size, received_ns = response.headers, len(response.body), response.received_ns
+    headers, size = response.headers, len(response.body)
     count = _parse_number(headers.get("X-Result-Count"))
     if count is not None and count != len(events):
         raise Retryable(f"JumpCloud announced {count} events and sent {len(events)}")

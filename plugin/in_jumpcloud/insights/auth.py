@@ -6,9 +6,8 @@ import contextlib
 import copy
 import re
 import threading
-import time
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,13 +18,17 @@ from requests.auth import AuthBase, HTTPBasicAuth
 from in_jumpcloud.config.schema import JumpCloudSettings
 from in_jumpcloud.config.types import Secret
 from in_jumpcloud.errors import ConfigError, InJumpCloudError, KeyRefused, RequestRejected, Retryable, Stopped
+from in_jumpcloud.insights.http_exchange import Exchange, HttpResponse
 from in_jumpcloud.insights.rate_limit import RateLimiter
-from in_jumpcloud.insights.transport import HttpResponse, Transport, common_error
+from in_jumpcloud.insights.transport import Transport, common_error
+from in_jumpcloud.runtime import SYSTEM, Runtime
 
 _RENEW_BEFORE_SECONDS = 60.0
 """How long before its end a token is renewed, but at most a tenth of its lifetime."""
 _DEFAULT_LIFETIME_SECONDS = 3600.0
 _MAX_LIFETIME_SECONDS = 86_400.0
+_LOCK_RETRY_SECONDS = 0.25
+"""How often a thread asks whether the token request of another thread has ended."""
 _MIN_REDACTED_CHARS = 12
 """The shortest beginning of a secret that is redacted, where a text is cut off inside the secret."""
 
@@ -82,15 +85,18 @@ class ServiceAccount(AuthBase):
         settings: JumpCloudSettings,
         rate_limiter: RateLimiter,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        exchange: Exchange | None = None,
+        runtime: Runtime = SYSTEM,
     ) -> None:
+        """`exchange` replaces real connections."""
         self._basic = HTTPBasicAuth(client_id, client_secret.reveal())
         credentials = f"{client_id}:{client_secret.reveal()}"
         self._secrets = (client_secret.reveal(), b64encode(credentials.encode()).decode())
         self._settings = settings
         self._rate_limiter = rate_limiter
-        self._clock = clock
-        self._lock = threading.Lock()  # held during a token request
+        self._exchange = exchange
+        self._runtime = runtime
+        self._lock = runtime.lock()  # held during a token request
         self._token: _Token | None = None
         self._refused_token: str | None = None
         self._recent_tokens: tuple[str, ...] = ()  # to redact: a response may contain one that was renewed since
@@ -113,8 +119,8 @@ class ServiceAccount(AuthBase):
         if self._has_valid_token():
             return
         attempts = self._attempts
-        while not self._lock.acquire(timeout=0.25):
-            if stop.is_set():
+        while not self._lock.acquire(blocking=False):
+            if stop.wait(_LOCK_RETRY_SECONDS):
                 raise Stopped
         try:
             if self._has_valid_token():
@@ -144,11 +150,11 @@ class ServiceAccount(AuthBase):
 
     def _has_valid_token(self) -> bool:
         token = self._token
-        return token is not None and token.text != self._refused_token and self._clock() < token.renew_at
+        return token is not None and token.text != self._refused_token and self._runtime.monotonic() < token.renew_at
 
     def _request_token(self) -> None:
-        transport = Transport(self._settings, self.redact)
-        began = self._clock()
+        transport = Transport(self._settings, self.redact, exchange=self._exchange, runtime=self._runtime)
+        began = self._runtime.monotonic()
         try:
             response = transport.post(
                 self._settings.token_endpoint,
@@ -157,7 +163,7 @@ class ServiceAccount(AuthBase):
                 self._basic,
             )
             if response.status != requests.codes.ok:
-                raise _token_error(response, transport.describe(response), self._rate_limiter)
+                raise _token_error(response, transport.describe(response), self._rate_limiter, self._runtime)
             token, lifetime = _parse_token(response)
         finally:
             transport.close()
@@ -170,9 +176,13 @@ Auth = ApiKey | ServiceAccount
 
 
 def create_auth(
-    settings: JumpCloudSettings, rate_limiter: RateLimiter, *, clock: Callable[[], float] = time.monotonic
+    settings: JumpCloudSettings,
+    rate_limiter: RateLimiter,
+    *,
+    exchange: Exchange | None = None,
+    runtime: Runtime = SYSTEM,
 ) -> Auth:
-    """The authentication that `settings` configure.
+    """The authentication that `settings` configure. `exchange` replaces real connections.
 
     Raises:
         ConfigError: neither a key nor a service account is configured.
@@ -181,7 +191,9 @@ def create_auth(
         return ApiKey(settings.api_key)
     if settings.client_id is None or settings.client_secret is None:
         raise ConfigError("jumpcloud.api_key: missing")
-    return ServiceAccount(settings.client_id, settings.client_secret, settings, rate_limiter, clock=clock)
+    return ServiceAccount(
+        settings.client_id, settings.client_secret, settings, rate_limiter, exchange=exchange, runtime=runtime
+    )
 
 
 def _parse_token(response: HttpResponse) -> tuple[str, float]:
@@ -196,11 +208,13 @@ def _parse_token(response: HttpResponse) -> tuple[str, float]:
     return token, float(min(lifetime, _MAX_LIFETIME_SECONDS))
 
 
-def _token_error(response: HttpResponse, description: str, rate_limiter: RateLimiter) -> InJumpCloudError:
+def _token_error(
+    response: HttpResponse, description: str, rate_limiter: RateLimiter, runtime: Runtime
+) -> InJumpCloudError:
     description = f"token request: {description}"
     if 300 <= response.status < 400:  # noqa: PLR2004
         return RequestRejected(f"{description}; redirects are not followed, check jumpcloud.token_url")
-    if error := common_error(response, description, rate_limiter):
+    if error := common_error(response, description, rate_limiter, runtime):
         return error
     # RFC 6749, 5.2: a server may answer 400 instead of 401 when the client's credentials are wrong.
     invalid_client = _json_object(response.body).get("error") == "invalid_client"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -71,13 +70,54 @@ def _split_by_brackets(body: bytes) -> list[bytes]:
     return elements
 
 
+_STOP_CHECK_SECONDS = 0.25
+"""How often a wait for a page checks `stop`."""
+
 Fetch = Callable[[Window, threading.Event], Page]
+
+
+class _Prefetch:
+    """A page that a thread of its own fetches."""
+
+    def __init__(self, fetch: Callable[[], Page], runtime: Runtime) -> None:
+        """Starts the thread.
+
+        Raises:
+            RuntimeError: the system has no more threads.
+        """
+        self._fetch = fetch
+        self._page: Page | None = None
+        self._error: BaseException | None = None
+        self._done = runtime.event()
+        runtime.start(self._run, name="fetch-ahead")
+
+    def page(self, stop: threading.Event) -> Page:
+        """Wait for the page.
+
+        Raises:
+            InJumpCloudError: as the fetch.
+            Stopped: `stop` was set.
+        """
+        while not self._done.wait(_STOP_CHECK_SECONDS):
+            if stop.is_set():
+                raise Stopped
+        if self._page is None:
+            raise self._error or Stopped
+        return self._page
+
+    def _run(self) -> None:
+        try:
+            self._page = self._fetch()
+        except BaseException as error:  # noqa: BLE001 - raised where the page is needed
+            self._error = error
+        finally:
+            self._done.set()
 
 
 class Pager:
     """The pages of one window in turn. While a page is being delivered, the next one is already being fetched."""
 
-    def __init__(self, window: Window, fetch: Fetch, ahead: threading.Semaphore, *, runtime: Runtime = SYSTEM) -> None:  # noqa: ARG002
+    def __init__(self, window: Window, fetch: Fetch, ahead: threading.Semaphore, *, runtime: Runtime = SYSTEM) -> None:
         """`ahead` limits how many pages all pagers together fetch ahead. Without a free permit a pager does not."""
         self.window = window
         """Its cursor leads to the page that `page` returns."""
@@ -85,8 +125,9 @@ class Pager:
         """Whether the last page of the window is delivered."""
         self._fetch = fetch
         self._permits = ahead
-        self._current: concurrent.futures.Future[Page] | None = None
-        self._next: concurrent.futures.Future[Page] | None = None
+        self._runtime = runtime
+        self._current: _Prefetch | None = None
+        self._next: _Prefetch | None = None
         self._cursors = {window.cursor}
 
     def page(self, stop: threading.Event) -> Page:
@@ -97,12 +138,12 @@ class Pager:
             CursorLost: the cursor of the page leads back to an earlier page; discard the pager.
             Stopped: `stop` was set.
         """
-        page = self._fetch(self.window, stop) if self._current is None else _wait_for(self._current, stop)
+        page = self._fetch(self.window, stop) if self._current is None else self._current.page(stop)
         if page.cursor is not None:
             if page.cursor in self._cursors:
                 raise CursorLost(f"JumpCloud returned the cursor {page.cursor} again: its pages form a cycle")
             if self._next is None and self._permits.acquire(blocking=False):
-                self._next = self._in_background(self.window.after(page.cursor), stop)
+                self._next = self._prefetch(self.window.after(page.cursor), stop)
         return page
 
     def next_window(self, page: Page) -> Window | None:
@@ -117,26 +158,17 @@ class Pager:
         self._cursors.add(page.cursor)
         self._current, self._next = self._next, None
 
-    def _in_background(self, window: Window, stop: threading.Event) -> concurrent.futures.Future[Page]:
-        """Fetch on a daemon thread, so that a request in progress does not delay the end of the process."""
-        future: concurrent.futures.Future[Page] = concurrent.futures.Future()
+    def _prefetch(self, window: Window, stop: threading.Event) -> _Prefetch | None:
+        """Fetch in advance; None if the system has no more threads. Gives the permit back once the page is there."""
 
-        def run() -> None:
+        def fetch() -> Page:
             try:
-                future.set_result(self._fetch(window, stop))
-            except BaseException as error:  # noqa: BLE001 - raised where the page is needed
-                future.set_exception(error)
+                return self._fetch(window, stop)
             finally:
                 self._permits.release()
 
-        threading.Thread(target=run, name="fetch-ahead", daemon=True).start()
-        return future
-
-
-def _wait_for(future: concurrent.futures.Future[Page], stop: threading.Event) -> Page:
-    while True:
         try:
-            return future.result(timeout=0.25)
-        except concurrent.futures.TimeoutError:
-            if stop.is_set():
-                raise Stopped from None
+            return _Prefetch(fetch, self._runtime)
+        except RuntimeError:
+            self._permits.release()
+            return None

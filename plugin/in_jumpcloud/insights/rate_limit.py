@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 
 from in_jumpcloud.errors import Stopped
+from in_jumpcloud.runtime import SYSTEM, Runtime
 
 
 class RateLimiter:
     """Spaces requests evenly, and delays all of them while JumpCloud has asked for a pause. Thread-safe."""
 
-    def __init__(self, per_second: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, per_second: float, *, runtime: Runtime = SYSTEM) -> None:
         self._spacing = 1 / per_second
-        self._clock = clock
+        self._clock = runtime.monotonic
         self._lock = threading.Lock()
         self._next_turn = 0.0
         self._paused_until = 0.0

@@ -1,50 +1,36 @@
-"""HTTP to JumpCloud: one request, one response, limited in time and size. Every failure becomes one clear error."""
+"""HTTP to JumpCloud: one request, one response. Counts them, notes their dates, and keeps secrets out of errors."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import re
-import ssl
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from http.cookiejar import DefaultCookiePolicy
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 import requests
 from requests.auth import AuthBase
-from urllib3.exceptions import HTTPError, NameResolutionError, ReadTimeoutError
 
-from in_jumpcloud import __version__
 from in_jumpcloud.config.schema import JumpCloudSettings
 from in_jumpcloud.counters import RequestCounters
-from in_jumpcloud.errors import InJumpCloudError, PageTooLarge, RequestRejected, RequestTimeout, Retryable
+from in_jumpcloud.errors import InJumpCloudError, RequestRejected, Retryable
 from in_jumpcloud.insights.clock import EarlierClock
-from in_jumpcloud.insights.deadline import DeadlineAdapter, RequestDeadline
+from in_jumpcloud.insights.http_exchange import (
+    Exchange,
+    HttpExchange,
+    HttpResponse,
+    max_response_seconds,
+    request_id_suffix,
+)
 from in_jumpcloud.insights.rate_limit import RateLimiter
+from in_jumpcloud.runtime import SYSTEM, Runtime
 from in_jumpcloud.timestamps import parse_http_date
 
 MAX_RETRY_AFTER = 300.0
 """Seconds of the longest pause that a `Retry-After` header can ask for."""
-_READ_BYTES = 262_144
-_MAX_ERROR_BYTES = 65_536
-
-
-class HttpResponse(NamedTuple):
-    """One response of any status. `request_headers` are those of its request."""
-
-    status: int
-    reason: str
-    headers: Mapping[str, str]
-    body: bytes | bytearray
-    received_ns: int
-    request_headers: Mapping[str, str]
+_MIN_RETRY_AFTER = 1.0
 
 
 class Transport:
-    """Connections to JumpCloud with their proxy, certificates and timeouts. Thread-safe."""
+    """Requests to JumpCloud. Thread-safe."""
 
     def __init__(
         self,
@@ -52,72 +38,44 @@ class Transport:
         redact: Callable[[str], str],
         *,
         clock: EarlierClock | None = None,
-        now_ns: Callable[[], int] = time.time_ns,
+        exchange: Exchange | None = None,
+        runtime: Runtime = SYSTEM,
     ) -> None:
-        """`redact` removes the secrets from the text of errors; `clock` receives the dates of the responses."""
+        """`redact` removes the secrets from the text of errors; `clock` receives the dates of the responses.
+
+        `exchange` replaces real connections.
+        """
         self.requests = RequestCounters()
         self._redact_credentials = redact
-        self._now_ns = now_ns
         self._clock = clock
-        self._timeout = (float(settings.connect_timeout), float(settings.read_timeout))
-        self._max_response_seconds = 5 * settings.read_timeout
-        self._max_response_bytes = 2 * settings.page_bytes
-        self._session = session = requests.Session()
-        session.headers.update({"User-Agent": f"in_jumpcloud/{__version__}", "Accept-Encoding": "gzip"})
-        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        session.mount("http://", DeadlineAdapter())
-        session.mount("https://", DeadlineAdapter())
-        # Passed with each request, because HTTPS_PROXY and REQUESTS_CA_BUNDLE override the values of a session.
-        self._proxies = {"http": settings.proxy, "https": settings.proxy} if settings.proxy else None
+        self._exchange = exchange or HttpExchange(settings)
+        self._runtime = runtime
+        self._max_request_seconds = settings.connect_timeout + max_response_seconds(settings)
         self._proxy_password = _password(settings.proxy)
-        self._verify = str(settings.ca_file) if settings.ca_file else None
 
     @property
     def max_request_seconds(self) -> float:
         """Seconds that the longest request takes: to connect, and to receive the whole response."""
-        return self._timeout[0] + self._max_response_seconds
+        return self._max_request_seconds
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], auth: AuthBase) -> HttpResponse:
-        """Send `body` and read the whole response, whatever its status. With `auth`, requests reads no netrc file.
+        """Send `body` and read the whole response, whatever its status.
 
         Raises:
-            RequestTimeout: no connection, or no answer, in time.
-            PageTooLarge: the response is larger than twice jumpcloud.page_bytes.
-            Retryable: any other reason why no complete response arrived.
+            RequestTimeout, PageTooLarge, Retryable: as Exchange, without secrets.
         """
-        began = time.monotonic()
+        began = self._runtime.monotonic()
         status: int | None = None
-        handled = sys.exception()
-        with RequestDeadline(self._max_response_seconds) as deadline:
-            try:
-                with self._session.post(
-                    url,
-                    data=body,
-                    headers=dict(headers),
-                    auth=auth,
-                    timeout=self._timeout,
-                    allow_redirects=False,  # a redirected request would carry the key in its headers
-                    stream=True,
-                    proxies=self._proxies,
-                    verify=self._verify,
-                ) as response:
-                    content = self._read(response, deadline)
-                    status = response.status_code
-            except (OSError, HTTPError) as error:  # requests raises OSErrors, and lets some of urllib3's through
-                kind, reason = (Retryable, deadline.message) if deadline.expired else _describe_failure(error, handled)
-                raise kind(self.redact(f"{url}: {reason}")) from None
-            finally:
-                self.requests.count(status, time.monotonic() - began)
+        try:
+            response = self._exchange(url, body, headers, auth)
+            status = response.status
+        except InJumpCloudError as error:
+            raise type(error)(self.redact(str(error))) from None
+        finally:
+            self.requests.count(status, self._runtime.monotonic() - began)
         if self._clock:
             self._clock.observe(response.headers.get("Date"), authenticated=status == requests.codes.ok)
-        return HttpResponse(
-            response.status_code,
-            response.reason or "",
-            response.headers,
-            content,
-            self._now_ns(),
-            response.request.headers,
-        )
+        return response
 
     def describe(self, response: HttpResponse) -> str:
         """The status of an error, JumpCloud's message and the request's id, without secrets."""
@@ -136,34 +94,19 @@ class Transport:
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._session.close()
-
-    def _read(self, response: requests.Response, deadline: RequestDeadline) -> bytes | bytearray:
-        if response.status_code != requests.codes.ok:
-            return _read_error_body(response)
-        limit = self._max_response_bytes
-        compressed = "Content-Encoding" in response.headers
-        too_large = not compressed and (response.raw.length_remaining or 0) > limit
-        body = bytearray()  # grows in place, so that a page is never in memory twice
-        while not too_large and (part := response.raw.read(_READ_BYTES, decode_content=True)):
-            body += part
-            too_large = len(body) > limit
-        suffix = request_id_suffix(response.headers)
-        if deadline.expired:  # a connection that was shut down looks like one that ended
-            raise Retryable(self.redact(f"{deadline.message}{suffix}"))
-        if too_large:
-            raise PageTooLarge(self.redact(f"the response is larger than {limit} bytes{suffix}"))
-        return body
+        self._exchange.close()
 
 
-def common_error(response: HttpResponse, description: str, rate_limiter: RateLimiter) -> InJumpCloudError | None:
+def common_error(
+    response: HttpResponse, description: str, rate_limiter: RateLimiter, runtime: Runtime
+) -> InJumpCloudError | None:
     """The error of a status that means the same at every endpoint; None for other statuses.
 
     A 429 with `Retry-After` pauses `rate_limiter`.
     """
     status = response.status
     if status == requests.codes.too_many_requests:
-        after = _retry_after(response.headers.get("Retry-After"))
+        after = _retry_after(response.headers, runtime)
         if after is not None:
             rate_limiter.pause(after)
         return Retryable(description, after=after)
@@ -178,31 +121,20 @@ def common_error(response: HttpResponse, description: str, rate_limiter: RateLim
     return None
 
 
-def request_id_suffix(headers: Mapping[str, str]) -> str:
-    """` (request ID)`, by which JumpCloud's support finds a request; empty if the response has no id."""
-    request_id = headers.get("X-Request-Id")
-    return f" (request {request_id[:100]})" if request_id else ""
+def _retry_after(headers: Mapping[str, str], runtime: Runtime) -> float | None:
+    """The pause, in seconds, that a `Retry-After` header asks for in seconds or until a date; None for no pause.
 
-
-def _read_error_body(response: requests.Response) -> bytes:
-    """The beginning of the body, as far as it arrives. It only explains the error; the status decides."""
-    body = b""
-    with contextlib.suppress(OSError, HTTPError):
-        while len(body) < _MAX_ERROR_BYTES and (part := response.raw.read(_READ_BYTES, decode_content=True)):
-            body += part
-    return body
-
-
-def _retry_after(text: str | None) -> float | None:
-    """Seconds of a `Retry-After` header, which contains seconds or a date; 0 to MAX_RETRY_AFTER, None if unreadable."""
+    A date is compared with the `Date` of the same response, because this machine's clock may be wrong.
+    """
+    text = headers.get("Retry-After")
     try:
         seconds = float(text or "")
     except ValueError:
-        moment = parse_http_date(text)
+        moment, now = parse_http_date(text), parse_http_date(headers.get("Date"))
         if moment is None:
             return None
-        seconds = moment.timestamp() - time.time()
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER) if seconds == seconds else None  # noqa: PLR0124 - NaN
+        seconds = moment.timestamp() - (now.timestamp() if now else runtime.now_ns() / 1e9)
+    return min(max(seconds, _MIN_RETRY_AFTER), MAX_RETRY_AFTER) if seconds > 0 else None  # NaN too is no pause
 
 
 def _password(url: str | None) -> str | None:
@@ -210,38 +142,3 @@ def _password(url: str | None) -> str | None:
         return urlsplit(url or "").password
     except ValueError:
         return None
-
-
-def _describe_failure(error: BaseException, handled: BaseException | None) -> tuple[type[Retryable], str]:
-    """The kind and the text of a failed connection. The text is the innermost cause; the others only repeat the URL.
-
-    `handled` is the exception, if any, that the caller was handling when it sent the request.
-    """
-    if isinstance(error, requests.ConnectTimeout):
-        return RequestTimeout, "no connection within jumpcloud.connect_timeout"
-    causes = list(_causes(error, handled))
-    reason = _cause_text(causes)
-    if isinstance(error, requests.exceptions.ProxyError):
-        return Retryable, f"cannot connect through the proxy (jumpcloud.proxy or the environment): {reason}"
-    if isinstance(error, requests.Timeout) or any(isinstance(each, ReadTimeoutError) for each in causes):
-        return RequestTimeout, "no answer within jumpcloud.read_timeout"
-    if isinstance(causes[-1], ssl.SSLCertVerificationError):
-        reason = (
-            f"the certificate is not trusted: {causes[-1].verify_message}; to trust another CA, set jumpcloud.ca_file"
-        )
-    return Retryable, reason
-
-
-def _causes(error: BaseException | None, handled: BaseException | None) -> Iterator[BaseException]:
-    """`error` and the errors that led to it, down to the first one after `handled`."""
-    while error is not None and error is not handled:
-        yield error
-        error = error.__context__ if error.__cause__ or not error.__suppress_context__ else None
-
-
-def _cause_text(causes: list[BaseException]) -> str:
-    innermost = causes[-1]
-    text = innermost.strerror if isinstance(innermost, OSError) and innermost.strerror else str(innermost)
-    text = re.sub(r" \(_ssl\.c:\d+\)", "", " ".join(text.split())) or type(innermost).__name__
-    host = next((each.conn.host for each in causes if isinstance(each, NameResolutionError)), None)
-    return f"cannot resolve {host!r}: {text}" if host else text

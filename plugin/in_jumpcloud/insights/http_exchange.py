@@ -1,0 +1,166 @@
+"""One HTTP request with `requests`: connections, proxy, certificates, and the limits in time and size."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import ssl
+import sys
+from collections.abc import Iterator, Mapping
+from http.cookiejar import DefaultCookiePolicy
+from typing import NamedTuple, Protocol
+
+import requests
+from requests.auth import AuthBase
+from urllib3.exceptions import HTTPError, NameResolutionError, ReadTimeoutError
+
+from in_jumpcloud import __version__
+from in_jumpcloud.config.schema import JumpCloudSettings
+from in_jumpcloud.errors import PageTooLarge, RequestTimeout, Retryable
+from in_jumpcloud.insights.deadline import DeadlineAdapter, RequestDeadline
+
+_READ_BYTES = 262_144
+_MAX_ERROR_BYTES = 65_536
+
+
+class HttpResponse(NamedTuple):
+    """One response of any status. `request_headers` are those of its request."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    body: bytes | bytearray
+    request_headers: Mapping[str, str]
+
+
+class Exchange(Protocol):
+    """Sends a request and reads the whole response. Thread-safe."""
+
+    def __call__(self, url: str, body: bytes, headers: Mapping[str, str], auth: AuthBase) -> HttpResponse:
+        """POST `body` and read the whole response, whatever its status. `auth` adds its headers to the request.
+
+        Raises:
+            RequestTimeout: no connection, or no answer, in time.
+            PageTooLarge: the response is larger than twice jumpcloud.page_bytes.
+            Retryable: any other reason why no complete response arrived. The text may contain secrets.
+        """
+
+    def close(self) -> None:
+        """Close the idle connections."""
+
+
+class HttpExchange:
+    """The real Exchange. With an `auth`, requests reads no netrc file."""
+
+    def __init__(self, settings: JumpCloudSettings) -> None:
+        self._timeout = (float(settings.connect_timeout), float(settings.read_timeout))
+        self._max_response_seconds = max_response_seconds(settings)
+        self._max_response_bytes = 2 * settings.page_bytes
+        self._session = session = requests.Session()
+        session.headers.update({"User-Agent": f"in_jumpcloud/{__version__}", "Accept-Encoding": "gzip"})
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        session.mount("http://", DeadlineAdapter())
+        session.mount("https://", DeadlineAdapter())
+        # Passed with each request, because HTTPS_PROXY and REQUESTS_CA_BUNDLE override the values of a session.
+        self._proxies = {"http": settings.proxy, "https": settings.proxy} if settings.proxy else None
+        self._verify = str(settings.ca_file) if settings.ca_file else None
+
+    def __call__(self, url: str, body: bytes, headers: Mapping[str, str], auth: AuthBase) -> HttpResponse:
+        """Send the request."""
+        handled = sys.exception()
+        with RequestDeadline(self._max_response_seconds) as deadline:
+            try:
+                with self._session.post(
+                    url,
+                    data=body,
+                    headers=dict(headers),
+                    auth=auth,
+                    timeout=self._timeout,
+                    allow_redirects=False,  # a redirected request would carry the key in its headers
+                    stream=True,
+                    proxies=self._proxies,
+                    verify=self._verify,
+                ) as response:
+                    content = self._read(response, deadline)
+            except (OSError, HTTPError) as error:  # requests raises OSErrors, and lets some of urllib3's through
+                kind, reason = (Retryable, deadline.message) if deadline.expired else _describe_failure(error, handled)
+                raise kind(f"{url}: {reason}") from None
+        return HttpResponse(
+            response.status_code, response.reason or "", response.headers, content, response.request.headers
+        )
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._session.close()
+
+    def _read(self, response: requests.Response, deadline: RequestDeadline) -> bytes | bytearray:
+        if response.status_code != requests.codes.ok:
+            return _read_error_body(response)
+        limit = self._max_response_bytes
+        compressed = "Content-Encoding" in response.headers
+        too_large = not compressed and (response.raw.length_remaining or 0) > limit
+        body = bytearray()  # grows in place, so that a page is never in memory twice
+        while not too_large and (part := response.raw.read(_READ_BYTES, decode_content=True)):
+            body += part
+            too_large = len(body) > limit
+        suffix = request_id_suffix(response.headers)
+        if deadline.expired:  # a connection that was shut down looks like one that ended
+            raise Retryable(f"{deadline.message}{suffix}")
+        if too_large:
+            raise PageTooLarge(f"the response is larger than {limit} bytes{suffix}")
+        return body
+
+
+def max_response_seconds(settings: JumpCloudSettings) -> float:
+    """Seconds after which a response that still arrives is given up."""
+    return 5 * settings.read_timeout
+
+
+def request_id_suffix(headers: Mapping[str, str]) -> str:
+    """` (request ID)`, by which JumpCloud's support finds a request; empty if the response has no id."""
+    request_id = headers.get("X-Request-Id")
+    return f" (request {request_id[:100]})" if request_id else ""
+
+
+def _read_error_body(response: requests.Response) -> bytes:
+    """The beginning of the body, as far as it arrives. It only explains the error; the status decides."""
+    body = b""
+    with contextlib.suppress(OSError, HTTPError):
+        while len(body) < _MAX_ERROR_BYTES and (part := response.raw.read(_READ_BYTES, decode_content=True)):
+            body += part
+    return body
+
+
+def _describe_failure(error: BaseException, handled: BaseException | None) -> tuple[type[Retryable], str]:
+    """The kind and the text of a failed connection. The text is the innermost cause; the others only repeat the URL.
+
+    `handled` is the exception, if any, that the caller was handling when it sent the request.
+    """
+    if isinstance(error, requests.ConnectTimeout):
+        return RequestTimeout, "no connection within jumpcloud.connect_timeout"
+    causes = list(_causes(error, handled))
+    reason = _cause_text(causes)
+    if isinstance(error, requests.exceptions.ProxyError):
+        return Retryable, f"cannot connect through the proxy (jumpcloud.proxy or the environment): {reason}"
+    if isinstance(error, requests.Timeout) or any(isinstance(each, ReadTimeoutError) for each in causes):
+        return RequestTimeout, "no answer within jumpcloud.read_timeout"
+    if isinstance(causes[-1], ssl.SSLCertVerificationError):
+        reason = (
+            f"the certificate is not trusted: {causes[-1].verify_message}; to trust another CA, set jumpcloud.ca_file"
+        )
+    return Retryable, reason
+
+
+def _causes(error: BaseException | None, handled: BaseException | None) -> Iterator[BaseException]:
+    """`error` and the errors that led to it, down to the first one after `handled`."""
+    while error is not None and error is not handled:
+        yield error
+        error = error.__context__ if error.__cause__ or not error.__suppress_context__ else None
+
+
+def _cause_text(causes: list[BaseException]) -> str:
+    innermost = causes[-1]
+    text = innermost.strerror if isinstance(innermost, OSError) and innermost.strerror else str(innermost)
+    text = re.sub(r" \(_ssl\.c:\d+\)", "", " ".join(text.split())) or type(innermost).__name__
+    host = next((each.conn.host for each in causes if isinstance(each, NameResolutionError)), None)
+    return f"cannot resolve {host!r}: {text}" if host else text
