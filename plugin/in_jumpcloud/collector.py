@@ -82,6 +82,7 @@ class Collector:
             now_ms=clock.now_ms,
             runtime=runtime,
             organization=stream.scope.organization,
+            is_own=stream.scope == Scope(),
             give_up_after=give_up_after,
         )
         self.poller = Poller(
@@ -257,8 +258,22 @@ class Collector:
             self._state.commit(self.stream.name, [], position)
             self.poller.position = position
             log.info("%s: new stream, collecting from %s on", self.stream.name, rfc3339(position.origin_ms))
+        self._note_services()
         self.reconciler.begin(self.position, now_ms)
         self._begun = True
+
+    def _note_services(self) -> None:
+        """Keep from when on each service is polled, and log those that were added."""
+        settings, name, position = self._settings.jumpcloud, self.stream.name, self.position
+        window = position.window
+        next_ms = window.start_ms if window else max(position.origin_ms, position.watermark_ms - settings.overlap.ms)
+        before = self._state.services(name)
+        since = {each: before.get(each, next_ms if before else position.origin_ms) for each in settings.services}
+        if since == before:
+            return
+        self._state.save_services(name, since)
+        for service in sorted(since.keys() - before.keys()) if before else ():
+            log.info("%s: service %s is new, polled from %s on", name, service, rfc3339(next_ms))
 
     def _start_over(self, now_ms: int) -> None:
         self.reconciler.start_over(now_ms)

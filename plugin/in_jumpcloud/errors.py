@@ -10,6 +10,7 @@ InJumpCloudError            the message is one line for a person: what is wrong,
 │   └── StateOutdated       an older program wrote the state; the next `in-jumpcloud run` brings it up to date
 ├── RequestRejected         JumpCloud refuses this request; repeat it after minutes
 │   ├── KeyRefused          the same, and the cause is the key; `run --once` exits with code 3
+│   ├── OtherOrganization   the same: the key is of another organization than the state
 │   └── NotLicensed         the same, or ask for a later start: the plan does not reach back that far
 ├── CountsUnavailable       JumpCloud does not count this time span; read all of it instead
 ├── Retryable               repeat the request, after a growing pause
@@ -111,6 +112,10 @@ class KeyRefused(RequestRejected):
     """JumpCloud answered 401: the key is wrong, revoked, expired, or belongs to another region."""
 
     exit_code = 3
+
+
+class OtherOrganization(RequestRejected):
+    """The events are of another organization than those before: the key was replaced by that of another tenant."""
 
 
 class NotLicensed(RequestRejected):

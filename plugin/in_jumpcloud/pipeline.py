@@ -14,7 +14,14 @@ from in_jumpcloud.backoff import MAX_DELAY, backoff_delay
 from in_jumpcloud.config.schema import ForwardSettings
 from in_jumpcloud.counters import Counters
 from in_jumpcloud.ecs.encoder import RecordEncoder
-from in_jumpcloud.errors import HandshakeRejected, ReceiverDown, ReceiverPaused, StateUnavailable, Stopped
+from in_jumpcloud.errors import (
+    HandshakeRejected,
+    OtherOrganization,
+    ReceiverDown,
+    ReceiverPaused,
+    StateUnavailable,
+    Stopped,
+)
 from in_jumpcloud.forward import wire
 from in_jumpcloud.forward.chunks import batch
 from in_jumpcloud.forward.failover import Failover
@@ -30,6 +37,8 @@ log = logging.getLogger(__name__)
 
 _BATCH_EVENTS, _BATCH_BYTES = 200, 1_000_000
 """How many events are decoded at a time, and about how many bytes: a page is never held decoded as a whole."""
+_ACROSS_ORGANIZATIONS = ("admin_", "organization_", "provider_", "mtp_", "msp_")
+"""How the types of events begin that may name another organization than the key's."""
 _MAX_REFUSALS = 3
 """How often a chunk must be refused, while the receiver acknowledges a probe, before it counts as poison."""
 _MAX_COMMIT_FAILURES = 3
@@ -72,14 +81,17 @@ class Pipeline:
         now_ms: Callable[[], int],
         runtime: Runtime = SYSTEM,
         organization: str | None = None,
+        is_own: bool = False,
         give_up_after: float | None = None,
     ) -> None:
-        """`organization` is the requested one, None for any.
+        """`organization` is the requested one, None for any; `is_own`: it is that of the key, which events name.
 
         A receiver that is down for longer than `give_up_after` seconds is an error; with None, `deliver` waits.
         """
         self._stream = stream
         self._organization = organization
+        self._is_own = is_own
+        self._own: str | None = None
         self._resources = resources
         self._settings = settings
         self._tag = TagTemplate(settings.tag)
@@ -110,6 +122,7 @@ class Pipeline:
 
         Raises:
             StateCorrupt, StateUnavailable: the state cannot be read, or, with `give_up_after`, not written.
+            OtherOrganization: the events are of another organization than the state. Nothing was delivered.
             ReceiverDown: for longer than `give_up_after`.
             Stopped: `stop` was set. Acknowledged chunks are committed.
         """
@@ -159,6 +172,8 @@ class Pipeline:
         for start in range(0, len(page.events), count):
             events = [parse_event(raw) for raw in page.events[start : start + count]]
             self._counters.received += len(events)
+            if self._is_own and not start:
+                self._require_own(events)
             of_batch = [event.key for event in events]
             known = self._resources.state.delivered(self._stream, of_batch, [event.id for event in events])
             self._seen += known
@@ -170,6 +185,23 @@ class Pipeline:
                 else:
                     known.add(event.key)
                     yield event
+
+    def _require_own(self, events: Sequence[RawEvent]) -> None:
+        """Keep the organization that events name, and refuse a page on which no event is of it but some of another.
+
+        Events of administrators and of providers are no evidence: they may name several organizations.
+        """
+        named = {event.organization for event in events if not event.event_type.startswith(_ACROSS_ORGANIZATIONS)}
+        named.discard("")
+        self._own = self._own or self._resources.state.organization(self._stream)
+        if self._own is None and len(named) == 1:
+            (self._own,) = named
+        if self._own and named and self._own not in named:
+            raise OtherOrganization(
+                f"{self._stream}: JumpCloud sends events of organization {min(named):.40}, but the state at "
+                f"{self._resources.state.path} is of organization {self._own:.40}",
+                advice="use the key of that organization again, or set another state.path for the other one",
+            )
 
     def _check_organization(self, organization: Any) -> None:
         if organization in (None, "", self._organization):
@@ -276,6 +308,7 @@ class Pipeline:
                     seen=self._seen,
                     late=late,
                     dead_letters=dead_letters,
+                    organization=self._own,
                 )
             except StateUnavailable as error:
                 failures += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import msgspec
@@ -11,7 +12,7 @@ from in_jumpcloud.config.schema import Config, HttpSettings, JumpCloudSettings, 
 from in_jumpcloud.ecs import geoip
 from in_jumpcloud.ecs.encoder import RecordEncoder
 from in_jumpcloud.ecs.mapper import Mapper, new_id
-from in_jumpcloud.errors import ConfigError, Problem
+from in_jumpcloud.errors import ConfigError, Problem, StateUnavailable
 from in_jumpcloud.forward.failover import Failover
 from in_jumpcloud.insights.api import DirectoryInsights
 from in_jumpcloud.insights.auth import create_auth
@@ -23,6 +24,9 @@ from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.troubles import Troubles
 
 log = logging.getLogger(__name__)
+
+_WATCH_STATE_SECONDS = 10.0
+"""How often the files of the state and the space on its disk are looked at."""
 
 
 class Resources:
@@ -43,6 +47,7 @@ class Resources:
         self.troubles = Troubles(runtime.now_ms) if troubles is None else troubles
         """What is waited for, or done without for now."""
         self._ephemeral_id = new_id()
+        self._watch_state_at = 0.0
         with ExitStack() as on_failure:
             self.state = on_failure.enter_context(
                 StateStore(
@@ -108,8 +113,21 @@ class Resources:
             return replaced.pop_all()
 
     def retry(self) -> None:
-        """Try again to open what is done without for now. Call it often."""
+        """Try again to open what is done without for now, and look after the state. Call it often."""
         self.geo.retry_missing()
+        now = self._runtime.monotonic()
+        if now >= self._watch_state_at:
+            self._watch_state_at = now + _WATCH_STATE_SECONDS
+            self._watch("state.files", self.state.verify)
+            self._watch("state.space", self.state.require_space)
+
+    def _watch(self, name: str, check: Callable[[], None]) -> None:
+        try:
+            check()
+        except StateUnavailable as error:
+            self.troubles.begin(name, error.message, error.advice)
+        else:
+            self.troubles.end(name)
 
     def close(self) -> None:
         """Close everything."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import resource
 import sqlite3
 import time
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 from support.command import Command, wait_until
+from support.fluent_bit import free_port
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import rfc3339
 
 NOW = time.time_ns() // 1_000_000
 
@@ -93,3 +96,59 @@ def test_a_damaged_file_ends_the_process(
 def _move_away(state: Path) -> None:
     for file in state.parent.glob(f"{state.name}*"):
         file.rename(file.with_name(f"old-{file.name}"))
+
+
+LIVE = {"jumpcloud__interval": "100ms", "jumpcloud__lag": "0s", "jumpcloud__start": "3h"}
+
+
+def _add(api: SimulatedApi, *names: str) -> None:
+    """Events of this moment."""
+    now_ms = time.time_ns() // 1_000_000
+    for name in names:
+        event = {"id": name, "timestamp": rfc3339(now_ms), "service": "sso"}
+        next(iter(api.sources.values())).add(event, timestamp_ms=now_ms)
+
+
+def _ready(port: int) -> str:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().read().decode()
+
+
+def test_a_deleted_file_stops_the_delivery_until_it_is_back(
+    command: Command, api: SimulatedApi, receiver: SimulatedReceiver
+) -> None:
+    """It is seen at once: the log and `/readyz` say so, and nothing is delivered that no state would know."""
+    port = free_port()
+    process = command.start("run", *command.settings(api, receiver, **LIVE, http__listen=f"127.0.0.1:{port}"))
+    assert receiver.wait_for(_total(api), timeout=60), command.log.read_text()
+    moved = command.state.rename(command.state.with_name("moved"))
+    _add(api, "meanwhile")
+    wait_until(lambda: f"{command.state}: was deleted while this process is using it" in command.log.read_text())
+    wait_until(lambda: "was deleted while" in _ready(port))
+    assert "meanwhile" not in receiver.ids
+
+    moved.rename(command.state)
+
+    assert receiver.wait_until(lambda: "meanwhile" in receiver.ids, timeout=60), command.log.read_text()
+    process.terminate()
+    assert process.wait(30) == 0
+    assert sum(receiver.ids.values()) == len(receiver.ids)
+
+
+def test_a_deleted_lock_lets_no_two_processes_deliver(
+    command: Command, api: SimulatedApi, receiver: SimulatedReceiver
+) -> None:
+    """A second process takes over the state, and the first stops by itself: nothing is duplicated."""
+    settings = command.settings(api, receiver, **LIVE)
+    command.start("run", *settings)
+    assert receiver.wait_for(_total(api), timeout=60), command.log.read_text()
+    command.state.with_name(f"{command.state.name}.lock").unlink()
+    second = command.start("run", *settings)
+    for number in range(20):
+        _add(api, f"live-{number}")
+        assert receiver.wait_until(lambda name=f"live-{number}": name in receiver.ids, timeout=60)  # type: ignore[misc]
+    second.terminate()
+    assert second.wait(30) == 0
+    assert ".lock: was " in command.log.read_text()
+    assert sum(receiver.ids.values()) == len(receiver.ids)

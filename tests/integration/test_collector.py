@@ -20,6 +20,7 @@ from support.streams import (
     event_count,
     event_queries,
     open_app,
+    step_now,
     stream_settings,
     two_hours,
     until_caught_up,
@@ -28,7 +29,16 @@ from support.streams import (
 from in_jumpcloud import pipeline
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.config.types import Duration, Secret, Size, Start
-from in_jumpcloud.errors import CursorLost, KeyRefused, NotLicensed, PageTooLarge, RequestRejected, Retryable, Stopped
+from in_jumpcloud.errors import (
+    CursorLost,
+    KeyRefused,
+    NotLicensed,
+    OtherOrganization,
+    PageTooLarge,
+    RequestRejected,
+    Retryable,
+    Stopped,
+)
 from in_jumpcloud.poller import REJECTED_DELAY
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
@@ -300,6 +310,79 @@ def test_odd_events_are_delivered_once(
     assert {"half", "nan", "large", "foreign", "undated", "twice"} <= set(receiver.ids)
     # The three records without an id in their event are not in `ids`.
     assert sum(receiver.ids.values()) == len(receiver.records) - 3
+
+
+OWN = two_hours().organization
+ANOTHER = {"timestamp": rfc3339(NOW - HOUR_MS), "organization": "another"}
+
+
+def test_a_key_of_another_organization_is_refused(
+    settings: Config, receiver: SimulatedReceiver, source: EventSource, clock: Clock
+) -> None:
+    """Its events are not delivered into the state of the first, until the first key is back."""
+    with open_app(settings, clock) as plugin:
+        until_caught_up(plugin.collectors[0])
+        assert plugin.resources.state.organization("default") == OWN
+    clock.ms += HOUR_MS
+    arrived = len(receiver.ids)
+    other = EventSource(start_ms=NOW, end_ms=clock.ms - MINUTE_MS, per_minute=10, organization="another tenant")
+    with SimulatedApi(other, clock=clock) as api, open_app(changed(settings, jumpcloud__url=api.url), clock) as plugin:
+        (one,) = plugin.collectors
+        for _ in range(3):
+            step_now(one)
+        assert isinstance(one.error, OtherOrganization)
+        assert str(one.error).startswith(
+            "default: JumpCloud sends events of organization another tenant, but the state at "
+            f"{settings.state.path} is of organization {OWN}; "
+            "use the key of that organization again, or set another state.path"
+        )
+    assert len(receiver.ids) == arrived
+
+    with open_app(settings, clock) as plugin:
+        until_caught_up(plugin.collectors[0])
+    assert arrived_once(receiver, event_count(source))
+
+
+@pytest.mark.parametrize("event_type", ["admin_login_attempt", "sso_auth"])
+def test_single_events_of_other_organizations_are_delivered(
+    settings: Config, receiver: SimulatedReceiver, source: EventSource, clock: Clock, event_type: str
+) -> None:
+    """Among others of the own one, or if administrators may cause them."""
+    source.add(ANOTHER | {"id": "odd", "event_type": event_type}, timestamp_ms=NOW - HOUR_MS)
+    with open_app(settings, clock) as plugin:
+        until_caught_up(plugin.collectors[0])
+        clock.ms += HOUR_MS
+        later = NOW + HOUR_MS // 2
+        event = {"id": "alone", "timestamp": rfc3339(later), "organization": "another", "event_type": "admin_update"}
+        source.add(event, timestamp_ms=later)
+        until_caught_up(plugin.collectors[0])
+        assert plugin.resources.state.organization("default") == OWN
+
+    assert receiver.ids["odd"] == receiver.ids["alone"] == 1
+
+
+def test_a_service_that_is_added_later(
+    settings: Config, receiver: SimulatedReceiver, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log and the state say from when on it is polled; what was there from the beginning has its start."""
+
+    def run(*services: str) -> tuple[dict[str, int], int]:
+        with open_app(changed(settings, jumpcloud__services=services), clock) as plugin:
+            (one,) = plugin.collectors
+            until_caught_up(one)
+            clock.ms += HOUR_MS
+            return plugin.resources.state.services("default"), one.position.origin_ms
+
+    with caplog.at_level("INFO"):
+        run("sso")
+        run("sso", "ldap")
+        since, origin_ms = run("ldap", "sso")
+    assert set(since) == {"sso", "ldap"}
+    assert since["sso"] == origin_ms
+    assert NOW - HOUR_MS < since["ldap"] < NOW + HOUR_MS
+    assert caplog.text.count("is new, polled from") == 1
+    assert f"default: service ldap is new, polled from {rfc3339(since['ldap'])} on" in caplog.text
+    assert receiver.ids
 
 
 def test_an_event_of_the_future_is_delivered_when_its_time_has_come(

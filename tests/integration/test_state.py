@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import stat
@@ -19,6 +20,7 @@ from support.state import POSITION, connection, database_pages_limited, filled_s
 from in_jumpcloud.errors import ConfigError, Fatal, InJumpCloudError, StateCorrupt, StateUnavailable
 from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position, Window
+from in_jumpcloud.state import store
 from in_jumpcloud.state.store import StateStore
 
 WINDOW = Window(start_ms=5, end_ms=86_400_005, services=("sso", "ldap"), limit=1000, cursor='["é", 17, null]')
@@ -430,3 +432,102 @@ class TestFiles:
         path.touch()
         with reopened(path) as state:
             assert state.agent_id == "another agent"
+
+    def test_an_empty_file_that_was_a_state(self, path: Path) -> None:
+        """It is not taken for a new state, unlike a missing one; neither is a log without its file."""
+        reopened(path).close()
+        path.write_bytes(b"")
+        with pytest.raises(StateCorrupt, match="the file is empty, but it was a state before"):
+            reopened(path)
+        path.unlink()
+        path.with_name(f"{path.name}-wal").write_bytes(b"x" * 5000)
+        with pytest.raises(StateCorrupt, match=r"the file is missing, but state\.db-wal has data of it"):
+            reopened(path)
+        path.with_name(f"{path.name}-wal").unlink()
+        with reopened(path) as state:
+            assert state.is_new
+
+    @pytest.mark.parametrize("suffix", ["", ".lock"])
+    def test_symbolic_links(self, path: Path, suffix: str) -> None:
+        """A symbolic link as the last part of a path is refused: nothing is created elsewhere."""
+        target = path.with_name("elsewhere")
+        link = path.with_name(f"{path.name}{suffix}")
+        link.symlink_to(target)
+        with pytest.raises(ConfigError, match="symbolic link"):
+            reopened(path)
+        assert not target.exists()
+
+
+class TestInUse:
+    """Files that are deleted, replaced or copied while a process uses them."""
+
+    @pytest.mark.parametrize("suffix", ["", "-wal", "-shm", ".lock"])
+    @pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+    def test_noticed(self, state: StateStore, suffix: str, replaced: bool) -> None:
+        """Nothing is asked or committed until the file is back: another process may use what is at the path."""
+        state.commit("a", keys(1), POSITION)
+        file = state.path.with_name(f"{state.path.name}{suffix}")
+        moved = file.rename(file.with_name("moved"))
+        if replaced:
+            file.write_bytes(moved.read_bytes())
+        what = f"{file}: was {'replaced' if replaced else 'deleted'} while this process is using it"
+        for use in (state.verify, lambda: state.delivered("a", keys(2)), lambda: state.commit("a", keys(2), NEXT)):
+            with pytest.raises(StateUnavailable) as caught:
+                use()
+            assert caught.value.message.startswith(what)
+        moved.rename(file)
+        state.verify()
+        assert state.delivered("a", keys(2)) == set(keys(1))
+        assert state.position("a") == POSITION
+
+    def test_a_copy_without_its_log(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """It opens with a warning: the newest commits may be missing. A copy of a closed state does not."""
+        copy = path.with_name("copy.db")
+        with reopened(path) as state:
+            state.commit("a", keys(1), POSITION)
+            copy.write_bytes(path.read_bytes())
+        warning = "copied without its -wal file"
+        reopened(copy).close()
+        assert warning in caplog.text
+        caplog.clear()
+        reopened(copy).close()
+        copy.write_bytes(path.read_bytes())
+        reopened(copy).close()
+        assert warning not in caplog.text
+
+    @pytest.mark.parametrize("command", ["open_readonly", "open_shared"])
+    def test_no_copy_after_a_kill(self, path: Path, command: str, caplog: pytest.LogCaptureFixture) -> None:
+        """What a command does to the files after a kill is not taken for a copy, and loses nothing."""
+        with process(path) as (child, line):
+            assert line == "held"
+            child.send_signal(signal.SIGKILL)
+            child.wait(30)
+        with getattr(store, command)(path) as reader:
+            assert [row.name for row in reader.streams()] == ["child"]
+        with reopened(path) as state:
+            assert state.delivered("child", [KILLED]) == {KILLED}
+        assert "copied" not in caplog.text
+
+
+class TestSpace:
+    """The disk of the state."""
+
+    def test_the_file_gives_space_back(self, state: StateStore) -> None:
+        """After pruning the file becomes smaller, some pages at a time."""
+        many = [key for minute in range(1, 200) for key in keys(2000, minute)]
+        state.commit("a", many, POSITION)
+        connection(state).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        large = state.path.stat().st_size
+        for minute in range(190, 200):
+            state.prune("a", minute * MINUTE)
+        connection(state).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        assert state.path.stat().st_size < large / 2
+
+    def test_what_is_needed(self, state: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Below 64 MB free, or what a large ledger may need in a day, it says so."""
+        state.require_space()
+        usage = shutil.disk_usage(state.path.parent)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=60 * 1024**2))
+        assert state.space().free_bytes == 60 * 1024**2
+        with pytest.raises(StateUnavailable, match="less than 64 MB free on its disk; free space on it"):
+            state.require_space()

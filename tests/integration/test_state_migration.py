@@ -149,6 +149,14 @@ def test_ledgers_with_digests(tmp_path: Path, version: int) -> None:
             assert state.dead_letters.count == 1
 
 
+def test_a_file_of_an_older_version_can_shrink(path: Path) -> None:
+    """It is rewritten once, so that it gives back space."""
+    for _ in range(2):
+        StateStore(path, new_agent_id="x").close()
+        with closing(sqlite3.connect(path)) as database:
+            assert database.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+
+
 def test_every_version_is_tested() -> None:
     """There is a schema for each version before the present one."""
     assert sorted(SCHEMAS) == list(range(1, VERSION))

@@ -209,7 +209,7 @@ def test_unreadable() -> None:
         assert problem is not None
         assert words in problem
         event = parse_event(raw)
-        assert event == parse_event(msgspec.Raw(raw)) == RawEvent(raw, event.key, digest(raw), None, None)
+        assert event == parse_event(msgspec.Raw(raw)) == RawEvent(raw, event.key, digest(raw), None, None, "", "")
         assert event.key.minute == UNDATED
 
 

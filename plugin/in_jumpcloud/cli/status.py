@@ -69,10 +69,12 @@ def _collect(settings: Config) -> dict[str, Any]:
     rows: dict[str, StreamRow] = {}
     holder = None
     letters = {"count": 0, "bytes": 0}
+    services: dict[str, dict[str, int]] = {}
     if path.exists():
         with open_readonly(path) as state:
             holder = state.holder
             rows = {row.name: row for row in state.streams()}
+            services = {name: state.services(name) for name in rows}
             letters = {"count": state.dead_letters.count, "bytes": state.dead_letters.bytes}
     names = [*configured, *(name for name in rows if name not in configured)]
     running = _ask_process(settings) if holder else None
@@ -85,7 +87,7 @@ def _collect(settings: Config) -> dict[str, Any]:
             {
                 "name": name,
                 "configured": name in configured,
-                **_stream_facts(rows.get(name), now),
+                **_stream_facts(rows.get(name), services.get(name, {}), now),
                 "events_per_minute": rates.get(name),
             }
             for name in names
@@ -104,7 +106,7 @@ def _ask_process(settings: Config) -> dict[str, Any] | None:
         return None
 
 
-def _stream_facts(row: StreamRow | None, now: int) -> dict[str, Any]:
+def _stream_facts(row: StreamRow | None, services: dict[str, int], now: int) -> dict[str, Any]:
     if row is None:
         return {"position": None}
     window = row.position.window
@@ -113,6 +115,7 @@ def _stream_facts(row: StreamRow | None, now: int) -> dict[str, Any]:
         "lag_seconds": max(0, now - row.position.watermark_ms) // 1000,
         "window": window
         and {"start": rfc3339(window.start_ms), "end": rfc3339(window.end_ms), "cursor": window.cursor is not None},
+        "services_since": {name: rfc3339(since_ms) for name, since_ms in services.items()},
         "acknowledged": row.acknowledged,
         "late": row.late,
         "dead_lettered": row.dead_lettered,
@@ -132,6 +135,7 @@ def _stream_lines(stream: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [
         ("position", f"{stream['position']}, {format_duration(stream['lag_seconds'])} behind now"),
         ("window", window),
+        *_service_lines(stream["services_since"]),
         ("acknowledged", str(stream["acknowledged"])),
         ("late", str(stream["late"])),
         ("dead letters", str(stream["dead_lettered"])),
@@ -142,6 +146,12 @@ def _stream_lines(stream: dict[str, Any]) -> list[tuple[str, str]]:
     if stream["updated"]:
         lines.append(("last commit", stream["updated"]))
     return lines
+
+
+def _service_lines(since: dict[str, str]) -> list[tuple[str, str]]:
+    """The services that were added later than the first."""
+    first = min(since.values(), default="")
+    return [("service", f"{name}, polled from {start} on") for name, start in sorted(since.items()) if start > first]
 
 
 def _database_bytes(path: Path) -> int:

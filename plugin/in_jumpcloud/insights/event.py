@@ -37,6 +37,7 @@ class _Identity(msgspec.Struct, frozen=True, gc=False):
     id: str
     timestamp: str
     event_type: str = ""
+    organization: str | None = None
 
 
 def _shallow_object() -> Any:
@@ -58,7 +59,8 @@ class RawEvent(msgspec.Struct, frozen=True, gc=False):
 
     `raw` is its JSON text, byte for byte. `key` identifies it in the ledger. `id` is the event's own id, or a hash of
     its bytes if it has no printable one. `timestamp` is the event's own text, and `time_ns` the same in nanoseconds
-    since the epoch; both are None if the event has no readable timestamp.
+    since the epoch; both are None if the event has no readable timestamp. `event_type` and `organization` are empty if
+    the event has none.
     """
 
     raw: bytes | msgspec.Raw
@@ -66,6 +68,8 @@ class RawEvent(msgspec.Struct, frozen=True, gc=False):
     id: str
     timestamp: str | None
     time_ns: int | None
+    event_type: str
+    organization: str
 
 
 class DecodedEvent(NamedTuple):
@@ -91,8 +95,9 @@ def parse_event(raw: bytes | msgspec.Raw) -> RawEvent:
     time_ns = parse_rfc3339(timestamp)
     if time_ns is None or not event_id or not event_id.isprintable():
         return _parse_unusual(bytes(raw))
-    digest = _digest(event_id, timestamp, identity.event_type)
-    return RawEvent(raw, EventKey(time_ns // _MINUTE_NS, digest), event_id, timestamp, time_ns)
+    event_type = identity.event_type
+    key = EventKey(time_ns // _MINUTE_NS, _digest(event_id, timestamp, event_type))
+    return RawEvent(raw, key, event_id, timestamp, time_ns, event_type, identity.organization or "")
 
 
 def _digest(event_id: str, timestamp: str, event_type: str) -> bytes:
@@ -102,14 +107,14 @@ def _digest(event_id: str, timestamp: str, event_type: str) -> bytes:
 
 def _parse_unusual(raw: bytes) -> RawEvent:
     data = decode_event(raw).data or {}
-    event_id, timestamp, event_type = (_text(data.get(name)) for name in ("id", "timestamp", "event_type"))
-    digest = _digest(event_id, timestamp, event_type) if event_id else blake2b(raw, digest_size=DIGEST_BYTES).digest()
+    event_id, timestamp, *rest = (_text(data.get(name)) for name in ("id", "timestamp", "event_type", "organization"))
+    digest = _digest(event_id, timestamp, rest[0]) if event_id else blake2b(raw, digest_size=DIGEST_BYTES).digest()
     if not event_id or not event_id.isprintable():
         event_id = f"sha256:{hashlib.sha256(raw).hexdigest()}"
     time_ns = parse_rfc3339(timestamp)
     if time_ns is None:
-        return RawEvent(raw, EventKey(UNDATED, digest), event_id, None, None)
-    return RawEvent(raw, EventKey(time_ns // _MINUTE_NS, digest), event_id, timestamp, time_ns)
+        return RawEvent(raw, EventKey(UNDATED, digest), event_id, None, None, *rest)
+    return RawEvent(raw, EventKey(time_ns // _MINUTE_NS, digest), event_id, timestamp, time_ns, *rest)
 
 
 def _text(value: object) -> str:

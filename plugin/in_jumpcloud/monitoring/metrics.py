@@ -150,6 +150,10 @@ def _files(snapshot: Snapshot) -> Iterable[Metric]:
         age.add_metric([database.setting.removeprefix("geoip.")], snapshot.now_ms / 1000 - database.built)
     yield age
     yield GaugeMetricFamily("in_jumpcloud_state_file_bytes", "Size of the state on disk", value=snapshot.state_bytes)
+    if snapshot.state_free_bytes is not None:
+        yield GaugeMetricFamily(
+            "in_jumpcloud_state_free_bytes", "Free bytes on the disk of the state", value=snapshot.state_free_bytes
+        )
     yield GaugeMetricFamily(
         "in_jumpcloud_dead_letters", "Refused events in the state, until they are replayed", value=snapshot.dead_letters
     )

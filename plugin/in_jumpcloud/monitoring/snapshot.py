@@ -13,8 +13,9 @@ from in_jumpcloud import __version__
 from in_jumpcloud.app import App
 from in_jumpcloud.collector import Collector
 from in_jumpcloud.counters import Counters, LatencyHistogram
-from in_jumpcloud.errors import RequestRejected
+from in_jumpcloud.errors import RequestRejected, StateUnavailable
 from in_jumpcloud.insights.window import Window
+from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.troubles import Trouble
 
 
@@ -79,6 +80,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     geo_misses: int = 0
     state_path: str = ""
     state_bytes: int = 0
+    state_free_bytes: int | None = None
     dead_letters: int = 0
     dead_letter_bytes: int = 0
     version: str = __version__
@@ -107,6 +109,7 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
         geo_misses=geo.misses,
         state_path=str(settings.state.path.resolve()),
         state_bytes=_state_bytes(settings.state.path),
+        state_free_bytes=_state_free_bytes(resources.state),
         dead_letters=resources.state.dead_letters.count,
         dead_letter_bytes=resources.state.dead_letters.bytes,
     )
@@ -136,6 +139,13 @@ def _stream(collector: Collector, now_ms: int, now: float) -> StreamStatus:
 def _state_bytes(path: Path) -> int:
     """Bytes of the database and its write-ahead log."""
     return sum(_file_bytes(file) for file in (path, path.with_name(f"{path.name}-wal")))
+
+
+def _state_free_bytes(state: StateStore) -> int | None:
+    try:
+        return state.space().free_bytes
+    except StateUnavailable:
+        return None
 
 
 def _file_bytes(path: Path) -> int:

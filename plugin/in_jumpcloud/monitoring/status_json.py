@@ -35,7 +35,11 @@ def encode_status(snapshot: Snapshot, history: History) -> bytes:
             ],
             "requests": snapshot.requests,
             "unknown_types": snapshot.unknown_types,
-            "state": {"path": snapshot.state_path, "bytes": snapshot.state_bytes},
+            "state": {
+                "path": snapshot.state_path,
+                "bytes": snapshot.state_bytes,
+                "free_bytes": snapshot.state_free_bytes,
+            },
             "dead_letters": {"count": snapshot.dead_letters, "bytes": snapshot.dead_letter_bytes},
             "history": history.points(),
         }

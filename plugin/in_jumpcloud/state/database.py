@@ -85,6 +85,17 @@ class Database:
             except FAULTS as error:
                 raise self._error(error, "read") from None
 
+    def read_if_idle(self, query: str) -> list[Any]:
+        """All rows of a query; none while another thread uses the database, or if it cannot be read."""
+        if not self._lock.acquire(blocking=False):
+            return []
+        try:
+            return self.connection.execute(query).fetchall()
+        except FAULTS:
+            return []
+        finally:
+            self._lock.release()
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A transaction: on disk at the end of the body; after an error, nothing was written.
@@ -108,7 +119,8 @@ class Database:
         """Return some free pages to the disk. It does nothing while few are free, or if the state cannot be written."""
         with self._lock, contextlib.suppress(*FAULTS):
             if self.connection.execute("PRAGMA freelist_count").fetchone()[0] > _GIVE_BACK_PAGES:
-                self.connection.execute(f"PRAGMA incremental_vacuum({_GIVE_BACK_PAGES})").fetchall()
+                # A script runs to the end; `execute` would give back one page.
+                self.connection.executescript(f"PRAGMA incremental_vacuum({_GIVE_BACK_PAGES})")
 
     def space(self) -> Space:
         """The disk of the state. It does not wait for a commit under way.

@@ -83,6 +83,12 @@ class DeadLetters:
         """
         self.count, self.bytes = self._database.read(_SIZE)[0]
 
+    def refresh_if_idle(self) -> None:
+        """Count again, unless that would wait for a commit under way or the state cannot be read."""
+        rows = self._database.read_if_idle(_SIZE)
+        if rows:
+            self.count, self.bytes = rows[0]
+
     def add(self, transaction: sqlite3.Connection, stream: str, state: Condition, letters: Sequence[Refused]) -> None:
         """Add `letters` in a transaction.
 

@@ -186,16 +186,15 @@ class StateStore(StateReader):
             self.dead_letters.refresh()
 
     def verify(self) -> None:
-        """Check that the files are still those that this process opened, and count the dead letters again.
+        """Check that the files are still those that this process opened. It does not wait for a commit under way.
 
-        `delivered` and `commit` do the first too; call this at least once a minute for streams that are idle.
+        `delivered` and `commit` do this too; call it at least once a minute for streams that are idle.
 
         Raises:
             StateUnavailable: a file was deleted or replaced; nothing is delivered until it is back.
-            StateCorrupt: the database is damaged.
         """
         self._files.verify()
-        self.dead_letters.refresh()
+        self.dead_letters.refresh_if_idle()
 
     def space(self) -> Space:
         """What is free on the disk of the state, and what is needed. It does not wait for a commit under way.
@@ -204,6 +203,19 @@ class StateStore(StateReader):
             StateUnavailable: it is not known.
         """
         return self._database.space()
+
+    def require_space(self) -> None:
+        """Check that the disk will not be full soon.
+
+        Raises:
+            StateUnavailable: it may be full within a day.
+        """
+        space = self.space()
+        if space.is_low:
+            raise StateUnavailable(
+                f"{self.path}: less than {space.needed_bytes // 1024**2} MB free on its disk",
+                advice="free space on it, or nothing is delivered when it is full",
+            )
 
     def position(self, stream: str) -> Position | None:
         """The position of `stream`; None if the stream is new."""
