@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 4
 PYTEST := $(BIN)/pytest -q -n $(WORKERS)
 
-.PHONY: help demo check test coverage lint unit generate soak trials bench clean
+.PHONY: help demo check test coverage lint unit generate soak trials api-trials bench clean
 .NOTPARALLEL:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make generate  write the generated files: conf/fields.md, conf/index-templates/*.json"
 	@echo "make soak      a million events through faults and kills; options: OPTIONS='--events 50000'"
 	@echo "make trials    kill a receiver during delivery; with Fluent Bit: OPTIONS=kills or OPTIONS=pauses"
+	@echo "make api-trials  late events, short pages, a wrong clock: OPTIONS=late, short-pages, clock or outage"
 	@echo "make bench     compare with a plain script; see tests/bench/README.md"
 	@echo "make clean     remove the virtual environment and the caches"
 
@@ -54,6 +55,9 @@ soak: .venv/dev
 
 trials: .venv/dev
 	PYTHONPATH=tests $(BIN)/python -m tools.receiver_trials $(or $(OPTIONS),failover)
+
+api-trials: .venv/dev
+	PYTHONPATH=tests $(BIN)/python -m tools.api_trials $(or $(OPTIONS),short-pages)
 
 bench: .venv/dev
 	PYTHONPATH=tests $(BIN)/python -m bench $(OPTIONS)

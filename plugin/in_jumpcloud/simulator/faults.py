@@ -10,16 +10,21 @@ from http.client import responses
 from random import Random
 from typing import Any, Literal
 
+import msgspec
+
 from in_jumpcloud.simulator.query import Answer, Refusal
 
-FaultKind = Literal["status", "delay", "cut", "bad_json", "wrong_count", "repeat_cursor", "drop", "redirect"]
+FaultKind = Literal[
+    "status", "delay", "cut", "bad_json", "wrong_count", "short_page", "repeat_cursor", "drop", "redirect"
+]
 
 
 @dataclass(frozen=True)
 class Fault:
     """A fault in the answer to one request.
 
-    `wrong_count` applies only to `/events`, and `repeat_cursor` only to its requests with a cursor.
+    `wrong_count` and `short_page`, which leaves out half of the events and says nothing, apply only to `/events`, and
+    `repeat_cursor` only to its requests with a cursor.
     """
 
     kind: FaultKind
@@ -32,7 +37,7 @@ class Fault:
     def fits(self, path: str, *, paging: bool) -> bool:
         """Whether it applies to a request of this path, with or without a cursor."""
         possible = paging or self.kind != "repeat_cursor"
-        suffix = "/events" if self.kind in {"wrong_count", "repeat_cursor"} else ""
+        suffix = "/events" if self.kind in {"wrong_count", "short_page", "repeat_cursor"} else ""
         return possible and path.endswith(suffix) and path.endswith(self.path)
 
     def refuse(self) -> None:
@@ -49,6 +54,10 @@ class Fault:
             answer.headers["X-Result-Count"] = str(answer.events + 1)
         elif self.kind == "repeat_cursor" and "X-Search_after" in answer.headers:
             answer.headers["X-Search_after"] = json.dumps(cursor, separators=(",", ":"))
+        elif self.kind == "short_page" and "X-Result-Count" in answer.headers:
+            events = msgspec.json.decode(answer.body, type=list[msgspec.Raw])
+            answer.body, answer.events = msgspec.json.encode(events[: len(events) // 2]), len(events) // 2
+            answer.headers["X-Result-Count"] = str(answer.events)
         elif self.kind == "bad_json":
             answer.body, answer.events = answer.body[: len(answer.body) // 2], 0
         elif self.kind == "cut":
