@@ -92,8 +92,12 @@ class Reconciler:
             StateUnavailable, StateCorrupt: the state cannot be read.
         """
         text = self._state.reconciliation(self._stream)
-        known = msgspec.json.decode(text, type=Comparisons) if text else None
-        self._comparisons = known or Comparisons.starting_at(position.origin_ms, now_ms, self._tiers)
+        self._comparisons = Comparisons.starting_at(position.origin_ms, now_ms, self._tiers)
+        if text:
+            try:
+                self._comparisons = msgspec.json.decode(text, type=Comparisons)
+            except msgspec.DecodeError as error:
+                log.warning("%s: the state of late events is damaged (%s); comparing all again", self._stream, error)
         self._comparisons.fit(now_ms, self._tiers)
         self._schedule(list(self._comparisons.open), now_ms)
 

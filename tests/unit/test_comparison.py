@@ -102,6 +102,9 @@ def test_a_minute_that_never_settles_is_given_up_at_the_end_of_the_reach() -> No
     assert given_up == [MINUTE]
     assert state.differ({MINUTE: 5}, {MINUTE: 4}) == [], "it is not opened again"
     assert state.differ({MINUTE: 6}, {MINUTE: 4}) == [MINUTE], "unless the count changes"
+    state.open[MINUTE].tries = len(PAUSES)
+    assert state.differ({MINUTE: 7}, {MINUTE: 4}) == [MINUTE], "an event may have appeared"
+    assert state.pause(MINUTE, NOW, REACH) == 1800
 
 
 def test_counts_that_are_lower_in_most_minutes_are_not_believed() -> None:

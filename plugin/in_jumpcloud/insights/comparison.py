@@ -23,6 +23,8 @@ MERGE_WITHIN_MINUTES = 5
 """Minutes that differ are read in one span if fewer minutes than this are between them: a request costs more."""
 _LAST_TRY_MS = 6 * HOUR_MS
 """How long before it leaves the reach an open minute is tried for the last time."""
+_CHANGED_TRIES = 4
+"""Where the pauses continue when the count of an open minute changes: an event may just have appeared."""
 _MIN_LOWER = 2
 """Fewer minutes that are lower than the ledger say nothing about all counts."""
 
@@ -121,19 +123,21 @@ class Comparisons(msgspec.Struct, kw_only=True):
         return max(0, min(waits))
 
     def differ(self, theirs: Counts, ours: Counts) -> list[int]:
-        """Note the minutes of one comparison; returns those that are open and were not before.
+        """Note the minutes of one comparison; returns those that are open and were not, or whose count has changed.
 
-        Both counts are of the same span. Minutes that are open are kept by `settle`, unless they agree now.
+        Both counts are of the same span. A minute stays open until it agrees, or until `settle` decides.
         """
         found = []
         for minute in theirs.keys() | ours.keys():
             count, known = theirs.get(minute, 0), ours.get(minute, 0)
-            is_open = minute in self.open
+            entry = self.open.get(minute)
             if count == known:
                 self.open.pop(minute, None)
                 self.accepted.pop(minute, None)
-            elif is_open:
-                self.open[minute].count = count
+            elif entry:
+                if entry.count != count:
+                    entry.count, entry.tries = count, min(entry.tries, _CHANGED_TRIES)
+                    found.append(minute)
             elif self.accepted.get(minute) != (count, known):
                 self.open[minute] = OpenMinute(count)
                 found.append(minute)
