@@ -17,6 +17,7 @@ from in_jumpcloud.errors import Fatal, InJumpCloudError, Retryable, StateCorrupt
 from in_jumpcloud.insights.api import Scope
 from in_jumpcloud.resources import Resources, same_stream_settings
 from in_jumpcloud.runtime import SYSTEM, Runtime, Task
+from in_jumpcloud.troubles import Troubles
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class App:
         self._start_workers()
         while not self.stop.wait(_TICK_SECONDS):
             self._on_tick()
+            self._start_workers()
             if self._pending_reload:
                 (load, done), self._pending_reload = self._pending_reload, None
                 self._apply_reload(load)
@@ -115,7 +117,7 @@ class App:
         return error
 
     def reload(self, load: Callable[[], Config], done: Callable[[], None] = lambda: None) -> None:
-        """Have the main thread apply what `load` returns and then call `done`. Safe in a signal handler."""
+        """Have the main thread apply what `load` returns and then call `done`. Safe in any thread."""
         self._pending_reload = (load, done)
 
     def _apply_reload(self, load: Callable[[], Config]) -> None:
@@ -127,6 +129,9 @@ class App:
         except InJumpCloudError as error:
             for line in str(error).splitlines():
                 log.error("configuration not reloaded: %s", line)  # noqa: TRY400 - no traceback
+            return
+        except Exception:
+            log.exception("configuration not reloaded: unexpected error")
             return
         wanted = {stream.name for stream in streams(settings)}
         stay = wanted if same_stream_settings(old, settings) else set()
@@ -171,8 +176,16 @@ class App:
             self._changed.notify_all()
 
     def _start_workers(self) -> None:
-        for number in range(len(self._workers), min(WORKERS, len(self._slots))):
-            self._workers.append(self.runtime.start(self._work, name=f"worker-{number}"))
+        """Start the workers that are missing. Those that cannot start now are started later."""
+        troubles = self.resources.troubles
+        try:
+            for number in range(len(self._workers), min(WORKERS, len(self._slots))):
+                self._workers.append(self.runtime.start(self._work, name=f"worker-{number}"))
+        except RuntimeError as error:
+            advice = "raise the limit of threads (TasksMax, pids.max, ulimit -u) or of memory"
+            troubles.begin("threads", f"worker threads: {error}", advice)
+        else:
+            troubles.end("threads")
 
     def _work(self) -> None:
         while (slot := self._next()) is not None:
@@ -249,13 +262,15 @@ def streams(settings: Config) -> list[Stream]:
 
 
 @contextmanager
-def open_app(settings: Config, *, once: bool = False, runtime: Runtime = SYSTEM) -> Iterator[App]:
+def open_app(
+    settings: Config, *, once: bool = False, runtime: Runtime = SYSTEM, troubles: Troubles | None = None
+) -> Iterator[App]:
     """Open the resources and the App, and close the resources at the end.
 
     Raises:
         ConfigError, Fatal, StateCorrupt, StateUnavailable: as in Resources.
     """
-    resources = Resources(settings, runtime=runtime)
+    resources = Resources(settings, runtime=runtime, troubles=troubles)
     try:
         yield App(resources, once=once, runtime=runtime)
     finally:

@@ -25,6 +25,7 @@ InJumpCloudError            the message is one line for a person: what is wrong,
 
 from __future__ import annotations
 
+import errno
 from typing import Literal, NamedTuple
 
 ReceiverStage = Literal["resolve", "connect", "tls", "handshake", "send", "ack"]
@@ -54,12 +55,14 @@ class Problem(NamedTuple):
     """One thing that is wrong with the configuration.
 
     `path` is the dotted key, such as `jumpcloud.api_key` or `forward.servers[0].port`; empty if it is about no key.
-    `location` names the place where the key was set, and the key; empty if that is not known.
+    `location` names the place where the key was set, and the key; empty if that is not known. `may_pass`: the setting
+    may be right, because time or another person can repair what it names, such as a file.
     """
 
     path: str
     text: str
     location: str = ""
+    may_pass: bool = False
 
     @property
     def section(self) -> str:
@@ -78,6 +81,11 @@ class ConfigError(InJumpCloudError):
     def __init__(self, *problems: Problem | str, advice: str = "") -> None:
         self.problems = tuple(each if isinstance(each, Problem) else Problem("", each) for each in problems)
         super().__init__("\n".join(map(str, self.problems)), advice=advice)
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same configuration may work later."""
+        return all(problem.may_pass for problem in self.problems)
 
 
 class StateMissing(ConfigError):
@@ -184,3 +192,21 @@ class HandshakeRejected(ReceiverDown):
 
 class Stopped(InJumpCloudError):
     """A wait ended because the process, or the stream, was asked to stop."""
+
+
+_WRONG_PATH = {
+    *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO),
+}
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether time or another person can repair the cause, so that the process waits instead of ending.
+
+    Only an editor of the configuration repairs a path that names another kind of file. A full or read-only disk,
+    missing permissions, a missing file, too many open files and an I/O error may pass.
+    """
+    if isinstance(error, ConfigError):
+        return error.may_pass
+    if isinstance(error, OSError):
+        return error.errno not in _WRONG_PATH
+    return isinstance(error, StateUnavailable | MemoryError)

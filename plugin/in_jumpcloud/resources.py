@@ -64,7 +64,7 @@ class Resources:
             self._set_mapper(settings)
             self.api = self._new_api(settings)
             on_failure.callback(self.api.close)
-            self.receivers = Failover(settings.forward)
+            self.receivers = _new_receivers(settings)
             on_failure.pop_all()
         if self.state.is_new:
             log.info("%s: new state; every stream begins at jumpcloud.start", self.state.path)
@@ -103,7 +103,7 @@ class Resources:
                 on_failure.callback(api.close)
                 replaced.callback(self.api.close)
             if old.forward != settings.forward:
-                receivers = Failover(settings.forward)
+                receivers = _new_receivers(settings)
                 replaced.callback(self.receivers.close)
             on_failure.pop_all()
             self.settings, self.geo, self.api, self.receivers = settings, geo, api, receivers
@@ -149,6 +149,15 @@ class Resources:
     def _set_mapper(self, settings: Config) -> None:
         self.mapper = Mapper(settings.ecs, self.geo, agent_id=self.state.agent_id, ephemeral_id=self._ephemeral_id)
         self._encoder = RecordEncoder(self.mapper)
+
+
+def _new_receivers(settings: Config) -> Failover:
+    try:
+        return Failover(settings.forward)
+    except OSError as error:  # a file was replaced or removed since the configuration was checked
+        reason = getattr(error, "reason", None) or error.strerror or error
+        problem = Problem("forward.tls", f"a certificate or key cannot be used: {reason}", may_pass=True)
+        raise ConfigError(problem) from None
 
 
 def same_stream_settings(old: Config, new: Config) -> bool:

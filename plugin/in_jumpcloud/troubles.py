@@ -20,6 +20,10 @@ class Trouble(NamedTuple):
     since_ms: int
     advice: str
 
+    def __str__(self) -> str:
+        """One line for a person."""
+        return f"{self.what}; {self.advice}" if self.advice else self.what
+
 
 class Troubles:
     """The present troubles, each under a name such as `state` or `geoip.city`. Thread-safe.
@@ -39,8 +43,8 @@ class Troubles:
             if before and before.what == what:
                 return
             since_ms = before.since_ms if before else self._now_ms()
-            self._open[name] = Trouble(what, since_ms, advice)
-        log.warning("%s", "; ".join(filter(None, (what, advice))))
+            trouble = self._open[name] = Trouble(what, since_ms, advice)
+        log.warning("%s", trouble)
 
     def end(self, name: str) -> None:
         """End a trouble, if it has begun."""

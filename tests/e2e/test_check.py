@@ -149,7 +149,7 @@ def test_a_directory_without_write_permission(command: Command, api: SimulatedAp
 
 def test_a_full_disk(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
     """The state fails, with the advice to free space."""
-    report = _check_after(DISK_FULL, command.settings(api, receiver))
+    report = _check_after(DISK_FULL, command.settings(api, receiver, geoip__city=None, geoip__asn=None))
     assert re.search(r"state\.path: \S+: cannot be written: .*; free space on the disk of /", report.failure)
     assert report.code == 1
 

@@ -215,9 +215,6 @@ def test_every_mistake_in_a_file_is_reported_at_once(tmp_path: Path) -> None:
     [
         ("jumpcloud.api_key=null", "jumpcloud.api_key: missing", 2),
         ("jumpcloud.api_key=wrong", "JumpCloud answered 401", 3),
-        ("geoip.city=nowhere.mmdb", "geoip.city", 2),
-        ("geoip.city=README.md", "geoip.city", 2),
-        ("geoip.city=geoip/demo-asn.mmdb", "geoip.city", 2),
         ("state.path=README.md/state.db", "state.path", 2),
         ("state.path=LICENSE", "LICENSE", 1),
         ("jumpcloud.services=[nonsense]", "JumpCloud answered 400", 1),
@@ -228,7 +225,7 @@ def test_every_mistake_in_a_file_is_reported_at_once(tmp_path: Path) -> None:
 def test_an_error_is_one_line(
     command: Command, api: SimulatedApi, receiver: SimulatedReceiver, override: str, message: str, code: int
 ) -> None:
-    """A wrong key, path, database or receiver: one line that names it, and the exit code."""
+    """A wrong key, path or receiver: one line that names it, and the exit code."""
     with api:
         done = command("run", "--once", *command.settings(api, receiver), "-o", override)
     (line,) = _error_lines(done)

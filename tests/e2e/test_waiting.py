@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
+import resource
 import signal
+import socket
+import sqlite3
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+import certifi
 import pytest
 from support.command import ROOT, Command, wait_until
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.timestamps import MINUTE_MS, now_ms
 
 CITY = ROOT / "geoip" / "demo-city.mmdb"
@@ -35,6 +43,21 @@ def receiver() -> Iterator[SimulatedReceiver]:
         yield receiver
 
 
+NO_PRIVILEGES = """
+import ctypes
+for number in range(64):
+    ctypes.CDLL(None).prctl(24, number, 0, 0, 0)  # PR_CAPBSET_DROP: without capabilities file modes bind root too
+"""
+FEW_FILES = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (7, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+"""
+SMALL_FILES = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+"""
+
+
 class Running:
     """A plugin that polls ten times a second."""
 
@@ -45,9 +68,9 @@ class Running:
         self.settings = command.settings(api, receiver, **values)
         self.process: subprocess.Popen[bytes]
 
-    def start(self, **environ: str) -> None:
-        """Start it."""
-        self.process = self._command.start("run", *self.settings, **environ)
+    def start(self, *more: str, prelude: str = "", **environ: str) -> None:
+        """Start it, with more options."""
+        self.process = self._command.start("run", *self.settings, *more, prelude=prelude, **environ)
 
     def wait_for(self, *texts: str) -> None:
         """Wait until all of the texts are in the log, while the process runs."""
@@ -59,12 +82,12 @@ class Running:
         wait_until(lambda: self._ended() or len(self._receiver.records) >= before + count)
         return [each.record for each in self._receiver.records[before:]]
 
-    def readiness(self) -> tuple[int, str]:
+    def readiness(self, path: str = "/readyz") -> tuple[int, str]:
         """The answer of /readyz, whose address is in the log."""
         address = self.log.partition("status page at http://")[2].partition("/")[0]
         connection = http.client.HTTPConnection(address, timeout=30)
         try:
-            connection.request("GET", "/readyz")
+            connection.request("GET", path)
             response = connection.getresponse()
             return response.status, response.read().decode()
         finally:
@@ -126,3 +149,157 @@ def test_a_database_that_is_cut_in_place(
     assert running.readiness() == (200, "ready\n")
     assert running.log.count("not a MaxMind database") == 2  # when it begins, and when it ends
     running.end()
+
+
+def _lift(process: subprocess.Popen[bytes], limit: int) -> None:
+    _, most = resource.prlimit(process.pid, limit)
+    resource.prlimit(process.pid, limit, (most, most))
+
+
+class Cause(NamedTuple):
+    """What keeps the plugin from starting. `begin` makes it happen, `end` repairs it; `reason` is what the log says."""
+
+    reason: str
+    begin: Callable[[Command, Path], object] = lambda *_: None
+    end: Callable[[Command, Path, Running], object] = lambda *_: None
+    prelude: str = ""
+    settings: Mapping[str, str] = MappingProxyType({})
+    has_page: bool = True
+
+
+def _lock(command: Command, _: Path) -> None:
+    """Create a state, and lock it as another program."""
+    StateStore(command.state, new_agent_id="x").close()
+    database = sqlite3.connect(command.state, isolation_level=None, check_same_thread=False)
+    database.execute("PRAGMA locking_mode = EXCLUSIVE")
+    database.execute("BEGIN EXCLUSIVE")
+    LOCKS.append(database)
+
+
+LOCKS: list[sqlite3.Connection] = []
+CAUSES = {
+    "read-only": Cause(
+        "state.path: .*state.db: cannot be written: Permission denied",
+        begin=lambda command, _: command.state.parent.mkdir(mode=0o555),
+        end=lambda command, *_: command.state.parent.chmod(0o755),
+        prelude=NO_PRIVILEGES,
+    ),
+    "full": Cause(
+        "state.path: .*state.db: cannot be used: .*; the start waits until it works",
+        end=lambda _, __, running: _lift(running.process, resource.RLIMIT_FSIZE),
+        prelude=SMALL_FILES,
+    ),
+    "too many files": Cause(
+        "Too many open files|too many files are open",
+        end=lambda _, __, running: _lift(running.process, resource.RLIMIT_NOFILE),
+        prelude=FEW_FILES,
+        has_page=False,
+    ),
+    "locked": Cause(
+        "database is locked; another program is using it; stop that program; the start waits",
+        begin=_lock,
+        end=lambda *_: LOCKS.pop().close(),
+    ),
+    "missing secret": Cause(
+        r"forward.shared_key_file: \S+file: cannot be read: No such file or directory; the start waits",
+        end=lambda _, path, __: path.write_text("key"),
+        settings={"forward.shared_key_file": "file"},
+        has_page=False,
+    ),
+    "damaged certificates": Cause(
+        r"jumpcloud.ca_file: \S+file does not contain usable certificates: .*; the start waits",
+        begin=lambda _, path: path.write_text("half"),
+        end=lambda _, path, __: path.write_bytes(Path(certifi.where()).read_bytes()),
+        settings={"jumpcloud.ca_file": "file"},
+        has_page=False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_the_start_waits(
+    command: Command, api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path, name: str
+) -> None:
+    """It says so once, in the log and at /readyz, survives SIGHUP, is no failure for systemd, and then it starts."""
+    cause = CAUSES[name]
+    cause.begin(command, tmp_path / "file")
+    options = [f"-o{key}={tmp_path / value}" for key, value in cause.settings.items()]
+    running = Running(command, api, receiver, http__listen="127.0.0.1:0")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        running.start(*options, prelude=cause.prelude, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="3000000")
+        messages = {manager.recv(4096).decode().partition("=")[0] for _ in range(4)}
+        assert messages == {"EXTEND_TIMEOUT_USEC", "WATCHDOG"}
+        assert re.search(cause.reason, running.log), running.log
+        if cause.has_page:
+            status, reasons = running.readiness()
+            assert status == 503
+            assert re.search(cause.reason, reasons)
+            assert running.readiness("/healthz") == (200, "alive\n")
+        running.process.send_signal(signal.SIGHUP)
+        while "RELOADING=1" not in manager.recv(4096).decode():
+            pass
+
+        cause.end(command, tmp_path / "file", running)
+
+        running.process.send_signal(signal.SIGHUP)  # it need not wait for the next try
+        running.wait_for("recovered from: ", "in_jumpcloud 0")
+        while "READY=1" not in manager.recv(4096).decode():
+            pass
+    if name != "missing secret":  # the receiver has no key
+        running.next_records()
+    if name != "too many files":  # which keeps one part after the other from its start
+        assert len(re.findall(cause.reason, running.log)) <= 2, running.log
+    running.end()
+
+
+@pytest.mark.parametrize("name", ["locked", "missing secret"])
+def test_a_stop_while_the_start_waits(
+    command: Command, api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path, name: str
+) -> None:
+    """SIGTERM ends it within a second or so, as intended."""
+    cause = CAUSES[name]
+    cause.begin(command, tmp_path / "file")
+    running = Running(command, api, receiver)
+    running.start(*(f"-o{key}={tmp_path / value}" for key, value in cause.settings.items()))
+    running.wait_for("the start waits")
+    began = time.monotonic()
+    running.end()
+    assert time.monotonic() - began < 2
+    assert running.log.count("\n") <= 3, running.log
+    cause.end(command, tmp_path / "file", running)
+
+
+def test_the_port_of_the_status_page_is_taken(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
+    """Events are delivered without the page; it is served once the port is free."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        running = Running(command, api, receiver, http__listen=listen)
+        running.start()
+        running.wait_for(f"http.listen: {listen}: Address already in use; the plugin works without its status page")
+        running.next_records()
+    running.wait_for(f"status page at http://{listen}/")
+    assert running.readiness() == (200, "ready\n")
+    assert running.log.count("Address already in use") == 2  # when it begins, and when it ends
+    running.end()
+
+
+def test_what_waiting_does_not_repair(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
+    """A path that is a directory, or below a file, and an unknown key end the start: one line, and exit code 2."""
+    directory = command.directory / "directory"
+    directory.mkdir()
+    file = command.directory / "file"
+    file.touch()
+    for option, reason in {
+        f"state.path={directory}": "cannot be written: Is a directory",
+        f"state.path={file}/state.db": "cannot be written: ",
+        f"jumpcloud.api_key_file={directory}": "cannot be read: Is a directory",
+        f"forward.tls={{enabled: true, ca_file: {directory}}}": "forward.tls.ca_file: no such file",
+        "jumpcloud.intervall=1s": "unknown key",
+    }.items():
+        no_key = ["-o", "jumpcloud.api_key=null"] if "api_key_file" in option else []
+        done = command("run", *command.settings(api, receiver), "-o", option, *no_key)
+        (line,) = [line for line in done.stderr.decode().splitlines() if line.startswith("in-jumpcloud: ")][:1]
+        assert done.returncode == 2, option
+        assert reason in done.stderr.decode(), line

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from itertools import pairwise
@@ -238,6 +241,14 @@ class TestMissing:
         geoip = GeoIPLookup(CITY, None, copies=directory)
         assert city(geoip, "81.2.69.144") == "London"
         assert list(tmp_path.iterdir()) == []
+
+    def test_full_disk(self, tmp_path: Path) -> None:
+        """A database of which there is no space for a copy cannot be used; it says so."""
+        full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))"
+        program = f"{full}; from pathlib import Path; from in_jumpcloud.ecs.geoip import GeoIPLookup"
+        program += f"; GeoIPLookup(Path({str(CITY)!r}), None, copies=Path({str(tmp_path)!r}))"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=60)  # noqa: S603
+        assert re.search(rb"geoip\.city: \S+: cannot be copied to \S+ \(File too large\)", done.stderr)
 
 
 class TestCache:

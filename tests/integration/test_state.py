@@ -424,7 +424,7 @@ class TestFiles:
         reopened(path).close()
         full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
         with process(path, full) as (_, line):
-            assert line.startswith(f"ConfigError state.path: {path}: cannot be used: ")
+            assert line.startswith(f"StateUnavailable state.path: {path}: cannot be used: ")
             assert "move" not in line
 
     def test_empty_file(self, path: Path) -> None:

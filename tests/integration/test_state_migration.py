@@ -11,7 +11,7 @@ import pytest
 from support.command import ROOT
 from support.state import key
 
-from in_jumpcloud.errors import ConfigError
+from in_jumpcloud.errors import StateUnavailable
 from in_jumpcloud.insights.window import Position, Window
 from in_jumpcloud.state.dead_letters import Refused
 from in_jumpcloud.state.schema import VERSION
@@ -128,7 +128,7 @@ def test_an_interrupted_migration(path: Path) -> None:
     def connect(*arguments: object, **options: object) -> sqlite3.Connection:
         return sqlite3.connect(*arguments, **options, factory=Failing)  # type: ignore[call-overload, no-any-return]
 
-    with pytest.raises(ConfigError, match="no space; free space on its disk"):
+    with pytest.raises(StateUnavailable, match="no space; free space on its disk"):
         StateStore(path, new_agent_id="x", connect=connect)
     with StateStore(path, new_agent_id="x") as state:
         assert known(state, [*IDS, *STRAY]) == [*IDS, *STRAY]

@@ -88,11 +88,15 @@ class Command:
             check=False,
         )
 
-    def start(self, *arguments: object, **environ: str) -> subprocess.Popen[bytes]:
-        """Start it, with standard output in `output` and standard error in `log`."""
+    def start(self, *arguments: object, prelude: str = "", **environ: str) -> subprocess.Popen[bytes]:
+        """Start it, with standard output in `output` and standard error in `log`.
+
+        `prelude` is Python that runs first, in the same process, such as one that lowers a limit.
+        """
+        before = [sys.executable, "-c", f"{prelude}\nimport os, sys\nos.execv(sys.argv[1], sys.argv[1:])"]
         with self.log.open("ab") as log, self.output.open("ab") as output:
             process = subprocess.Popen(  # noqa: S603 - our own command
-                [COMMAND, *map(str, arguments)],
+                [*(before if prelude else []), COMMAND, *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,

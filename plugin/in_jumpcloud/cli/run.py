@@ -6,11 +6,12 @@ import gc
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -18,11 +19,16 @@ from in_jumpcloud import __version__, app
 from in_jumpcloud.checks import local
 from in_jumpcloud.cli import examples, settings_options
 from in_jumpcloud.config.loader import load_config
-from in_jumpcloud.config.schema import Config
-from in_jumpcloud.monitoring import logs, server, snapshot
+from in_jumpcloud.config.schema import Config, LogSettings
+from in_jumpcloud.errors import ConfigError, Fatal, InJumpCloudError, Stopped
+from in_jumpcloud.monitoring import logs, snapshot
 from in_jumpcloud.monitoring.health import not_alive
+from in_jumpcloud.monitoring.server import StatusServer
 from in_jumpcloud.monitoring.systemd import ServiceManager
+from in_jumpcloud.retry import Retry
+from in_jumpcloud.runtime import SYSTEM
 from in_jumpcloud.timestamps import now_ms
+from in_jumpcloud.troubles import Troubles
 
 log = logging.getLogger("in_jumpcloud")
 
@@ -44,17 +50,71 @@ def command(path: Path, overrides: tuple[str, ...], once: bool) -> None:
 
     Runs until it is stopped by SIGTERM or Ctrl-C. SIGHUP reloads the configuration.
     """
-    load = partial(load_config, path, overrides)
-    settings = load()
-    manager = ServiceManager()
-    started = time.monotonic()
-    listen = None if once else settings.http.listen
-    logs.configure_logging(settings.log)
-    with app.open_app(settings, once=once) as plugin, server.serve(listen, plugin):
-        _install_signal_handlers(plugin, load, manager)
-        for result in local.check_secrets(path, settings):
-            if result.status == "warning":
-                log.warning("%s; %s", result.message, result.advice)
+    try:
+        failure = _Run(path, overrides, once=once).run()
+    except Stopped:  # while it waited at start
+        return
+    if failure:
+        raise failure
+
+
+class _Run:
+    """One run of the plugin: its start, which waits for what may pass, and its end."""
+
+    def __init__(self, path: Path, overrides: tuple[str, ...], *, once: bool) -> None:
+        self._path = path
+        self._load = partial(load_config, path, overrides)
+        self._once = once
+        self._started = time.monotonic()
+        self._manager = ServiceManager()
+        self._troubles = Troubles(now_ms)
+        self._plugin: app.App | None = None
+        self._page: StatusServer | None = None
+        self._stop = threading.Event()
+        self._reload_requested = False
+        self._retry = Retry(
+            self._troubles,
+            self._stop,
+            on_tick=self._tick_of_start,
+            give_up_after=app.ONCE_SECONDS if once else None,
+            runtime=SYSTEM,
+        )
+
+    def run(self) -> InJumpCloudError | None:
+        """Run until the end; the error that ended it, if any."""
+        _watch_signals(self._end, self._reload)
+        logs.configure_logging(LogSettings())
+        settings = self._retry("configuration", self._load)
+        logs.configure_logging(settings.log)
+        with ExitStack() as stack:
+            listen = None if self._once else settings.http.listen
+            page = self._page = stack.enter_context(StatusServer(listen, self._troubles))
+            plugin = self._plugin = self._retry("start", lambda: self._open(stack, settings))
+            page.show(plugin)
+            self._announce(plugin)
+            error = plugin.run(lambda: self._tick(plugin, page))
+            self._manager.stopping()
+            self._sum_up(plugin)
+        return error
+
+    def _open(self, stack: ExitStack, settings: Config) -> app.App:
+        """Open the plugin; with new settings after a SIGHUP, if they are valid."""
+        if self._reload_requested:
+            self._reload_requested = False
+            try:
+                settings = self._load()
+                logs.configure_logging(settings.log)
+            except InJumpCloudError as error:
+                log.error("configuration not reloaded: %s", error)  # noqa: TRY400 - no traceback
+            self._manager.starting("")
+        return stack.enter_context(app.open_app(settings, once=self._once, troubles=self._troubles))
+
+    def _announce(self, plugin: app.App) -> None:
+        settings = plugin.resources.settings
+        with suppress(OSError, ConfigError):  # a file was removed since it was read
+            for result in local.check_secrets(self._path, settings):
+                if result.status == "warning":
+                    log.warning("%s; %s", result.message, result.advice)
         log.info(
             "in_jumpcloud %s: %s, from %s to %s",
             __version__,
@@ -65,47 +125,79 @@ def command(path: Path, overrides: tuple[str, ...], once: bool) -> None:
         # Mapping creates many short-lived objects but no cycles: looking for cycles often is wasted time.
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD_OBJECTS)
-        manager.ready(f"{len(plugin.collectors)} streams")
+        self._manager.ready(f"{len(plugin.collectors)} streams")
 
-        def on_tick() -> None:
-            plugin.resources.retry()
-            manager.alive(lambda: _is_alive(plugin, started))
+    def _tick_of_start(self, waits_for: str) -> None:
+        if self._page:
+            self._page.retry()
+        self._manager.starting(waits_for)
 
-        error = plugin.run(on_tick)
-        manager.stopping()
+    def _tick(self, plugin: app.App, page: StatusServer) -> None:
+        if self._stop.is_set():  # it was set before there was a plugin
+            plugin.stop.set()
+        plugin.resources.retry()
+        page.retry()
+        self._manager.alive(lambda: _is_alive(plugin, self._started))
+
+    def _sum_up(self, plugin: app.App) -> None:
         counters = [each.counters for each in plugin.collectors]
         log.info(
             "stopped after %.1f s: %d events received, %d duplicates, %d records acknowledged (%d late), "
             "%d dead letters",
-            time.monotonic() - started,
+            time.monotonic() - self._started,
             sum(each.received for each in counters),
             sum(each.duplicates for each in counters),
             sum(each.acknowledged for each in counters),
             sum(each.late for each in counters),
             sum(each.dead_lettered for each in counters),
         )
-    if error:
-        raise error
+
+    def _end(self, number: int) -> None:
+        if self._stop.is_set():  # a second signal: exit at once, which loses nothing
+            os._exit(128 + number)
+        self._stop.set()
+        if self._plugin:
+            self._plugin.stop.set()
+
+    def _reload(self) -> None:
+        self._manager.reloading()
+        if self._plugin:
+            self._plugin.reload(self._load, done=self._reloaded)
+        else:
+            self._reload_requested = True
+            self._retry.at_once()
+
+    def _reloaded(self) -> None:
+        if self._plugin:
+            logs.configure_logging(self._plugin.resources.settings.log)
+            self._manager.ready(f"{len(self._plugin.collectors)} streams")
 
 
 def _is_alive(plugin: app.App, started: float) -> bool:
-    return not not_alive(snapshot.take_snapshot(plugin, now_ms=now_ms(), began=started))
+    try:
+        return not not_alive(snapshot.take_snapshot(plugin, now_ms=now_ms(), began=started))
+    except Exception:
+        log.exception("cannot tell whether the plugin is alive")
+        return True  # a restart does not help
 
 
-def _install_signal_handlers(plugin: app.App, load: Callable[[], Config], manager: ServiceManager) -> None:
-    def end(number: int, _: FrameType | None) -> None:
-        if plugin.stop.is_set():  # a second signal: exit at once, which loses nothing
-            os._exit(128 + number)
-        plugin.stop.set()
+def _watch_signals(end: Callable[[int], None], reload: Callable[[], None]) -> None:
+    """Call `end` for SIGTERM and Ctrl-C, and `reload` for SIGHUP, on a thread of their own.
 
-    def reload(_: int, __: FrameType | None) -> None:
-        manager.reloading()
-        plugin.reload(load, done=reloaded)
+    A signal handler would run within whatever the main thread does: it cannot set an event that this thread waits for
+    without the risk of a deadlock, and it waits while a slow disk holds this thread.
+    """
+    numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
-    def reloaded() -> None:
-        logs.configure_logging(plugin.resources.settings.log)
-        manager.ready(f"{len(plugin.collectors)} streams")
+    def watch() -> None:
+        while True:
+            number = signal.sigwait(numbers)
+            reload() if number == signal.SIGHUP else end(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    signal.signal(signal.SIGHUP, reload)
+    for number in numbers:  # one that is ignored, as by nohup, would not arrive
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # threads inherit it
+    try:
+        SYSTEM.start(watch, name="signals")
+    except RuntimeError as error:
+        raise Fatal(f"cannot start a thread: {error}", advice="raise the limit of threads or memory") from None

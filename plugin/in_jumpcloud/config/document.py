@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from in_jumpcloud.errors import ConfigError, Problem
+from in_jumpcloud.errors import ConfigError, Problem, may_pass
+
+_NO_CONFIGURATION = {errno.ENOENT, errno.EACCES, errno.EPERM}
+"""The file is missing or not for this user: there is no configuration to wait with."""
 
 
 class Document:
@@ -66,7 +70,8 @@ def parse_yaml(path: Path) -> dict[str, Any]:
     try:
         document = _load(path.read_bytes())
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        passes = may_pass(error) and error.errno not in _NO_CONFIGURATION
+        raise ConfigError(Problem("", f"{path}: cannot be read: {error.strerror}", may_pass=passes)) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""

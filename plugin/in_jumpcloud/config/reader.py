@@ -18,7 +18,7 @@ import msgspec
 from in_jumpcloud.config.document import describe
 from in_jumpcloud.config.schema import Section
 from in_jumpcloud.config.types import Duration, Secret, Size, Start
-from in_jumpcloud.errors import Problem
+from in_jumpcloud.errors import Problem, may_pass
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
@@ -65,7 +65,7 @@ class SectionReader:
         try:
             yield
         except ValueError as error:
-            self.problems.append(Problem(path, str(error)))
+            self.problems.append(Problem(path, str(error), may_pass=isinstance(error, _FileError) and error.may_pass))
 
     def _read(self, kind: Any, value: Any, path: str) -> Any:
         """`value` as a value of this type; ValueError with a text for people where it is not one."""
@@ -109,7 +109,15 @@ class SectionReader:
             return Secret(file.read_text().strip(), file=file)
         except (OSError, UnicodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not text"
-            raise ValueError(f"{file}: cannot be read: {reason}") from None
+            raise _FileError(f"{file}: cannot be read: {reason}", error) from None
+
+
+class _FileError(ValueError):
+    """A file that a setting names cannot be read."""
+
+    def __init__(self, text: str, cause: Exception) -> None:
+        super().__init__(text)
+        self.may_pass = not isinstance(cause, OSError) or may_pass(cause)
 
 
 def _from_text(kind: Any, text: str) -> Any:

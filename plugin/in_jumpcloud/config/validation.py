@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from collections.abc import Iterator
@@ -53,9 +54,10 @@ def _validate_account(settings: JumpCloudSettings) -> Iterator[Problem]:
         yield Problem(f"jumpcloud.{missing}", f"missing; a service account needs it as well as {given[0]}")
     for name, secret in (("api_key", settings.api_key), ("client_secret", settings.client_secret)):
         if secret is not None and not secret.reveal():
-            yield Problem(f"jumpcloud.{name}", "must not be empty")
+            yield Problem(f"jumpcloud.{name}", "must not be empty", may_pass=secret.file is not None)
         elif secret is not None and not _fits_a_header(secret.reveal()):
-            yield Problem(f"jumpcloud.{name}", f"is not a valid key: {_INVALID_CHARACTER}")
+            text = f"is not a valid key: {_INVALID_CHARACTER}"
+            yield Problem(f"jumpcloud.{name}", text, may_pass=secret.file is not None)
     if settings.client_id and (":" in settings.client_id or not _fits_a_header(settings.client_id)):
         yield Problem(
             "jumpcloud.client_id", "is not a valid ID: it contains a colon, whitespace or an invalid character"
@@ -138,28 +140,33 @@ def _validate_tls(settings: ForwardSettings) -> Iterator[Problem]:
 
 
 def _validate_ca_file(path: str, file: Path) -> Iterator[Problem]:
-    if not file.is_file():
-        yield Problem(path, f"no such file: {file}")
+    if not os.path.isfile(file):  # noqa: PTH113 - Path.is_file can raise PermissionError
+        yield _no_such_file(path, file)
         return
     try:
         ssl.create_default_context(cafile=file)
     except OSError as error:  # an SSLError is one
-        yield Problem(path, f"{file} does not contain usable certificates: {_reason(error)}")
+        yield Problem(path, f"{file} does not contain usable certificates: {_reason(error)}", may_pass=True)
 
 
 def _validate_client_certificate(tls: TlsSettings) -> Iterator[Problem]:
-    missing = [name for name in ("cert_file", "key_file") if getattr(tls, name) and not getattr(tls, name).is_file()]
+    files = {name: getattr(tls, name) for name in ("cert_file", "key_file") if getattr(tls, name)}
+    missing = [name for name, file in files.items() if not os.path.isfile(file)]  # noqa: PTH113 - as above
     for name in missing:
-        yield Problem(f"forward.tls.{name}", f"no such file: {getattr(tls, name)}")
+        yield _no_such_file(f"forward.tls.{name}", files[name])
     if missing or not tls.cert_file:
         return
     try:
         # OpenSSL asks for a passphrase at the terminal, unless it is given one: an empty one is an error.
         ssl.create_default_context().load_cert_chain(tls.cert_file, tls.key_file, password=lambda: b"")
     except OSError as error:
-        files = f"{tls.cert_file} and {tls.key_file} do" if tls.key_file else f"{tls.cert_file} does"
-        text = f"{files} not contain a certificate and its key without a passphrase: {_reason(error)}"
-        yield Problem("forward.tls.cert_file", text)
+        subject = f"{tls.cert_file} and {tls.key_file} do" if tls.key_file else f"{tls.cert_file} does"
+        text = f"{subject} not contain a certificate and its key without a passphrase: {_reason(error)}"
+        yield Problem("forward.tls.cert_file", text, may_pass=True)
+
+
+def _no_such_file(path: str, file: Path) -> Problem:
+    return Problem(path, f"no such file: {file}", may_pass=not os.path.isdir(file))  # noqa: PTH112 - as above
 
 
 def _fits_a_header(text: str) -> bool:

@@ -46,7 +46,7 @@ def not_ready(snapshot: Snapshot) -> list[str]:
             reasons.append(f"{stream.name}: {format_duration(stream.lag)} behind now{cause}")
     if snapshot.receivers and all(receiver.up is False for receiver in snapshot.receivers):
         reasons.append(f"no receiver is up: {', '.join(receiver.name for receiver in snapshot.receivers)}")
-    reasons += ["; ".join(filter(None, (each.what, each.advice))) for each in snapshot.troubles]
+    reasons += map(str, snapshot.troubles)
     return reasons
 
 

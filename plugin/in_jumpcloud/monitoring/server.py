@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import logging
 import re
@@ -13,16 +14,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module, resources
-from typing import Any
+from typing import Any, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from in_jumpcloud.app import App
+from in_jumpcloud.backoff import backoff_delay
 from in_jumpcloud.config import addresses
-from in_jumpcloud.errors import ConfigError
 from in_jumpcloud.monitoring import health, snapshot, status_json
 from in_jumpcloud.monitoring.history import History
+from in_jumpcloud.runtime import SYSTEM
 from in_jumpcloud.timestamps import now_ms
+from in_jumpcloud.troubles import Troubles
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,7 @@ MAX_REQUESTS = 8
 MAX_REQUEST_SECONDS = 10.0
 """From the connection to the last byte of the response."""
 _TICK_SECONDS = 0.25
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _HEADERS = [
     ("Server", "in_jumpcloud"),
     ("Cache-Control", "no-store"),
@@ -135,7 +139,7 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: tuple[str, int], endpoints: StatusEndpoints, max_request_seconds: float) -> None:
+    def __init__(self, address: tuple[str, int], endpoints: StatusServer, max_request_seconds: float) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.max_request_seconds = max_request_seconds
         self._endpoints = endpoints
@@ -152,7 +156,12 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept a connection."""
-        connection, address = super().get_request()
+        try:
+            connection, address = super().get_request()
+        except OSError as error:
+            if error.errno in _EXHAUSTED:  # the connection keeps waiting: without a pause, the loop would use the CPU
+                time.sleep(_TICK_SECONDS)
+            raise
         connection.settimeout(self.max_request_seconds)
         return connection, address
 
@@ -185,6 +194,114 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         log.debug("a client of the status page disconnected")
 
 
+class StatusServer:
+    """Serves the endpoints at http.listen, on a thread of its own.
+
+    Until `show` they say only what the start waits for. While it cannot listen, because the port is taken or no thread
+    can start, there is a trouble, and it is tried again; the plugin works without it.
+    """
+
+    def __init__(
+        self,
+        listen: str | None,
+        troubles: Troubles,
+        *,
+        now_ms: Callable[[], int] = now_ms,
+        max_request_seconds: float = MAX_REQUEST_SECONDS,
+    ) -> None:
+        """Serve at the address `listen`, the setting http.listen, from the first `retry` or `show` on; None: never."""
+        self._listen = listen
+        self._troubles = troubles
+        self._now_ms = now_ms
+        self._max_request_seconds = max_request_seconds
+        self._plugin: App | None = None
+        self._endpoints: StatusEndpoints | None = None
+        self._server: _Server | None = None
+        self._closing = False
+        self._failures = 0
+        self._retry_at = 0.0
+
+    @property
+    def url(self) -> str | None:
+        """The URL of the status page; None while it is not served."""
+        server = self._server
+        return f"http://{addresses.format_address(server.server_name, server.server_port)}/" if server else None
+
+    def show(self, plugin: App) -> None:
+        """Show this plugin from now on."""
+        self._plugin = plugin
+        self.retry()
+
+    def retry(self) -> None:
+        """Do what is left to do, if it is time to try again. Call it often."""
+        is_done = self._server and (self._endpoints or not self._plugin)
+        if self._listen is None or is_done or time.monotonic() < self._retry_at:
+            return
+        try:
+            if self._plugin and not self._endpoints:
+                self._endpoints = StatusEndpoints(self._plugin, now_ms=self._now_ms)
+            if not self._server:
+                self._listen_at(self._listen)
+        except (OSError, UnicodeError, RuntimeError) as error:  # RuntimeError: no thread can start
+            self._fail(error)
+        else:
+            self._failures = 0
+            self._troubles.end("http.listen")
+
+    def _listen_at(self, listen: str) -> None:
+        server = _Server(addresses.parse_address(listen), self, self._max_request_seconds)
+        try:
+            SYSTEM.start(lambda: self._serve(server), name="status-page")
+        except BaseException:
+            server.server_close()
+            raise
+        self._server = server
+        log.info("status page at %s", self.url)
+
+    def keep_history(self) -> None:
+        """Add a point to the history if one is due."""
+        if self._endpoints:
+            self._endpoints.keep_history()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        """Answer one request."""
+        if self._endpoints:
+            return self._endpoints(environ, start_response)
+        causes = [str(each) for each in self._troubles.current()] or ["it has not finished its start"]
+        status, media_type, body = _health("alive", [] if environ["PATH_INFO"] == "/healthz" else causes)
+        start_response(status, [*_HEADERS, ("Content-Type", media_type), ("Content-Length", str(len(body)))])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    def _fail(self, error: Exception) -> None:
+        self._failures += 1
+        self._retry_at = time.monotonic() + backoff_delay(self._failures, SYSTEM.random)
+        reason = getattr(error, "strerror", None) or str(error)
+        advice = "the plugin works without its status page until it can listen; or set another address"
+        self._troubles.begin("http.listen", f"http.listen: {self._listen}: {reason}", advice)
+
+    def _serve(self, server: _Server) -> None:
+        try:
+            server.serve_forever(_TICK_SECONDS)
+        except Exception:
+            log.exception("the status page ended; starting it again")
+        finally:
+            server.server_close()
+            if not self._closing:
+                self._retry_at = time.monotonic() + backoff_delay(1, SYSTEM.random)
+                self._server = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing = True
+        server = self._server
+        if server:
+            with suppress(RuntimeError):  # in the background: the loop ends only at its next tick
+                SYSTEM.start(server.shutdown, name="status-page-end")
+            server.server_close()
+
+
 @contextmanager
 def serve(
     listen: str | None,
@@ -193,28 +310,8 @@ def serve(
     now_ms: Callable[[], int] = now_ms,
     max_request_seconds: float = MAX_REQUEST_SECONDS,
 ) -> Iterator[str | None]:
-    """Serve the endpoints of `plugin` at `listen`, the setting http.listen; yields the URL of the status page.
-
-    Without `listen` nothing is served, and None is yielded.
-
-    Raises:
-        ConfigError: cannot listen at this address.
-    """
-    if listen is None:
-        yield None
-        return
-    try:
-        endpoints = StatusEndpoints(plugin, now_ms=now_ms)
-        server = _Server(addresses.parse_address(listen), endpoints, max_request_seconds)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigError(f"http.listen: {listen}: {reason}; set another address, or null to disable it") from None
-    url = f"http://{addresses.format_address(server.server_name, server.server_port)}/"
-    log.info("status page at %s", url)
-    threading.Thread(target=server.serve_forever, args=(_TICK_SECONDS,), name="status-page", daemon=True).start()
-    try:
-        yield url
-    finally:
-        # In the background: the loop ends only at its next tick.
-        threading.Thread(target=server.shutdown, daemon=True).start()
-        server.server_close()
+    """Serve the endpoints of `plugin` as StatusServer does; yields the URL of the status page."""
+    troubles = plugin.resources.troubles
+    with StatusServer(listen, troubles, now_ms=now_ms, max_request_seconds=max_request_seconds) as server:
+        server.show(plugin)
+        yield server.url

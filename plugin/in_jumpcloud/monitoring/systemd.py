@@ -8,6 +8,9 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
+_EXTEND_SECONDS = 60.0
+_MAX_STATUS_CHARS = 200
+
 
 class ServiceManager:
     """The service manager that started this process. Without one, every method does nothing."""
@@ -17,11 +20,20 @@ class ServiceManager:
         watchdog_usec = environ.get("WATCHDOG_USEC", "")
         for_us = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self._interval = int(watchdog_usec) / 1e6 / 3 if watchdog_usec.isdigit() and for_us else None
-        self._next_at = 0.0
+        self._next_at = self._next_extension_at = 0.0
 
     def ready(self, status: str) -> None:
         """The start or a reload is complete."""
         self._notify("READY=1", f"STATUS={status}")
+
+    def starting(self, waits_for: str) -> None:
+        """The start waits for something, named in one line. Call it often: it keeps the start from timing out."""
+        now = time.monotonic()
+        if now >= self._next_extension_at:
+            self._next_extension_at = now + _EXTEND_SECONDS / 3
+            status = " ".join(waits_for.split())[:_MAX_STATUS_CHARS]
+            self._notify(f"EXTEND_TIMEOUT_USEC={int(_EXTEND_SECONDS * 1e6)}", f"STATUS=waiting: {status}")
+        self.alive(lambda: True)
 
     def reloading(self) -> None:
         """A reload begins; `ready` ends it."""

@@ -43,9 +43,12 @@ _ADVICE = {
     sqlite3.SQLITE_BUSY: "another program is using it; stop that program",
     sqlite3.SQLITE_LOCKED: "another program is using it; stop that program",
     sqlite3.SQLITE_READONLY: "the file, its directory or its disk is read-only",
-    sqlite3.SQLITE_CANTOPEN: "the file or its directory is missing, or permissions deny access",
+    sqlite3.SQLITE_CANTOPEN: "the file or directory is missing, permissions deny access, or too many files are open",
     sqlite3.SQLITE_PERM: "the file or its directory is missing, or permissions deny access",
 }
+
+_OPEN_WAIT_MS, _WAIT_MS = 300, 5000
+"""How long a statement waits for another program's lock: short at the start, which can be stopped and is repeated."""
 
 Connect = Callable[..., sqlite3.Connection]
 """`sqlite3.connect`, or what a simulation puts in its place."""
@@ -169,13 +172,15 @@ def open_to_write(path: Path, new_agent_id: str, connect: Connect = sqlite3.conn
     """Open the database at `path`. Create its tables if it is new, and bring those of an older version up to date.
 
     Raises:
-        ConfigError: the file cannot be opened or written.
+        ConfigError: the path cannot be used.
+        StateUnavailable: the file cannot be opened or written now.
         StateCorrupt: the file is damaged, not ours, or of a newer version.
     """
     with path_errors(path):
         os.close(open_private(path, create=True))
     had_log = with_suffix(path, "-wal").exists()
     with _connected(path, str(path), connect) as connection:
+        connection.execute(f"PRAGMA busy_timeout = {_OPEN_WAIT_MS}")
         version = _version(connection, path)
         if version is None:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -194,6 +199,7 @@ def open_to_write(path: Path, new_agent_id: str, connect: Connect = sqlite3.conn
                     path,
                 )
             _let_it_shrink(connection, path)
+        connection.execute(f"PRAGMA busy_timeout = {_WAIT_MS}")
         return Database(path, connection, schema.identity(connection), is_new=version is None)
 
 
@@ -214,7 +220,8 @@ def open_to_read(path: Path) -> Database:
 
     Raises:
         StateMissing: there is no state yet.
-        ConfigError: the file cannot be opened.
+        ConfigError: the path cannot be used.
+        StateUnavailable: the file cannot be opened now.
         StateOutdated: an older program wrote it.
         StateCorrupt: the file is damaged, not ours, or of a newer version.
     """
@@ -255,9 +262,15 @@ def _connected(path: Path, target: str, connect: Connect, *, uri: bool = False) 
         except schema.ForeignContent as error:
             raise corrupt(path, error) from None
         except FAULTS as error:
-            unusable = ConfigError(Problem("state.path", f"{path}: cannot be used: {error}"), advice=_advice(error))
-            raise _damage(path, error) or unusable from None
+            raise _damage(path, error) or _unusable(path, error) from None
         on_failure.pop_all()
+
+
+def _unusable(path: Path, error: Exception) -> InJumpCloudError:
+    problem = Problem("state.path", f"{path}: cannot be used: {error}")
+    if path.is_dir():
+        return ConfigError(problem, advice="it is a directory; name a file")
+    return StateUnavailable(str(problem), advice=_advice(error))
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int | None:
@@ -294,4 +307,5 @@ def _let_it_shrink(connection: sqlite3.Connection, path: Path) -> None:
     if size > _MAX_CHECKED_BYTES:
         log.info("%s: rewriting %d MB once, so that the file can shrink", path, size // 1024**2)
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    connection.execute("VACUUM")
+    with contextlib.suppress(sqlite3.OperationalError):  # no space after all, or another program reads the file
+        connection.execute("VACUUM")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from in_jumpcloud.errors import ConfigError, Fatal, Problem, StateCorrupt, StateUnavailable
+from in_jumpcloud.errors import ConfigError, Fatal, Problem, StateCorrupt, StateUnavailable, may_pass
 
 _MAGIC = b"SQLite format 3\0"
 _LOCK_TRIES = 4
@@ -64,10 +64,12 @@ def open_private(path: Path, *, create: bool) -> int:
 
 @contextlib.contextmanager
 def path_errors(path: Path, action: str = "written") -> Iterator[None]:
-    """Turn an OSError into a ConfigError about state.path."""
+    """Turn an OSError into an error about state.path: StateUnavailable if it may pass, else ConfigError."""
     try:
         yield
     except OSError as error:
+        if may_pass(error):
+            raise StateUnavailable(f"state.path: {path}: cannot be {action}: {error.strerror}") from None
         is_link = error.errno == errno.ELOOP and path.is_symlink()
         reason = "it is a symbolic link; name the file itself" if is_link else error.strerror
         raise ConfigError(Problem("state.path", f"{path}: cannot be {action}: {reason}")) from None
@@ -81,6 +83,7 @@ class StateLock:
 
         Raises:
             ConfigError: the path cannot be used.
+            StateUnavailable: it cannot be used now.
             StateCorrupt: the file is not a database, or the rest of one.
             Fatal: another process holds the lock.
         """
@@ -144,17 +147,18 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _lock(path: Path, lock_path: Path) -> IO[str]:
-    lock = open(open_private(lock_path, create=True), "r+", errors="replace")  # noqa: SIM115 - stays open
-    for tries_left in reversed(range(_LOCK_TRIES)):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if tries_left:
-                time.sleep(0.02)
-        else:
-            return lock
-    holder = _holder(lock)
-    lock.close()
+    with contextlib.ExitStack() as on_failure:
+        lock = on_failure.enter_context(open(open_private(lock_path, create=True), "r+", errors="replace"))
+        for tries_left in reversed(range(_LOCK_TRIES)):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if tries_left:
+                    time.sleep(0.02)
+            else:
+                on_failure.pop_all()
+                return lock
+        holder = _holder(lock)
     raise Fatal(f"state.path: {path}: in use by {holder}; only one process at a time can use it")
 
 
@@ -188,16 +192,14 @@ def lock_holder(path: Path) -> str | None:
     """The process that holds the state now, as it named itself; None if no process does.
 
     Raises:
-        ConfigError: the lock file cannot be read.
+        ConfigError, StateUnavailable: the lock file cannot be read.
     """
     try:
-        with with_suffix(path, ".lock").open(errors="replace") as lock:
+        with path_errors(path, "read"), with_suffix(path, ".lock").open(errors="replace") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return _holder(lock)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise ConfigError(Problem("state.path", f"{path}: cannot be read: {error.strerror}")) from None
     return None

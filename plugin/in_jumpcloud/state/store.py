@@ -163,6 +163,7 @@ class StateStore(StateReader):
 
         Raises:
             ConfigError: the path cannot be used.
+            StateUnavailable: it cannot be used now.
             StateCorrupt: the file is damaged, not ours, or of a newer version.
             Fatal: another process holds the state.
         """
