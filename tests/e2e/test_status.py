@@ -75,6 +75,14 @@ def test_after_a_run(command: Command, api: SimulatedApi, receiver: SimulatedRec
     assert status["state"]["held_by"] is None
     assert status["state"]["bytes"] >= command.state.stat().st_size > 0
     assert KEY not in text
+    assert list(stream["services_since"]) == ["all"]
+    assert "service " not in text
+
+    more = [*settings, "-o", "jumpcloud.services=[all, sso]"]
+    with api:
+        assert command("run", "--once", *more).returncode == 0
+    since = _json(*more)["streams"][0]["services_since"]["sso"]
+    assert f"  service       sso, polled from {since} on\n" in _text(*more)
 
     other = [*settings, "-o", "jumpcloud.organizations=[one]"]
     assert f"\n{stream['name']}  (no longer configured)\n" in _text(*other)

@@ -433,7 +433,7 @@ class TestFiles:
         with reopened(path) as state:
             assert state.agent_id == "another agent"
 
-    def test_an_empty_file_that_was_a_state(self, path: Path) -> None:
+    def test_an_empty_file_that_was_a_state(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """It is not taken for a new state, unlike a missing one; neither is a log without its file."""
         reopened(path).close()
         path.write_bytes(b"")
@@ -444,8 +444,10 @@ class TestFiles:
         with pytest.raises(StateCorrupt, match=r"the file is missing, but state\.db-wal has data of it"):
             reopened(path)
         path.with_name(f"{path.name}-wal").unlink()
+        assert "is gone" not in caplog.text
         with reopened(path) as state:
             assert state.is_new
+        assert f"{path}: the state that was here is gone; events may be delivered again" in caplog.text
 
     @pytest.mark.parametrize("suffix", ["", ".lock"])
     def test_symbolic_links(self, path: Path, suffix: str) -> None:

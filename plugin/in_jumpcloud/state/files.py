@@ -94,8 +94,10 @@ class StateLock:
             # An existing lock is taken first. Opening and closing the database file would release every lock that
             # SQLite has on it in this process (POSIX locks), also one of another StateStore.
             file = _lock(path, self._lock_path) if self._lock_path.exists() else None
+            self.was_created = file is not None and _second_line(file) == _CREATED
+            """Whether there was a state at the path before."""
             try:
-                _require_database(path, was_created=file is not None and _second_line(file) == _CREATED)
+                _require_database(path, was_created=self.was_created)
             except BaseException:
                 if file:
                     file.close()

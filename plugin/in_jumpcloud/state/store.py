@@ -7,6 +7,7 @@ when `commit` returns.
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -25,6 +26,8 @@ from in_jumpcloud.state.dead_letters import DeadLetter, DeadLetters, Refused, st
 from in_jumpcloud.state.files import StateLock, corrupt, lock_holder
 from in_jumpcloud.state.ledger import Ledger, Span
 from in_jumpcloud.timestamps import MINUTE_MS, now_ms
+
+log = logging.getLogger(__name__)
 
 MAX_DEAD_LETTER_BYTES = 100 * 1024**2
 
@@ -179,6 +182,8 @@ class StateStore(StateReader):
             self._files.opened()
             on_failure.pop_all()
         self.is_new = opened.is_new
+        if opened.is_new and self._files.was_created:
+            log.warning("%s: the state that was here is gone; events may be delivered again", path)
 
     def import_dead_letters(self, path: Path) -> None:
         """Move the dead letters that an earlier version kept in a file at `path` into the state. Never raises."""
