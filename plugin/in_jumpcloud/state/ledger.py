@@ -57,7 +57,8 @@ class Ledger:
             return set()
         number = contents.number
         # Most events of a backlog are newer than all of the ledger.
-        found = self._find("ledger", number, [key for key in keys if key.minute <= contents.newest])
+        newest = contents.newest
+        found = self._find("ledger", number, [key for key in keys if key[0] <= newest])
         if contents.has_outside:
             outside = {digest for _, digest in self._find("outside", number, keys)}
             found.update(key for key in keys if key.digest in outside)
@@ -74,22 +75,27 @@ class Ledger:
         seen: Collection[EventKey],
         span: Span | None,
         read_ms: int,
-    ) -> None:
-        """Add `keys` of the stream `number` in a transaction, and keep those of `seen` that are outside `span`."""
+    ) -> tuple[int, bool]:
+        """Add `keys` of the stream `number` in a transaction, and keep those of `seen` that are outside `span`.
+
+        Returns:
+            What `added` takes after the commit.
+        """
         inside, outside = _split(keys, span)
         transaction.executemany(
-            "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?)", [(number, minute, digest) for minute, digest in inside]
+            "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?)",
+            [(number, minute, digest) for minute, digest in inside],
         )
         outside += _split(seen, span)[1]
         transaction.executemany(_KEEP_OUTSIDE, [(number, digest, read_ms, DAY_MS) for _, digest in outside])
+        return max(inside).minute if inside else -1, bool(outside)
 
-    def added(self, stream: str, keys: Collection[EventKey], seen: Collection[EventKey], span: Span | None) -> None:
+    def added(self, stream: str, newest: int, has_outside: bool) -> None:
         """What `add` did is committed."""
         contents = self._contents.get(stream)
         if contents:
-            inside, outside = _split(keys, span)
-            contents.newest = max([contents.newest, *(key.minute for key in inside)])
-            contents.has_outside |= bool(outside or _split(seen, span)[1])
+            contents.newest = max(contents.newest, newest)
+            contents.has_outside |= has_outside
 
     def prune(self, stream: str, before_ms: int) -> int:
         """As StateStore.prune; `before_ms` is the start of a minute."""
@@ -156,11 +162,14 @@ class Ledger:
         return set(self._database.read(query, (json.dumps(ids_by_minute), number)))
 
 
-def _split(keys: Collection[EventKey], span: Span | None) -> tuple[list[EventKey], list[EventKey]]:
+def _split(keys: Collection[EventKey], span: Span | None) -> tuple[Collection[EventKey], list[EventKey]]:
     """The keys whose minute is in the span, and the others. UNDATED is in no span."""
-    start, end = (span[0] // MINUTE_MS, -(-span[1] // MINUTE_MS)) if span else (UNDATED + 1, sys.maxsize)
-    inside: list[EventKey] = []
-    outside: list[EventKey] = []
-    for key in keys:
-        (inside if key.minute > UNDATED and start <= key.minute < end else outside).append(key)
+    if not keys:
+        return [], []
+    start, end = (span[0] // MINUTE_MS, -(-span[1] // MINUTE_MS)) if span else (0, sys.maxsize)
+    start = max(start, UNDATED + 1)
+    if start <= min(keys).minute and max(keys).minute < end:  # nearly always
+        return keys, []
+    inside = [key for key in keys if start <= key.minute < end]
+    outside = [key for key in keys if not start <= key.minute < end]
     return inside, outside
