@@ -7,13 +7,13 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-from in_jumpcloud.backoff import MAX_DELAY
+from in_jumpcloud.backoff import MAX_DELAY, backoff_delay
 from in_jumpcloud.collector import Collector, Stream
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import plural
-from in_jumpcloud.errors import Fatal, InJumpCloudError, Retryable, StateCorrupt, StateUnavailable, Stopped
+from in_jumpcloud.errors import Fatal, InJumpCloudError, Retryable, StateCorrupt, StateUnavailable, Stopped, may_pass
 from in_jumpcloud.insights.api import Scope
 from in_jumpcloud.resources import Resources, same_stream_settings
 from in_jumpcloud.runtime import SYSTEM, Runtime, Task
@@ -65,6 +65,8 @@ class App:
         self._fatal: StateCorrupt | None = None
         self._changed = runtime.condition()
         self._pending_reload: tuple[Callable[[], Config], Callable[[], None]] | None = None
+        self._reload_at = 0.0
+        self._failed_reloads = 0
         self._on_tick: Callable[[], None] = lambda: None
         self._add_streams()
 
@@ -96,10 +98,8 @@ class App:
         while not self.stop.wait(_TICK_SECONDS):
             self._on_tick()
             self._start_workers()
-            if self._pending_reload:
-                (load, done), self._pending_reload = self._pending_reload, None
-                self._apply_reload(load)
-                done()
+            if self._pending_reload and self.runtime.monotonic() >= self._reload_at:
+                self._reload(*self._pending_reload)
         deadline = self.runtime.monotonic() + _STOP_GRACE_SECONDS
         with self._changed:
             for slot in self._slots.values():
@@ -117,22 +117,46 @@ class App:
         return error
 
     def reload(self, load: Callable[[], Config], done: Callable[[], None] = lambda: None) -> None:
-        """Have the main thread apply what `load` returns and then call `done`. Safe in any thread."""
+        """Have the main thread apply what `load` returns and then call `done`. Safe in any thread.
+
+        If the new settings cannot be used now, but may be later, the old ones stay until then.
+        """
+        self._reload_at, self._failed_reloads = 0.0, 0
         self._pending_reload = (load, done)
 
-    def _apply_reload(self, load: Callable[[], Config]) -> None:
+    def _reload(self, load: Callable[[], Config], done: Callable[[], None]) -> None:
         """Apply new settings; keep the old ones if the new ones are invalid. Unchanged streams are not interrupted."""
+        self._pending_reload = None
         old = self.resources.settings
         try:
             settings = load()
             replaced = self.resources.apply(settings)
-        except InJumpCloudError as error:
+        except Exception as error:  # noqa: BLE001 - a reload never ends the process
+            self._not_reloaded(error, load, done)
+        else:
+            self.resources.troubles.end("reload")
+            self._restart_streams(old, settings, replaced)
+        done()
+
+    def _not_reloaded(self, error: Exception, load: Callable[[], Config], done: Callable[[], None]) -> None:
+        troubles = self.resources.troubles
+        if may_pass(error):
+            advice = "the old one stays in use until it can be reloaded"
+            troubles.begin("reload", f"configuration not reloaded: {' and '.join(str(error).splitlines())}", advice)
+            if not self._pending_reload:
+                self._failed_reloads += 1
+                self._reload_at = self.runtime.monotonic() + backoff_delay(self._failed_reloads, self.runtime.random)
+                self._pending_reload = (load, done)
+            return
+        troubles.end("reload")
+        if isinstance(error, InJumpCloudError):
             for line in str(error).splitlines():
-                log.error("configuration not reloaded: %s", line)  # noqa: TRY400 - no traceback
-            return
-        except Exception:
-            log.exception("configuration not reloaded: unexpected error")
-            return
+                log.error("configuration not reloaded: %s", line)
+        else:
+            log.error("configuration not reloaded: unexpected error", exc_info=error)
+
+    def _restart_streams(self, old: Config, settings: Config, replaced: ExitStack) -> None:
+        """Stop the streams that the new settings change or do not have, and start those that are missing."""
         wanted = {stream.name for stream in streams(settings)}
         stay = wanted if same_stream_settings(old, settings) else set()
         with self._changed:
@@ -147,8 +171,11 @@ class App:
                 self._on_tick()
         if self.stop.is_set():
             return
-        replaced.close()
         self._add_streams()
+        try:
+            replaced.close()
+        except Exception:
+            log.exception("unexpected error after a reload; continuing")
         self._start_workers()
         restarted = plural(len(self._slots) - kept, "stream")
         log.info("configuration reloaded: %s restarted, %d unchanged", restarted, kept)

@@ -157,3 +157,23 @@ def test_a_refused_key_is_replaced(
         running.reload("configuration reloaded: ")
         running.wait_for_requests("first")
         assert running.end() == 0
+
+
+def test_a_file_that_comes_later(
+    command: Command, api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path
+) -> None:
+    """A reload that needs a file that is missing, as during a rotation, is applied once the file is there."""
+    with api:
+        running = Running(command, api, receiver)
+        running.wait_for_requests("first")
+        key = tmp_path / "key"
+        del running.settings["jumpcloud"]["api_key"]
+        running.settings["jumpcloud"] |= {"api_key_file": str(key), "organizations": ["third"]}
+        running.reload(
+            f"configuration not reloaded: {tmp_path}/settings.json: jumpcloud.api_key_file: {key}: cannot be "
+        )
+        running.wait_for_requests("first")
+        key.write_text("simulated-key")
+        wait_until(lambda: "configuration reloaded: 1 stream restarted, 0 unchanged" in running.log)
+        running.wait_for_requests("third")
+        assert running.end() == 0

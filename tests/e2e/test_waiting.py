@@ -303,3 +303,32 @@ def test_what_waiting_does_not_repair(command: Command, api: SimulatedApi, recei
         (line,) = [line for line in done.stderr.decode().splitlines() if line.startswith("in-jumpcloud: ")][:1]
         assert done.returncode == 2, option
         assert reason in done.stderr.decode(), line
+
+
+def test_too_many_open_files_while_running(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
+    """Collection, the status page and a reload continue once there are file descriptors again; nothing spins."""
+    running = Running(command, api, receiver, http__listen="127.0.0.1:0")
+    running.start()
+    running.next_records()
+    pid = running.process.pid
+    _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, most))
+    host, _, port = running.log.partition("status page at http://")[2].partition("/")[0].rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as client:
+        client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        running.process.send_signal(signal.SIGHUP)
+        running.wait_for("configuration not reloaded: ", "Too many open files")
+        used = _cpu_seconds(pid)
+        time.sleep(1)
+        assert _cpu_seconds(pid) - used < 0.5
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
+        assert client.recv(4096).startswith(b"HTTP/1.0 200 ")
+    running.wait_for("configuration reloaded: ")
+    running.next_records()
+    running.end()
+    assert sum(receiver.ids.values()) == len(receiver.ids)
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -59,3 +61,30 @@ def test_reconfiguring_replaces_the_format(capsys: pytest.CaptureFixture[str]) -
     LOG.info("hello %s", "there")
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("Z info    hello there")
+
+
+def test_threads(capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines of the same kind from several threads raise nothing and do not exceed the limit."""
+    configure_logging(LogSettings(format="text"))
+    errors: list[BaseException] = []
+    interval = sys.getswitchinterval()
+
+    def work(number: int) -> None:
+        try:
+            for kind in range(300):
+                for line in range(MAX_LINES_PER_KIND):
+                    LOG.warning(f"{kind}: %s is down", number * 1000 + line)  # noqa: G004 - the format is the kind
+        except BaseException as error:  # noqa: BLE001 - any error fails the test
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not errors
+    assert len(capsys.readouterr().err.splitlines()) == 300 * MAX_LINES_PER_KIND

@@ -135,8 +135,11 @@ class _Run:
     def _tick(self, plugin: app.App, page: StatusServer) -> None:
         if self._stop.is_set():  # it was set before there was a plugin
             plugin.stop.set()
-        plugin.resources.retry()
-        page.retry()
+        try:
+            plugin.resources.retry()
+            page.retry()
+        except Exception:  # collection does not depend on these
+            log.exception("unexpected error; continuing")
         self._manager.alive(lambda: _is_alive(plugin, self._started))
 
     def _sum_up(self, plugin: app.App) -> None:

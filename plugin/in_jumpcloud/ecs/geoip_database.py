@@ -120,7 +120,7 @@ class DatabaseFile:
         except _Unusable as error:
             if not troubles:
                 advice = f"see geoip/README.md for how to get a database, or set {setting} to null to turn this off"
-                raise ConfigError(Problem("", f"{setting}: {path}: {error}"), advice=advice) from None
+                raise ConfigError(Problem("", f"{setting}: {path}: {error}", may_pass=True), advice=advice) from None
             self._reject(_signature(path), str(error))
         _warn_without_extension()
 

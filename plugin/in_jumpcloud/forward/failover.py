@@ -129,7 +129,11 @@ class Failover:
         log.warning("%s; using the other receivers until it is back", error)
         # A receiver that accepts connections but does not acknowledge, such as a paused one, needs more than a connect.
         needs_probe = bool(error.reached)
-        threading.Thread(target=self._recover, args=(sender, needs_probe), name="receiver-check", daemon=True).start()
+        check = threading.Thread(target=self._recover, args=(sender, needs_probe), name="receiver-check", daemon=True)
+        try:
+            check.start()
+        except RuntimeError:  # the system has no more threads: without a check it would stay out of use
+            self._use_again(sender)
 
     def _recover(self, sender: AckSender, needs_probe: bool) -> None:
         """Check a receiver until it is back, then use it again."""
@@ -144,10 +148,16 @@ class Failover:
                 continue
             except Stopped:
                 return
-            with self._lock:
-                self._down.discard(sender)
+            except Exception:
+                log.exception("receiver %s: unexpected error; checking it again", sender.server)
+                continue
+            self._use_again(sender)
             log.info("receiver %s is back", sender.server)
             return
+
+    def _use_again(self, sender: AckSender) -> None:
+        with self._lock:
+            self._down.discard(sender)
 
 
 def _combined(errors: list[ReceiverDown]) -> ReceiverDown:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from collections import OrderedDict
 
 from in_jumpcloud.config.schema import LogSettings
@@ -36,8 +37,13 @@ class _RepeatFilter(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self._kinds: OrderedDict[tuple[str, str], _Kind] = OrderedDict()
+        self._lock = threading.Lock()  # logging calls filters without one
 
     def filter(self, record: logging.LogRecord) -> bool:
+        with self._lock:
+            return self._filter(record)
+
+    def _filter(self, record: logging.LogRecord) -> bool:
         key = (record.name, str(record.msg))
         kind = self._kinds.setdefault(key, _Kind())
         self._kinds.move_to_end(key)
@@ -59,7 +65,7 @@ class _Kind:
         self._shown_at: dict[str, float] = {}
 
     def allows(self, text: str, now: float) -> bool:
-        self._shown_at = {line: at for line, at in self._shown_at.items() if 0 <= now - at < SUPPRESS_SECONDS}
+        self._shown_at = {line: at for line, at in self._shown_at.items() if abs(now - at) < SUPPRESS_SECONDS}
         if text in self._shown_at or len(self._shown_at) >= MAX_LINES_PER_KIND:
             return False
         self._shown_at[text] = now
