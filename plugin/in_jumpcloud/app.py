@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 WORKERS = 4
 """How many streams run at the same time."""
-_STOP_GRACE_SECONDS = 5.0
-"""How long the workers have to end after the process was asked to stop."""
+_STOP_GRACE_SECONDS = 2.0
+"""How long the workers have to end after forward.stop_timeout."""
 ONCE_SECONDS = 120.0
 """How long `--once` tries again what may pass by itself, waits that JumpCloud asked for included."""
 _BEHIND_SECONDS = 10.0
@@ -100,7 +100,8 @@ class App:
             self._start_workers()
             if self._pending_reload and self.runtime.monotonic() >= self._reload_at:
                 self._reload(*self._pending_reload)
-        deadline = self.runtime.monotonic() + _STOP_GRACE_SECONDS
+        stop_timeout = self.resources.settings.forward.stop_timeout
+        deadline = self.runtime.monotonic() + stop_timeout + _STOP_GRACE_SECONDS
         with self._changed:
             for slot in self._slots.values():
                 slot.stop.set()

@@ -64,7 +64,7 @@ class Resources:
             self._set_mapper(settings)
             self.api = self._new_api(settings)
             on_failure.callback(self.api.close)
-            self.receivers = _new_receivers(settings)
+            self.receivers = _new_receivers(settings, runtime)
             on_failure.pop_all()
         if self.state.is_new:
             log.info("%s: new state; every stream begins at jumpcloud.start", self.state.path)
@@ -103,7 +103,7 @@ class Resources:
                 on_failure.callback(api.close)
                 replaced.callback(self.api.close)
             if old.forward != settings.forward:
-                receivers = _new_receivers(settings)
+                receivers = _new_receivers(settings, self._runtime)
                 replaced.callback(self.receivers.close)
             on_failure.pop_all()
             self.settings, self.geo, self.api, self.receivers = settings, geo, api, receivers
@@ -151,9 +151,9 @@ class Resources:
         self._encoder = RecordEncoder(self.mapper)
 
 
-def _new_receivers(settings: Config) -> Failover:
+def _new_receivers(settings: Config, runtime: Runtime) -> Failover:
     try:
-        return Failover(settings.forward)
+        return Failover(settings.forward, runtime=runtime)
     except OSError as error:  # a file was replaced or removed since the configuration was checked
         reason = getattr(error, "reason", None) or error.strerror or error
         problem = Problem("forward.tls", f"a certificate or key cannot be used: {reason}", may_pass=True)

@@ -16,8 +16,8 @@ import msgpack
 import pytest
 from support.senders import NEVER, SOON, TAG, TIME_NS, Delivery, SenderTo, some_chunk
 
+from in_jumpcloud.config.types import Duration
 from in_jumpcloud.errors import HandshakeRejected, ReceiverDown, Stopped
-from in_jumpcloud.forward import sender as sender_module
 from in_jumpcloud.forward.sender import AckSender
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 
@@ -131,9 +131,9 @@ class TestNoAck:
         assert (caught.value.stage, caught.value.errno) == ("ack", code)
         assert caught.value.reached == {str(sender.server)}
         sender.deliver(chunk, NEVER)
-        assert anywhere.chunks == [chunk.id] * 2
-        assert (anywhere.connections, anywhere.bytes) == (2, 2 * len(chunk.message))
-        assert anywhere.acked == [chunk.id]
+        assert anywhere.chunks.count(chunk.id) == 2  # after a timeout, a message without records comes in between
+        assert anywhere.connections == 2
+        assert anywhere.acked[-1] == chunk.id
 
     def test_cut_off(self, receiver: SimulatedReceiver, sender_to: SenderTo) -> None:
         """A reset in the middle of a chunk leaves none of its records; the resend arrives once."""
@@ -147,7 +147,7 @@ class TestNoAck:
         assert receiver.ids == {"1": 1, "2": 1}
 
     def test_paused(self, receiver: SimulatedReceiver, sender_to: SenderTo) -> None:
-        """Without a key, a paused receiver reads a timed-out chunk when it resumes: the resend is a duplicate."""
+        """A receiver that is frozen acknowledges a chunk late: it is not sent again."""
         sender, chunk = sender_to(receiver, ack=0.4), some_chunk("1")
         sender.deliver(some_chunk("0"), NEVER)
         receiver.pause()
@@ -156,7 +156,7 @@ class TestNoAck:
         assert caught.value.reached
         receiver.resume()
         sender.deliver(chunk, NEVER)
-        assert receiver.wait_until(lambda: receiver.ids == {"0": 1, "1": 2}, SOON)
+        assert receiver.wait_until(lambda: receiver.ids == {"0": 1, "1": 1}, SOON)
 
     @pytest.mark.parametrize(
         ("answer", "kind", "reason", "stage"),
@@ -296,16 +296,11 @@ class TestConnection:
 class TestEnd:
     """The process stops while a chunk is in flight."""
 
-    @pytest.fixture(autouse=True)
-    def _short_grace(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert sender_module.STOP_GRACE_SECONDS <= 5
-        monkeypatch.setattr(sender_module, "STOP_GRACE_SECONDS", 0.5)
-
     def test_while_waiting(self, receiver: SimulatedReceiver, sender_to: SenderTo) -> None:
         """After a stop it waits for the ack no longer than the grace, and drops the connection."""
         receiver.faults.drop_ack()
         stop = threading.Event()
-        sender = sender_to(receiver, ack=600)
+        sender = sender_to(receiver, ack=600, stop_timeout=Duration(0.5))
         delivery = Delivery(sender, some_chunk("1"), stop)
         assert receiver.wait_for(1, SOON)
         stop.set()
@@ -328,7 +323,9 @@ class TestEnd:
         large = some_chunk("1", padding=32_000_000)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             stop = threading.Event()
-            delivery = Delivery(sender_to(listener, ack=600 if stopped else 0.5), large, stop)
+            delivery = Delivery(
+                sender_to(listener, ack=600 if stopped else 0.5, stop_timeout=Duration(0.5)), large, stop
+            )
             with listener.accept()[0] as connection:
                 assert connection.recv(1)
                 if stopped:

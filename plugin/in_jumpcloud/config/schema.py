@@ -134,6 +134,7 @@ class ForwardSettings(Section, frozen=True):
     connection_max_age: Duration = Duration(600)
     connect_timeout: PositiveDuration = Duration(10)
     ack_timeout: PositiveDuration = Duration(60)
+    stop_timeout: Duration = Duration(20)
     chunk_bytes: PositiveSize = Size(1_000_000)
     message_max_bytes: Size = Size(6_000_000)
 

@@ -1,4 +1,7 @@
-"""Socket operations towards a receiver: resolve, connect, send, receive. Each has a deadline."""
+"""Socket operations towards a receiver: resolve, connect, send, receive. Each has a deadline.
+
+This module is the production Network: a sender reaches its receiver through nothing else.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ import ssl
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from in_jumpcloud.config.schema import ServerSettings
 from in_jumpcloud.errors import InJumpCloudError, Stopped
+from in_jumpcloud.runtime import SYSTEM, Runtime
 
 TICK_SECONDS = 0.25
 """How often a wait checks its deadline and the stop event."""
@@ -29,8 +33,17 @@ SocketAddress = tuple[socket.AddressFamily, Any]
 class IoDeadline:
     """The end of a wait: `check` raises `error` after `seconds`, or Stopped `grace` seconds after `stop` is set."""
 
-    def __init__(self, seconds: float, stop: threading.Event, error: InJumpCloudError, *, grace: float = 0) -> None:
-        self._at = time.monotonic() + seconds
+    def __init__(
+        self,
+        seconds: float,
+        stop: threading.Event,
+        error: InJumpCloudError,
+        *,
+        grace: float = 0,
+        runtime: Runtime = SYSTEM,
+    ) -> None:
+        self._monotonic = runtime.monotonic
+        self._at = self._monotonic() + seconds
         self._stop = stop
         self._stopping = False
         self._grace = grace
@@ -38,7 +51,7 @@ class IoDeadline:
 
     def check(self) -> None:
         """Raise if the time is over."""
-        now = time.monotonic()
+        now = self._monotonic()
         if self._stop.is_set() and not self._stopping:
             self._stopping = True
             self._at = min(self._at, now + self._grace)
@@ -47,8 +60,30 @@ class IoDeadline:
 
     def share(self, parts: int) -> float:
         """The moment, on the monotonic clock, when one of `parts` equal parts of the remaining time is over."""
-        now = time.monotonic()
+        now = self._monotonic()
         return now + (self._at - now) / parts
+
+
+class Network(Protocol):
+    """How a sender reaches a receiver: the functions of this module. Connections are whatever `connect` returns."""
+
+    def resolve(self, server: ServerSettings) -> list[SocketAddress]:
+        """The addresses of a receiver."""
+
+    def connect(self, addresses: Sequence[SocketAddress], deadline: IoDeadline) -> tuple[Any, SocketAddress]:
+        """A new connection, and its address."""
+
+    def send(self, connection: Any, message: bytes, deadline: IoDeadline) -> None:
+        """Send all of a message."""
+
+    def receive(self, connection: Any, deadline: IoDeadline) -> bytes:
+        """Wait for the next bytes; empty if the receiver has closed."""
+
+    def received(self, connection: Any) -> bytes | None:
+        """The bytes that are there; None for nothing, empty if the receiver has closed."""
+
+    def close(self, connection: Any, *, abruptly: bool = False) -> None:
+        """Close a connection; `abruptly` while another thread is using it."""
 
 
 def resolve(server: ServerSettings) -> list[SocketAddress]:
@@ -141,22 +176,28 @@ def receive(connection: socket.socket, deadline: IoDeadline) -> bytes:
             return b""
 
 
-def is_idle(connection: socket.socket) -> bool:
-    """Whether the connection is open and the receiver has sent nothing since the last read."""
+def received(connection: socket.socket) -> bytes | None:
+    """What the receiver has sent since the last read, without waiting: None for nothing, empty if it has closed."""
     connection.setblocking(False)
     try:
-        connection.recv(1)
+        return connection.recv(_READ_BYTES)
     except (BlockingIOError, ssl.SSLWantReadError):
-        connection.settimeout(TICK_SECONDS)
-        return True
+        return None
     except OSError:
-        return False
-    return False
+        return b""
+    finally:
+        connection.settimeout(TICK_SECONDS)
 
 
-def close_tls(connection: socket.socket) -> None:
-    """Send the end of TLS: without it the receiver reports a truncated stream."""
-    if isinstance(connection, ssl.SSLSocket):
-        with contextlib.suppress(OSError, ValueError):
+def close(connection: socket.socket, *, abruptly: bool = False) -> None:
+    """Close the connection, with the end of TLS: without it the receiver reports a truncated stream.
+
+    `abruptly`: another thread is using it, and must not be waited for.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(connection, ssl.SSLSocket) and not abruptly:
             connection.settimeout(_CLOSE_NOTIFY_SECONDS)
             connection.unwrap()
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()

@@ -6,13 +6,17 @@ import itertools
 import logging
 import threading
 from collections.abc import Collection
+from functools import partial
 from typing import NamedTuple
 
 from in_jumpcloud.config.schema import ForwardSettings
 from in_jumpcloud.counters import LatencyHistogram
 from in_jumpcloud.errors import ReceiverDown, Stopped
+from in_jumpcloud.forward import connection
+from in_jumpcloud.forward.connection import Network
 from in_jumpcloud.forward.sender import AckSender
 from in_jumpcloud.forward.wire import PROBE_TAG, Chunk
+from in_jumpcloud.runtime import SYSTEM, Runtime
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +40,17 @@ class Failover:
     the handshake and, if it had not acknowledged a chunk, acknowledges a message without records.
     """
 
-    def __init__(self, settings: ForwardSettings) -> None:
+    def __init__(self, settings: ForwardSettings, *, network: Network = connection, runtime: Runtime = SYSTEM) -> None:
         """Prepare to send; connects later.
 
         Raises:
             OSError: a certificate or key cannot be used.
         """
-        self._senders = [AckSender(server, settings) for server in settings.servers]
+        self._senders = [AckSender(each, settings, network=network, runtime=runtime) for each in settings.servers]
+        self._runtime = runtime
         self._down: set[AckSender] = set()
         self._turn = itertools.count() if settings.balance == "round_robin" else None
-        self._closing = threading.Event()
+        self._closing = runtime.event()
         self._lock = threading.Lock()
         self._last_used: AckSender | None = None
 
@@ -129,9 +134,8 @@ class Failover:
         log.warning("%s; using the other receivers until it is back", error)
         # A receiver that accepts connections but does not acknowledge, such as a paused one, needs more than a connect.
         needs_probe = bool(error.reached)
-        check = threading.Thread(target=self._recover, args=(sender, needs_probe), name="receiver-check", daemon=True)
         try:
-            check.start()
+            self._runtime.start(partial(self._recover, sender, needs_probe), name="receiver-check")
         except RuntimeError:  # the system has no more threads: without a check it would stay out of use
             self._use_again(sender)
 

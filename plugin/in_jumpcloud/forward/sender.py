@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import random
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,12 +15,12 @@ from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
 from in_jumpcloud.counters import LatencyHistogram
 from in_jumpcloud.errors import HandshakeRejected, ReceiverDown, ReceiverPaused, ReceiverStage, Stopped
 from in_jumpcloud.forward import connection, tls, wire
-from in_jumpcloud.forward.connection import IoDeadline, SocketAddress
+from in_jumpcloud.forward.connection import IoDeadline, Network, SocketAddress
 from in_jumpcloud.forward.handshake import ClientHandshake, Credentials
-from in_jumpcloud.forward.wire import AckReader, AnswerReader, Chunk
+from in_jumpcloud.forward.late_acks import LateAcks
+from in_jumpcloud.forward.wire import PROBE_TAG, AckReader, AnswerReader, Chunk
+from in_jumpcloud.runtime import SYSTEM, Runtime
 
-STOP_GRACE_SECONDS = 3.0
-"""How long to wait for the ack of a chunk after the process was asked to stop."""
 HANDSHAKE_SECONDS = 15.0
 """The limit for TLS, for HELO and for PONG, each. A client that sends nothing can block a Fluent Bit for 10 s."""
 _RESOLVE_SECONDS = 30.0
@@ -32,24 +30,35 @@ _RESOLVE_SECONDS = 30.0
 class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no types
     """A FluentSender that waits for the ack of each chunk.
 
-    After a timeout, an unexpected answer or an error the connection is closed, so that a late ack is never taken for
-    the ack of another chunk.
+    After an unexpected answer or an error the connection is closed. After an ack that did not come in time it stays
+    open for that ack, and the next chunk uses another connection.
     """
 
-    socket: Any  # a socket.socket, or None; of the base class
+    socket: Any  # what the network connects, or None; of the base class
 
-    def __init__(self, server: ServerSettings, settings: ForwardSettings) -> None:
+    def __init__(
+        self,
+        server: ServerSettings,
+        settings: ForwardSettings,
+        *,
+        network: Network = connection,
+        runtime: Runtime = SYSTEM,
+    ) -> None:
         """Prepare to send to `server`, one of those in `settings`; connects later.
 
         Raises:
             OSError: a certificate or key cannot be used.
         """
         super().__init__("", host=server.host or "", port=server.port, timeout=settings.connect_timeout)
+        self.lock = runtime.lock()  # held during a delivery
         self.server = server
         self.up: bool | None = None
         """Whether the last try succeeded; None before the first."""
         self.latencies = LatencyHistogram()
         """Seconds from the first byte of a chunk to its ack."""
+        self._network = network
+        self._runtime = runtime
+        self._stop_timeout = settings.stop_timeout
         self._ack_timeout = settings.ack_timeout
         self._handshake_timeout = min(HANDSHAKE_SECONDS, settings.ack_timeout)
         self._tls = tls.tls_context(settings.tls) if settings.tls.enabled else None
@@ -58,6 +67,8 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         self._max_age = settings.connection_max_age or float("inf")
         self._renew_at = 0.0
         self._acks = AckReader()
+        self._answered_at = float("-inf")  # when the receiver last answered on this connection
+        self._late_acks = LateAcks(network, runtime)
         self._last_address: SocketAddress | None = None
         self._stage: ReceiverStage = "connect"
         self._closed_at_ping = 0  # how many times in a row
@@ -68,31 +79,57 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
     def max_delivery_seconds(self) -> float:
         """The longest that one `deliver` can take, without waiting for the `deliver` of another thread."""
         handshakes = 3 * self._handshake_timeout  # TLS, HELO, PONG
-        return _RESOLVE_SECONDS + float(self.timeout) + handshakes + self._ack_timeout
+        return _RESOLVE_SECONDS + float(self.timeout) + handshakes + 2 * self._ack_timeout  # of a probe, of the chunk
 
     def deliver(self, chunk: Chunk, stop: threading.Event) -> None:
         """Send `chunk` and return after the receiver has acknowledged it. One try.
 
+        A chunk whose ack did not come in time is sent again only after the receiver has answered something on another
+        connection, and its ack still has not come.
+
         Raises:
             ReceiverDown: the chunk may not have arrived; send the same chunk again.
-            Stopped: `stop` was set before anything was sent, or the ack did not come within a short grace.
+            Stopped: `stop` was set before anything was sent, or the ack did not come within forward.stop_timeout.
         """
-        asked_at = time.monotonic()
+        asked_at = self._runtime.monotonic()
         with self.lock:
             if self._failed_at >= asked_at:  # it failed while this thread waited: another try would fail as slowly
                 raise ReceiverDown(str(self._failure), stage=self._failure.stage, errno=self._failure.errno)
             with self._closed_on_error():
+                if self._late_acks.arrived(chunk.id):
+                    return
                 if stop.is_set():
                     raise Stopped
                 connected = self._connected(stop)
-                error = _timeout(f"no ack within {self._ack_timeout:g} s")
-                deadline = IoDeadline(self._ack_timeout, stop, error, grace=STOP_GRACE_SECONDS)
-                started_at = time.monotonic()
-                self._stage = "send"
-                connection.send(connected, chunk.message, deadline)
-                self._stage = "ack"
-                self._await_ack(connected, chunk.id, deadline)
-                self.latencies.observe(time.monotonic() - started_at)
+                waits_since = self._late_acks.waits_since(chunk.id)
+                if waits_since is not None:
+                    if self._answered_at <= waits_since:
+                        self._exchange(connected, wire.build_probe(PROBE_TAG), stop)
+                    if self._late_acks.arrives(chunk.id, stop):
+                        return
+                self._exchange(connected, chunk, stop)
+                self._late_acks.forget(chunk.id)
+
+    def _exchange(self, connected: Any, chunk: Chunk, stop: threading.Event) -> None:
+        """Send `chunk` and wait for its ack. If that does not come in time, keep the connection for it."""
+        error = _timeout(f"no ack within {self._ack_timeout:g} s")
+        deadline = self._deadline(self._ack_timeout, stop, error, grace=self._stop_timeout)
+        started_at = self._runtime.monotonic()
+        self._stage = "send"
+        self._network.send(connected, chunk.message, deadline)
+        self._stage = "ack"
+        try:
+            self._await_ack(connected, chunk.id, deadline)
+        except ReceiverDown as failure:
+            if failure.errno == errno.ETIMEDOUT and chunk.records:
+                self.socket = None
+                self._late_acks.keep(chunk.id, connected, self._acks)
+            raise
+        self._answered_at = self._runtime.monotonic()
+        self.latencies.observe(self._answered_at - started_at)
+
+    def _deadline(self, seconds: float, stop: threading.Event, error: ReceiverDown, *, grace: float = 0) -> IoDeadline:
+        return IoDeadline(seconds, stop, error, grace=grace, runtime=self._runtime)
 
     def probe(self, tag: str, stop: threading.Event) -> bool:
         """Whether the receiver acknowledges a message without records.
@@ -119,13 +156,17 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
     def close(self) -> None:
         """Close for good. A `deliver` of another thread that waits for its ack raises ReceiverDown at once."""
         self._closed = True
-        if self.lock.acquire(blocking=False):
-            try:
-                self._hang_up()
-            finally:
-                self.lock.release()
-        else:
-            self._close()
+        is_idle = self.lock.acquire(blocking=False)
+        self._close(abruptly=not is_idle)
+        if is_idle:
+            self.lock.release()
+
+    def _close(self, *, abruptly: bool = False) -> None:
+        connected, self.socket = self.socket, None
+        if connected is not None:
+            self._network.close(connected, abruptly=abruptly)
+        if self._closed and not abruptly:
+            self._late_acks.close()
 
     @contextlib.contextmanager
     def _closed_on_error(self) -> Iterator[None]:
@@ -140,7 +181,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
             cause = _as_receiver_down(error)
             stage = cause.stage or self._stage
             sent = stage in {"send", "ack"}
-            self._failed_at = time.monotonic()
+            self._failed_at = self._runtime.monotonic()
             self._failure = type(cause)(
                 f"receiver {self.server}: {cause.message}",
                 advice=cause.advice,
@@ -153,11 +194,12 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
             self._close()
             raise
 
-    def _connected(self, stop: threading.Event) -> socket.socket:
+    def _connected(self, stop: threading.Event) -> Any:
         """The connection; a new one if there is none, it is too old, or the receiver has closed it."""
-        connected: socket.socket | None = self.socket  # read once: another thread may close it
-        if connected is not None and (time.monotonic() >= self._renew_at or not connection.is_idle(connected)):
-            self._hang_up()
+        connected = self.socket  # read once: another thread may close it
+        is_old = self._runtime.monotonic() >= self._renew_at
+        if connected is not None and (is_old or self._network.received(connected) is not None):
+            self._close()
             connected = None
         if connected is None and not self._closed:
             connected = self._open(stop)
@@ -165,41 +207,42 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
             raise ReceiverDown("the sender is closed")
         return connected
 
-    def _open(self, stop: threading.Event) -> socket.socket:
+    def _open(self, stop: threading.Event) -> Any:
         self._stage = "resolve"
-        addresses = connection.resolve(self.server)
+        addresses = self._network.resolve(self.server)
         addresses.sort(key=lambda address: address != self._last_address)  # the one that worked last time first
         self._stage = "connect"
-        deadline = IoDeadline(self.timeout, stop, _timeout(f"no connection within {self.timeout:g} s"))
-        connected, self._last_address = connection.connect(addresses, deadline)
+        deadline = self._deadline(self.timeout, stop, _timeout(f"no connection within {self.timeout:g} s"))
+        connected, self._last_address = self._network.connect(addresses, deadline)
         self.socket = connected
+        self._answered_at = float("-inf")
         if self._tls:
             self._stage = "tls"
             error = _timeout(
                 f"no TLS within {self._handshake_timeout:g} s: it is busy, or does not speak TLS at this port",
                 ReceiverPaused,
             )
-            deadline = IoDeadline(self._handshake_timeout, stop, error)
+            deadline = self._deadline(self._handshake_timeout, stop, error)
             connected = self.socket = tls.start_tls(connected, self._tls, self._tls_name, deadline)
         if self._credentials:
             self._stage = "handshake"
             self._shake_hands(connected, self._credentials, stop)
         self._acks = AckReader()
         # Spread, so that senders which started together do not all reconnect at the same time.
-        self._renew_at = time.monotonic() + self._max_age * random.uniform(0.9, 1.1)
+        self._renew_at = self._runtime.monotonic() + self._max_age * self._runtime.random.uniform(0.9, 1.1)
         return connected
 
-    def _shake_hands(self, connected: socket.socket, credentials: Credentials, stop: threading.Event) -> None:
+    def _shake_hands(self, connected: Any, credentials: Credentials, stop: threading.Event) -> None:
         handshake, answers = ClientHandshake(credentials), AnswerReader()
         causes = "it is paused, or has no shared key" + ("" if self._tls else ", or speaks TLS")
         error = _timeout(f"no HELO within {self._handshake_timeout:g} s: {causes}", ReceiverPaused)
-        helo = _read_answer(connected, answers, IoDeadline(self._handshake_timeout, stop, error))
+        helo = self._read_answer(connected, answers, self._deadline(self._handshake_timeout, stop, error))
         if helo is None:
             raise ReceiverPaused("it closed the connection before its HELO", errno=errno.ECONNRESET)
         error = _timeout(f"no PONG within {self._handshake_timeout:g} s")
-        deadline = IoDeadline(self._handshake_timeout, stop, error)
-        connection.send(connected, handshake.ping(helo), deadline)
-        pong = _read_answer(connected, answers, deadline)
+        deadline = self._deadline(self._handshake_timeout, stop, error)
+        self._network.send(connected, handshake.ping(helo), deadline)
+        pong = self._read_answer(connected, answers, deadline)
         if pong is None:
             # Fluent Bit does this for a wrong key. A single time may also be a Fluent Bit that stops.
             self._closed_at_ping += 1
@@ -210,10 +253,21 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
             )
         handshake.verify(pong)
         self._closed_at_ping = 0
+        self._answered_at = self._runtime.monotonic()
 
-    def _await_ack(self, connected: socket.socket, chunk_id: str, deadline: IoDeadline) -> None:
+    def _read_answer(self, connected: Any, answers: AnswerReader, deadline: IoDeadline) -> Any:
+        """The next object that the receiver sends; None if it closes the connection."""
+        while data := self._network.receive(connected, deadline):
+            objects = answers.feed(data)
+            if len(objects) > 1:
+                raise ReceiverDown("it sent more than one answer to the handshake")
+            if objects:
+                return objects[0]
+        return None
+
+    def _await_ack(self, connected: Any, chunk_id: str, deadline: IoDeadline) -> None:
         while True:
-            data = connection.receive(connected, deadline)
+            data = self._network.receive(connected, deadline)
             if not data:
                 raise ReceiverDown("it closed the connection before the ack", errno=errno.ECONNRESET)
             acks = self._acks.feed(data)
@@ -221,11 +275,6 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
                 return
             if acks:
                 raise ReceiverDown(f"it acknowledged {', '.join(acks)} instead of {chunk_id}")
-
-    def _hang_up(self) -> None:
-        if self.socket is not None:
-            connection.close_tls(self.socket)
-        self._close()
 
 
 def _credentials(settings: ForwardSettings) -> Credentials | None:
@@ -238,17 +287,6 @@ def _credentials(settings: ForwardSettings) -> Credentials | None:
         settings.username or "",
         settings.password.reveal() if settings.password else "",
     )
-
-
-def _read_answer(connected: socket.socket, answers: AnswerReader, deadline: IoDeadline) -> Any:
-    """The next object that the receiver sends; None if it closes the connection."""
-    while data := connection.receive(connected, deadline):
-        objects = answers.feed(data)
-        if len(objects) > 1:
-            raise ReceiverDown("it sent more than one answer to the handshake")
-        if objects:
-            return objects[0]
-    return None
 
 
 def _timeout(message: str, kind: type[ReceiverDown] = ReceiverDown) -> ReceiverDown:
