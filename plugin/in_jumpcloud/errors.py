@@ -74,11 +74,15 @@ class Problem(NamedTuple):
 
 
 class ConfigError(InJumpCloudError):
-    """The configuration, or something it points to, must be changed. `problems` has at least one."""
+    """The configuration, or something it points to, must be changed. `problems` has at least one.
+
+    `settings` is the rest of the configuration, with defaults for what is wrong; None if it could not be read.
+    """
 
     exit_code = 2
 
     def __init__(self, *problems: Problem | str, advice: str = "") -> None:
+        self.settings: object = None
         self.problems = tuple(each if isinstance(each, Problem) else Problem("", each) for each in problems)
         super().__init__("\n".join(map(str, self.problems)), advice=advice)
 

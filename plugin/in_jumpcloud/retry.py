@@ -27,7 +27,7 @@ class Retry:
         give_up_after: float | None,
         runtime: Runtime,
     ) -> None:
-        """`on_tick` is called several times a second during a wait, with what is waited for.
+        """`on_tick` is called several times a second during an attempt or a wait, with what is waited for.
 
         All waits together last at most about `give_up_after` seconds; None: for ever.
         """
@@ -53,7 +53,7 @@ class Retry:
         failures = 0
         while not self._stop.is_set():
             try:
-                result = attempt()
+                result = self._try(attempt)
             except (InJumpCloudError, OSError, MemoryError) as error:
                 failures += 1
                 until = self._runtime.monotonic() + backoff_delay(failures, self._runtime.random)
@@ -68,6 +68,32 @@ class Retry:
                 self._troubles.end(name)
                 return result
         raise Stopped
+
+    def _try(self, attempt: Callable[[], T]) -> T:
+        """Call `attempt` in a thread of its own, because a slow disk or a large state may hold it for minutes."""
+        done = self._runtime.event()
+        results: list[T] = []
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                results.append(attempt())
+            except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+                errors.append(error)
+            finally:
+                done.set()
+
+        try:
+            self._runtime.start(work, name="start")
+        except RuntimeError:  # the system has no more threads
+            return attempt()
+        while not done.wait(_TICK_SECONDS):
+            if self._stop.is_set():
+                raise Stopped
+            self._on_tick("the start takes long")
+        if errors:
+            raise errors[0]
+        return results[0]
 
     def _wait(self, until: float, what: str) -> None:
         while not (self._at_once or self._stop.is_set()) and self._runtime.monotonic() < until:

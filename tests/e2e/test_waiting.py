@@ -204,14 +204,12 @@ CAUSES = {
         r"forward.shared_key_file: \S+file: cannot be read: No such file or directory; the start waits",
         end=lambda _, path, __: path.write_text("key"),
         settings={"forward.shared_key_file": "file"},
-        has_page=False,
     ),
     "damaged certificates": Cause(
         r"jumpcloud.ca_file: \S+file does not contain usable certificates: .*; the start waits",
         begin=lambda _, path: path.write_text("half"),
         end=lambda _, path, __: path.write_bytes(Path(certifi.where()).read_bytes()),
         settings={"jumpcloud.ca_file": "file"},
-        has_page=False,
     ),
 }
 
@@ -269,6 +267,21 @@ def test_a_stop_while_the_start_waits(
     assert time.monotonic() - began < 2
     assert running.log.count("\n") <= 3, running.log
     cause.end(command, tmp_path / "file", running)
+
+
+def test_a_start_that_hangs(command: Command, api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path) -> None:
+    """A file that cannot be read for long, as on a disk that hangs: systemd is asked for time, and SIGTERM ends it."""
+    file = tmp_path / "file"
+    os.mkfifo(file)  # to open it waits for a writer
+    running = Running(command, api, receiver)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        running.start(f"-oforward.shared_key_file={file}", NOTIFY_SOCKET=str(tmp_path / "notify"))
+        assert manager.recv(4096) == b"EXTEND_TIMEOUT_USEC=60000000\nSTATUS=waiting: the start takes long"
+    began = time.monotonic()
+    running.end()
+    assert time.monotonic() - began < 2
 
 
 def test_the_port_of_the_status_page_is_taken(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:

@@ -52,7 +52,8 @@ def command(path: Path, overrides: tuple[str, ...], once: bool) -> None:
     """
     try:
         failure = _Run(path, overrides, once=once).run()
-    except Stopped:  # while it waited at start
+    except Stopped:
+        log.info("stopped before the start was complete")
         return
     if failure:
         raise failure
@@ -84,11 +85,9 @@ class _Run:
         """Run until the end; the error that ended it, if any."""
         _watch_signals(self._end, self._reload)
         logs.configure_logging(LogSettings())
-        settings = self._retry("configuration", self._load)
-        logs.configure_logging(settings.log)
         with ExitStack() as stack:
-            listen = None if self._once else settings.http.listen
-            page = self._page = stack.enter_context(StatusServer(listen, self._troubles))
+            settings = self._retry("configuration", lambda: self._first_load(stack))
+            page = self._apply(stack, settings)
             plugin = self._plugin = self._retry("start", lambda: self._open(stack, settings))
             page.show(plugin)
             self._announce(plugin)
@@ -96,6 +95,22 @@ class _Run:
             self._manager.stopping()
             self._sum_up(plugin)
         return error
+
+    def _first_load(self, stack: ExitStack) -> Config:
+        """Load the configuration. While only a file that it names is missing, the rest of it is applied already."""
+        try:
+            return self._load()
+        except ConfigError as error:
+            if error.may_pass and isinstance(error.settings, Config):
+                self._apply(stack, error.settings)
+            raise
+
+    def _apply(self, stack: ExitStack, settings: Config) -> StatusServer:
+        logs.configure_logging(settings.log)
+        if not self._page:
+            listen = None if self._once else settings.http.listen
+            self._page = stack.enter_context(StatusServer(listen, self._troubles))
+        return self._page
 
     def _open(self, stack: ExitStack, settings: Config) -> app.App:
         """Open the plugin; with new settings after a SIGHUP, if they are valid."""

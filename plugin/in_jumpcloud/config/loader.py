@@ -46,5 +46,7 @@ def load_config(
     elif not needs_key:
         problems = [problem for problem in problems if problem.path not in _KEYS_OF_THE_ACCOUNT]
     if problems:
-        raise ConfigError(*(problem._replace(location=document.location(problem.path)) for problem in problems))
+        error = ConfigError(*(problem._replace(location=document.location(problem.path)) for problem in problems))
+        error.settings = config
+        raise error
     return config
