@@ -386,11 +386,15 @@ REFUSED: list[tuple[Callable[[Path], object], type[InJumpCloudError], str]] = [
 class TestFiles:
     """The file at the path."""
 
-    def test_modes(self, path: Path) -> None:
+    @pytest.mark.parametrize("mask", [0, 0o277])
+    def test_modes(self, path: Path, mask: int) -> None:
         """Only the owner can use the files with any umask; missing directories are created."""
-        umask = os.umask(0)
+        state_path = path.parent / "a" / "b" / "state.db"
+        if mask:
+            state_path.parent.mkdir(parents=True)  # it would be unusable with that umask
+        umask = os.umask(mask)
         try:
-            with reopened(path.parent / "a" / "b" / "state.db") as state:
+            with reopened(state_path) as state:
                 state.commit("a", keys(1), POSITION)
                 modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in state.path.parent.iterdir()}
         finally:
