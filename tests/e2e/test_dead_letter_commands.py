@@ -188,7 +188,9 @@ def test_ctrl_c_and_a_second_replay(command: Command, receiver: SimulatedReceive
     """A second replay is refused meanwhile. Ctrl-C ends the first soon: what was not delivered stays."""
     receiver.faults.close_after_ack()
     receiver.faults.stall(60)
-    process = command.start("dead-letters", "replay", *settings, "-o", "forward.ack_timeout=60s")
+    process = command.start(
+        "dead-letters", "replay", *settings, "-o", "forward.ack_timeout=60s", "-o", "forward.stop_timeout=1s"
+    )
     assert receiver.wait_until(lambda: receiver.messages == 2, timeout=30)
 
     second = _run("replay", settings)

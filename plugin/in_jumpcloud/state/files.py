@@ -114,13 +114,17 @@ class StateLock:
             self._identities = {path: _identity(path.stat()) for path in paths if path.exists()}
             self._identities[self._lock_path] = _identity(os.fstat(self._file.fileno()))
 
-    def verify(self) -> None:
+    def verify(self, *, lock: bool = True) -> None:
         """Check that the files are still those that this process opened. It costs a few microseconds.
 
+        Without the `lock` another process may use the state too, but what is committed is still found later.
+
         Raises:
-            StateUnavailable: one was deleted or replaced. What is committed from now on may not be found later.
+            StateUnavailable: one was deleted or replaced.
         """
         for path, identity in self._identities.items():
+            if path == self._lock_path and not lock:
+                continue
             try:
                 found = _identity(path.stat())
             except OSError as error:

@@ -194,7 +194,8 @@ class StateStore(StateReader):
     def verify(self) -> None:
         """Check that the files are still those that this process opened. It does not wait for a commit under way.
 
-        `delivered` and `commit` do this too; call it at least once a minute for streams that are idle.
+        `delivered` does this too, and `commit` for the database; call it at least once a minute for streams that are
+        idle.
 
         Raises:
             StateUnavailable: a file was deleted or replaced; nothing is delivered until it is back.
@@ -265,7 +266,7 @@ class StateStore(StateReader):
         """
         refused = len(dead_letters) + len(suspects)
         values = (stream, msgspec.json.encode(position).decode(), len(keys) - refused, late, len(dead_letters))
-        self._files.verify()
+        self._files.verify(lock=False)  # what was acknowledged must be known to whoever has the lock now
         with self._database.transaction() as transaction:
             transaction.execute(
                 "INSERT INTO stream (name, position, acknowledged, late, dead_lettered, updated_ms, organization) "
@@ -295,7 +296,7 @@ class StateStore(StateReader):
 
         A process that is killed between the ack and this call sends the suspect again: one event, at most twice.
         """
-        self._files.verify()
+        self._files.verify(lock=False)
         self.dead_letters.settle(suspect, refusal, now_ms=self._now_ms())
 
     def save_reconciliation(self, stream: str, text: str) -> None:
