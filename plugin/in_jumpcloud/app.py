@@ -129,11 +129,14 @@ class App:
         """Apply new settings; keep the old ones if the new ones are invalid. Unchanged streams are not interrupted."""
         self._pending_reload = None
         old = self.resources.settings
+        is_repeated = self._failed_reloads > 0
         try:
             settings = load()
             replaced = self.resources.apply(settings)
         except Exception as error:  # noqa: BLE001 - a reload never ends the process
             self._not_reloaded(error, load, done)
+            if is_repeated:
+                return
         else:
             self.resources.troubles.end("reload")
             self._restart_streams(old, settings, replaced)

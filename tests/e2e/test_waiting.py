@@ -58,6 +58,15 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
 """
 
 
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    """The socket that systemd listens at, NOTIFY_SOCKET."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        yield manager
+
+
 class Running:
     """A plugin that polls ten times a second."""
 
@@ -216,35 +225,37 @@ CAUSES = {
 
 @pytest.mark.parametrize("name", CAUSES)
 def test_the_start_waits(
-    command: Command, api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path, name: str
+    command: Command,
+    api: SimulatedApi,
+    receiver: SimulatedReceiver,
+    tmp_path: Path,
+    manager: socket.socket,
+    name: str,
 ) -> None:
     """It says so once, in the log and at /readyz, survives SIGHUP, is no failure for systemd, and then it starts."""
     cause = CAUSES[name]
     cause.begin(command, tmp_path / "file")
     options = [f"-o{key}={tmp_path / value}" for key, value in cause.settings.items()]
     running = Running(command, api, receiver, http__listen="127.0.0.1:0")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(20)
-        running.start(*options, prelude=cause.prelude, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="3000000")
-        messages = {manager.recv(4096).decode().partition("=")[0] for _ in range(4)}
-        assert messages == {"EXTEND_TIMEOUT_USEC", "WATCHDOG"}
-        assert re.search(cause.reason, running.log), running.log
-        if cause.has_page:
-            status, reasons = running.readiness()
-            assert status == 503
-            assert re.search(cause.reason, reasons)
-            assert running.readiness("/healthz") == (200, "alive\n")
-        running.process.send_signal(signal.SIGHUP)
-        while "RELOADING=1" not in manager.recv(4096).decode():
-            pass
+    running.start(*options, prelude=cause.prelude, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="3000000")
+    messages = {manager.recv(4096).decode().partition("=")[0] for _ in range(4)}
+    assert messages == {"EXTEND_TIMEOUT_USEC", "WATCHDOG"}
+    assert re.search(cause.reason, running.log), running.log
+    if cause.has_page:
+        status, reasons = running.readiness()
+        assert status == 503
+        assert re.search(cause.reason, reasons)
+        assert running.readiness("/healthz") == (200, "alive\n")
+    running.process.send_signal(signal.SIGHUP)
+    while b"RELOADING=1" not in manager.recv(4096):
+        pass
 
-        cause.end(command, tmp_path / "file", running)
+    cause.end(command, tmp_path / "file", running)
 
-        running.process.send_signal(signal.SIGHUP)  # it need not wait for the next try
-        running.wait_for("recovered from: ", "in_jumpcloud 0")
-        while "READY=1" not in manager.recv(4096).decode():
-            pass
+    running.process.send_signal(signal.SIGHUP)  # it need not wait for the next try
+    running.wait_for("recovered from: ", "in_jumpcloud 0")
+    while b"READY=1" not in manager.recv(4096):
+        pass
     if name != "missing secret":  # the receiver has no key
         running.next_records()
     if name != "too many files":  # which keeps one part after the other from its start
@@ -269,16 +280,15 @@ def test_a_stop_while_the_start_waits(
     cause.end(command, tmp_path / "file", running)
 
 
-def test_a_start_that_hangs(command: Command, api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path) -> None:
+def test_a_start_that_hangs(
+    command: Command, api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path, manager: socket.socket
+) -> None:
     """A file that cannot be read for long, as on a disk that hangs: systemd is asked for time, and SIGTERM ends it."""
     file = tmp_path / "file"
     os.mkfifo(file)  # to open it waits for a writer
     running = Running(command, api, receiver)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(20)
-        running.start(f"-oforward.shared_key_file={file}", NOTIFY_SOCKET=str(tmp_path / "notify"))
-        assert manager.recv(4096) == b"EXTEND_TIMEOUT_USEC=60000000\nSTATUS=waiting: the start takes long"
+    running.start(f"-oforward.shared_key_file={file}", NOTIFY_SOCKET=str(tmp_path / "notify"))
+    assert manager.recv(4096) == b"EXTEND_TIMEOUT_USEC=60000000\nSTATUS=waiting: the start takes long"
     began = time.monotonic()
     running.end()
     assert time.monotonic() - began < 2
@@ -318,10 +328,15 @@ def test_what_waiting_does_not_repair(command: Command, api: SimulatedApi, recei
         assert reason in done.stderr.decode(), line
 
 
-def test_too_many_open_files_while_running(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
-    """Collection, the status page and a reload continue once there are file descriptors again; nothing spins."""
+def test_too_many_open_files_while_running(
+    command: Command, api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path, manager: socket.socket
+) -> None:
+    """Collection, the status page and a reload continue once there are file descriptors again.
+
+    Meanwhile nothing spins, and the watchdog does not end the process.
+    """
     running = Running(command, api, receiver, http__listen="127.0.0.1:0")
-    running.start()
+    running.start(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="1500000")
     running.next_records()
     pid = running.process.pid
     _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -331,9 +346,13 @@ def test_too_many_open_files_while_running(command: Command, api: SimulatedApi, 
         client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
         running.process.send_signal(signal.SIGHUP)
         running.wait_for("configuration not reloaded: ", "Too many open files")
-        used = _cpu_seconds(pid)
-        time.sleep(1)
-        assert _cpu_seconds(pid) - used < 0.5
+        for line in (b"RELOADING=1", b"READY=1"):
+            while line not in manager.recv(4096):
+                pass
+        used, began = _cpu_seconds(pid), time.monotonic()
+        for _ in range(3):
+            assert manager.recv(4096) == b"WATCHDOG=1"
+        assert _cpu_seconds(pid) - used < 0.5 * (time.monotonic() - began)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
         assert client.recv(4096).startswith(b"HTTP/1.0 200 ")
     running.wait_for("configuration reloaded: ")

@@ -21,6 +21,8 @@ class ServiceManager:
         for_us = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self._interval = int(watchdog_usec) / 1e6 / 3 if watchdog_usec.isdigit() and for_us else None
         self._next_at = self._next_extension_at = 0.0
+        self._socket: socket.socket | None = None
+        self._notify()
 
     def ready(self, status: str) -> None:
         """The start or a reload is complete."""
@@ -56,6 +58,10 @@ class ServiceManager:
     def _notify(self, *lines: str) -> None:
         if not self._address:
             return
-        # Best effort: the plugin keeps working if the manager does not listen.
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
-            connection.sendto("\n".join(lines).encode(), self._address)
+        # Best effort: the plugin keeps working if the manager does not listen. The socket stays open: without a file
+        # descriptor for another, the watchdog would kill a process that only waits for some to be closed.
+        with contextlib.suppress(OSError):
+            if self._socket is None:
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            if lines:
+                self._socket.sendto("\n".join(lines).encode(), self._address)
