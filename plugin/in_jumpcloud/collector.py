@@ -25,9 +25,10 @@ from in_jumpcloud.insights.clock import EarlierClock
 from in_jumpcloud.insights.comparison import Counts
 from in_jumpcloud.insights.pages import Page, Pager
 from in_jumpcloud.insights.window import Position, Window
-from in_jumpcloud.pipeline import Pipeline, PipelineResources
+from in_jumpcloud.pipeline import Pipeline
 from in_jumpcloud.poller import PollCalls, Poller
 from in_jumpcloud.reconciler import LateCalls, Reconciler
+from in_jumpcloud.record_sender import PipelineResources
 from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, rfc3339, whole_minute
 

@@ -92,6 +92,8 @@ class Counters:
     unexpected_in_a_row: int = 0
     poll_gap: float = 0.0
     """Seconds between the last two polls."""
+    parked: int = 0
+    """Events that the receiver refused alone, and that are sent once more."""
     in_flight: tuple[int, int] | None = None
     """The time of the oldest unacknowledged event, and when its page arrived; both in epoch nanoseconds."""
     liveness: Liveness = field(default_factory=Liveness)

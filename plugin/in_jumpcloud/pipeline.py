@@ -6,31 +6,24 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
-
-import msgspec
+from typing import Any
 
 from in_jumpcloud.backoff import MAX_DELAY, backoff_delay
 from in_jumpcloud.config.schema import ForwardSettings
 from in_jumpcloud.counters import Counters
-from in_jumpcloud.ecs.encoder import RecordEncoder
 from in_jumpcloud.errors import (
-    HandshakeRejected,
     OtherOrganization,
-    ReceiverDown,
-    ReceiverPaused,
     StateUnavailable,
     Stopped,
 )
 from in_jumpcloud.forward import wire
 from in_jumpcloud.forward.chunks import batch
-from in_jumpcloud.forward.failover import Failover
 from in_jumpcloud.insights.event import EventKey, RawEvent, parse_event
 from in_jumpcloud.insights.pages import Page
 from in_jumpcloud.insights.window import Position
+from in_jumpcloud.record_sender import REJECTED_DELAY, PendingRecord, PipelineResources, RecordSender
 from in_jumpcloud.runtime import SYSTEM, Runtime
 from in_jumpcloud.state.dead_letters import Refused
-from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.tags import TagTemplate
 
 log = logging.getLogger(__name__)
@@ -39,33 +32,8 @@ _BATCH_EVENTS, _BATCH_BYTES = 200, 1_000_000
 """How many events are decoded at a time, and about how many bytes: a page is never held decoded as a whole."""
 _ACROSS_ORGANIZATIONS = ("admin_", "organization_", "provider_", "mtp_", "msp_")
 """How the types of events begin that may name another organization than the key's."""
-_MAX_REFUSALS = 3
-"""How often a chunk must be refused, while the receiver acknowledges a probe, before it counts as poison."""
 _MAX_COMMIT_FAILURES = 3
 """Failed commits in a row after which a run that must end gives up."""
-_REJECTED_DELAY = 60.0
-"""Seconds before the next try after a rejected handshake: somebody has to change a configuration."""
-
-
-class PipelineResources(NamedTuple):
-    """The resources that all streams share."""
-
-    encoder: RecordEncoder
-    receivers: Failover
-    state: StateStore
-
-
-class _PendingRecord(msgspec.Struct, frozen=True, gc=False):
-    """A new event and its packed record. `time_ns` is the event's time; `oversized`: no message can hold the record."""
-
-    raw: bytes | msgspec.Raw
-    time_ns: int | None
-    key: EventKey
-    id: str
-    tag: str
-    packed: bytes
-    late: bool
-    oversized: bool
 
 
 class Pipeline:
@@ -100,6 +68,9 @@ class Pipeline:
         self._counters = counters
         self._now_ms = now_ms
         self._runtime = runtime
+        self._sender = RecordSender(
+            *(stream, resources, settings, counters, self), runtime=runtime, give_up_after=give_up_after
+        )
         self._give_up_after = give_up_after
         # Of the page that is being delivered: the window that returned it, and which of its events were known.
         self._span = (0, 0)
@@ -108,7 +79,7 @@ class Pipeline:
     @property
     def max_silence_seconds(self) -> float:
         """The longest time between two signs of liveness in `deliver`: a delivery, a probe, a pause."""
-        return 2 * self._resources.receivers.max_delivery_seconds + max(MAX_DELAY, _REJECTED_DELAY)
+        return 2 * self._resources.receivers.max_delivery_seconds + max(MAX_DELAY, REJECTED_DELAY)
 
     def deliver(
         self, page: Page, before: Position, after: Position, stop: threading.Event, *, span: tuple[int, int]
@@ -136,16 +107,16 @@ class Pipeline:
                 first = records[0]
                 if first.oversized:  # larger than a chunk, so it is alone
                     reason = f"its record of {len(first.packed)} bytes is larger than forward.message_max_bytes"
-                    self._dead_letter(first, reason, position, stop)
+                    self.dead_letter(first, reason, position, stop)
                 else:
-                    self._deliver_chunk(records, before, position, stop)
+                    self._sender.send(records, before, position, stop)
             if not is_last:
                 self._commit([], after, stop)
         finally:
             self._counters.in_flight = None
         return Counter(key.minute for key in keys)
 
-    def _records(self, page: Page, before: Position, keys: set[EventKey]) -> Iterator[_PendingRecord]:
+    def _records(self, page: Page, before: Position, keys: set[EventKey]) -> Iterator[PendingRecord]:
         """Map and pack the new events of `page`; adds the keys of all its events to `keys`."""
         counters, encode, tag_of = self._counters, self._resources.encoder.encode, self._tag.of
         watermark_ns, received_ns = before.watermark_ms * 1_000_000, page.received_ns
@@ -164,7 +135,7 @@ class Pipeline:
             tag = tag_of(info.service, info.organization or self._organization)
             size = len(packed)
             oversized = size > chunk_bytes and wire.message_bytes(tag, size) > max_bytes
-            yield _PendingRecord(event.raw, time_ns, event.key, event.id, tag, packed, late, oversized)
+            yield PendingRecord(event.raw, time_ns, event.key, event.id, tag, packed, late, oversized)
 
     def _new_events(self, page: Page, keys: set[EventKey]) -> Iterator[RawEvent]:
         """The events that the ledger does not have, each once; adds the keys of all to `keys`."""
@@ -213,85 +184,34 @@ class Pipeline:
                 *(self._stream, organization),
             )
 
-    def _deliver_chunk(
-        self,
-        records: Sequence[_PendingRecord],
-        before: Position,
-        after: Position,
-        stop: threading.Event,
-        *,
-        halved: bool = False,
-    ) -> None:
-        """Deliver one chunk and commit it. If the receiver refuses only this chunk, find the record it refuses."""
-        chunk = wire.build_chunk(
-            records[0].tag,
-            b"".join([record.packed for record in records]),
-            len(records),
-            compress=self._settings.compress,
-        )
-        refusal = self._send(chunk, stop, tries=1 if halved and len(records) > 1 else _MAX_REFUSALS)
-        if refusal is None:
-            self._commit(records, after, stop)
-        elif len(records) == 1:
-            self._dead_letter(records[0], refusal, after, stop)
-        else:
-            log.warning(
-                "%s: the receiver refuses a chunk of %d records (%s) but accepts others; splitting it in half",
-                *(self._stream, len(records), refusal),
-            )
-            middle = len(records) // 2
-            self._deliver_chunk(records[:middle], before, before, stop, halved=True)
-            self._deliver_chunk(records[middle:], before, after, stop, halved=True)
+    def acknowledged(self, records: Sequence[PendingRecord], after: Position, stop: threading.Event) -> None:
+        """Commit records that the receiver has."""
+        self._commit(records, after, stop)
 
-    def _send(self, chunk: wire.Chunk, stop: threading.Event, *, tries: int) -> str | None:
-        """Send the same bytes until they are acknowledged.
+    def park(self, record: PendingRecord, reason: str, after: Position, stop: threading.Event) -> None:
+        """Commit a record that the receiver refused alone: it is sent once more."""
+        self._commit([record], after, stop, suspects=[self._refused(record, reason)])
 
-        Returns:
-            None; or why the receiver refuses the chunk, if it does so `tries` times and acknowledges a probe.
-        """
-        started_at = self._runtime.monotonic()
-        failures = refusals = 0
-        while True:
-            self._counters.sent += chunk.records
-            self._counters.sent_bytes += len(chunk.message)
-            self._counters.liveness.touch()
-            try:
-                self._resources.receivers.deliver(chunk, stop)
-            except ReceiverDown as error:
-                failures += 1
-                refusals += bool(error.reached)
-                if refusals >= tries and self._resources.receivers.probe(error.reached, stop):
-                    return str(error)
-                rejected, limit = isinstance(error, HandshakeRejected), self._give_up_after
-                if limit is not None and (rejected or self._runtime.monotonic() - started_at > limit):
-                    raise
-                delay = max(backoff_delay(failures, self._runtime.random), _REJECTED_DELAY if rejected else 0)
-                level = logging.INFO if isinstance(error, ReceiverPaused) else logging.WARNING
-                log.log(level, "%s: %s; resending the chunk in %.0f s", self._stream, error, delay)
-                if stop.wait(delay):
-                    raise Stopped from None
-            else:
-                if failures:
-                    log.info("%s: the receiver acknowledges again", self._stream)
-                return None
-
-    def _dead_letter(self, record: _PendingRecord, reason: str, after: Position, stop: threading.Event) -> None:
+    def dead_letter(self, record: PendingRecord, reason: str, after: Position, stop: threading.Event) -> None:
         """Commit the event as a dead letter: the receiver will never accept it."""
-        refused = Refused(record.key, record.id, reason, self._now_ms(), record.tag, bytes(record.raw))
-        self._commit([record], after, stop, dead_letters=[refused])
+        self._commit([record], after, stop, dead_letters=[self._refused(record, reason)])
         self._counters.dead_lettered += 1
         log.error(
             "%s: event %s cannot be delivered: %s; it is now a dead letter, see `in-jumpcloud dead-letters list`",
             *(self._stream, record.id, reason),
         )
 
+    def _refused(self, record: PendingRecord, reason: str) -> Refused:
+        return Refused(record.key, record.id, reason, self._now_ms(), record.tag, bytes(record.raw))
+
     def _commit(
         self,
-        records: Sequence[_PendingRecord],
+        records: Sequence[PendingRecord],
         after: Position,
         stop: threading.Event,
         *,
         dead_letters: Sequence[Refused] = (),
+        suspects: Sequence[Refused] = (),
     ) -> None:
         """Commit what was acknowledged. If the state is unavailable, wait: sending again would duplicate it."""
         keys = [record.key for record in records]
@@ -308,6 +228,7 @@ class Pipeline:
                     seen=self._seen,
                     late=late,
                     dead_letters=dead_letters,
+                    suspects=suspects,
                     organization=self._own,
                 )
             except StateUnavailable as error:
@@ -320,13 +241,13 @@ class Pipeline:
                     raise Stopped from None
             else:
                 self._seen = []
-                self._counters.acknowledged += len(keys) - len(dead_letters)
+                self._counters.acknowledged += len(keys) - len(dead_letters) - len(suspects)
                 if keys:
                     self._counters.liveness.mark_progress()
                 return
 
 
-def _oldest(records: Sequence[_PendingRecord], page: Page) -> tuple[int, int]:
+def _oldest(records: Sequence[PendingRecord], page: Page) -> tuple[int, int]:
     """The time of the oldest of `records`, and when their page arrived, in epoch nanoseconds."""
     times = (record.time_ns for record in records)
     return min((time_ns for time_ns in times if time_ns is not None), default=page.received_ns), page.received_ns

@@ -18,7 +18,7 @@ from in_jumpcloud.insights.api import DirectoryInsights
 from in_jumpcloud.insights.auth import create_auth
 from in_jumpcloud.insights.clock import EarlierClock
 from in_jumpcloud.insights.rate_limit import RateLimiter
-from in_jumpcloud.pipeline import PipelineResources
+from in_jumpcloud.record_sender import PipelineResources
 from in_jumpcloud.runtime import SYSTEM, Runtime
 from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.troubles import Troubles

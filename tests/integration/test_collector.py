@@ -26,7 +26,7 @@ from support.streams import (
     until_caught_up,
 )
 
-from in_jumpcloud import pipeline
+from in_jumpcloud import pipeline, record_sender
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.config.types import Duration, Secret, Size, Start
 from in_jumpcloud.errors import (
@@ -243,7 +243,8 @@ def test_a_full_disk_delays_the_commit_and_resends_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Acknowledged events are committed as soon as there is space, without sending them again; the wait is alive."""
-    monkeypatch.setattr(pipeline, "backoff_delay", lambda *_: 0.05)
+    for module in (pipeline, record_sender):
+        monkeypatch.setattr(module, "backoff_delay", lambda *_: 0.05)
     with open_app(settings, clock) as plugin:
         (one,) = plugin.collectors
         database = connection(plugin.resources.state)
@@ -266,7 +267,8 @@ def test_a_lost_ack_is_answered_by_the_same_chunk_again(
     settings: Config, receiver: SimulatedReceiver, source: EventSource, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same bytes with the same chunk id, on a new connection; every later chunk is sent once."""
-    monkeypatch.setattr(pipeline, "backoff_delay", lambda *_: 0.01)
+    for module in (pipeline, record_sender):
+        monkeypatch.setattr(module, "backoff_delay", lambda *_: 0.01)
     receiver.faults.reset_before_ack()
     with open_app(settings, clock) as plugin:
         until_caught_up(plugin.collectors[0])

@@ -22,7 +22,7 @@ from support.streams import (
     until_caught_up,
 )
 
-from in_jumpcloud import pipeline
+from in_jumpcloud import pipeline, record_sender
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.config.types import Duration, Size
 from in_jumpcloud.errors import Stopped
@@ -37,7 +37,8 @@ LARGE = {"large-1", "large-2"}
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "backoff_delay", lambda *_: 0.02)
+    for module in (pipeline, record_sender):
+        monkeypatch.setattr(module, "backoff_delay", lambda *_: 0.02)
 
 
 @pytest.fixture
@@ -125,8 +126,8 @@ def test_a_page_of_nothing_but_oversized_records_is_finished(
 def test_a_receiver_that_is_down_makes_no_dead_letters(
     settings: Config, receiver: SimulatedReceiver, clock: Clock
 ) -> None:
-    """Refusals count only while a probe is acknowledged: through an outage, or resets of everything, it waits."""
-    receiver.faults.refuse_above(1)  # even the probe
+    """Through an outage, or resets of everything, it waits."""
+    receiver.faults.refuse_above(1)  # even messages without records
     stop = threading.Event()
     with open_app(settings, clock) as plugin:
 
@@ -144,6 +145,58 @@ def test_a_receiver_that_is_down_makes_no_dead_letters(
     assert receiver.refused > 20
     assert not dead_letters(settings)
     assert not receiver.ids
+
+
+def test_a_receiver_that_takes_no_records_makes_no_dead_letters(
+    settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock
+) -> None:
+    """A full Fluentd acknowledges messages without records and refuses all others. One record is parked, the rest wait.
+
+    After it has space again, everything arrives once.
+    """
+    receiver.faults.refuse_above(200)
+    stop = threading.Event()
+    with open_app(settings, clock) as plugin:
+        (one,) = plugin.collectors
+        delivering = threading.Thread(target=until_caught_up, args=(one, stop))
+        delivering.start()
+        assert receiver.wait_until(lambda: receiver.refused > 60, 20)
+        assert one.counters.parked == len(plugin.resources.state.parked(one.stream.name)) == 1
+        receiver.faults.clear()
+        delivering.join(60)
+        assert one.counters.parked == 0
+
+    assert not dead_letters(settings)
+    assert arrived_once(receiver, event_count(source))
+
+
+def test_a_parked_record_is_sent_again_after_a_restart(
+    settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock
+) -> None:
+    """It is in the state: another process sends it once more, after the next records."""
+    receiver.faults.refuse_above(200)
+    stop = threading.Event()
+    with open_app(settings, clock) as plugin:
+        (one,) = plugin.collectors
+
+        def end() -> None:
+            receiver.wait_until(lambda: one.counters.parked > 0, 20)
+            stop.set()
+
+        ending = threading.Thread(target=end)
+        ending.start()
+        with pytest.raises(Stopped):
+            until_caught_up(one, stop)
+        ending.join()
+        assert len(plugin.resources.state.parked(one.stream.name)) == 1
+    receiver.faults.clear()
+    with open_app(settings, clock) as plugin:
+        (one,) = plugin.collectors
+        until_caught_up(one)
+        assert plugin.resources.state.parked(one.stream.name) == []
+
+    assert not dead_letters(settings)
+    assert arrived_once(receiver, event_count(source))
 
 
 def test_two_lost_acks_make_no_dead_letters(
@@ -178,9 +231,10 @@ def test_no_space_for_dead_letters_stops_the_stream_rather_than_dropping(
     dropping = threading.Thread(target=drop_one)
     with open_app(full, clock) as plugin, caplog.at_level("ERROR"):
         dropping.start()
-        until_caught_up(plugin.collectors[0])
+        (one,) = plugin.collectors
+        until_caught_up(one)
         dropping.join()
-        assert plugin.collectors[0].counters.dead_lettered == 2
+        # The last one may wait for other records that the receiver accepts.
+        assert one.counters.dead_lettered + one.counters.parked == 2
 
-    assert len(set(dead_letters(settings)) & LARGE) == 1
     assert arrived_once(receiver, event_count(source) - 2)

@@ -63,6 +63,10 @@ class Failover:
         """The state of each receiver, in the order of the settings. Takes no lock."""
         return tuple(ReceiverStatistics(str(each.server), each.up, each.latencies) for each in self._senders)
 
+    def acknowledged(self, names: Collection[str] | None) -> int:
+        """How many chunks with records the receivers of these names have acknowledged; None for all of them."""
+        return sum(each.acknowledged for each in self._senders if names is None or str(each.server) in names)
+
     def deliver(self, chunk: Chunk, stop: threading.Event) -> None:
         """Send `chunk` to each receiver, one after the other, until one acknowledges it.
 

@@ -54,6 +54,8 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         self.server = server
         self.up: bool | None = None
         """Whether the last try succeeded; None before the first."""
+        self.acknowledged = 0
+        """Chunks with records that this receiver has acknowledged."""
         self.latencies = LatencyHistogram()
         """Seconds from the first byte of a chunk to its ack."""
         self._network = network
@@ -71,6 +73,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         self._late_acks = LateAcks(network, runtime)
         self._last_address: SocketAddress | None = None
         self._stage: ReceiverStage = "connect"
+        self._sends_records = False
         self._closed_at_ping = 0  # how many times in a row
         self._failed_at = float("-inf")
         self._failure = ReceiverDown("")
@@ -97,6 +100,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
                 raise ReceiverDown(str(self._failure), stage=self._failure.stage, errno=self._failure.errno)
             with self._closed_on_error():
                 if self._late_acks.arrived(chunk.id):
+                    self.acknowledged += 1
                     return
                 if stop.is_set():
                     raise Stopped
@@ -106,6 +110,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
                     if self._answered_at <= waits_since:
                         self._exchange(connected, wire.build_probe(PROBE_TAG), stop)
                     if self._late_acks.arrives(chunk.id, stop):
+                        self.acknowledged += 1
                         return
                 self._exchange(connected, chunk, stop)
                 self._late_acks.forget(chunk.id)
@@ -116,6 +121,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         deadline = self._deadline(self._ack_timeout, stop, error, grace=self._stop_timeout)
         started_at = self._runtime.monotonic()
         self._stage = "send"
+        self._sends_records = chunk.records > 0
         self._network.send(connected, chunk.message, deadline)
         self._stage = "ack"
         try:
@@ -126,6 +132,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
                 self._late_acks.keep(chunk.id, connected, self._acks)
             raise
         self._answered_at = self._runtime.monotonic()
+        self.acknowledged += chunk.records > 0
         self.latencies.observe(self._answered_at - started_at)
 
     def _deadline(self, seconds: float, stop: threading.Event, error: ReceiverDown, *, grace: float = 0) -> IoDeadline:
@@ -171,7 +178,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
     @contextlib.contextmanager
     def _closed_on_error(self) -> Iterator[None]:
         """Close the connection after any error, and raise it as a ReceiverDown that says where it happened."""
-        self._stage = "connect"
+        self._stage, self._sends_records = "connect", False
         try:
             yield
             self.up = True
@@ -180,7 +187,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
             self.up = False
             cause = _as_receiver_down(error)
             stage = cause.stage or self._stage
-            sent = stage in {"send", "ack"}
+            sent = stage in {"send", "ack"} and self._sends_records
             self._failed_at = self._runtime.monotonic()
             self._failure = type(cause)(
                 f"receiver {self.server}: {cause.message}",
