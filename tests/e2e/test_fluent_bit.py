@@ -37,7 +37,7 @@ def source() -> EventSource:
 def test_fifty_thousand_events_arrive_each_once(command: Command, source: EventSource, fluent_bit: FluentBit) -> None:
     """Every event of the API comes out of Fluent Bit, each id once."""
     with SimulatedApi(source) as api:
-        settings = command.settings(api, fluent_bit.port, jumpcloud__start="4d")
+        settings = command.settings(api, fluent_bit.port, forward__shared_key="", jumpcloud__start="4d")
         result = command("run", "--once", *settings)
     assert result.returncode == 0, result.stderr
 
@@ -55,7 +55,9 @@ def test_a_killed_fluent_bit_loses_nothing(command: Command, source: EventSource
     fluent_bit.start()
     try:
         with SimulatedApi(source) as api:
-            process = command.start("run", "--once", *command.settings(api, fluent_bit.port, jumpcloud__start="4d"))
+            process = command.start(
+                "run", "--once", *command.settings(api, fluent_bit.port, forward__shared_key="", jumpcloud__start="4d")
+            )
             for pages in (12, 25, 38):
                 wait_until(lambda pages=pages: len(api.requests) > pages)  # type: ignore[misc]  # bound at once
                 fluent_bit.stop(signal.SIGKILL)
@@ -82,14 +84,16 @@ def test_a_record_that_it_refuses_becomes_a_dead_letter(command: Command, tmp_pa
     fluent_bit.start()
     try:
         with SimulatedApi(source) as api:
-            settings = command.settings(api, fluent_bit.port, forward__message_max_bytes=9_000_000)
+            settings = command.settings(
+                api, fluent_bit.port, forward__shared_key="", forward__message_max_bytes=9_000_000
+            )
             started_at = time.monotonic()
             result = command("run", "--once", *settings)
             seconds = time.monotonic() - started_at
     finally:
         fluent_bit.stop()
 
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 1, result.stderr  # the dead letter
     assert seconds < 60
     assert command.dead_letters() == ["large"]
     ids = fluent_bit.ids()

@@ -3,6 +3,7 @@
 By hand, with FLUENT_BIT set or fluent-bit on PATH:
 
     make trials OPTIONS="kills --events 200000 --times 10"
+    make trials OPTIONS="freezes --events 50000 --times 10 --seconds 60"
     make trials OPTIONS="pauses --events 50000 --times 5"
     make trials OPTIONS="failover --seconds 60"
 
@@ -59,11 +60,29 @@ def kills(directory: Path, *, events: int, times: int) -> Figures:
     """SIGKILL a real Fluent Bit `times` times while it receives."""
     fluent_bit = FluentBit.shipped(directory / "fluent-bit", "fluent-bit.yaml")
     with _source(events) as (command, api, total), fluent_bit:
-        running = _Running(command, total, command.settings(api, fluent_bit.port, **_often(events)))
+        settings = command.settings(api, fluent_bit.port, forward__shared_key="", **_often(events))
+        running = _Running(command, total, settings)
         for number in range(1, times + 1):
             running.until(number * total // (times + 1))
             fluent_bit.stop(signal.SIGKILL)
             fluent_bit.start()
+        running.end()
+        wait_until(lambda: len(fluent_bit.ids()) >= total, 60)
+        fluent_bit.stop()
+        return running.figures(fluent_bit.ids(), times)
+
+
+def freezes(directory: Path, *, events: int, times: int, seconds: float) -> Figures:
+    """SIGSTOP a real Fluent Bit `times` times for `seconds` while it receives, much longer than forward.ack_timeout."""
+    fluent_bit = FluentBit.shipped(directory / "fluent-bit", "fluent-bit.yaml")
+    with _source(events) as (command, api, total), fluent_bit:
+        settings = command.settings(api, fluent_bit.port, forward__shared_key="", **_often(events))
+        running = _Running(command, total, [*settings, "-o", f"forward.ack_timeout={ACK_TIMEOUT}s"])
+        for number in range(1, times + 1):
+            running.until(number * total // (times + 1))
+            fluent_bit.signal(signal.SIGSTOP)
+            time.sleep(seconds)
+            fluent_bit.signal(signal.SIGCONT)
         running.end()
         wait_until(lambda: len(fluent_bit.ids()) >= total, 60)
         fluent_bit.stop()
@@ -110,6 +129,7 @@ def failover(directory: Path, *, seconds: float, dice: random.Random) -> Figures
         servers = [{"host": "127.0.0.1", "port": receiver.port} for receiver in each]
         settings = {
             "forward__servers": servers,
+            "forward__shared_key": "" if BINARY else None,
             "forward__ack_timeout": f"{ACK_TIMEOUT}s",
             "jumpcloud__page_limit": rate // 10,
             "jumpcloud__requests_per_second": 10,
@@ -291,7 +311,7 @@ class _Store:
 def main() -> None:
     """Run one trial and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trial", choices=["kills", "pauses", "failover"])
+    parser.add_argument("trial", choices=["kills", "freezes", "pauses", "failover"])
     parser.add_argument("--events", type=int, default=50_000)
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=60)
@@ -302,6 +322,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="in-jumpcloud-trial-") as directory:
         if options.trial == "failover":
             figures = failover(Path(directory), seconds=options.seconds, dice=random.Random(options.seed))
+        elif options.trial == "freezes":
+            figures = freezes(Path(directory), events=options.events, times=options.times, seconds=options.seconds)
         else:
             trial = kills if options.trial == "kills" else pauses
             figures = trial(Path(directory), events=options.events, times=options.times)
