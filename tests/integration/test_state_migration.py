@@ -11,11 +11,13 @@ import pytest
 from support.command import ROOT
 from support.state import key
 
-from in_jumpcloud.errors import StateUnavailable
+from in_jumpcloud.checks import local
+from in_jumpcloud.config.schema import StateSettings
+from in_jumpcloud.errors import StateOutdated, StateUnavailable
 from in_jumpcloud.insights.window import Position, Window
 from in_jumpcloud.state.dead_letters import Refused
 from in_jumpcloud.state.schema import VERSION
-from in_jumpcloud.state.store import StateStore, open_readonly
+from in_jumpcloud.state.store import StateStore, open_readonly, open_shared
 
 SCHEMAS = {int(file.stem): file for file in (ROOT / "tests" / "data" / "state_schemas").glob("*.sql")}
 BY_ID = (1, 2)
@@ -113,6 +115,17 @@ def test_it_goes_when_nothing_of_it_can_be_read_again(path: Path) -> None:
         assert state.counts("default", 0, 10**9) == {}
     with closing(sqlite3.connect(path)) as database:
         assert not database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'ledger_v2'").fetchone()
+
+
+def test_before_the_first_run(path: Path) -> None:
+    """`check` says what will happen and changes nothing; commands that need the content say why they cannot read it."""
+    before = path.read_bytes()
+    (result,) = local.check_state(StateSettings(path=path), min_free_bytes=0)
+    assert result.status == "ok"
+    assert f"older than version {VERSION} of this program" in result.message
+    with pytest.raises(StateOutdated, match="brings it up to date"), open_shared(path):
+        pass
+    assert path.read_bytes() == before
 
 
 def test_an_interrupted_migration(path: Path) -> None:

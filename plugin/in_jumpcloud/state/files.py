@@ -103,12 +103,12 @@ class StateLock:
                     file.close()
                 raise
             self._file = file or _lock(path, self._lock_path)
-        self._write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        self._write_holder(created=self.was_created)
         self._identities: dict[Path, tuple[int, int]] = {}
 
     def opened(self) -> None:
         """The database is open and has its tables: from now on an empty file is not a new state."""
-        self._write(f"process {os.getpid()} on {os.uname().nodename}\n{_CREATED}\n")
+        self._write_holder(created=True)
         paths = [self._path, *(with_suffix(self._path, each) for each in ("-wal", "-shm"))]
         with path_errors(self._path, "read"):
             self._identities = {path: _identity(path.stat()) for path in paths if path.exists()}
@@ -142,10 +142,12 @@ class StateLock:
         """Release the lock."""
         self._file.close()
 
-    def _write(self, text: str) -> None:
+    def _write_holder(self, *, created: bool) -> None:
+        text = f"process {os.getpid()} on {os.uname().nodename}\n" + (f"{_CREATED}\n" if created else "")
         with contextlib.suppress(OSError):  # on a full disk the holder stays unnamed, but the lock is held
             os.ftruncate(self._file.fileno(), 0)
             os.pwrite(self._file.fileno(), text.encode(), 0)
+            os.fsync(self._file.fileno())
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
