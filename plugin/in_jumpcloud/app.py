@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 WORKERS = 4
 """How many streams run at the same time."""
 _STOP_GRACE_SECONDS = 2.0
-"""How long the workers have to end after forward.stop_timeout."""
+"""How long the workers have to end, in addition to forward.stop_timeout for an ack under way."""
 ONCE_SECONDS = 120.0
 """How long `--once` tries again what may pass by itself, waits that JumpCloud asked for included."""
 _BEHIND_SECONDS = 10.0
@@ -55,6 +55,7 @@ class App:
         self._prefetch = threading.Semaphore(WORKERS)
         self._sequence = itertools.count()
         self._slots: dict[str, _Slot] = {}
+        self._leaving: list[_Slot] = []  # those that the last reload stops
         # Heaps of (moment, sequence, slot): the streams that wait, those that are due, and those that are due and whose
         # last request timed out. The sequence number keeps slots from being compared.
         self._later: list[tuple[float, int, _Slot]] = []
@@ -100,14 +101,11 @@ class App:
             self._start_workers()
             if self._pending_reload and self.runtime.monotonic() >= self._reload_at:
                 self._reload(*self._pending_reload)
-        stop_timeout = self.resources.settings.forward.stop_timeout
-        deadline = self.runtime.monotonic() + stop_timeout + _STOP_GRACE_SECONDS
         with self._changed:
             for slot in self._slots.values():
                 slot.stop.set()
             self._changed.notify_all()
-        for worker in self._workers:
-            worker.join(timeout=max(0.0, deadline - self.runtime.monotonic()))
+        self._join_workers()
         if self._fatal or not self._once:
             return self._fatal
         failed = [each.error or each.reconciler.error for each in self.collectors]
@@ -116,6 +114,19 @@ class App:
         if error is None and buried:
             return Fatal(f"{plural(buried, 'event')} could not be delivered", advice="see the dead letters")
         return error
+
+    def _join_workers(self) -> None:
+        """Wait for the workers: for an ack under way up to forward.stop_timeout, for anything else a short time."""
+        began = self.runtime.monotonic()
+        for worker in self._workers:
+            while worker.is_alive():
+                slots = [*self._slots.values(), *self._leaving]
+                delivers = any(slot.busy and slot.collector.counters.in_flight for slot in slots)
+                seconds = _STOP_GRACE_SECONDS + (self.resources.settings.forward.stop_timeout if delivers else 0)
+                if self.runtime.monotonic() >= began + seconds:
+                    return
+                self._on_tick()
+                worker.join(timeout=_TICK_SECONDS)
 
     def reload(self, load: Callable[[], Config], done: Callable[[], None] = lambda: None) -> None:
         """Have the main thread apply what `load` returns and then call `done`. Safe in any thread.
@@ -164,7 +175,7 @@ class App:
         wanted = {stream.name for stream in streams(settings)}
         stay = wanted if same_stream_settings(old, settings) else set()
         with self._changed:
-            leaving = [slot for name, slot in self._slots.items() if name not in stay]
+            leaving = self._leaving = [slot for name, slot in self._slots.items() if name not in stay]
             for slot in leaving:
                 slot.stop.set()
             self._slots = {name: slot for name, slot in self._slots.items() if name in stay}
