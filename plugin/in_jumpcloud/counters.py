@@ -87,6 +87,8 @@ class Counters:
     """Minutes that still differed when they left the reach, or after the last re-read."""
     unavailable_seconds: float = 0.0
     """Time before what the plan of the organization reaches, and was therefore not collected."""
+    left_out: int = 0
+    """Events that are larger than jumpcloud.event_max_bytes and were not collected."""
     unexpected: int = 0
     """Errors that are defects of this program. The page is delivered again."""
     unexpected_in_a_row: int = 0

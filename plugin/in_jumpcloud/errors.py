@@ -16,7 +16,7 @@ InJumpCloudError            the message is one line for a person: what is wrong,
 ├── Retryable               repeat the request, after a growing pause
 │   ├── RequestTimeout      the same; a firewall or a proxy may be the cause
 │   ├── CursorLost          restart the window; the ledger drops what was delivered already
-│   └── PageTooLarge        restart the window with fewer events a page
+│   └── PageTooLarge        restart the window with fewer events a page; a single event is stepped over
 ├── ReceiverDown            no ack is certain; resend the same chunk on a new connection
 │   ├── ReceiverPaused      the same; the receiver is there, but takes nothing now
 │   └── HandshakeRejected   the same, after a minute: one side rejects the key, user or certificate of the other
@@ -26,6 +26,7 @@ InJumpCloudError            the message is one line for a person: what is wrong,
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 ReceiverStage = Literal["resolve", "connect", "tls", "handshake", "send", "ack"]
@@ -45,6 +46,11 @@ class InJumpCloudError(Exception):
         super().__init__(message)
         self.message = message
         self.advice = advice
+
+    def redact(self, redact: Callable[[str], str]) -> None:
+        """Replace the text by what `redact` makes of it."""
+        self.message, self.advice = redact(self.message), redact(self.advice)
+        self.args = (self.message,)
 
     def __str__(self) -> str:
         """One line for a person."""
@@ -158,7 +164,11 @@ class CursorLost(Retryable):
 
 
 class PageTooLarge(Retryable):
-    """An answer has more bytes than we are willing to hold."""
+    """An answer has more bytes than we are willing to hold. `cursor` leads past it, as its header says."""
+
+    def __init__(self, message: str, *, cursor: str | None = None) -> None:
+        super().__init__(message)
+        self.cursor = cursor
 
 
 class ReceiverDown(InJumpCloudError):

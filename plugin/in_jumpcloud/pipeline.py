@@ -32,6 +32,8 @@ _BATCH_EVENTS, _BATCH_BYTES = 200, 1_000_000
 """How many events are decoded at a time, and about how many bytes: a page is never held decoded as a whole."""
 _ACROSS_ORGANIZATIONS = ("admin_", "organization_", "provider_", "mtp_", "msp_")
 """How the types of events begin that may name another organization than the key's."""
+_UNDECODED = 2
+"""An event of more than so many times forward.message_max_bytes is not decoded: no record of it fits a message."""
 _MAX_COMMIT_FAILURES = 3
 """Failed commits in a row after which a run that must end gives up."""
 
@@ -106,7 +108,7 @@ class Pipeline:
                 position = after if is_last else before
                 first = records[0]
                 if first.oversized:  # larger than a chunk, so it is alone
-                    reason = f"its record of {len(first.packed)} bytes is larger than forward.message_max_bytes"
+                    reason = f"with {len(first.packed)} bytes it is larger than forward.message_max_bytes"
                     self.dead_letter(first, reason, position, stop)
                 else:
                     self._sender.send(records, before, position, stop)
@@ -122,6 +124,10 @@ class Pipeline:
         watermark_ns, received_ns = before.watermark_ms * 1_000_000, page.received_ns
         max_bytes, chunk_bytes = self._settings.message_max_bytes, self._chunk_bytes
         for event in self._new_events(page, keys):
+            if len(event.raw) > _UNDECODED * max_bytes:
+                raw, tag = bytes(event.raw), tag_of(None, self._organization)
+                yield PendingRecord(raw, event.time_ns, event.key, event.id, tag, raw, late=False, oversized=True)
+                continue
             packed, info = encode(event, received_ns)
             counters.mapped += 1
             counters.looked_up += info.geo_found

@@ -24,7 +24,7 @@ from in_jumpcloud.errors import (
     StateUnavailable,
 )
 from in_jumpcloud.insights.clock import WARN_SKEW_SECONDS, EarlierClock
-from in_jumpcloud.insights.pages import Page, Pager
+from in_jumpcloud.insights.pages import Page, Pager, is_cursor
 from in_jumpcloud.insights.window import Position, Window, plan_window
 from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.timestamps import DAY_MS, MINUTE_MS, rfc3339
@@ -119,6 +119,8 @@ class Poller:
                 self._deliver_page(self._pager, stop)
         except NotLicensed as error:
             self._start_later(error, stop)
+        except PageTooLarge as error:
+            self._step_over(error)
         return self.succeeded()
 
     def succeeded(self) -> bool:
@@ -240,6 +242,24 @@ class Poller:
                 self._window_ms = min(self._settings.window.ms, 2 * self._window_ms)
             self._counters.liveness.mark_progress()
             self._calls.done()
+
+    def _step_over(self, error: PageTooLarge) -> None:
+        """Continue behind an event that is too large to hold, and report its place.
+
+        Raises:
+            PageTooLarge: the page has several events, or no cursor.
+        """
+        window = self.position.window
+        if window is None or window.limit > 1 or error.cursor is None or not is_cursor(error.cursor):
+            raise error
+        self.reset()
+        log.error(
+            "%s: an event after cursor %s of the window from %s to %s is left out: %s",
+            *(self._stream, window.cursor, rfc3339(window.start_ms), rfc3339(window.end_ms), error),
+        )
+        self._counters.left_out += 1
+        self._delivered += 1
+        self.position = self.position.with_window(window.after(error.cursor))
 
     def _start_later(self, refusal: NotLicensed, stop: threading.Event) -> None:
         """Move the position to where the plan begins, if it does not reach back to the window. Log the gap.

@@ -154,7 +154,7 @@ class Reconciler:
         delay = after if after is not None else self._backoff()
         self._not_before = now + delay
         self.reset()
-        if isinstance(error, PageTooLarge):
+        if isinstance(error, PageTooLarge) and self._limit > 1:
             self._limit = max(1, self._limit // 4)
         elif self._rereads and not isinstance(error, CursorLost):
             # A span that cannot be read must not hold up the comparisons: those have the next turn.
@@ -243,6 +243,7 @@ class Reconciler:
         if not self._pager.done:
             return
         self._pager = None
+        self._limit = min(self._settings.jumpcloud.page_limit, 2 * self._limit)
         if reread.decides:
             self._must_count = True
         else:

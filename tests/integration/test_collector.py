@@ -204,12 +204,42 @@ def test_a_page_too_large_to_hold_is_requested_again_in_parts(
     settings: Config, api: SimulatedApi, receiver: SimulatedReceiver, source: EventSource, clock: Clock
 ) -> None:
     """An answer of several times page_bytes is refused before it is held, and the window comes in smaller pages."""
-    with open_app(changed(settings, jumpcloud__page_bytes=Size(20_000)), clock) as plugin:
+    with open_app(
+        changed(settings, jumpcloud__page_bytes=Size(20_000), jumpcloud__event_max_bytes=Size(20_000)), clock
+    ) as plugin:
         errors = until_caught_up(plugin.collectors[0])
 
     assert PageTooLarge in errors
     assert 1 <= min(query["limit"] for query in event_queries(api)) <= 25
     assert arrived_once(receiver, event_count(source))
+
+
+def test_an_event_too_large_to_hold_is_left_out_and_reported(
+    settings: Config, receiver: SimulatedReceiver, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The stream continues behind it; the log has its place. An event too large for a record is a dead letter."""
+    source = two_hours(per_minute=1)
+    at_ms = NOW - HOUR_MS
+    for name, size in (("huge", 3_000_000), ("large", 400_000)):
+        source.add({"id": name, "timestamp": rfc3339(at_ms), "text": "x" * size}, timestamp_ms=at_ms)
+    with SimulatedApi(source, clock=clock) as api:
+        small = changed(
+            settings,
+            jumpcloud__url=api.url,
+            jumpcloud__page_bytes=Size(100_000),
+            jumpcloud__event_max_bytes=Size(1_000_000),
+            forward__message_max_bytes=Size(150_000),
+            forward__chunk_bytes=Size(150_000),
+        )
+        with open_app(small, clock) as plugin:
+            (one,) = plugin.collectors
+            until_caught_up(one)
+            letters = [each.refused.id for each in plugin.resources.state.dead_letters.letters()]
+
+    assert (one.counters.left_out, one.counters.dead_lettered, len(letters)) == (1, 1, 1)
+    (line,) = [each for each in caplog.messages if "is left out" in each]
+    assert "larger than 1000000 bytes" in line
+    assert arrived_once(receiver, event_count(source) - 2)
 
 
 def test_the_last_page_of_a_window_does_not_raise_the_limit_again(

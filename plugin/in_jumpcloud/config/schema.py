@@ -52,6 +52,7 @@ class JumpCloudSettings(Section, frozen=True):
     window: PositiveDuration = Duration(86_400)
     page_limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1000
     page_bytes: PositiveSize = Size(16 * 1024**2)
+    event_max_bytes: PositiveSize = Size(32 * 1024**2)
     requests_per_second: Annotated[float, _Positive] = 5
     connect_timeout: PositiveDuration = Duration(10)
     read_timeout: PositiveDuration = Duration(60)

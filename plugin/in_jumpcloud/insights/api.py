@@ -28,8 +28,7 @@ from in_jumpcloud.errors import (
 from in_jumpcloud.insights.auth import Auth
 from in_jumpcloud.insights.clock import EarlierClock
 from in_jumpcloud.insights.http_exchange import Exchange, HttpResponse, request_id_suffix
-from in_jumpcloud.insights.nesting import limit_nesting
-from in_jumpcloud.insights.pages import Page, split_page
+from in_jumpcloud.insights.pages import Page, is_cursor, split_page
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.transport import MAX_RETRY_AFTER, Transport, common_error
 from in_jumpcloud.insights.window import Window
@@ -191,22 +190,11 @@ def _page(response: HttpResponse, window: Window, received_ns: int) -> Page:
     if not events or len(events) < min(window.limit if limit is None else limit, window.limit):
         return Page(events, None, size, received_ns)
     cursor = headers.get("X-Search_after")
-    if cursor is None or not _is_cursor(cursor):
+    if cursor is None or not is_cursor(cursor):
         raise Retryable(f"the cursor {cursor!r:.200} of a full page is not a JSON array")
     if cursor == window.cursor:
         raise CursorLost(f"JumpCloud returned the cursor {cursor} again, which leads back to the same page")
     return Page(events, cursor, size, received_ns)
-
-
-def _is_cursor(text: str) -> bool:
-    """Whether `text` is a JSON array that can be sent back as `search_after`."""
-    encoded = text.encode(errors="replace")
-    try:
-        msgspec.json.decode(encoded, type=list)
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    _, too_deep = limit_nesting(encoded)
-    return not too_deep
 
 
 def _parse_number(text: str | None) -> int | None:

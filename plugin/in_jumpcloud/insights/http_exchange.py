@@ -41,7 +41,7 @@ class Exchange(Protocol):
 
         Raises:
             RequestTimeout: no connection, or no answer, in time.
-            PageTooLarge: the response is larger than twice jumpcloud.page_bytes.
+            PageTooLarge: the response is larger than twice jumpcloud.page_bytes, and than event_max_bytes.
             Retryable: any other reason why no complete response arrived. The text may contain secrets.
         """
 
@@ -55,7 +55,7 @@ class HttpExchange:
     def __init__(self, settings: JumpCloudSettings) -> None:
         self._timeout = (float(settings.connect_timeout), float(settings.read_timeout))
         self._max_response_seconds = max_response_seconds(settings)
-        self._max_response_bytes = 2 * settings.page_bytes
+        self._max_response_bytes = max(2 * settings.page_bytes, settings.event_max_bytes)
         self._session = session = requests.Session()
         session.headers.update({"User-Agent": f"in_jumpcloud/{__version__}", "Accept-Encoding": "gzip"})
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -107,7 +107,8 @@ class HttpExchange:
         if deadline.expired:  # a connection that was shut down looks like one that ended
             raise Retryable(f"{deadline.message}{suffix}")
         if too_large:
-            raise PageTooLarge(f"the response is larger than {limit} bytes{suffix}")
+            cursor = response.headers.get("X-Search_after")
+            raise PageTooLarge(f"the response is larger than {limit} bytes{suffix}", cursor=cursor)
         return body
 
 

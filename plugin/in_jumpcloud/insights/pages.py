@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from in_jumpcloud.errors import CursorLost, Retryable, Stopped
-from in_jumpcloud.insights.nesting import TOKEN
+from in_jumpcloud.insights.nesting import TOKEN, limit_nesting
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.runtime import SYSTEM, Runtime
 
@@ -72,6 +72,18 @@ def _split_by_brackets(body: bytes) -> list[bytes]:
 
 _STOP_CHECK_SECONDS = 0.25
 """How often a wait for a page checks `stop`."""
+
+
+def is_cursor(text: str) -> bool:
+    """Whether `text` is a JSON array that can be sent back as `search_after`."""
+    encoded = text.encode(errors="replace")
+    try:
+        msgspec.json.decode(encoded, type=list)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    _, too_deep = limit_nesting(encoded)
+    return not too_deep
+
 
 Fetch = Callable[[Window, threading.Event], Page]
 

@@ -70,7 +70,8 @@ class Transport:
             response = self._exchange(url, body, headers, auth)
             status = response.status
         except InJumpCloudError as error:
-            raise type(error)(self.redact(str(error))) from None
+            error.redact(self.redact)
+            raise
         finally:
             self.requests.count(status, self._runtime.monotonic() - began)
         if self._clock:
