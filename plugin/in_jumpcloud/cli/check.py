@@ -7,18 +7,19 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import click
 
 from in_jumpcloud.checks import local
+from in_jumpcloud.checks.assumptions import check_assumptions
 from in_jumpcloud.checks.jumpcloud import check_jumpcloud
 from in_jumpcloud.checks.receivers import check_receiver
 from in_jumpcloud.checks.result import CONFIGURATION, RECEIVER, CheckResult, exit_code, failed, ok
 from in_jumpcloud.checks.runner import Check, run_checks
-from in_jumpcloud.cli import examples, json_option, printable, settings_options
+from in_jumpcloud.cli import examples, json_option, printable, settings_options, stop_on_signals
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.errors import ConfigError
@@ -40,7 +41,12 @@ _COLOURS = {"ok": "green", "warning": "yellow", "FAILED": "red"}
 @settings_options()
 @json_option
 @click.option("--probe", is_flag=True, help="Send each receiver a message without records, and wait for its ack.")
-def command(path: Path, overrides: tuple[str, ...], as_json: bool, probe: bool) -> None:
+@click.option(
+    "--assumptions",
+    is_flag=True,
+    help="Test instead what delivery assumes of JumpCloud's API: read-only, for a bug report.",
+)
+def command(path: Path, overrides: tuple[str, ...], as_json: bool, probe: bool, assumptions: bool) -> None:
     """Test the configuration against the real services.
 
     Checks the configuration, secrets, JumpCloud (network, clock, key, region, organizations), databases, state and
@@ -48,16 +54,24 @@ def command(path: Path, overrides: tuple[str, ...], as_json: bool, probe: bool) 
 
     Exit code: 0 nothing failed, 2 configuration, 3 key, 4 receiver, 1 anything else.
     """
-    click.get_current_context().exit(check(path, overrides, as_json=as_json, probe=probe))
+    if assumptions:
+        code = _report(_check_assumptions(path, overrides), as_json=as_json)
+    else:
+        code = check(path, overrides, as_json=as_json, probe=probe)
+    click.get_current_context().exit(code)
 
 
 def check(
     path: Path, overrides: Sequence[str], *, as_json: bool, probe: bool, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> int:
     """Run all checks within `timeout_seconds`, print the results, and return the exit code."""
+    return _report(_run_checks(path, overrides, probe=probe, timeout_seconds=timeout_seconds), as_json=as_json)
+
+
+def _report(found: Iterable[CheckResult], *, as_json: bool) -> int:
     logging.getLogger("in_jumpcloud").addHandler(logging.NullHandler())  # the results say the same
     results = []
-    for result in _run_checks(path, overrides, probe=probe, timeout_seconds=timeout_seconds):
+    for result in found:
         results.append(result)
         if not as_json:
             _print_result(result)
@@ -65,6 +79,16 @@ def check(
     if as_json:
         click.echo(json.dumps({"exit_code": code, "checks": [_as_json(each) for each in results]}, indent=2))
     return code
+
+
+def _check_assumptions(path: Path, overrides: Sequence[str]) -> Iterator[CheckResult]:
+    """Test what delivery relies on.
+
+    Raises:
+        ConfigError, KeyRefused, Stopped: nothing can be tested.
+    """
+    settings = load_config(path, overrides)
+    yield from check_assumptions(settings, stop_on_signals())
 
 
 def _run_checks(path: Path, overrides: Sequence[str], *, probe: bool, timeout_seconds: float) -> Iterator[CheckResult]:

@@ -105,7 +105,7 @@ class DirectoryInsights:
             Retryable, CursorLost, PageTooLarge, RequestRejected, KeyRefused, NotLicensed: see errors.py.
             Stopped: `stop` was set before the request was sent.
         """
-        response = self._request("events", window.query(), scope, stop)
+        response = self.ask("events", window.query(), scope, stop)
         if response.status == requests.codes.bad_request and window.cursor is not None:
             raise CursorLost(self._transport.describe(response))
         if response.status != requests.codes.ok:
@@ -134,7 +134,7 @@ class DirectoryInsights:
             "timezone": "UTC",
         }
         try:
-            response = self._request("events/interval", query, scope, stop)
+            response = self.ask("events/interval", query, scope, stop)
         except PageTooLarge as error:
             raise CountsUnavailable(str(error)) from None
         if response.status in _STATUSES_WITHOUT_COUNTS:
@@ -152,7 +152,13 @@ class DirectoryInsights:
         """Close the idle connections."""
         self._transport.close()
 
-    def _request(self, path: str, query: Mapping[str, Any], scope: Scope, stop: threading.Event) -> HttpResponse:
+    def ask(self, path: str, query: Mapping[str, Any], scope: Scope, stop: threading.Event) -> HttpResponse:
+        """The answer to a query at `path`, such as "events", of whatever status.
+
+        Raises:
+            RequestTimeout, PageTooLarge, Retryable: there is no whole answer.
+            KeyRefused, Stopped: as `fetch`.
+        """
         response = self._post(path, query, scope, stop)
         if response.status == requests.codes.unauthorized and self._auth.retry_refused(response.request_headers):
             response = self._post(path, query, scope, stop)

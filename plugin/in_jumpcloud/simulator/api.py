@@ -149,7 +149,8 @@ class SimulatedApi:
         source = self._source(headers)
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refusal(400, message="Content-Type must be application/json")
-        return query.answer(path, _object(raw), source, self.clock())
+        body = _object(raw)
+        return query.answer(path, fault.alter(body) if fault else body, source, self.clock())
 
     def _source(self, headers: Mapping[str, str]) -> EventSource:
         """The events that these headers select, if they give access."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import uuid
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import responses
 from random import Random
@@ -15,16 +17,35 @@ import msgspec
 from in_jumpcloud.simulator.query import Answer, Refusal
 
 FaultKind = Literal[
-    "status", "delay", "cut", "bad_json", "wrong_count", "short_page", "repeat_cursor", "drop", "redirect"
+    "status",
+    "delay",
+    "cut",
+    "bad_json",
+    "wrong_count",
+    "no_count",
+    "short_page",
+    "reversed",
+    "repeated_row",
+    "other_bytes",
+    "end_included",
+    "cursor_ignored",
+    "repeat_cursor",
+    "bucket_missing",
+    "counts_lower",
+    "drop",
+    "redirect",
 ]
+_OF_EVENTS = {"wrong_count", "no_count", "short_page", "reversed", "repeated_row", "other_bytes", "end_included"}
+_OF_PAGING = {"repeat_cursor", "cursor_ignored"}
+_OF_COUNTS = {"bucket_missing", "counts_lower"}
 
 
 @dataclass(frozen=True)
 class Fault:
     """A fault in the answer to one request.
 
-    `wrong_count` and `short_page`, which leaves out half of the events and says nothing, apply only to `/events`, and
-    `repeat_cursor` only to its requests with a cursor.
+    Those of _OF_EVENTS apply only to `/events`, those of _OF_PAGING only to its requests with a cursor, and those of
+    _OF_COUNTS only to `/events/interval`. `short_page` leaves out half of the events and says nothing.
     """
 
     kind: FaultKind
@@ -36,8 +57,8 @@ class Fault:
 
     def fits(self, path: str, *, paging: bool) -> bool:
         """Whether it applies to a request of this path, with or without a cursor."""
-        possible = paging or self.kind != "repeat_cursor"
-        suffix = "/events" if self.kind in {"wrong_count", "short_page", "repeat_cursor"} else ""
+        possible = paging or self.kind not in _OF_PAGING
+        suffix = "/events" if self.kind in _OF_EVENTS | _OF_PAGING else "/interval" if self.kind in _OF_COUNTS else ""
         return possible and path.endswith(suffix) and path.endswith(self.path)
 
     def refuse(self) -> None:
@@ -48,22 +69,59 @@ class Fault:
             headers = {} if self.retry_after is None else {"Retry-After": self.retry_after}
             raise Refusal(self.status, headers, message=self.message or responses.get(self.status, "Error"))
 
+    def alter(self, query: dict[str, Any]) -> dict[str, Any]:
+        """The query that is answered instead of this one."""
+        if self.kind == "cursor_ignored":
+            return {name: value for name, value in query.items() if name != "search_after"}
+        if self.kind == "end_included":
+            return query | {"end_time": query["end_time"].replace("Z", "999999Z")}
+        return query
+
     def spoil(self, answer: Answer, cursor: Any) -> None:
         """Change the correct answer to a request with this cursor."""
         if self.kind == "wrong_count" and "X-Result-Count" in answer.headers:
             answer.headers["X-Result-Count"] = str(answer.events + 1)
         elif self.kind == "repeat_cursor" and "X-Search_after" in answer.headers:
             answer.headers["X-Search_after"] = json.dumps(cursor, separators=(",", ":"))
-        elif self.kind == "short_page" and "X-Result-Count" in answer.headers:
-            events = msgspec.json.decode(answer.body, type=list[msgspec.Raw])
-            answer.body, answer.events = msgspec.json.encode(events[: len(events) // 2]), len(events) // 2
+        elif self.kind == "no_count":
+            answer.headers.pop("X-Result-Count", None)
+        elif self.kind in _ROWS and "X-Result-Count" in answer.headers:
+            events = _ROWS[self.kind](msgspec.json.decode(answer.body, type=list[msgspec.Raw]))
+            answer.body, answer.events = msgspec.json.encode(events), len(events)
             answer.headers["X-Result-Count"] = str(answer.events)
+        elif self.kind in _BUCKETS and b"buckets" in answer.body:
+            buckets = msgspec.json.decode(answer.body)["buckets"]
+            answer.body = msgspec.json.encode({"buckets": _BUCKETS[self.kind](buckets)})
         elif self.kind == "bad_json":
             answer.body, answer.events = answer.body[: len(answer.body) // 2], 0
         elif self.kind == "cut":
             answer.cut, answer.events = True, 0
         elif self.kind == "drop":
             answer.status, answer.events = 0, 0
+
+
+def _other_bytes(events: list[Any]) -> list[Any]:
+    """Each event with one more field, which has another value in each answer."""
+    return [msgspec.json.decode(event) | {"read": uuid.uuid4().hex} for event in events]
+
+
+def _lower(buckets: list[Any]) -> list[Any]:
+    """Each minute with several events has one less."""
+    return [bucket | {"doc_count": max(min(1, bucket["doc_count"]), bucket["doc_count"] - 1)} for bucket in buckets]
+
+
+_ROWS: dict[str, Callable[[list[Any]], list[Any]]] = {
+    "short_page": lambda events: events[: len(events) // 2],
+    "reversed": lambda events: events[::-1],
+    "repeated_row": lambda events: [*events, *events[-1:]],
+    "other_bytes": _other_bytes,
+}
+"""What each fault makes of the events of a page."""
+_BUCKETS: dict[str, Callable[[list[Any]], list[Any]]] = {
+    "bucket_missing": lambda buckets: buckets[:-2] + buckets[-1:],
+    "counts_lower": _lower,
+}
+"""What each fault makes of the counts."""
 
 
 class Faults:
