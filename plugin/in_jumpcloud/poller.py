@@ -36,7 +36,7 @@ REJECTED_DELAY = 300.0
 _LICENSED_DAYS = (90, 30, 15, 7, 1)
 """How far back the plans of JumpCloud reach, in days."""
 _PLAN_MARGIN_MS = MINUTE_MS
-"""How far after the beginning of the plan a stream starts: the beginning moves on."""
+"""How far after the beginning of the plan a stream starts, which moves on; twice as far each time that is refused."""
 
 Deliver = Callable[[Page, Position, Position, tuple[int, int], threading.Event], Mapping[int, int]]
 """Delivers a page; the position is the first until the last commit sets it to the second. Arguments and result are
@@ -89,6 +89,7 @@ class Poller:
         self._runtime = runtime
         self._limit = settings.page_limit
         self._window_ms = settings.window.ms
+        self._margin_ms = _PLAN_MARGIN_MS
         self._pager: Pager | None = None
         self._delivered = self._furthest = 0  # pages of the window, now and before its last failure
         self._reached_ms: int | None = None  # the minute of the newest event that the window has delivered
@@ -238,6 +239,7 @@ class Poller:
         if pager.done:
             self._pager = None
             self._contiguous_ms = window.end_ms if self._window_is_old else None
+            self._margin_ms = _PLAN_MARGIN_MS
             if self._delivered <= 1:
                 self._window_ms = min(self._settings.window.ms, 2 * self._window_ms)
             self._counters.liveness.mark_progress()
@@ -272,7 +274,8 @@ class Poller:
         self.reset()
         window = self.position.window
         wanted_ms = window.start_ms if window else self.position.watermark_ms
-        limit_ms = self._clock.now_ms() - self.find_plan(wanted_ms, refusal, stop) + _PLAN_MARGIN_MS
+        limit_ms = self._clock.now_ms() - self.find_plan(wanted_ms, refusal, stop) + self._margin_ms
+        self._margin_ms = min(DAY_MS, 2 * self._margin_ms)
         reached_ms = self._reached_ms or wanted_ms
         if limit_ms > reached_ms:
             log.warning(

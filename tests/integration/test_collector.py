@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import threading
 import time
@@ -497,6 +498,36 @@ def test_a_plan_that_reaches_back_less_far_shortens_the_start_and_says_so(
     for part in ("not licensed", begins, requested):
         assert part in warning
     assert len(receiver.ids) == event_count(source)
+
+
+def test_a_plan_whose_beginning_moves_faster_than_a_day_is_paged(
+    settings: Config, receiver: SimulatedReceiver, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each page takes 5 minutes, so old windows leave the plan while they are paged. The stream gets on all the same.
+
+    Every event is delivered once, or its time is named as not available.
+    """
+    begin = NOW - 15 * DAY_MS
+    source = EventSource(start_ms=begin, end_ms=begin + 8 * HOUR_MS, per_minute=2)
+    with SimulatedApi(source, clock=clock) as api:
+        api.retention_ms = 15 * DAY_MS
+        changes = {"jumpcloud__start": Start("15d"), "jumpcloud__page_limit": 30}
+        with open_app(changed(settings, jumpcloud__url=api.url, **changes), clock) as plugin:
+            (one,) = plugin.collectors
+            for _ in range(400):
+                delay = one.step(threading.Event())
+                clock.ms += 5 * MINUTE_MS if one.is_behind else round(delay * 1000)
+                if one.position.watermark_ms > begin + 9 * HOUR_MS:
+                    break
+        missing = [item for item in source.between(0, NOW, now_ms=NOW) if item.event_id not in receiver.ids]
+
+    assert one.position.watermark_ms > begin + 9 * HOUR_MS
+    assert arrived_once(receiver, event_count(source) - len(missing))
+    assert len(missing) < event_count(source) / 2
+    gaps = re.findall(r"reaches back to (\S+): events from (\S+) on are not", caplog.text)
+    for item in missing:
+        at = rfc3339(item.timestamp_ms)
+        assert any(start <= at < end for end, start in gaps), f"{at} is missing and not named"
 
 
 def test_directory_insights_not_enabled_moves_nothing(

@@ -71,6 +71,8 @@ class SimulatedApi:
         self.events_served = 0
         self.date_skew: float | None = 0.0
         """Seconds added to the `Date` of every answer; None: it is empty."""
+        self.retention_ms: int | None = None
+        """How far back the plan reaches, in milliseconds; None for ever. Older events are refused with 402."""
         self.tokens = oauth.Tokens(accounts or {}, clock)
         self._api_key = api_key
         self.clock = clock
@@ -150,6 +152,7 @@ class SimulatedApi:
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refusal(400, message="Content-Type must be application/json")
         body = _object(raw)
+        query.require_retention(body, self.clock(), self.retention_ms)
         return query.answer(path, fault.alter(body) if fault else body, source, self.clock())
 
     def _source(self, headers: Mapping[str, str]) -> EventSource:

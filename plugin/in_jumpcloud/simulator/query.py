@@ -169,5 +169,12 @@ def answer(path: str, body: Any, source: EventSource, now_ms: int) -> Answer:
     return query.answer(query.select(source, now_ms))
 
 
+def require_retention(body: Any, now_ms: int, retention_ms: int | None) -> None:
+    """Raise Refusal if a query begins before what the plan reaches."""
+    start = body.get("start_time") if retention_ms is not None else None
+    if isinstance(start, str) and _milliseconds(datetime.fromisoformat(start)) < now_ms - (retention_ms or 0):
+        raise Refusal(402, message="not licensed for events that old")
+
+
 def _milliseconds(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
