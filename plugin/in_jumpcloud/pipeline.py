@@ -116,7 +116,7 @@ class Pipeline:
                 self._commit([], after, stop)
         finally:
             self._counters.in_flight = None
-        return Counter(key.minute for key in keys)
+        return Counter([minute for minute, _ in keys])
 
     def _records(self, page: Page, before: Position, keys: set[EventKey]) -> Iterator[PendingRecord]:
         """Map and pack the new events of `page`; adds the keys of all its events to `keys`."""
@@ -154,13 +154,12 @@ class Pipeline:
             of_batch = [event.key for event in events]
             known = self._resources.state.delivered(self._stream, of_batch, [event.id for event in events])
             self._seen += known
-            known |= keys
-            keys.update(of_batch)
-            for event in events:
-                if event.key in known:
+            keys |= known
+            for event, key in zip(events, of_batch, strict=True):
+                if key in keys:
                     self._counters.duplicates += 1
                 else:
-                    known.add(event.key)
+                    keys.add(key)
                     yield event
 
     def _require_own(self, events: Sequence[RawEvent]) -> None:

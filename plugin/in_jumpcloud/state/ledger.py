@@ -15,6 +15,9 @@ from in_jumpcloud.timestamps import DAY_MS, MINUTE_MS
 Span = tuple[int, int]
 """`[start, end)` of a window, in epoch milliseconds."""
 
+_DIGEST = f"substr(?3, wanted.key * {DIGEST_BYTES} + 1, {DIGEST_BYTES})"
+_ADD = f"INSERT OR IGNORE INTO ledger SELECT ?1, wanted.value, {_DIGEST} FROM json_each(?2) AS wanted"  # noqa: S608 - our own
+"""All keys in one statement, see `_packed`: binding each digest on its own takes three times as long."""
 _KEEP_OUTSIDE = (
     "INSERT INTO outside VALUES (?1, ?2, ?3) "
     "ON CONFLICT (stream, digest) DO UPDATE SET read_ms = ?3 WHERE ?3 > read_ms + ?4"
@@ -82,10 +85,7 @@ class Ledger:
             What `added` takes after the commit.
         """
         inside, outside = _split(keys, span)
-        transaction.executemany(
-            "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?)",
-            [(number, minute, digest) for minute, digest in inside],
-        )
+        transaction.execute(_ADD, (number, *_packed(inside)))
         outside += _split(seen, span)[1]
         transaction.executemany(_KEEP_OUTSIDE, [(number, digest, read_ms, DAY_MS) for _, digest in outside])
         return max(inside).minute if inside else -1, bool(outside)
@@ -143,9 +143,9 @@ class Ledger:
             return set()
         minute = "AND minute = wanted.value " if table == "ledger" else ""
         rows = self._database.read(
-            f"SELECT wanted.value, digest FROM json_each(?1) AS wanted CROSS JOIN {table} "  # noqa: S608 - our own
-            f"WHERE stream = ?2 {minute}AND digest = substr(?3, wanted.key * {DIGEST_BYTES} + 1, {DIGEST_BYTES})",
-            (json.dumps([key.minute for key in keys]), number, b"".join([key.digest for key in keys])),
+            f"SELECT wanted.value, digest FROM json_each(?2) AS wanted CROSS JOIN {table} "  # noqa: S608 - our own
+            f"WHERE stream = ?1 {minute}AND digest = {_DIGEST}",
+            (number, *_packed(keys)),
         )
         return {EventKey(*row) for row in rows}
 
@@ -160,6 +160,11 @@ class Ledger:
             "AND minute = CAST(ids.key AS INTEGER) AND ledger_v2.id = wanted.value"
         )
         return set(self._database.read(query, (json.dumps(ids_by_minute), number)))
+
+
+def _packed(keys: Collection[EventKey]) -> tuple[str, bytes]:
+    """Their minutes as a JSON array, and their digests one after the other."""
+    return json.dumps([minute for minute, _ in keys]), b"".join([digest for _, digest in keys])
 
 
 def _split(keys: Collection[EventKey], span: Span | None) -> tuple[Collection[EventKey], list[EventKey]]:
