@@ -15,6 +15,8 @@ from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import plural
 from in_jumpcloud.errors import Fatal, InJumpCloudError, Retryable, StateCorrupt, StateUnavailable, Stopped, may_pass
 from in_jumpcloud.insights.api import Scope
+from in_jumpcloud.insights.comparison import comparisons_per_day
+from in_jumpcloud.load import Load
 from in_jumpcloud.resources import Resources, same_stream_settings
 from in_jumpcloud.runtime import SYSTEM, Runtime, Task
 from in_jumpcloud.troubles import Troubles
@@ -80,6 +82,21 @@ class App:
     def alive(self) -> bool:
         """Whether no worker has died."""
         return all(worker.is_alive() for worker in self._workers)
+
+    def load(self) -> Load:
+        """What all streams need of JumpCloud's API, and what is possible."""
+        settings, collectors = self.resources.settings, self.collectors
+        counts, total = self.resources.api.statistics().latencies.read()
+        gaps = [each.counters.poll_gap for each in collectors if each.counters.poll_gap and not each.is_behind]
+        return Load(
+            streams=len(collectors),
+            interval=float(settings.jumpcloud.interval),
+            comparisons_per_day=comparisons_per_day(settings.reconcile.every.ms, settings.reconcile.reach.ms),
+            per_second=settings.jumpcloud.requests_per_second,
+            seconds=total / sum(counts) if sum(counts) else 0.0,
+            workers=WORKERS,
+            gap=sum(gaps) / len(gaps) if gaps else 0.0,
+        )
 
     def run(self, on_tick: Callable[[], None] = lambda: None) -> InJumpCloudError | None:
         """Run until `stop` is set; with `once`, until every stream has caught up.

@@ -142,7 +142,7 @@ class Collector:
             Stopped: `stop` was set. The state has the position.
         """
         liveness, delay = self.counters.liveness, 0.0
-        liveness.begin()
+        self.counters.poll_gap = self._settings.jumpcloud.interval + liveness.begin()
         try:
             delay = self._step(stop)
         finally:

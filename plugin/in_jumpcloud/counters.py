@@ -42,10 +42,11 @@ class Liveness:
         """Record new ids or a completed window."""
         self.progress_at = self.touched_at = self.monotonic()
 
-    def begin(self) -> None:
-        """A worker starts a step of the stream."""
-        self.due_at = None
+    def begin(self) -> float:
+        """A worker starts a step of the stream. Returns for how many seconds it was due."""
+        due_at, self.due_at = self.due_at, None
         self.touch()
+        return max(0.0, self.touched_at - due_at) if due_at else 0.0
 
     def idle(self, seconds: float) -> None:
         """The step ended. The next one is due in `seconds`."""
@@ -93,7 +94,7 @@ class Counters:
     """Errors that are defects of this program. The page is delivered again."""
     unexpected_in_a_row: int = 0
     poll_gap: float = 0.0
-    """Seconds between the last two polls."""
+    """Seconds between polls: jumpcloud.interval, and how long the last one waited for a worker."""
     parked: int = 0
     """Events that the receiver refused alone, and that are sent once more."""
     in_flight: tuple[int, int] | None = None

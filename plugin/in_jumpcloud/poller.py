@@ -96,7 +96,6 @@ class Poller:
         self._window_is_old = False  # its events have had their time to appear
         self._contiguous_ms: int | None = None  # a watermark after which no event can be minutes late
         self._poll_at = self._retry_at = runtime.monotonic()
-        self._polled_at: float | None = None
 
     def until_due(self) -> float:
         """Seconds until the next page is due."""
@@ -202,9 +201,6 @@ class Poller:
         )
         if window is None or window.end_ms >= now_ms - settings.lag.ms:
             self._poll_at = now + settings.interval
-            if self._polled_at is not None:
-                self._counters.poll_gap = now - self._polled_at
-            self._polled_at = now
         if window is None:
             return None
         if window is not self.position.window:

@@ -115,6 +115,11 @@ class Reconciler:
             wait = min(wait, *(due - now for due in self._due.values()), wait)
         return max(0.0, wait, self._not_before - now)
 
+    def lag_ms(self, position: Position) -> int:
+        """How far the comparisons are behind the polls, in the time of events."""
+        known = self._comparisons
+        return max(0, self._until_ms(position) - known.compared_ms[0]) if known else 0
+
     @property
     def is_idle(self) -> bool:
         """Whether it is between two pieces of work."""

@@ -160,7 +160,7 @@ def test_a_refused_stream(api: SimulatedApi, receiver: SimulatedReceiver, tmp_pa
         ready = seen.get("/readyz")
         assert ready.status == 503
         (line,) = ready.body.splitlines()
-        assert line.startswith("organization missing: refused: JumpCloud answered 403: ")
+        assert line.startswith("refused: organization missing: JumpCloud answered 403: ")
         assert seen.get("/healthz").status == 200
         metrics = seen.metrics()
         assert metrics['in_jumpcloud_stream_refused{stream="organization missing"}'] == 1
@@ -175,7 +175,7 @@ def test_a_receiver_that_is_down(settings: Config, receiver: SimulatedReceiver) 
         worker = threading.Thread(target=seen.plugin.collectors[0].step, args=(threading.Event(),))
         worker.start()
         wait_until(lambda: seen.get("/readyz").status == 503)
-        assert seen.get("/readyz").body == f"no receiver is up: 127.0.0.1:{receiver.port}\n"
+        assert seen.get("/readyz").body == f"receivers: no receiver is up: 127.0.0.1:{receiver.port}\n"
         assert seen.get("/healthz").status == 200
         metrics, stream = seen.metrics(), stream_label(seen)
         assert metrics[f"in_jumpcloud_unacknowledged_age_seconds{stream}"] > 7000

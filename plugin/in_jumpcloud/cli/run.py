@@ -66,6 +66,7 @@ class _Run:
         self._path = path
         self._load = partial(load_config, path, overrides)
         self._once = once
+        self._is_overloaded = False
         self._started = time.monotonic()
         self._manager = ServiceManager()
         self._troubles = Troubles(now_ms)
@@ -156,6 +157,17 @@ class _Run:
         except Exception:  # collection does not depend on these
             log.exception("unexpected error; continuing")
         self._manager.alive(lambda: _is_alive(plugin, self._started))
+        self._note_load(plugin)
+
+    def _note_load(self, plugin: app.App) -> None:
+        """Log when polls cannot keep their interval, and when they can again."""
+        load = plugin.load()
+        if load.is_too_high != self._is_overloaded:
+            self._is_overloaded = load.is_too_high
+            if load.is_too_high:
+                log.warning("overload: %s", load)
+            else:
+                log.info("polls keep their interval again")
 
     def _sum_up(self, plugin: app.App) -> None:
         counters = [each.counters for each in plugin.collectors]

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from in_jumpcloud.counters import BOUNDS, LatencyHistogram
+from in_jumpcloud.monitoring.health import REASONS, not_ready
 from in_jumpcloud.monitoring.snapshot import Snapshot, StreamStatus
 
 _COUNTERS = (  # metric, field of Counters, help
@@ -30,6 +31,10 @@ _COUNTERS = (  # metric, field of Counters, help
     ("sent_events", "sent", "Records sent, resends included"),
     ("acknowledged_events", "acknowledged", "Records acknowledged by a receiver and committed"),
     ("dead_lettered_events", "dead_lettered", "Events that became dead letters"),
+    ("given_up_minutes", "given_up_minutes", "Minutes whose counts differ for good; events may be missing"),
+    ("left_out_events", "left_out", "Events larger than jumpcloud.event_max_bytes, which were not collected"),
+    ("unavailable_seconds", "unavailable_seconds", "Time before what the plan reaches, which was not collected"),
+    ("unexpected_errors", "unexpected", "Errors that are defects of this program; the page is delivered again"),
     ("api_pages", "pages", "Pages received from JumpCloud"),
     ("api_page_bytes", "page_bytes", "Bytes of received pages, decompressed"),
     ("forward_bytes", "sent_bytes", "Bytes of sent messages, resends included"),
@@ -47,6 +52,13 @@ _GAUGES: tuple[tuple[str, Callable[[StreamStatus], float | None], str], ...] = (
         "Seconds since that event was fetched; 0 if there is none",
     ),
     ("stream_refused", lambda stream: stream.refused, "1 if JumpCloud refuses the requests of the stream"),
+    ("open_minutes", lambda stream: stream.counters.open_minutes, "Minutes whose counts differ; they are read again"),
+    (
+        "compared_lag_seconds",
+        lambda stream: stream.compared_lag,
+        "Seconds the comparisons are behind the polls",
+    ),
+    ("parked_events", lambda stream: stream.counters.parked, "Refused events that are sent once more"),
     ("stream_failing", lambda stream: bool(stream.error), "1 if an error stops the stream"),
     (
         "stream_backfilling",
@@ -85,6 +97,7 @@ class _SnapshotCollector(Collector):
         yield from _streams(snapshot)
         yield from _api(snapshot)
         yield from _receivers(snapshot)
+        yield from _health(snapshot)
         yield from _files(snapshot)
 
 
@@ -134,6 +147,21 @@ def _receivers(snapshot: Snapshot) -> Iterable[Metric]:
         _add(acks, [receiver.name], receiver.latencies)
     yield up
     yield acks
+
+
+def _health(snapshot: Snapshot) -> Iterable[Metric]:
+    reasons = GaugeMetricFamily("in_jumpcloud_not_ready", "1 for each reason why it is not ready", labels=["reason"])
+    present = {reason.code for reason in not_ready(snapshot)}
+    for code in REASONS:
+        reasons.add_metric([code], code in present)
+    yield reasons
+    if snapshot.clock_skew is not None:
+        text = "Seconds this machine's clock is ahead of JumpCloud's"
+        yield GaugeMetricFamily("in_jumpcloud_clock_skew_seconds", text, value=snapshot.clock_skew)
+    if snapshot.load:
+        needed, possible = "Requests per second that all streams need", "Requests per second that are possible"
+        yield GaugeMetricFamily("in_jumpcloud_needed_requests_per_second", needed, value=snapshot.load.needed)
+        yield GaugeMetricFamily("in_jumpcloud_possible_requests_per_second", possible, value=snapshot.load.possible)
 
 
 def _files(snapshot: Snapshot) -> Iterable[Metric]:

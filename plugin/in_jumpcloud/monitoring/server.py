@@ -11,7 +11,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module, resources
 from typing import Any, Self
@@ -109,8 +109,8 @@ class StatusEndpoints:
         return "200 OK", media_type, body
 
 
-def _health(good: str, reasons: list[str]) -> _Response:
-    lines = "".join(f"{' '.join(line.split())}\n" for line in reasons or [good])
+def _health(good: str, reasons: Sequence[object]) -> _Response:
+    lines = "".join(f"{' '.join(str(line).split())}\n" for line in reasons or [good])
     return "503 Service Unavailable" if reasons else "200 OK", _TEXT, lines.encode(errors="replace")
 
 

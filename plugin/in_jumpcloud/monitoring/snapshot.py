@@ -15,6 +15,7 @@ from in_jumpcloud.collector import Collector
 from in_jumpcloud.counters import Counters, LatencyHistogram
 from in_jumpcloud.errors import RequestRejected, StateUnavailable
 from in_jumpcloud.insights.window import Window
+from in_jumpcloud.load import Load
 from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.troubles import Trouble
 
@@ -27,7 +28,8 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     `since_progress` is the time since the last commit. `silent` is the time since the last activity while a worker runs
     the stream, `overdue` the time since it became due while no worker does; None otherwise. `unacknowledged_age` is the
     age of the oldest fetched event that is not acknowledged, `unacknowledged_wait` the time since it was fetched; None
-    if there is no such event.
+    if there is no such event. `late_error` is why late events cannot be looked for, since `late_error_for` seconds.
+    `compared_lag` is how far the comparisons are behind the polls, in the time of events.
     """
 
     name: str
@@ -43,6 +45,9 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     overdue: float | None = None
     unacknowledged_age: float | None = None
     unacknowledged_wait: float | None = None
+    late_error: str | None = None
+    late_error_for: float = 0.0
+    compared_lag: float = 0.0
 
 
 class ReceiverStatus(msgspec.Struct, frozen=True):
@@ -62,7 +67,11 @@ class DatabaseStatus(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole plugin. `uptime` is in seconds; `max_lag` and `max_silence` are the limits of health, in seconds."""
+    """The whole plugin.
+
+    `uptime` is in seconds; `max_lag` and `max_silence` are the limits of health, in seconds. `clock_skew` is how far
+    this machine's clock is ahead of JumpCloud's, in seconds; None if that is not known.
+    """
 
     now_ms: int
     uptime: float
@@ -73,6 +82,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     workers_alive: bool = True
     databases: tuple[DatabaseStatus, ...] = ()
     troubles: tuple[Trouble, ...] = ()
+    clock_skew: float | None = None
+    load: Load | None = None
     requests: dict[str, int] = {}
     request_latencies: LatencyHistogram = msgspec.field(default_factory=LatencyHistogram)
     unknown_types: dict[str, int] = {}
@@ -102,6 +113,8 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
         workers_alive=plugin.alive,
         databases=tuple(DatabaseStatus(*each) for each in geo.databases),
         troubles=tuple(resources.troubles.current()),
+        clock_skew=resources.clock.skew_seconds,
+        load=plugin.load(),
         requests=api.codes,
         request_latencies=api.latencies,
         unknown_types=dict(resources.mapper.unknown_types),
@@ -117,7 +130,7 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
 
 def _stream(collector: Collector, now_ms: int, now: float) -> StreamStatus:
     position, counters, error = collector.position, collector.counters, collector.error
-    liveness, in_flight = counters.liveness, counters.in_flight
+    liveness, in_flight, late = counters.liveness, counters.in_flight, collector.reconciler
     due_at, now_ns = liveness.due_at, now_ms * 1_000_000
     return StreamStatus(
         name=collector.stream.name,
@@ -133,6 +146,9 @@ def _stream(collector: Collector, now_ms: int, now: float) -> StreamStatus:
         overdue=now - max(due_at, liveness.touched_at) if due_at is not None and now > due_at else None,
         unacknowledged_age=max(0, now_ns - in_flight[0]) / 1e9 if in_flight else None,
         unacknowledged_wait=max(0, now_ns - in_flight[1]) / 1e9 if in_flight else None,
+        late_error=str(late.error) if late.error else None,
+        late_error_for=now - late.error_since if late.error else 0.0,
+        compared_lag=late.lag_ms(position) / 1000,
     )
 
 

@@ -26,7 +26,7 @@ def encode_status(snapshot: Snapshot, history: History) -> bytes:
             "time": rfc3339(snapshot.now_ms),
             "uptime_seconds": round(snapshot.uptime, 1),
             "not_alive": health.not_alive(snapshot),
-            "not_ready": health.not_ready(snapshot),
+            "not_ready": [each._asdict() for each in health.not_ready(snapshot)],
             "streams": [_stream(each, rates[each.name], snapshot.max_lag) for each in snapshot.streams],
             "receivers": [_receiver(each) for each in snapshot.receivers],
             "databases": [

@@ -1,0 +1,51 @@
+"""Whether the polls of all streams can keep their interval: the arithmetic, and what was measured."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+_TOLERANCE = 1.25
+"""How much longer than jumpcloud.interval the polls may take."""
+
+
+class Load(NamedTuple):
+    """What all streams need, in requests per second, and what is possible.
+
+    `per_second` is jumpcloud.requests_per_second, `seconds` the mean time of a request, 0 if it is not known, `workers`
+    how many requests are sent at the same time. `gap` is the mean time between two polls of a stream, 0 if it was not
+    measured; `interval` is what it should be. All times are in seconds.
+    """
+
+    streams: int
+    interval: float
+    comparisons_per_day: float
+    per_second: float
+    seconds: float = 0.0
+    workers: int = 1
+    gap: float = 0.0
+
+    @property
+    def needed(self) -> float:
+        """Requests per second for the polls and comparisons of all streams, at rest."""
+        return self.streams * (1 / self.interval + self.comparisons_per_day / 86_400)
+
+    @property
+    def possible(self) -> float:
+        """Requests per second that the rate limit and the workers allow."""
+        return min(self.per_second, self.workers / self.seconds) if self.seconds else self.per_second
+
+    @property
+    def is_too_high(self) -> bool:
+        """Whether polls come later than they should, or would."""
+        return self.needed > self.possible or self.gap > _TOLERANCE * self.interval + 1
+
+    def __str__(self) -> str:
+        """The arithmetic, in one line."""
+        limits = [f"jumpcloud.requests_per_second is {self.per_second:g}"]
+        if self.seconds:
+            limits.append(f"{self.workers} workers send {self.workers / self.seconds:.1f} at {self.seconds:.2f} s each")
+        text = (
+            f"{self.streams} streams need {self.needed:.1f} requests/s for polls every {self.interval:g} s; "
+            f"{self.possible:.1f} are possible: {', '.join(limits)}"
+        )
+        return f"{text}. Polls come every {self.gap:.0f} s" if self.gap else text
