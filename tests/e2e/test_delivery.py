@@ -128,7 +128,8 @@ def test_a_signal_interrupts_a_wait(
         api.faults.always(Fault("delay", seconds=30))
     else:
         receiver.pause()
-    process = command.start("run", *command.settings(api, receiver, jumpcloud__start="4d"))
+    settings = command.settings(api, receiver, jumpcloud__start="4d", forward__stop_timeout="2s")
+    process = command.start("run", *settings)
     wait_until(lambda: api.faults.given["delay"] > 0 or len(api.requests) > 0)
 
     process.terminate()

@@ -74,7 +74,7 @@ def test_health(command: Command, api: SimulatedApi, receiver: SimulatedReceiver
         running.wait_for_stream("refused")
         ready, live = command("health", *running.settings), command("health", *running.settings, "--live")
         assert ready.returncode == 1
-        assert b": refused: JumpCloud answered 401: " in ready.stdout
+        assert b"refused: default: JumpCloud answered 401: " in ready.stdout
         assert live.returncode == 0
 
         running.process.terminate()

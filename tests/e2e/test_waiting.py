@@ -149,7 +149,7 @@ def test_a_database_that_is_cut_in_place(
     assert not any("geo" in record.get("client", {}) for record in running.next_records())
     status, reasons = running.readiness()
     assert status == 503
-    assert reasons.startswith(f"geoip.city: {database}: not a MaxMind database, or truncated; ")
+    assert reasons.startswith(f"trouble: geoip.city: {database}: not a MaxMind database, or truncated; ")
 
     _swap(database, CITY.read_bytes())
 

@@ -202,7 +202,11 @@ def test_response_of_200_mb(client: Client, serve: Serve, form: str) -> None:
         encoding = "gzip, gzip" if form == "compressed twice" else "gzip"
         headers = {"Content-Encoding": encoding, "Content-Length": str(len(part))}
     head = HEAD + "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode() + b"\r\n"
-    insights = client(serve(lambda request: unbounded(request, head, part, count)).url, page_bytes=Size(2 * MB))
+    insights = client(
+        serve(lambda request: unbounded(request, head, part, count)).url,
+        page_bytes=Size(2 * MB),
+        event_max_bytes=Size(4 * MB),
+    )
     tracemalloc.start()
     try:
         error = failure(insights)

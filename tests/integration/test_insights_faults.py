@@ -233,8 +233,8 @@ def test_descending_order(client: Client, serve: Serve) -> None:
 def test_too_large(client: Client, api: SimulatedApi) -> None:
     """A response of more than twice `page_bytes` is given up, also one that is small while compressed."""
     size = fetch(client(api.url)).size
-    assert fetch(client(api.url, page_bytes=Size(size // 2 + 1))).size == size
-    error = failure(client(api.url, page_bytes=Size(size // 2 - 1)))
+    assert fetch(client(api.url, page_bytes=Size(size // 2 + 1), event_max_bytes=Size(1))).size == size
+    error = failure(client(api.url, page_bytes=Size(size // 2 - 1), event_max_bytes=Size(1)))
     assert type(error) is PageTooLarge
     assert f"the response is larger than {(size // 2 - 1) * 2} bytes (request " in str(error)
 
