@@ -12,7 +12,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.state import POSITION, connection, database_pages_limited, filled_state, key, keys, run_python
@@ -257,6 +259,27 @@ class TestAtomic:
         with pytest.raises(StateUnavailable):
             state.commit("a", [], POSITION)
         state.close()
+
+    def test_commit_that_took_effect(self, path: Path) -> None:
+        """What a COMMIT wrote is known, even if it reported an error afterwards."""
+
+        class Disk(sqlite3.Connection):
+            fails = False
+
+            def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+                cursor = super().execute(sql, parameters)
+                if sql == "COMMIT" and self.fails:
+                    raise sqlite3.OperationalError("disk I/O error")
+                return cursor
+
+        with StateStore(path, new_agent_id="a", connect=partial(sqlite3.connect, factory=Disk)) as state:
+            state.commit("a", keys(1), IN_WINDOW)
+            assert state.delivered("a", keys(3)) == set(keys(1))
+            Disk.fails = True
+            with pytest.raises(InJumpCloudError):
+                state.commit("a", [key(9, "x")], NEXT)
+            assert state.delivered("a", [key(9, "x")]) == {key(9, "x")}
+            Disk.fails = False
 
 
 KILLED = EventKey(1, b"x" * 16)

@@ -73,29 +73,22 @@ class Ledger:
     def add(
         self,
         transaction: sqlite3.Connection,
+        stream: str,
         number: int,
         keys: Collection[EventKey],
         seen: Collection[EventKey],
         span: Span | None,
         read_ms: int,
-    ) -> tuple[int, bool]:
-        """Add `keys` of the stream `number` in a transaction, and keep those of `seen` that are outside `span`.
-
-        Returns:
-            What `added` takes after the commit.
-        """
+    ) -> None:
+        """Add `keys` of `stream`, whose number is `number`, in a transaction; keep those of `seen` outside `span`."""
         inside, outside = _split(keys, span)
         transaction.execute(_ADD, (number, *_packed(inside)))
         outside += _split(seen, span)[1]
         transaction.executemany(_KEEP_OUTSIDE, [(number, digest, read_ms, DAY_MS) for _, digest in outside])
-        return max(inside).minute if inside else -1, bool(outside)
-
-    def added(self, stream: str, newest: int, has_outside: bool) -> None:
-        """What `add` did is committed."""
         contents = self._contents.get(stream)
-        if contents:
-            contents.newest = max(contents.newest, newest)
-            contents.has_outside |= has_outside
+        if contents:  # before the COMMIT: one that fails may have taken effect, and too much costs only a query
+            contents.newest = max(contents.newest, max(inside).minute if inside else -1)
+            contents.has_outside |= bool(outside)
 
     def prune(self, stream: str, before_ms: int) -> int:
         """As StateStore.prune; `before_ms` is the start of a minute."""
@@ -103,6 +96,7 @@ class Ledger:
         if contents is None:
             return 0
         number = contents.number
+        self._contents.pop(stream, None)
         with self._database.transaction() as transaction:
             transaction.execute("UPDATE stream SET kept_from_ms = ? WHERE number = ?", (before_ms, number))
             deletions = [
@@ -116,7 +110,6 @@ class Ledger:
             removed = sum(transaction.execute(query, (number, bound)).rowcount for query, bound in deletions)
             if contents.has_old and not transaction.execute("SELECT 1 FROM ledger_v2 LIMIT 1").fetchone():
                 transaction.execute("DROP TABLE ledger_v2")
-        self._contents.pop(stream, None)
         return removed
 
     def _has_old_table(self) -> bool:

@@ -277,10 +277,9 @@ class StateStore(StateReader):
             )
             number = transaction.execute("SELECT number FROM stream WHERE name = ?", (stream,)).fetchone()[0]
             read_ms = span[1] if span else position.watermark_ms
-            added = self._ledger.add(transaction, number, keys, seen, span, read_ms)
+            self._ledger.add(transaction, stream, number, keys, seen, span, read_ms)
             self.dead_letters.add(transaction, stream, "dead", dead_letters)
             self.dead_letters.add(transaction, stream, "suspect", suspects)
-        self._ledger.added(stream, *added)
         if refused:
             self.dead_letters.refresh()
 
