@@ -36,6 +36,9 @@ REJECTED_DELAY = 60.0
 _MAX_REFUSALS = 3
 """How often a chunk must be refused before it is split, and a lone record before it is a suspect."""
 
+_RETRY_SUSPECTS_SECONDS = 300.0
+"""How often suspects are sent while nothing else is."""
+
 
 class PipelineResources(NamedTuple):
     """The resources that all streams share."""
@@ -102,6 +105,7 @@ class RecordSender:
         self._runtime = runtime
         self._give_up_after = give_up_after
         self._refusal = ReceiverDown("")  # the last one
+        self._retry_at = 0.0
         self._suspects: list[_Suspect] | None = None  # None: not read from the state yet
 
     def send(self, records: Sequence[PendingRecord], before: Position, after: Position, stop: threading.Event) -> None:
@@ -229,26 +233,50 @@ class RecordSender:
     def _has_unproven_suspect(self) -> bool:
         return any(not self._is_proven(each) for each in self._known_suspects())
 
+    def retry_suspects(self, stop: threading.Event) -> None:
+        """Send suspects once more although no other record came. Call it when there is nothing to send.
+
+        Raises:
+            StateCorrupt, StateUnavailable, ReceiverDown, Stopped: as `send`.
+        """
+        self._settle_suspects(stop)
+        if not self._known_suspects() or self._runtime.monotonic() < self._retry_at:
+            return
+        self._retry_at = self._runtime.monotonic() + _RETRY_SUSPECTS_SECONDS
+        for suspect in list(self._known_suspects()):
+            refusal = self._try(self._chunk_of(suspect), stop, tries=1)
+            if refusal is None:
+                self._settle(suspect, None)
+            else:
+                self._receivers.probe(refusal.reached, stop)  # it refuses a record, but it is up
+
     def _settle_suspects(self, stop: threading.Event) -> None:
         """Send suspects once more, if other records were acknowledged since they were refused."""
         for suspect in [each for each in self._known_suspects() if self._is_proven(each)]:
-            letter = suspect.letter
-            packed, _ = self._encoder.encode(parse_event(letter.refused.event), letter.refused.time_ms * 1_000_000)
-            chunk = wire.build_chunk(letter.refused.tag, packed, 1, compress=self._settings.compress)
-            refusal = self._try(chunk, stop, tries=_MAX_REFUSALS)
-            self._state.settle(letter, None if refusal is None else str(refusal))
-            self._known_suspects().remove(suspect)
-            self._counters.parked = len(self._known_suspects())
-            if refusal is None:
-                self._counters.acknowledged += 1
-                log.info("%s: event %s is acknowledged now", self._stream, letter.refused.id)
-            else:
-                self._counters.dead_lettered += 1
-                log.error(
-                    "%s: event %s cannot be delivered: %s; it is now a dead letter, see "
-                    "`in-jumpcloud dead-letters list`",
-                    *(self._stream, letter.refused.id, refusal),
-                )
+            refusal = self._try(self._chunk_of(suspect), stop, tries=_MAX_REFUSALS)
+            self._settle(suspect, refusal)
+            if refusal:
+                self._receivers.probe(refusal.reached, stop)
+
+    def _chunk_of(self, suspect: _Suspect) -> wire.Chunk:
+        refused = suspect.letter.refused
+        packed, _ = self._encoder.encode(parse_event(refused.event), refused.time_ms * 1_000_000)
+        return wire.build_chunk(refused.tag, packed, 1, compress=self._settings.compress)
+
+    def _settle(self, suspect: _Suspect, refusal: ReceiverDown | None) -> None:
+        letter = suspect.letter
+        self._state.settle(letter, None if refusal is None else str(refusal))
+        self._known_suspects().remove(suspect)
+        self._counters.parked = len(self._known_suspects())
+        if refusal is None:
+            self._counters.acknowledged += 1
+            log.info("%s: event %s is acknowledged now", self._stream, letter.refused.id)
+        else:
+            self._counters.dead_lettered += 1
+            log.error(
+                "%s: event %s cannot be delivered: %s; it is now a dead letter, see `in-jumpcloud dead-letters list`",
+                *(self._stream, letter.refused.id, refusal),
+            )
 
 
 def _chunk(records: Sequence[PendingRecord], settings: ForwardSettings) -> wire.Chunk:
