@@ -217,7 +217,7 @@ class Collector:
             if not self._begun:
                 self._begin()
             recovered = self.poller.step(stop)
-            self.reconciler.plan_ms = self.reconciler.plan_ms or self.poller.plan_ms
+            self.reconciler.plan_ms = self.poller.plan_ms
         else:
             self._ask_time(stop)
             recovered = self.poller.succeeded()

@@ -38,6 +38,9 @@ _LICENSED_DAYS = (90, 30, 15, 7, 1)
 _PLAN_MARGIN_MS = MINUTE_MS
 """How far after the beginning of the plan a stream starts, which moves on; twice as far each time that is refused."""
 
+_PLAN_KNOWN_SECONDS = 6 * 3600.0
+"""How long that is believed: a license that has lapsed may be renewed."""
+
 Deliver = Callable[[Page, Position, Position, tuple[int, int], threading.Event], Mapping[int, int]]
 """Delivers a page; the position is the first until the last commit sets it to the second. Arguments and result are
 those of Pipeline.deliver."""
@@ -79,8 +82,8 @@ class Poller:
         """When polls began to fail, on the monotonic clock."""
         self.failures = 0
         """Failures of the window, without those for which JumpCloud named the delay."""
-        self.plan_ms: int | None = None
-        """How far back the plan of the organization reaches, in milliseconds; None while it was not exceeded."""
+        self._plan_ms: int | None = None
+        self._plan_found_at = 0.0
         self._stream = stream
         self._calls = calls
         self._settings = settings
@@ -158,6 +161,12 @@ class Poller:
         """Drop the pages at hand: none counts as delivered before its commit."""
         self._pager = None
 
+    @property
+    def plan_ms(self) -> int | None:
+        """How far back the plan of the organization reaches, in milliseconds; None if it was not exceeded of late."""
+        is_known = self._runtime.monotonic() - self._plan_found_at < _PLAN_KNOWN_SECONDS
+        return self._plan_ms if is_known else None
+
     def find_plan(self, wanted_ms: int, refusal: NotLicensed, stop: threading.Event) -> int:
         """Find out, by requests for one event, how far back the plan reaches; it begins after `wanted_ms`.
 
@@ -173,8 +182,8 @@ class Poller:
                 self._calls.probe(start_ms, stop)
             except NotLicensed:
                 continue
-            self.plan_ms = days * DAY_MS
-            return self.plan_ms
+            self._plan_ms, self._plan_found_at = days * DAY_MS, self._runtime.monotonic()
+            return self._plan_ms
         raise refusal
 
     def _restart_window(self) -> None:
