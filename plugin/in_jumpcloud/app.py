@@ -17,7 +17,7 @@ from in_jumpcloud.errors import Fatal, InJumpCloudError, Retryable, StateCorrupt
 from in_jumpcloud.insights.api import Scope
 from in_jumpcloud.insights.comparison import comparisons_per_day
 from in_jumpcloud.load import Load
-from in_jumpcloud.resources import Resources, same_stream_settings
+from in_jumpcloud.resources import Outside, Resources, same_stream_settings
 from in_jumpcloud.runtime import SYSTEM, Runtime, Task
 from in_jumpcloud.troubles import Troubles
 
@@ -322,14 +322,19 @@ def streams(settings: Config) -> list[Stream]:
 
 @contextmanager
 def open_app(
-    settings: Config, *, once: bool = False, runtime: Runtime = SYSTEM, troubles: Troubles | None = None
+    settings: Config,
+    *,
+    once: bool = False,
+    runtime: Runtime = SYSTEM,
+    troubles: Troubles | None = None,
+    outside: Outside = Outside(),  # noqa: B008 - immutable
 ) -> Iterator[App]:
     """Open the resources and the App, and close the resources at the end.
 
     Raises:
         ConfigError, Fatal, StateCorrupt, StateUnavailable: as in Resources.
     """
-    resources = Resources(settings, runtime=runtime, troubles=troubles)
+    resources = Resources(settings, runtime=runtime, troubles=troubles, outside=outside)
     try:
         yield App(resources, once=once, runtime=runtime)
     finally:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,13 +15,17 @@ from in_jumpcloud.ecs import geoip
 from in_jumpcloud.ecs.encoder import RecordEncoder
 from in_jumpcloud.ecs.mapper import Mapper, new_id
 from in_jumpcloud.errors import ConfigError, Problem, StateUnavailable
+from in_jumpcloud.forward import connection
+from in_jumpcloud.forward.connection import Network
 from in_jumpcloud.forward.failover import Failover
 from in_jumpcloud.insights.api import DirectoryInsights
 from in_jumpcloud.insights.auth import create_auth
 from in_jumpcloud.insights.clock import EarlierClock
+from in_jumpcloud.insights.http_exchange import Exchange
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.record_sender import PipelineResources
 from in_jumpcloud.runtime import SYSTEM, Runtime
+from in_jumpcloud.state.database import Connect
 from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.troubles import Troubles
 
@@ -29,10 +35,29 @@ _WATCH_STATE_SECONDS = 10.0
 """How often the files of the state and the space on its disk are looked at."""
 
 
+class Outside(NamedTuple):
+    """What the process calls outside of itself. The default is the real thing; a simulation replaces it.
+
+    `exchange` sends HTTP requests; None: over real connections. `connect` opens the database of the state. `network`
+    connects to the receivers.
+    """
+
+    exchange: Exchange | None = None
+    connect: Connect = sqlite3.connect
+    network: Network = connection
+
+
 class Resources:
     """The shared resources in use. The state stays open for the whole life of the process."""
 
-    def __init__(self, settings: Config, *, runtime: Runtime = SYSTEM, troubles: Troubles | None = None) -> None:
+    def __init__(
+        self,
+        settings: Config,
+        *,
+        runtime: Runtime = SYSTEM,
+        troubles: Troubles | None = None,
+        outside: Outside = Outside(),  # noqa: B008 - immutable
+    ) -> None:
         """Open everything.
 
         Raises:
@@ -42,19 +67,21 @@ class Resources:
         """
         self.settings = settings
         self._runtime = runtime
+        self._outside = outside
         self.clock = EarlierClock(runtime)
         """The clock by which positions move."""
         self.troubles = Troubles(runtime.now_ms) if troubles is None else troubles
         """What is waited for, or done without for now."""
-        self._ephemeral_id = new_id()
+        self._ephemeral_id = new_id(runtime.random)
         self._watch_state_at = 0.0
         with ExitStack() as on_failure:
             self.state = on_failure.enter_context(
                 StateStore(
                     settings.state.path,
-                    new_agent_id=new_id(),
+                    new_agent_id=new_id(runtime.random),
                     max_dead_letter_bytes=settings.dead_letter.max_bytes,
                     now_ms=runtime.now_ms,
+                    connect=outside.connect,
                 )
             )
             former = settings.state.path.with_name("dead-letter.ndjson")
@@ -64,7 +91,7 @@ class Resources:
             self._set_mapper(settings)
             self.api = self._new_api(settings)
             on_failure.callback(self.api.close)
-            self.receivers = _new_receivers(settings, runtime)
+            self.receivers = self._new_receivers(settings)
             on_failure.pop_all()
         if self.state.is_new:
             log.info("%s: new state; every stream begins at jumpcloud.start", self.state.path)
@@ -103,7 +130,7 @@ class Resources:
                 on_failure.callback(api.close)
                 replaced.callback(self.api.close)
             if old.forward != settings.forward:
-                receivers = _new_receivers(settings, self._runtime)
+                receivers = self._new_receivers(settings)
                 replaced.callback(self.receivers.close)
             on_failure.pop_all()
             self.settings, self.geo, self.api, self.receivers = settings, geo, api, receivers
@@ -143,21 +170,23 @@ class Resources:
 
     def _new_api(self, settings: Config) -> DirectoryInsights:
         rate_limiter = RateLimiter(settings.jumpcloud.requests_per_second, runtime=self._runtime)
-        auth = create_auth(settings.jumpcloud, rate_limiter, runtime=self._runtime)
-        return DirectoryInsights(settings.jumpcloud, auth, rate_limiter, clock=self.clock, runtime=self._runtime)
+        exchange = self._outside.exchange
+        auth = create_auth(settings.jumpcloud, rate_limiter, exchange=exchange, runtime=self._runtime)
+        return DirectoryInsights(
+            settings.jumpcloud, auth, rate_limiter, clock=self.clock, exchange=exchange, runtime=self._runtime
+        )
+
+    def _new_receivers(self, settings: Config) -> Failover:
+        try:
+            return Failover(settings.forward, network=self._outside.network, runtime=self._runtime)
+        except OSError as error:  # a file was replaced or removed since the configuration was checked
+            reason = getattr(error, "reason", None) or error.strerror or error
+            problem = Problem("forward.tls", f"a certificate or key cannot be used: {reason}", may_pass=True)
+            raise ConfigError(problem) from None
 
     def _set_mapper(self, settings: Config) -> None:
         self.mapper = Mapper(settings.ecs, self.geo, agent_id=self.state.agent_id, ephemeral_id=self._ephemeral_id)
         self._encoder = RecordEncoder(self.mapper)
-
-
-def _new_receivers(settings: Config, runtime: Runtime) -> Failover:
-    try:
-        return Failover(settings.forward, runtime=runtime)
-    except OSError as error:  # a file was replaced or removed since the configuration was checked
-        reason = getattr(error, "reason", None) or error.strerror or error
-        problem = Problem("forward.tls", f"a certificate or key cannot be used: {reason}", may_pass=True)
-        raise ConfigError(problem) from None
 
 
 def same_stream_settings(old: Config, new: Config) -> bool:

@@ -22,6 +22,7 @@ from in_jumpcloud.ecs import event_types
 from in_jumpcloud.ecs.geoip import GeoIPLookup, open_databases
 from in_jumpcloud.ecs.mapper import OTHER, Mapper, Record, new_id
 from in_jumpcloud.insights.event import parse_event
+from in_jumpcloud.runtime import SYSTEM
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"
@@ -187,6 +188,6 @@ def test_records_stay_unchanged() -> None:
 
 def test_new_id() -> None:
     """Ids of an agent are random UUIDs."""
-    first, second = new_id(), new_id()
+    first, second = new_id(SYSTEM.random), new_id(SYSTEM.random)
     assert first != second
     assert all(re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", each) for each in (first, second))

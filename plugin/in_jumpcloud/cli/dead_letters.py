@@ -26,6 +26,7 @@ from in_jumpcloud.errors import Fatal, ReceiverDown, StateMissing, Stopped
 from in_jumpcloud.forward import wire
 from in_jumpcloud.forward.failover import Failover
 from in_jumpcloud.insights.event import decode_event, parse_event
+from in_jumpcloud.runtime import SYSTEM
 from in_jumpcloud.state import dead_letters
 from in_jumpcloud.state.dead_letters import DeadLetter
 from in_jumpcloud.state.files import open_private, path_errors, with_suffix
@@ -204,7 +205,7 @@ class _Replayer:
         self._stop = stop
         databases = geoip.open_databases(settings)
         resources.callback(databases.close)
-        self._mapper = Mapper(settings.ecs, databases, agent_id=agent_id, ephemeral_id=new_id())
+        self._mapper = Mapper(settings.ecs, databases, agent_id=agent_id, ephemeral_id=new_id(SYSTEM.random))
         self._tag = TagTemplate(settings.forward.tag)
         self._receivers = Failover(settings.forward)
         resources.callback(self._receivers.close)

@@ -19,6 +19,7 @@ from in_jumpcloud.ecs.mapper import Mapper, new_id
 from in_jumpcloud.errors import Fatal, Retryable
 from in_jumpcloud.insights import pages
 from in_jumpcloud.insights.event import parse_event
+from in_jumpcloud.runtime import SYSTEM
 
 
 @click.command(
@@ -39,7 +40,7 @@ def command(path: Path | None, overrides: tuple[str, ...], files: tuple[Path, ..
     settings = load_config(path, overrides, offline=True)
     databases = open_databases(settings)
     # The plugin's own id is in its state, which is not needed here.
-    mapper = Mapper(settings.ecs, databases, agent_id=new_id(), ephemeral_id=new_id())
+    mapper = Mapper(settings.ecs, databases, agent_id=new_id(SYSTEM.random), ephemeral_id=new_id(SYSTEM.random))
     output = sys.stdout.buffer
     encode = msgspec.json.Encoder().encode
     for raw in _read_files(files):

@@ -11,6 +11,7 @@ import socket
 import threading
 import uuid
 from collections import Counter
+from random import Random
 from typing import Any, NamedTuple
 
 from in_jumpcloud import __version__
@@ -222,9 +223,9 @@ class Mapper:
         return info
 
 
-def new_id() -> str:
+def new_id(random: Random) -> str:
     """A new id for `agent.id` or `agent.ephemeral_id`."""
-    return str(uuid.uuid4())
+    return str(uuid.UUID(int=random.getrandbits(128), version=4))
 
 
 def _timestamp(event: RawEvent) -> str:

@@ -1,0 +1,68 @@
+"""`make simulation`: run many seeds on all cores, and shrink the first that fails.
+
+`python -m simulation SEEDS [FIRST]` runs SEEDS seeds from FIRST on; `python -m simulation --replay SEED` prints one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+
+from simulation.faults import NAMES
+from simulation.run import Result, run_seed, shrink
+
+LANDMARKS = (*NAMES,)
+_PAGE_LINES = 60
+
+
+def main() -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="simulation", description=__doc__)
+    parser.add_argument("seeds", type=int, nargs="?", default=1000)
+    parser.add_argument("first", type=int, nargs="?", default=0)
+    parser.add_argument("--replay", type=int)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    if options.replay is not None:
+        result = run_seed(options.replay, keep_trace=True)
+        print("\n".join(result.lines))
+        print(_summary(result))
+        return bool(result.failure)
+    failed, landmarks = _run_all(options.first, options.seeds, options.workers)
+    for name in sorted(landmarks):
+        print(f"{landmarks[name]:8} {name}")
+    if failed:
+        print(f"{len(failed)} seeds fail; shrinking {failed[0].seed}")
+        result, _ = shrink(failed[0].seed)
+        print("\n".join(line[:200] for line in result.lines[-_PAGE_LINES:]))
+        print(_summary(result))
+    return bool(failed)
+
+
+def _run_all(first: int, seeds: int, workers: int) -> tuple[list[Result], Counter[str]]:
+    failed: list[Result] = []
+    landmarks: Counter[str] = Counter()
+    began = shown = time.monotonic()
+    with ProcessPoolExecutor(workers) as pool:
+        for number, result in enumerate(pool.map(run_seed, range(first, first + seeds), chunksize=4), 1):
+            landmarks += result.landmarks
+            if result.failure:
+                failed.append(result)
+                print(_summary(result), flush=True)
+            if time.monotonic() - shown > 10 or number == seeds:
+                shown = time.monotonic()
+                rate = number / (shown - began)
+                print(f"{number} seeds, {rate:.1f} a second, {len(failed)} failed", flush=True)
+    return failed, landmarks
+
+
+def _summary(result: Result) -> str:
+    return f"SEED={result.seed} {result.failure or 'holds'} (hash {result.hash}; faults: {', '.join(result.faults)})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

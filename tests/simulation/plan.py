@@ -1,0 +1,137 @@
+"""What a seed decides before a run: the settings, the events, and how long everything takes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+
+from simulation.jumpcloud import DAY, KEY, MINUTE, Event, Organization
+
+from in_jumpcloud.config.schema import (
+    Config,
+    EcsSettings,
+    ForwardSettings,
+    GeoIPSettings,
+    HttpSettings,
+    JumpCloudSettings,
+    ReconcileSettings,
+    ServerSettings,
+    StateSettings,
+)
+from in_jumpcloud.config.types import Duration, Secret, Size, Start
+
+HOUR = 3_600_000
+ORIGIN_MS = 1_788_000_000_000
+"""The epoch milliseconds of the beginning of every run."""
+
+
+@dataclass
+class Plan:
+    """One run. `seconds`: how long faults act; `calm`: how long all has to recover."""
+
+    settings: Config
+    organizations: list[Organization]
+    seconds: float
+    calm: float
+    plan_ms: int
+    start_ms: int
+    poison: set[str]
+
+
+def draw(random: Random, folder: Path) -> Plan:
+    """Draw a plan."""
+    hours = 3 * 20 ** random.random()
+    number = random.choice((1, 1, 2, 3))
+    reach_hours = random.choice((36, 60, 96))
+    start_hours = random.choice((0, 2, 20, 90))
+    interval = max(30.0, hours * 3600 * number / 150)
+    organizations = [Organization(f"org{each}") for each in range(number)]
+    settings = Config(
+        jumpcloud=JumpCloudSettings(
+            url="https://simulated",
+            api_key=Secret(KEY),
+            organizations=tuple(each.name for each in organizations),
+            start=Start(f"{start_hours}h") if start_hours else Start("now"),
+            interval=Duration(interval),
+            lag=Duration(random.choice((0, 0, 5, 300))),
+            overlap=Duration(random.choice((60, 120, 600))),
+            window=Duration(random.choice((4, 24)) * 3600),
+            page_limit=random.choice((1, 2, 3, 7, 50, 1000)),
+            requests_per_second=random.choice((0.2, 5, 50)),
+            read_timeout=Duration(30),
+        ),
+        reconcile=ReconcileSettings(
+            every=Duration(max(600, interval * random.choice((1, 4)))), reach=Duration(reach_hours * 3600)
+        ),
+        ecs=EcsSettings(preserve_original_event=True, profile=random.choice(("elastic", "extended"))),
+        geoip=GeoIPSettings(city=None),
+        forward=ForwardSettings(
+            servers=(ServerSettings(host="receiver"),),
+            compress=random.choice(("none", "gzip")),
+            ack_timeout=Duration(random.choice((5, 30, 60))),
+            chunk_bytes=Size(random.choice((1500, 6000, 1_000_000))),
+        ),
+        state=StateSettings(path=folder / "state.db"),
+        http=HttpSettings(listen=None, max_lag=Duration(max(900, 4 * interval))),
+    )
+    for organization in organizations:
+        _add_events(organization, random, hours, start_hours, reach_hours)
+    uids = [event.uid for each in organizations for event in each.events]
+    return Plan(
+        settings,
+        organizations,
+        seconds=hours * 3600,
+        calm=(28 if reach_hours > 72 else 12) * 3600,
+        plan_ms=random.choice((90, 15, 5)) * DAY,
+        start_ms=ORIGIN_MS - start_hours * HOUR,
+        poison=set(random.sample(uids, min(len(uids), 1))),
+    )
+
+
+def _add_events(organization: Organization, random: Random, hours: float, start_hours: int, reach_hours: int) -> None:
+    """Events of the whole run and of the time before it, in bursts and alone; some are late."""
+    count = random.choice((5, 30, 120))
+    end_ms = ORIGIN_MS + int(hours * HOUR)
+    latest = (reach_hours - (26 if reach_hours > 72 else 3)) * HOUR
+    late_share, ahead_share = random.choice((0, 0.1, 0.5)), random.choice((0, 0, 0.3))
+    burst = 0
+    for number in range(count):
+        if not burst:
+            at = random.randint(ORIGIN_MS - (start_hours + 3) * HOUR, end_ms)
+            burst = random.choice((1, 1, 2, 12))
+        burst -= 1
+        at = min(end_ms, at + random.choice((0, 1, 300, 9000)))
+        visible = at + random.choice((0, 0, 300, 20_000))
+        if random.random() < late_share:
+            visible = at + int(MINUTE * (latest / MINUTE) ** random.random())
+        visible = max(at, min(visible, end_ms))
+        counted = visible
+        if random.random() < ahead_share:  # the counts know it before, or after, /events does
+            counted = visible + random.choice((-4000, -MINUTE, -HOUR, -6 * HOUR, 4000, MINUTE, HOUR, 6 * HOUR))
+            counted = max(at, min(counted, end_ms, at + latest))
+        _add(organization, random, number, at, visible, counted)
+
+
+def _add(organization: Organization, random: Random, number: int, at: int, visible: int, counted: int) -> None:
+    uid = f"{organization.name}-{number}"
+    # An id is used again now and then, for an event of another time.
+    former = random.choice(organization.events).uid if random.random() < 0.02 and organization.events else uid
+    event_id = uid if any(each.at == at for each in organization.events) else former
+    fields = {
+        "id": event_id,
+        "uid": uid,
+        "timestamp": _rfc3339(at),
+        "event_type": random.choice(("user_login", "sso_auth", "password_change")),
+        "service": random.choice(("directory", "sso")),
+        "organization": organization.name,
+        "padding": "x" * random.choice((0, 0, 200, 3000)),
+    }
+    document = f"{random.getrandbits(64):016x}"
+    organization.add(Event(uid, at, document, visible, counted, json.dumps(fields)))
+
+
+def _rfc3339(at: int) -> str:
+    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
