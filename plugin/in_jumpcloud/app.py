@@ -85,16 +85,11 @@ class App:
 
     def load(self) -> Load:
         """What all streams need of JumpCloud's API, and what is possible."""
-        settings, collectors = self.resources.settings, self.collectors
+        collectors = self.collectors
         counts, total = self.resources.api.statistics().latencies.read()
         gaps = [each.counters.poll_gap for each in collectors if each.counters.poll_gap and not each.is_behind]
-        return Load(
-            streams=len(collectors),
-            interval=float(settings.jumpcloud.interval),
-            comparisons_per_day=comparisons_per_day(settings.reconcile.every.ms, settings.reconcile.reach.ms),
-            per_second=settings.jumpcloud.requests_per_second,
+        return required_load(self.resources.settings)._replace(
             seconds=total / sum(counts) if sum(counts) else 0.0,
-            workers=WORKERS,
             gap=sum(gaps) / len(gaps) if gaps else 0.0,
         )
 
@@ -318,6 +313,18 @@ def streams(settings: Config) -> list[Stream]:
     if provider := settings.jumpcloud.provider_id:
         configured.append(Stream(f"provider {provider}", Scope(provider=provider)))
     return configured or [Stream("default", Scope())]
+
+
+def required_load(settings: Config) -> Load:
+    """What the configured streams need, before anything is measured."""
+    count = len(streams(settings))
+    return Load(
+        streams=count,
+        interval=float(settings.jumpcloud.interval),
+        comparisons_per_day=comparisons_per_day(settings.reconcile.every.ms, settings.reconcile.reach.ms),
+        per_second=settings.jumpcloud.requests_per_second,
+        workers=min(WORKERS, count),
+    )
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def test_a_correct_setup(command: Command, api: SimulatedApi, receiver: Simulate
     report = Report(command("check", *command.settings(api, receiver)))
     assert report.code == 0, report.text
     assert [line[9:23].strip() for line in report.lines] == [
-        *("configuration", "secrets", "JumpCloud", "clock", "JumpCloud", "counts", "database", "database"),
+        *("configuration", "secrets", "JumpCloud", "clock", "JumpCloud", "counts", "load", "database", "database"),
         *("state", "dead letters", "receiver"),
     ]
     assert {line.split()[0] for line in report.lines} == {"ok", "warning"}
@@ -132,7 +132,7 @@ def test_a_wrong_organization(command: Command, receiver: SimulatedReceiver) -> 
         report = check(*command.settings(api, receiver, jumpcloud__organizations=[*sources, "wrong"]))
     assert "organization wrong: JumpCloud answered 403" in report.failure
     assert "an organization id is missing or wrong" in report.failure
-    assert re.search(r"^ok .* good: access granted, has events", report.text, re.MULTILINE)
+    assert re.search(r"^ok .* good: access granted, the oldest event since", report.text, re.MULTILINE)
     assert re.search(r"^warning .* empty: access granted, but no event", report.text, re.MULTILINE)
     assert report.code == 1
 

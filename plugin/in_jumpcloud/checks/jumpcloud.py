@@ -29,9 +29,11 @@ from in_jumpcloud.errors import (
 from in_jumpcloud.insights import auth
 from in_jumpcloud.insights.api import DirectoryInsights, Scope
 from in_jumpcloud.insights.clock import MAX_SKEW_SECONDS, EarlierClock
+from in_jumpcloud.insights.event import parse_event
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.transport import Transport
 from in_jumpcloud.insights.window import Window
+from in_jumpcloud.load import Load
 from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, now_ms, rfc3339
 
 _MAX_CONNECT_TIMEOUT, _MAX_READ_TIMEOUT = Duration(5), Duration(8)
@@ -72,6 +74,7 @@ def check_jumpcloud(settings: Config, stop: threading.Event, deadline: float) ->
         yield from run_checks(checks, deadline - _REPORT_SECONDS)
         if queries.accessible:
             yield queries.check_counts(queries.accessible)
+        yield queries.check_load(app.required_load(settings))
 
 
 class _NoAuth(AuthBase):
@@ -134,7 +137,7 @@ class _Queries:
         """
         start_ms = min(self._settings.start.resolve(self._now_ms), self._now_ms - MINUTE_MS)
         try:
-            has_events = self.has_events(stream.scope, start_ms)
+            oldest = self.oldest_event(stream.scope, start_ms)
         except KeyRefused as error:
             raise KeyRefused(f"{stream.name}: {error}") from None
         except Stopped:
@@ -147,17 +150,26 @@ class _Queries:
             return
         self.accessible = stream.scope
         since = rfc3339(start_ms)
-        if has_events:
-            yield ok("JumpCloud", f"{stream.name}: access granted, has events since {since}")
+        if oldest:
+            yield ok("JumpCloud", f"{stream.name}: access granted, the oldest event since {since} is of {oldest}")
         else:
             message = f"{stream.name}: access granted, but no event of the configured services since {since}"
             yield warning("JumpCloud", message, "check that it is the right organization, and jumpcloud.services")
 
-    def has_events(self, scope: Scope, start_ms: int) -> bool:
-        """Whether there is an event since `start_ms`; raises as DirectoryInsights.fetch."""
+    def oldest_event(self, scope: Scope, start_ms: int) -> str | None:
+        """The time of the oldest event since `start_ms`, None if there is none; raises as DirectoryInsights.fetch."""
         services = self._settings.services
         window = Window(start_ms=start_ms, end_ms=self._now_ms, services=services, limit=1)
-        return len(self._api.fetch(window, scope, self._stop).events) > 0
+        events = self._api.fetch(window, scope, self._stop).events
+        return (parse_event(events[0]).timestamp or "an unknown time") if events else None
+
+    def check_load(self, load: Load) -> CheckResult:
+        """Compare what the streams need with the rate limit, at the speed of the requests of this check."""
+        counts, total = self._api.statistics().latencies.read()
+        load = load._replace(seconds=total / sum(counts) if sum(counts) else 0.0)
+        if load.is_too_high:
+            return warning("load", str(load), "raise jumpcloud.interval or jumpcloud.requests_per_second")
+        return ok("load", str(load))
 
     def check_counts(self, scope: Scope) -> CheckResult:
         """Check that JumpCloud counts events, which finds late events with few requests."""
@@ -175,7 +187,7 @@ class _Queries:
     def _licence_advice(self, scope: Scope) -> str:
         """Tell a plan without Directory Insights from one that does not reach back far enough."""
         try:
-            self.has_events(scope, self._now_ms - HOUR_MS)
+            self.oldest_event(scope, self._now_ms - HOUR_MS)
         except InJumpCloudError:
             return "enable Directory Insights for the organization"
         return "the last hour is available: set a later jumpcloud.start"
@@ -189,7 +201,7 @@ def _region_advice(settings: JumpCloudSettings, scope: Scope, now_ms: int, stop:
     for region in others:
         with _Queries(msgspec.structs.replace(settings, region=region), now_ms, stop) as queries:
             try:
-                queries.has_events(scope, now_ms - MINUTE_MS)
+                queries.oldest_event(scope, now_ms - MINUTE_MS)
             except (KeyRefused, Retryable):
                 continue
             except Stopped:
