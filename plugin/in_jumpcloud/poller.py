@@ -290,7 +290,9 @@ class Poller:
             self._counters.unavailable_seconds += (limit_ms - reached_ms) / 1000
         covered_ms = reached_ms - wanted_ms
         self._window_ms = max(MINUTE_MS, min(covered_ms or self._window_ms // 2, self._window_ms // 2))
-        self.position = Position.starting_at(max(limit_ms, reached_ms))
+        # The origin stays: if the plan reaches further again, the comparisons find what is skipped now.
+        watermark_ms = max(limit_ms, reached_ms)
+        self.position = msgspec.structs.replace(self.position, watermark_ms=watermark_ms, window=None)
 
     def _adapt_limit(self, page: Page, window: Window) -> None:
         """Request fewer events a page after a page that was too large, and more after a full page that was small."""
