@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 4
 PYTEST := $(BIN)/pytest -q -n $(WORKERS)
 
-.PHONY: help demo check test coverage lint unit generate soak trials api-trials simulation bench clean
+.PHONY: help demo check test coverage lint unit generate soak trials api-trials simulation simulation-load bench clean
 .NOTPARALLEL:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make trials    kill a receiver during delivery; with Fluent Bit: OPTIONS=kills or OPTIONS=pauses"
 	@echo "make api-trials  late events, short pages, a wrong clock: OPTIONS=late, short-pages, clock or outage"
 	@echo "make simulation  whole lives in simulated time, decided by seeds: SEEDS=1000, FIRST=0; SEED=7 replays one"
+	@echo "make simulation-load  how many organizations one process polls in time"
 	@echo "make bench     compare with a plain script; see tests/bench/README.md"
 	@echo "make clean     remove the virtual environment and the caches"
 
@@ -59,6 +60,9 @@ trials: .venv/dev
 
 api-trials: .venv/dev
 	PYTHONPATH=tests $(BIN)/python -m tools.api_trials $(or $(OPTIONS),short-pages)
+
+simulation-load: .venv/dev
+	cd tests && ../$(BIN)/python -m simulation.load
 
 simulation: .venv/dev
 	cd tests && ../$(BIN)/python -m simulation $(if $(SEED),--replay $(SEED),$(or $(SEEDS),1000) $(or $(FIRST),0))
