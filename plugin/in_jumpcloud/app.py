@@ -121,7 +121,7 @@ class App:
         if self._fatal or not self._once:
             return self._fatal
         failed = [each.error or each.reconciler.error for each in self.collectors]
-        buried = sum(each.counters.dead_lettered for each in self.collectors)
+        buried = sum(each.counters.dead_lettered + each.counters.parked for each in self.collectors)
         error = next(filter(None, failed), None)
         if error is None and buried:
             return Fatal(f"{plural(buried, 'event')} could not be delivered", advice="see the dead letters")

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from in_jumpcloud.backoff import MAX_DELAY, backoff_delay
@@ -23,7 +24,7 @@ from in_jumpcloud.insights.pages import Page
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.record_sender import REJECTED_DELAY, PendingRecord, PipelineResources, RecordSender
 from in_jumpcloud.runtime import SYSTEM, Runtime
-from in_jumpcloud.state.dead_letters import Refused
+from in_jumpcloud.state.dead_letters import DeadLetter, Refused
 from in_jumpcloud.tags import TagTemplate
 
 log = logging.getLogger(__name__)
@@ -198,6 +199,11 @@ class Pipeline:
         """Commit a record that the receiver refused alone: it is sent once more."""
         self._commit([record], after, stop, suspects=[self._refused(record, reason)])
 
+    def settle(self, letter: DeadLetter, reason: str | None, stop: threading.Event) -> None:
+        """Commit what became of a parked record: acknowledged, or refused for `reason`."""
+        self._until_written(partial(self._resources.state.settle, letter, reason), stop)
+        self._counters.liveness.mark_progress()
+
     def dead_letter(self, record: PendingRecord, reason: str, after: Position, stop: threading.Event) -> None:
         """Commit the event as a dead letter: the receiver will never accept it."""
         self._commit([record], after, stop, dead_letters=[self._refused(record, reason)])
@@ -222,21 +228,28 @@ class Pipeline:
         """Commit what was acknowledged. If the state is unavailable, wait: sending again would duplicate it."""
         keys = [record.key for record in records]
         late = sum(record.late for record in records)
+        commit = partial(
+            self._resources.state.commit,
+            *(self._stream, keys, after),
+            span=self._span,
+            seen=self._seen,
+            late=late,
+            dead_letters=dead_letters,
+            suspects=suspects,
+            organization=self._own,
+        )
+        self._until_written(commit, stop)
+        self._seen = []
+        self._counters.acknowledged += len(keys) - len(dead_letters) - len(suspects)
+        if keys:
+            self._counters.liveness.mark_progress()
+
+    def _until_written(self, write: Callable[[], None], stop: threading.Event) -> None:
         failures = 0
         while True:
+            self._counters.liveness.touch()
             try:
-                self._counters.liveness.touch()
-                self._resources.state.commit(
-                    self._stream,
-                    keys,
-                    after,
-                    span=self._span,
-                    seen=self._seen,
-                    late=late,
-                    dead_letters=dead_letters,
-                    suspects=suspects,
-                    organization=self._own,
-                )
+                write()
             except StateUnavailable as error:
                 failures += 1
                 if self._give_up_after is not None and failures > _MAX_COMMIT_FAILURES:
@@ -246,10 +259,6 @@ class Pipeline:
                 if stop.wait(delay):
                     raise Stopped from None
             else:
-                self._seen = []
-                self._counters.acknowledged += len(keys) - len(dead_letters) - len(suspects)
-                if keys:
-                    self._counters.liveness.mark_progress()
                 return
 
 

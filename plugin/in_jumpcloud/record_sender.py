@@ -1,14 +1,12 @@
 """Sends the records of one stream until each is acknowledged, or is known to be refused for good.
 
-A record is refused for good only if it was refused alone, and the same receiver acknowledged other records after that
-and refused it again. Until then it is a suspect, parked in the state. A receiver that is full refuses everything for a
-while, although it may acknowledge messages without records: its records wait.
+A chunk that is refused is split until the record is found that is refused alone, which is parked in the state as a
+suspect. If everything is refused, one record is parked, and the others wait.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -28,6 +26,7 @@ from in_jumpcloud.insights.window import Position
 from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.state.dead_letters import DeadLetter
 from in_jumpcloud.state.store import StateStore
+from in_jumpcloud.suspects import Refusal, Suspect, Suspects
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,6 @@ REJECTED_DELAY = 60.0
 """Seconds before the next try after a rejected handshake: somebody has to change a configuration."""
 _MAX_REFUSALS = 3
 """How often a chunk must be refused before it is split, and a lone record before it is a suspect."""
-
 _RETRY_SUSPECTS_SECONDS = 300.0
 """How often suspects are sent while nothing else is."""
 
@@ -73,13 +71,8 @@ class Commits(Protocol):
     def dead_letter(self, record: PendingRecord, reason: str, after: Position, stop: threading.Event) -> None:
         """The receiver refused it again, and acknowledged others in between."""
 
-
-class _Suspect(NamedTuple):
-    """A parked record, the receivers that refused it, and how many chunks these had acknowledged until then."""
-
-    letter: DeadLetter
-    receivers: frozenset[str]
-    acknowledged: int
+    def settle(self, letter: DeadLetter, reason: str | None, stop: threading.Event) -> None:
+        """A parked record was acknowledged; or, with a `reason`, it is refused for good."""
 
 
 class RecordSender:
@@ -105,8 +98,8 @@ class RecordSender:
         self._runtime = runtime
         self._give_up_after = give_up_after
         self._refusal = ReceiverDown("")  # the last one
-        self._retry_at = 0.0
-        self._suspects: list[_Suspect] | None = None  # None: not read from the state yet
+        self._retry_at = runtime.monotonic()
+        self._suspects = Suspects(stream, self._receivers, self._state, counters)
 
     def send(self, records: Sequence[PendingRecord], before: Position, after: Position, stop: threading.Event) -> None:
         """Send `records`, of one tag, and commit them. The position becomes `after` with the last of them.
@@ -116,26 +109,34 @@ class RecordSender:
             ReceiverDown: for longer than `give_up_after`.
             Stopped: `stop` was set. Acknowledged chunks are committed.
         """
-        self._settle_suspects(stop)
+        self._retry_suspect(stop)
         waits, groups = 0, deque([records])
         refused: list[Sequence[PendingRecord]] = []
-        refused_at: dict[EventKey, int] = {}  # how many chunks were acknowledged when a record was first refused alone
+        alone: dict[EventKey, Refusal] = {}  # of each record that was refused alone
         may_split = True
         while groups or refused:
             if not groups:  # nothing but refused records is left
-                waits += 1
                 groups.append([record for group in refused for record in group])
-                self._wait(waits, self._refusal, stop)
+                if not any(map(self._suspects.is_followed, alone.values())):
+                    waits += 1
+                    self._wait(waits, self._refusal, stop)
                 refused, may_split = [], True
             group = groups.popleft()
-            is_first_try = len(group) in {1, len(records)}
-            refusal = self._try(_chunk(group, self._settings), stop, tries=_MAX_REFUSALS if is_first_try else 1)
+            known = [each for each in (alone.get(record.key) for record in group) if each]
+            is_known = len(known) == len(group)
+            is_proof = is_known and len(group) == 1 and self._suspects.is_proof(known[0])
+            is_patient = is_proof or (len(group) in {1, len(records)} and not is_known)
+            tries = _MAX_REFUSALS if is_patient else 1
+            refusal = self._try(_chunk(group, self._settings), stop, tries=tries, is_known=is_known)
             position = before if groups or refused else after
             if refusal is None:
                 self._commits.acknowledged(group, position, stop)
-                self._settle_suspects(stop)
-                groups.extend(refused)
-                waits, refused, may_split = 0, [], True
+                self._retry_suspect(stop)
+                groups.extend(each for each in refused if len(each) > 1)
+                refused = [each for each in refused if len(each) == 1]
+                if refused and not self._suspects.all():
+                    groups.appendleft(refused.pop(0))
+                waits, may_split = 0, True
             elif len(group) > 1 and may_split:
                 log.warning(
                     "%s: the receiver refuses a chunk of %d records (%s); splitting it in half",
@@ -143,9 +144,9 @@ class RecordSender:
                 )
                 middle = len(group) // 2
                 groups.extendleft([group[middle:], group[:middle]])
-            elif len(group) == 1 and self._acknowledged(refusal) > refused_at.get(group[0].key, sys.maxsize):
+            elif is_proof:
                 self._commits.dead_letter(group[0], str(refusal), position, stop)
-            elif len(group) == 1 and not self._has_unproven_suspect():
+            elif len(group) == 1 and self._suspects.may_park():
                 self._park(group[0], refusal, position, stop)
                 may_split = False
             else:
@@ -154,18 +155,18 @@ class RecordSender:
                 refused.append(group)
                 if len(group) == 1:
                     may_split = False
-                    refused_at.setdefault(group[0].key, self._acknowledged(refusal))
+                    alone[group[0].key] = self._suspects.note(refusal)
 
     def _park(self, record: PendingRecord, refusal: ReceiverDown, position: Position, stop: threading.Event) -> None:
         self._commits.park(record, str(refusal), position, stop)
-        self._note_suspects(refusal)
+        self._suspects.parked(refusal)
         log.warning(
             "%s: event %s is refused (%s); it is sent once more after the next records",
             *(self._stream, record.id, refusal),
         )
 
-    def _try(self, chunk: wire.Chunk, stop: threading.Event, *, tries: int) -> ReceiverDown | None:
-        """Send the same bytes until they are acknowledged.
+    def _try(self, chunk: wire.Chunk, stop: threading.Event, *, tries: int, is_known: bool) -> ReceiverDown | None:
+        """Send the same bytes until they are acknowledged. `is_known`: each record of them was refused alone before.
 
         Returns:
             None; or why a receiver refuses the chunk, if it does so `tries` times.
@@ -185,10 +186,14 @@ class RecordSender:
                 is_rejected = isinstance(error, HandshakeRejected)
                 if limit is not None and (is_rejected or self._runtime.monotonic() - started_at > limit):
                     raise
+                if not is_known:
+                    self._receivers.doubt(error.reached)
                 if refusals >= tries:
                     return error
                 self._pause(failures, error, stop)
             else:
+                if is_known:
+                    self._receivers.doubt(None)
                 if failures:
                     log.info("%s: the receiver acknowledges again", self._stream)
                 return None
@@ -206,77 +211,39 @@ class RecordSender:
         if stop.wait(delay):
             raise Stopped
 
-    def _known_suspects(self) -> list[_Suspect]:
-        if self._suspects is None:
-            self._suspects = [_Suspect(each, frozenset(), 0) for each in self._state.parked(self._stream)]
-            self._counters.parked = len(self._suspects)
-        return self._suspects
-
-    def _note_suspects(self, refusal: ReceiverDown) -> None:
-        """Add the one that was just parked."""
-        known = self._known_suspects()
-        numbers = {each.letter.number for each in known}
-        count = self._acknowledged(refusal)
-        new = [each for each in self._state.parked(self._stream) if each.number not in numbers]
-        known += [_Suspect(each, refusal.reached, count) for each in new]
-        self._counters.parked = len(known)
-
-    def _acknowledged(self, refusal: ReceiverDown) -> int:
-        """How many chunks the receivers that refused one have acknowledged."""
-        return self._receivers.acknowledged(refusal.reached)
-
-    def _is_proven(self, suspect: _Suspect) -> bool:
-        """Whether a receiver that refused it has acknowledged others since."""
-        names = suspect.receivers or None
-        return self._receivers.acknowledged(names) > suspect.acknowledged
-
-    def _has_unproven_suspect(self) -> bool:
-        return any(not self._is_proven(each) for each in self._known_suspects())
-
     def retry_suspects(self, stop: threading.Event) -> None:
         """Send suspects once more although no other record came. Call it when there is nothing to send.
 
         Raises:
-            StateCorrupt, StateUnavailable, ReceiverDown, Stopped: as `send`.
+            StateCorrupt, StateUnavailable, DeadLettersFull, ReceiverDown, Stopped: as `send`.
         """
-        self._settle_suspects(stop)
-        if not self._known_suspects() or self._runtime.monotonic() < self._retry_at:
-            return
-        self._retry_at = self._runtime.monotonic() + _RETRY_SUSPECTS_SECONDS
-        for suspect in list(self._known_suspects()):
-            refusal = self._try(self._chunk_of(suspect), stop, tries=1)
-            if refusal is None:
-                self._settle(suspect, None)
-            else:
-                self._receivers.probe(refusal.reached, stop)  # it refuses a record, but it is up
+        self._retry_suspect(stop)
+        suspects = self._suspects.all()
+        if suspects and self._runtime.monotonic() >= self._retry_at:
+            self._retry_at = self._runtime.monotonic() + _RETRY_SUSPECTS_SECONDS
+            for suspect in suspects:
+                self._retry(suspect, stop)
 
-    def _settle_suspects(self, stop: threading.Event) -> None:
-        """Send suspects once more, if other records were acknowledged since they were refused."""
-        for suspect in [each for each in self._known_suspects() if self._is_proven(each)]:
-            refusal = self._try(self._chunk_of(suspect), stop, tries=_MAX_REFUSALS)
-            self._settle(suspect, refusal)
-            if refusal:
-                self._receivers.probe(refusal.reached, stop)
+    def _retry_suspect(self, stop: threading.Event) -> None:
+        """Send the oldest suspect once more, if other records were acknowledged since it was refused."""
+        suspect = next(iter(self._suspects.all()), None)
+        if suspect and self._suspects.is_followed(suspect.refusal):
+            self._retry(suspect, stop)
 
-    def _chunk_of(self, suspect: _Suspect) -> wire.Chunk:
-        refused = suspect.letter.refused
-        packed, _ = self._encoder.encode(parse_event(refused.event), refused.time_ms * 1_000_000)
-        return wire.build_chunk(refused.tag, packed, 1, compress=self._settings.compress)
-
-    def _settle(self, suspect: _Suspect, refusal: ReceiverDown | None) -> None:
-        letter = suspect.letter
-        self._state.settle(letter, None if refusal is None else str(refusal))
-        self._known_suspects().remove(suspect)
-        self._counters.parked = len(self._known_suspects())
-        if refusal is None:
-            self._counters.acknowledged += 1
-            log.info("%s: event %s is acknowledged now", self._stream, letter.refused.id)
+    def _retry(self, suspect: Suspect, stop: threading.Event) -> None:
+        """Send a suspect once more. It is settled if it is acknowledged, or if its last refusal has become a proof."""
+        is_proof = self._suspects.is_proof(suspect.refusal)
+        letter = suspect.letter.refused
+        packed, _ = self._encoder.encode(parse_event(letter.event), letter.time_ms * 1_000_000)
+        chunk = wire.build_chunk(letter.tag, packed, 1, compress=self._settings.compress)
+        refusal = self._try(chunk, stop, tries=_MAX_REFUSALS if is_proof else 1, is_known=True)
+        if refusal:
+            self._receivers.probe(refusal.reached, stop)  # it refuses a record, but it is up
+        if refusal and not is_proof:
+            self._suspects.refused_again(suspect, refusal)
         else:
-            self._counters.dead_lettered += 1
-            log.error(
-                "%s: event %s cannot be delivered: %s; it is now a dead letter, see `in-jumpcloud dead-letters list`",
-                *(self._stream, letter.refused.id, refusal),
-            )
+            self._commits.settle(suspect.letter, None if refusal is None else str(refusal), stop)
+            self._suspects.settled(suspect, refusal)
 
 
 def _chunk(records: Sequence[PendingRecord], settings: ForwardSettings) -> wire.Chunk:

@@ -147,23 +147,27 @@ def test_a_receiver_that_is_down_makes_no_dead_letters(
     assert not receiver.ids
 
 
-def test_a_receiver_that_takes_no_records_makes_no_dead_letters(
-    settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock
+@pytest.mark.parametrize("one_in", [None, 7])
+def test_a_full_receiver_makes_no_dead_letters(
+    settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock, one_in: int | None
 ) -> None:
-    """A full Fluentd acknowledges messages without records and refuses all others. One record is parked, the rest wait.
+    """A full Fluentd acknowledges messages without records and refuses all others, or takes one now and then.
 
-    After it has space again, everything arrives once.
+    One record is parked at a time, the rest wait. After it has space again, everything arrives once.
     """
-    receiver.faults.refuse_above(200)
+    receiver.faults.full(one_in)
     stop = threading.Event()
-    with open_app(settings, clock) as plugin:
+    with open_app(changed(settings, forward__chunk_bytes=Size(20_000)), clock) as plugin:
         (one,) = plugin.collectors
         delivering = threading.Thread(target=until_caught_up, args=(one, stop))
         delivering.start()
         assert receiver.wait_until(lambda: receiver.refused > 60, 20)
-        assert one.counters.parked == len(plugin.resources.state.parked(one.stream.name)) == 1
+        if one_in is None:
+            assert one.counters.parked == len(plugin.resources.state.parked(one.stream.name)) == 1
         receiver.faults.clear()
         delivering.join(60)
+        clock.ms += HOUR_MS
+        until_caught_up(one)
         assert one.counters.parked == 0
 
     assert not dead_letters(settings)
@@ -174,7 +178,7 @@ def test_a_parked_record_is_sent_again_after_a_restart(
     settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock
 ) -> None:
     """It is in the state: another process sends it once more, after the next records."""
-    receiver.faults.refuse_above(200)
+    receiver.faults.full()
     stop = threading.Event()
     with open_app(settings, clock) as plugin:
         (one,) = plugin.collectors

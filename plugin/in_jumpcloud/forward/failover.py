@@ -33,6 +33,13 @@ class ReceiverStatistics(NamedTuple):
     latencies: LatencyHistogram
 
 
+class Outcomes(NamedTuple):
+    """How many chunks with records receivers have acknowledged, and how often `doubt` was called for them."""
+
+    acknowledged: int
+    doubts: int
+
+
 class Failover:
     """The receivers of `forward.servers`, used in order or in turn, as `forward.balance` says.
 
@@ -63,9 +70,16 @@ class Failover:
         """The state of each receiver, in the order of the settings. Takes no lock."""
         return tuple(ReceiverStatistics(str(each.server), each.up, each.latencies) for each in self._senders)
 
-    def acknowledged(self, names: Collection[str] | None) -> int:
-        """How many chunks with records the receivers of these names have acknowledged; None for all of them."""
-        return sum(each.acknowledged for each in self._senders if names is None or str(each.server) in names)
+    def outcomes(self, names: Collection[str] | None) -> Outcomes:
+        """What the receivers of these names did with chunks since the process started; None for all of them."""
+        senders = [each for each in self._senders if names is None or str(each.server) in names]
+        return Outcomes(sum(each.acknowledged for each in senders), sum(each.doubts for each in senders))
+
+    def doubt(self, names: Collection[str] | None) -> None:
+        """Note that the receivers of these names, None for all of them, may have taken no records for a while."""
+        with self._lock:
+            for sender in self._senders:
+                sender.doubts += names is None or str(sender.server) in names
 
     def deliver(self, chunk: Chunk, stop: threading.Event) -> None:
         """Send `chunk` to each receiver, one after the other, until one acknowledges it.

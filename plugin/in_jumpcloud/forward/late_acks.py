@@ -14,8 +14,9 @@ from in_jumpcloud.forward.connection import Network
 from in_jumpcloud.forward.wire import AckReader
 from in_jumpcloud.runtime import Runtime
 
-_GRACE_SECONDS = 1.0
-"""How long after a sign of life a receiver may take to send a late ack: it answers its connections in turn."""
+_MAX_GRACE_SECONDS = 5.0
+"""How long after a sign of life a receiver may take to send a late ack, a quarter of forward.ack_timeout at most: it
+answers its connections in turn."""
 _LOOK_SECONDS = 0.05
 _MAX_CONNECTIONS = 8
 """So many are kept; more workers than that do not wait for acks."""
@@ -31,9 +32,11 @@ class _Waiting(NamedTuple):
 class LateAcks:
     """The connections of one sender that wait for a late ack. Its lock is held by the caller."""
 
-    def __init__(self, network: Network, runtime: Runtime) -> None:
+    def __init__(self, network: Network, runtime: Runtime, *, ack_timeout: float) -> None:
+        """`ack_timeout` is in seconds."""
         self._network = network
         self._runtime = runtime
+        self._grace = min(_MAX_GRACE_SECONDS, ack_timeout / 4)
         self._waiting: list[_Waiting] = []
 
     def keep(self, chunk_id: str, connection: Any, acks: AckReader) -> None:
@@ -49,17 +52,12 @@ class LateAcks:
     def arrived(self, chunk_id: str) -> bool:
         """Whether the ack of the chunk has come; does not wait. A connection that was closed waits no longer."""
         for each in [each for each in self._waiting if each.chunk_id == chunk_id]:
-            data = self._network.received(each.connection)
-            if data is None:
-                continue
-            try:
-                acks = each.acks.feed(data)
-            except ReceiverDown:
-                acks = []
-            if chunk_id in acks:
+            acks = self._received(each)
+            if acks == [chunk_id]:
                 self.forget(chunk_id)
                 return True
-            self._drop(each)
+            if acks != []:
+                self._drop(each)
         return False
 
     def arrives(self, chunk_id: str, stop: threading.Event) -> bool:
@@ -68,7 +66,7 @@ class LateAcks:
         Raises:
             Stopped: `stop` was set.
         """
-        until = self._runtime.monotonic() + _GRACE_SECONDS
+        until = self._runtime.monotonic() + self._grace
         while not self.arrived(chunk_id):
             if self.waits_since(chunk_id) is None or self._runtime.monotonic() >= until:
                 return False
@@ -85,6 +83,16 @@ class LateAcks:
         """Close all connections."""
         for each in list(self._waiting):
             self._drop(each)
+
+    def _received(self, waiting: _Waiting) -> list[str] | None:
+        """The chunk ids that were acknowledged since the last look; None if no more can come."""
+        data = self._network.received(waiting.connection)
+        if data is None:
+            return []
+        try:
+            return waiting.acks.feed(data) if data else None
+        except ReceiverDown:
+            return None
 
     def _drop(self, waiting: _Waiting) -> None:
         self._waiting.remove(waiting)

@@ -56,6 +56,8 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         """Whether the last try succeeded; None before the first."""
         self.acknowledged = 0
         """Chunks with records that this receiver has acknowledged."""
+        self.doubts = 0
+        """How often it refused what was not refused before, or took what was: it may have been full for a while."""
         self.latencies = LatencyHistogram()
         """Seconds from the first byte of a chunk to its ack."""
         self._network = network
@@ -70,7 +72,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         self._renew_at = 0.0
         self._acks = AckReader()
         self._answered_at = float("-inf")  # when the receiver last answered on this connection
-        self._late_acks = LateAcks(network, runtime)
+        self._late_acks = LateAcks(network, runtime, ack_timeout=settings.ack_timeout)
         self._last_address: SocketAddress | None = None
         self._stage: ReceiverStage = "connect"
         self._sends_records = False

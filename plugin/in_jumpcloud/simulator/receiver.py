@@ -139,6 +139,8 @@ class SimulatedReceiver(Listener):
         if size > min(self._max_bytes, self.faults.max_bytes or self._max_bytes):
             raise Refused("message too large")
         message = read_message(raw, self._max_bytes)
+        if message.entries and not self.faults.takes():
+            raise Refused("the buffer is full")
         with self._changed:
             self._require_live(connection)
             self._count(message)

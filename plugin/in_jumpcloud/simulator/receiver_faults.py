@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter, deque
+from collections.abc import Iterator
 from typing import Literal
 
 Step = Literal["drop_ack", "wrong_ack", "reset_before_ack", "stall", "close_after_ack", "reset_after_bytes"]
@@ -16,6 +18,7 @@ class ReceiverFaults:
         self.given: Counter[str] = Counter()
         self.max_bytes: int | None = None
         self.splits_acks = False
+        self._takes: Iterator[bool] | None = None
         self._script: deque[tuple[Step, float]] = deque()
         self._lock = threading.Lock()
 
@@ -47,6 +50,19 @@ class ReceiverFaults:
         """From now on refuse every message of more than `max_bytes` bytes; None ends that."""
         self.max_bytes = max_bytes
 
+    def full(self, one_in: int | None = None) -> None:
+        """From now on behave like a Fluentd whose buffer is full: refuse every message with records.
+
+        With `one_in` it takes one of so many, as when its output is slow. Messages without records are acknowledged.
+        """
+        with self._lock:
+            self._takes = itertools.cycle([*[False] * (one_in - 1), True] if one_in else [False])
+
+    def takes(self) -> bool:
+        """Whether a message with records, which has come in, is taken."""
+        with self._lock:
+            return self._takes is None or next(self._takes)
+
     def split_acks(self, on: bool = True) -> None:
         """From now on send every ack byte by byte."""
         self.splits_acks = on
@@ -55,7 +71,7 @@ class ReceiverFaults:
         """Cancel all faults to come."""
         with self._lock:
             self._script.clear()
-            self.max_bytes, self.splits_acks = None, False
+            self.max_bytes, self.splits_acks, self._takes = None, False, None
 
     def _add(self, step: Step, count: int, value: float = 0) -> None:
         with self._lock:

@@ -19,6 +19,7 @@ Condition = Literal["dead", "suspect"]
 _ROW_BYTES = 200
 """What a row takes on disk besides the event, about."""
 _SIZE = "SELECT count(*), coalesce(sum(bytes), 0) FROM dead_letter"
+_DEAD_BYTES = "SELECT coalesce(sum(bytes), 0) FROM dead_letter WHERE state = 'dead'"
 _COLUMNS = "number, state, stream, minute, digest, id, reason, time_ms, tag, event"
 
 
@@ -97,14 +98,18 @@ class DeadLetters:
         """
         if not letters:
             return
-        used = transaction.execute(_SIZE).fetchone()[1]
-        if used + sum(letter.size for letter in letters) > self.max_bytes:
+        self._require_space(transaction, sum(letter.size for letter in letters))
+        insert(transaction, stream, state, letters)
+
+    def _require_space(self, transaction: sqlite3.Connection, size: int) -> None:
+        """Suspects take no space: no command can drop them."""
+        used = transaction.execute(_DEAD_BYTES).fetchone()[0]
+        if used + size > self.max_bytes:
             raise DeadLettersFull(
                 f"{self._database.path}: no space for another dead letter: {used} bytes are used, and "
                 f"dead_letter.max_bytes is {self.max_bytes}",
                 advice="see `in-jumpcloud dead-letters list`, then replay or drop them",
             )
-        insert(transaction, stream, state, letters)
 
     def suspects(self, stream: str) -> list[DeadLetter]:
         """The suspects of `stream`, oldest first."""
@@ -134,6 +139,9 @@ class DeadLetters:
         """A suspect was sent once more: with `refusal` None it was acknowledged, else it becomes a dead letter.
 
         The totals of its stream count it now. It does nothing if the suspect was settled before.
+
+        Raises:
+            DeadLettersFull: there is no space for another dead letter.
         """
         column = "acknowledged" if refusal is None else "dead_lettered"
         with self._database.transaction() as transaction:
@@ -141,6 +149,7 @@ class DeadLetters:
                 change = "DELETE FROM dead_letter WHERE number = ? AND state = 'suspect'"
                 changed = transaction.execute(change, (letter.number,)).rowcount
             else:
+                self._require_space(transaction, letter.refused.size)
                 change = (
                     "UPDATE dead_letter SET state = 'dead', reason = ?, time_ms = ? "
                     "WHERE number = ? AND state = 'suspect'"

@@ -1,0 +1,105 @@
+"""Records that a receiver refused alone: parked in the state until it is known whether the record was the reason.
+
+It was if the same receiver then acknowledged other records, refused no others in between, and refuses it again. A
+receiver that is full refuses everything for a while, or all but a few, and later what it has refused is acknowledged.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+from in_jumpcloud.counters import Counters
+from in_jumpcloud.errors import ReceiverDown
+from in_jumpcloud.forward.failover import Failover, Outcomes
+from in_jumpcloud.state.dead_letters import DeadLetter
+from in_jumpcloud.state.store import StateStore
+
+log = logging.getLogger(__name__)
+
+_MAX_SUSPECTS = 10
+"""So many are parked at most."""
+
+
+class Refusal(NamedTuple):
+    """The last refusal of a lone record: by which receivers, None if unknown, and their outcomes until then."""
+
+    receivers: frozenset[str] | None
+    before: Outcomes
+
+
+class Suspect(NamedTuple):
+    """A parked record."""
+
+    letter: DeadLetter
+    refusal: Refusal
+
+
+class Suspects:
+    """The parked records of one stream. One thread at a time uses it."""
+
+    def __init__(self, stream: str, receivers: Failover, state: StateStore, counters: Counters) -> None:
+        self._stream = stream
+        self._receivers = receivers
+        self._state = state
+        self._counters = counters
+        self._last_parked = Refusal(None, Outcomes(0, 0))
+        self._all: list[Suspect] | None = None  # None: not read from the state yet
+
+    def all(self) -> list[Suspect]:
+        """Those in the state, oldest first.
+
+        Raises:
+            StateCorrupt, StateUnavailable: the state cannot be read.
+        """
+        if self._all is None:
+            unknown = self._last_parked
+            self._set([Suspect(each, unknown) for each in self._state.parked(self._stream)])
+        return list(self._all or ())
+
+    def may_park(self) -> bool:
+        """Whether another one may be parked: one at most between two acks."""
+        count = len(self.all())
+        return not count or (count < _MAX_SUSPECTS and self.is_followed(self._last_parked))
+
+    def parked(self, refusal: ReceiverDown) -> None:
+        """Note that another one is in the state now."""
+        known = self.all()
+        numbers = {each.letter.number for each in known}
+        noted = self._last_parked = self.note(refusal)
+        new = [each for each in self._state.parked(self._stream) if each.number not in numbers]
+        self._set(known + [Suspect(each, noted) for each in new])
+
+    def note(self, refusal: ReceiverDown) -> Refusal:
+        """The refusal of a lone record, to be asked about later."""
+        return Refusal(refusal.reached, self._receivers.outcomes(refusal.reached))
+
+    def is_followed(self, refusal: Refusal) -> bool:
+        """Whether a receiver that refused the record has acknowledged others since."""
+        return self._receivers.outcomes(refusal.receivers).acknowledged > refusal.before.acknowledged
+
+    def is_proof(self, refusal: Refusal) -> bool:
+        """Whether it has, and nothing says that it was full when it refused the record."""
+        return self.is_followed(refusal) and self._receivers.outcomes(refusal.receivers).doubts == refusal.before.doubts
+
+    def refused_again(self, suspect: Suspect, refusal: ReceiverDown) -> None:
+        """It stays parked."""
+        self._set([Suspect(each.letter, self.note(refusal)) if each is suspect else each for each in self.all()])
+
+    def settled(self, suspect: Suspect, refusal: ReceiverDown | None) -> None:
+        """It was acknowledged if `refusal` is None, else it is a dead letter now."""
+        letter = suspect.letter
+        self._set([each for each in self.all() if each is not suspect])
+        if refusal is None:
+            self._counters.acknowledged += 1
+            log.info("%s: event %s is acknowledged now", self._stream, letter.refused.id)
+        else:
+            self._counters.dead_lettered += 1
+            log.error(
+                "%s: event %s cannot be delivered: %s; it is now a dead letter, see `in-jumpcloud dead-letters list`",
+                *(self._stream, letter.refused.id, refusal),
+            )
+
+    def _set(self, suspects: list[Suspect]) -> None:
+        self._all = suspects
+        self._counters.parked = len(suspects)
