@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 4
 PYTEST := $(BIN)/pytest -q -n $(WORKERS)
 
-.PHONY: help demo check test coverage lint unit generate soak trials api-trials simulation simulation-load bench clean
+.PHONY: help demo check test coverage lint unit generate soak trials api-trials simulation simulation-load simulation-mutations bench clean
 .NOTPARALLEL:
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make api-trials  late events, short pages, a wrong clock: OPTIONS=late, short-pages, clock or outage"
 	@echo "make simulation  whole lives in simulated time, decided by seeds: SEEDS=1000, FIRST=0; SEED=7 replays one"
 	@echo "make simulation-load  how many organizations one process polls in time"
+	@echo "make simulation-mutations  undo each mend in a copy, and count the seeds that find it"
 	@echo "make bench     compare with a plain script; see tests/bench/README.md"
 	@echo "make clean     remove the virtual environment and the caches"
 
@@ -66,6 +67,9 @@ simulation-load: .venv/dev
 
 simulation: .venv/dev
 	cd tests && ../$(BIN)/python -m simulation $(if $(SEED),--replay $(SEED),$(or $(SEEDS),1000) $(or $(FIRST),0))
+
+simulation-mutations: .venv/dev
+	cd tests && ../$(BIN)/python -m simulation.mutations $(or $(SEEDS),100) $(OPTIONS)
 
 bench: .venv/dev
 	PYTHONPATH=tests $(BIN)/python -m bench $(OPTIONS)

@@ -80,6 +80,7 @@ class Reconciler:
         self._pager: Pager | None = None
         self._must_count = False  # the first re-read is read to its end; its counts are next
         self._failures = 0
+        self._sweep_failed = False  # a part of a sweep that succeeds must not end its backoff
         self._count_failures = 0
         self._not_before = 0.0
         self.plan_ms: int | None = None
@@ -152,6 +153,7 @@ class Reconciler:
         """Reset what `error` left unfinished; returns the seconds until the next try."""
         now = self._runtime.monotonic()
         self._failures += 1
+        self._sweep_failed |= not self._rereads
         if self.error is None:
             self.error_since = now
         self.error = error
@@ -213,9 +215,10 @@ class Reconciler:
             self._known.compared_ms[sweep.tier] = sweep.end_ms
             self._sweep = None
             self._save()
+            self._sweep_failed = False
+            self._succeeded()
         else:
             self._sweep = sweep._replace(start_ms=span.end_ms)
-        self._succeeded()
 
     def _counts(self, span: Span, stop: threading.Event) -> tuple[Counts, Counts]:
         """JumpCloud's counts of `span` and those of the ledger.
@@ -264,7 +267,8 @@ class Reconciler:
         given_up = self._known.settle(reread.span, reread.rows, theirs, ours)
         self._schedule(list(self._known.open), now_ms, only=reread.span)
         self._save()
-        self._succeeded()
+        if not self._sweep_failed:
+            self._succeeded()
         self._report(given_up, f"{len(PAUSES) + 1} re-reads returned other events than JumpCloud counts")
 
     def _reread_without_counts(self, position: Position, now_ms: int) -> None:

@@ -12,10 +12,8 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
-from simulation.faults import NAMES
 from simulation.run import Result, run_seed, shrink
 
-LANDMARKS = (*NAMES,)
 _PAGE_LINES = 60
 
 
@@ -25,6 +23,7 @@ def main() -> int:
     parser.add_argument("seeds", type=int, nargs="?", default=1000)
     parser.add_argument("first", type=int, nargs="?", default=0)
     parser.add_argument("--replay", type=int)
+    parser.add_argument("--no-shrink", action="store_true")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
     if options.replay is not None:
@@ -35,7 +34,7 @@ def main() -> int:
     failed, landmarks = _run_all(options.first, options.seeds, options.workers)
     for name in sorted(landmarks):
         print(f"{landmarks[name]:8} {name}")
-    if failed:
+    if failed and not options.no_shrink:
         print(f"{len(failed)} seeds fail; shrinking {failed[0].seed}")
         result, _ = shrink(failed[0].seed)
         print("\n".join(line[:200] for line in result.lines[-_PAGE_LINES:]))

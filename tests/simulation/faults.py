@@ -103,7 +103,8 @@ class Faults:
         self.on: dict[str, Row] = {}
         self.now = 0.0
         self._seconds = seconds
-        self._over = False
+        self._active: frozenset[str] = frozenset()
+        self._changes_at = float("-inf")
         self._random: dict[str, Random] = {}
         self._rates: dict[str, float] = {}
         self._episodes: dict[str, list[tuple[float, float]]] = {}
@@ -131,11 +132,15 @@ class Faults:
 
     def acts(self, name: str, now: float) -> bool:
         """Whether `now` is in an episode of a fault."""
-        return not self._over and any(begin <= now < end for begin, end in self._episodes.get(name, ()))
+        if now >= self._changes_at:
+            self._update(now)
+        return name in self._active
 
     def hits(self, name: str, now: float) -> Random | None:
         """The random numbers of a fault if it hits this call."""
-        if name not in self.on or not self.acts(name, now):
+        if now >= self._changes_at:
+            self._update(now)
+        if name not in self._active:
             return None
         random = self._random[name]
         if random.random() >= self._rates[name]:
@@ -149,4 +154,12 @@ class Faults:
 
     def stop(self) -> None:
         """No fault acts any more."""
-        self._over = True
+        self._episodes.clear()
+        self._changes_at = float("-inf")
+
+    def _update(self, now: float) -> None:
+        """Note which faults act from `now` on, and until when that is so."""
+        spans = [(name, *span) for name, each in self._episodes.items() for span in each]
+        self._active = frozenset(name for name, begin, end in spans if begin <= now < end)
+        moments = (moment for _, begin, end in spans for moment in (begin, end) if moment > now)
+        self._changes_at = min(moments, default=float("inf"))

@@ -69,12 +69,15 @@ def _at(event: Event) -> int:
 class JumpCloud:
     """The API. Faults change its answers."""
 
-    def __init__(self, organizations: list[Organization], faults: Faults, *, origin_ms: int, plan_ms: int) -> None:
+    def __init__(
+        self, organizations: list[Organization], faults: Faults, *, origin_ms: int, plan_ms: int, counts: str = "right"
+    ) -> None:
         self.organizations = {each.name: each for each in organizations}
         self.requests = 0
         self._faults = faults
         self._origin_ms = origin_ms
         self._plan_ms = plan_ms
+        self._count = counts
 
     def answer(self, path: str, body: bytes, headers: dict[str, str], now: float) -> Answer:
         """Answer a request that arrives `now`, in seconds of the run."""
@@ -172,12 +175,14 @@ class JumpCloud:
 
     def _counts(self, organization: Organization, start: int, end: int, now: float, now_ms: int) -> Answer:
         faults = self._faults
-        if faults.hits("counts are refused", now):
+        if self._count == "refused" or faults.hits("counts are refused", now):
             return _error(400, "too many buckets")
         found = Counter(event.at // MINUTE for event in organization.between(start, end) if event.counted <= now_ms)
+        if self._count != "right":
+            found = Counter({minute: count // 2 for minute, count in found.items() if self._count == "lower"})
         if random := faults.hits("counts are impossible", now):
             found = _impossible(found, random, start, end)
-        buckets = [{"key": minute * MINUTE, "doc_count": count} for minute, count in sorted(found.items())]
+        buckets = [{"key": minute * MINUTE, "doc_count": count} for minute, count in sorted(found.items()) if count]
         return Answer(200, json.dumps({"buckets": buckets}).encode())
 
 

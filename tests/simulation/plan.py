@@ -39,6 +39,10 @@ class Plan:
     plan_ms: int
     start_ms: int
     poison: set[str]
+    is_overloaded: bool
+    """More polls are due than the rate limit allows."""
+    counts: str
+    """How the API counts for the whole run: `right`, `refused`, `zero` or `lower`."""
 
 
 def draw(random: Random, folder: Path) -> Plan:
@@ -47,7 +51,11 @@ def draw(random: Random, folder: Path) -> Plan:
     number = random.choice((1, 1, 2, 3))
     reach_hours = random.choice((36, 60, 96))
     start_hours = random.choice((0, 2, 20, 90))
-    interval = max(30.0, hours * 3600 * number / 150)
+    calm = 28 if reach_hours > 72 else 12
+    interval = max(30.0, (hours + calm) * 3600 * number / 160)
+    is_overloaded = random.random() < 0.1
+    if is_overloaded:
+        interval /= 4
     organizations = [Organization(f"org{each}") for each in range(number)]
     settings = Config(
         jumpcloud=JumpCloudSettings(
@@ -59,12 +67,13 @@ def draw(random: Random, folder: Path) -> Plan:
             lag=Duration(random.choice((0, 0, 5, 300))),
             overlap=Duration(random.choice((60, 120, 600))),
             window=Duration(random.choice((4, 24)) * 3600),
-            page_limit=random.choice((1, 2, 3, 7, 50, 1000)),
-            requests_per_second=random.choice((0.2, 5, 50)),
+            page_limit=1000 if is_overloaded else random.choice((1, 2, 3, 7, 50, 1000)),
+            requests_per_second=0.8 * number / interval if is_overloaded else random.choice((0.2, 5, 50)),
             read_timeout=Duration(30),
         ),
         reconcile=ReconcileSettings(
-            every=Duration(max(600, interval * random.choice((1, 4)))), reach=Duration(reach_hours * 3600)
+            every=Duration(max(600, interval * (4 if is_overloaded else random.choice((1, 4))))),
+            reach=Duration(reach_hours * 3600),
         ),
         ecs=EcsSettings(preserve_original_event=True, profile=random.choice(("elastic", "extended"))),
         geoip=GeoIPSettings(city=None),
@@ -84,9 +93,11 @@ def draw(random: Random, folder: Path) -> Plan:
         settings,
         organizations,
         seconds=hours * 3600,
-        calm=(28 if reach_hours > 72 else 12) * 3600,
+        calm=calm * 3600,
         plan_ms=random.choice((90, 15, 5)) * DAY,
         start_ms=ORIGIN_MS - start_hours * HOUR,
+        is_overloaded=is_overloaded,
+        counts=random.choice(("right",) * 9 + ("refused", "zero", "lower")),
         poison=set(random.sample(uids, min(len(uids), 1))),
     )
 
@@ -117,9 +128,12 @@ def _add_events(organization: Organization, random: Random, hours: float, start_
 
 def _add(organization: Organization, random: Random, number: int, at: int, visible: int, counted: int) -> None:
     uid = f"{organization.name}-{number}"
-    # An id is used again now and then, for an event of another time.
-    former = random.choice(organization.events).uid if random.random() < 0.02 and organization.events else uid
-    event_id = uid if any(each.at == at for each in organization.events) else former
+    event_id = uid
+    if random.random() < 0.05:  # an id is used again now and then, for an event of another time
+        events = organization.events
+        near = [each.uid for each in events if 0 < abs(each.at - at) < MINUTE]
+        taken = {json.loads(each.row)["id"] for each in events if each.at == at}
+        event_id = random.choice(near) if near and taken.isdisjoint(near) else uid
     fields = {
         "id": event_id,
         "uid": uid,

@@ -141,6 +141,8 @@ class SimConnection(sqlite3.Connection):
     """A database on a disk that has faults."""
 
     process: Process
+    is_synced = False
+    """Whether a COMMIT is known to be on the disk when it returns."""
     _has_keys = False
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
@@ -151,6 +153,7 @@ class SimConnection(sqlite3.Connection):
             self._has_keys = False
         late = self._refuse(sql)
         cursor = super().execute(sql, parameters)
+        self._has_keys |= "INTO ledger" in sql and cursor.rowcount != 0
         if is_commit:
             self.process.committed(self, has_keys=self._has_keys)
             self.process.point("disk")

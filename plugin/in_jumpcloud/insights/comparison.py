@@ -106,12 +106,17 @@ class Comparisons(msgspec.Struct, kw_only=True):
         `until_ms` is the end of what the stream has delivered and does not poll again. A span begins as far before the
         end of the last one as the tier is wide: what became visible since then is found, also after a long stop.
         """
+        due = []
         for number, tier in enumerate(tiers):
+            # A clock that was ahead may have moved it further than events of this age.
+            self.compared_ms[number] = min(self.compared_ms[number], now_ms - tier.newest_ms)
             end_ms = whole_minute(min(until_ms, now_ms - tier.newest_ms))
             is_backfill = number == 0 and end_ms < now_ms - DAY_MS
-            if end_ms - self.compared_ms[number] >= (DAY_MS if is_backfill else tier.every_ms):
-                return Span(self._start(number, tier), end_ms, number)
-        return None
+            share = (end_ms - self.compared_ms[number]) / (DAY_MS if is_backfill else tier.every_ms)
+            if share >= 1:
+                due.append((share, Span(self._start(number, tier), end_ms, number)))
+        # The most overdue is next: under overload the first tier is always due.
+        return max(due, default=(0, None), key=lambda each: each[0])[1]
 
     def until_due_ms(self, until_ms: int, now_ms: int, tiers: tuple[Tier, ...]) -> int:
         """Milliseconds until `due_span` returns a span, if the stream follows the clock."""

@@ -1,0 +1,235 @@
+"""Undoes each mend of the delivery path, one at a time, in a copy of the package, and counts the seeds that find it.
+
+`make simulation-mutations SEEDS=100` prints a table. A mend that no seed misses is not proven by the simulation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+PACKAGE = Path(__file__).parents[2] / "plugin" / "in_jumpcloud"
+
+
+class Mutation(NamedTuple):
+    """Replace `old` by `new` in `file`: the package then has this mistake again."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+MUTATIONS = (
+    Mutation(
+        "the pager advances before the delivery",
+        "poller.py",
+        """        minutes = self._calls.deliver(page, before, after, window.span, stop)
+        pager.advance(page)
+        self.position = after
+""",
+        """        pager.advance(page)
+        self.position = after
+        minutes = self._calls.deliver(page, before, after, window.span, stop)
+""",
+    ),
+    Mutation(
+        "late work has no turns while polls are due",
+        "collector.py",
+        "return self._polled_last or self.poller.until_due() > 0",
+        "return self.poller.until_due() > 0",
+    ),
+    Mutation(
+        "comparisons begin a day before now",
+        "insights/comparison.py",
+        "return Span(self._start(number, tier), end_ms, number)",
+        "return Span(min(end_ms, max(self._start(number, tier), whole_minute(now_ms - DAY_MS))), end_ms, number)",
+    ),
+    Mutation(
+        "one re-read settles a minute",
+        "insights/comparison.py",
+        "exhausted = entry.tries > len(PAUSES)",
+        "exhausted = True",
+    ),
+    Mutation(
+        "a minute is not read again before it leaves the reach",
+        "insights/comparison.py",
+        "exhausted = entry.tries > len(PAUSES)",
+        "exhausted = entry.tries > 3",
+    ),
+    Mutation(
+        "counts are believed",
+        "insights/comparison.py",
+        "return lower < _MIN_LOWER or lower * 2 <= len(ours)",
+        "return True",
+    ),
+    Mutation(
+        "nothing is read again without counts",
+        "reconciler.py",
+        "if end_ms - from_ms < _REREAD_WITHOUT_COUNTS_MS:",
+        "if end_ms >= 0:",
+    ),
+    Mutation(
+        "backfills are not compared",
+        "insights/comparison.py",
+        "compared_ms = [origin_ms, *",
+        "compared_ms = [max(origin_ms, whole_minute(now_ms)), *",
+    ),
+    Mutation(
+        "only the last day is compared",
+        "insights/comparison.py",
+        "if each.newest_ms < reach_ms",
+        "if each.newest_ms == 0",
+    ),
+    Mutation(
+        "positions move by this machine's clock",
+        "insights/clock.py",
+        "        if trusted is None:\n            return ours",
+        "        if True:\n            return ours",
+    ),
+    Mutation(
+        "a position in the future stays",
+        "poller.py",
+        "if newest_ms <= now_ms + WARN_SKEW_SECONDS * 1000:",
+        "if newest_ms:",
+    ),
+    Mutation(
+        "the wall clock prunes the ledger",
+        "collector.py",
+        "before_ms = min(wanted_ms, kept_ms + round(passed * _PRUNE_PACE * 1000))",
+        "before_ms = self._runtime.now_ms() - 86_400_000",
+    ),
+    Mutation(
+        "the origin of a new stream is final at once",
+        "collector.py",
+        "if self.position.provisional:",
+        "if False:",
+    ),
+    Mutation(
+        "an event is its id",
+        "insights/event.py",
+        'digest = blake2b(f"{event_id}\\0{timestamp}\\0{event_type}".encode(), digest_size=DIGEST_BYTES).digest()',
+        "digest = blake2b(event_id.encode(), digest_size=DIGEST_BYTES).digest()",
+    ),
+    Mutation(
+        "a moving beginning of the plan is met with the same windows",
+        "poller.py",
+        "self._window_ms = max(MINUTE_MS, min(covered_ms or self._window_ms // 2, self._window_ms // 2))",
+        "self._window_ms = self._settings.window.ms + 0 * covered_ms",
+    ),
+    Mutation(
+        "the position is committed before the ack",
+        "pipeline.py",
+        "                position = after if is_last else before\n",
+        "                position = after\n",
+    ),
+    Mutation(
+        "commits are not synced",
+        "state/database.py",
+        'connection.execute("PRAGMA synchronous = FULL")',
+        'connection.execute("PRAGMA synchronous = NORMAL")',
+    ),
+    Mutation(
+        "the ledger does not learn of a failed COMMIT that took effect",
+        "state/ledger.py",
+        "if contents:  # before the COMMIT",
+        "if False:  # before the COMMIT",
+    ),
+    Mutation(
+        "a suspect waits for another record",
+        "pipeline.py",
+        "                self._sender.retry_suspects(stop)\n",
+        "",
+    ),
+    Mutation(
+        "a full receiver's records are dead letters",
+        "record_sender.py",
+        "elif len(group) == 1 and self._acknowledged(refusal) > refused_at.get(group[0].key, sys.maxsize):",
+        "elif len(group) == 1:",
+    ),
+    Mutation(
+        "a part of a sweep ends the backoff",
+        "reconciler.py",
+        """        else:
+            self._sweep = sweep._replace(start_ms=span.end_ms)
+""",
+        """        else:
+            self._sweep = sweep._replace(start_ms=span.end_ms)
+            self._succeeded()
+""",
+    ),
+    Mutation(
+        "the first tier of comparisons always comes first",
+        "insights/comparison.py",
+        "return max(due, default=(0, None), key=lambda each: each[0])[1]",
+        "return due[0][1] if due else None",
+    ),
+    Mutation(
+        "comparisons in the future stay",
+        "insights/comparison.py",
+        "self.compared_ms[number] = min(self.compared_ms[number], now_ms - tier.newest_ms)",
+        "pass",
+    ),
+    Mutation(
+        "a plan is known for ever",
+        "poller.py",
+        "return self._plan_ms if is_known else None",
+        "return self._plan_ms if is_known or True else None",
+    ),
+)
+
+
+def apply(mutation: Mutation, package: Path) -> None:
+    """Make the mistake in a copy of the package.
+
+    Raises:
+        ValueError: the text is not there once; the package has changed.
+    """
+    path = package / mutation.file
+    text = path.read_text()
+    if text.count(mutation.old) != 1:
+        raise ValueError(f"{mutation.name}: {mutation.file} does not contain the text once")
+    path.write_text(text.replace(mutation.old, mutation.new))
+
+
+def seeds_that_find(mutation: Mutation, seeds: int) -> list[int]:
+    """The seeds of the first `seeds` that fail with this mistake."""
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "in_jumpcloud"
+        shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+        apply(mutation, package)
+        done = subprocess.run(  # noqa: S603 - our own interpreter
+            [sys.executable, "-m", "simulation", str(seeds), "--no-shrink"],
+            cwd=Path(__file__).parents[1],
+            env={**os.environ, "PYTHONPATH": folder},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    return sorted(map(int, re.findall(r"^SEED=(\d+)", done.stdout, re.MULTILINE)))
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("seeds", type=int, nargs="?", default=100)
+    parser.add_argument("--only", default="")
+    options = parser.parse_args()
+    unfound = 0
+    for mutation in MUTATIONS:
+        if options.only in mutation.name:
+            found = seeds_that_find(mutation, options.seeds)
+            unfound += not found
+            print(f"{len(found):5} of {options.seeds}  {mutation.name}  {found[:8]}", flush=True)
+    return bool(unfound)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
