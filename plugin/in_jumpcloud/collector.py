@@ -88,7 +88,7 @@ class Collector:
         )
         self.poller = Poller(
             stream.name,
-            PollCalls(self._pager, self._probe, self._deliver, self._start_over, self._prune),
+            PollCalls(self._pager, self._probe, self._deliver, self._start_over, self._prune, self._kept_from),
             settings.jumpcloud,
             self.counters,
             Position.starting_at(self._start_ms(clock.now_ms()), provisional=True),
@@ -300,6 +300,9 @@ class Collector:
         self.counters.page_bytes += page.size
         return self._pipeline.deliver(page, before, after, stop, span=span)
 
+    def _kept_from(self) -> int:
+        return self._state.kept_from_ms(self.stream.name)
+
     def _prune(self) -> None:
         """Let go of ids that can no longer be compared or read again.
 
@@ -309,7 +312,7 @@ class Collector:
         if passed < _PRUNE_EVERY_SECONDS:
             return
         self._pruned_at += passed
-        kept_ms = self._state.kept_from_ms(self.stream.name)
+        kept_ms = self._kept_from()
         wanted_ms = self.reconciler.oldest_ms(self._clock.now_ms())
         before_ms = min(wanted_ms, kept_ms + round(passed * _PRUNE_PACE * 1000))
         if before_ms <= kept_ms:

@@ -50,7 +50,8 @@ class PollCalls(NamedTuple):
     """What a poller asks of its stream.
 
     `pager` makes a pager of a window. `probe` requests one event from a moment on, in epoch milliseconds. `start_over`
-    has everything within reach compared again. `done` is called after each completed window.
+    has everything within reach compared again. `done` is called after each completed window. `kept_from` returns from
+    when on the ledger has all ids, in epoch milliseconds.
     """
 
     pager: Callable[[Window], Pager]
@@ -58,6 +59,7 @@ class PollCalls(NamedTuple):
     deliver: Deliver
     start_over: Callable[[int], None]
     done: Callable[[], None]
+    kept_from: Callable[[], int]
 
 
 class Poller:
@@ -197,6 +199,9 @@ class Poller:
     def _plan(self) -> Pager | None:
         """A pager for the unfinished window, or else for the next one, which is frozen from now on."""
         settings, now_ms, now = self._settings, self._clock.now_ms(), self._runtime.monotonic()
+        if self._is_before_ledger(now_ms):
+            self._poll_at = now + settings.interval
+            return None
         self._correct_position(now_ms)
         overlap_ms = 0 if self._contiguous_ms == self.position.watermark_ms else settings.overlap.ms
         window = plan_window(
@@ -217,6 +222,12 @@ class Poller:
             self.position = self.position.with_window(window)
         self._window_is_old = window.end_ms < now_ms - settings.overlap.ms
         return self._calls.pager(window)
+
+    def _is_before_ledger(self, now_ms: int) -> bool:
+        """Whether the clock is so far behind the position that it would be polled where ids are forgotten already."""
+        settings = self._settings
+        start_ms = now_ms - settings.lag.ms - settings.overlap.ms
+        return start_ms < self.position.watermark_ms - settings.overlap.ms and start_ms < self._calls.kept_from()
 
     def _correct_position(self, now_ms: int) -> None:
         """Take back a position in the future: a clock that was ahead has moved it there."""
