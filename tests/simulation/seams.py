@@ -15,7 +15,7 @@ from in_jumpcloud.errors import PageTooLarge, RequestTimeout, Retryable
 from in_jumpcloud.insights.http_exchange import HttpResponse
 
 if TYPE_CHECKING:
-    from simulation.world import Process
+    from simulation.machine import Process
 
 
 class _Headers:

@@ -1,0 +1,206 @@
+"""What must hold: while faults act, and after they have ended."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from simulation.jumpcloud import DAY, MINUTE, Event, Organization
+from simulation.plan import HOUR, ORIGIN_MS
+from simulation.seams import SimConnection
+
+from in_jumpcloud.app import App
+from in_jumpcloud.monitoring.health import not_alive, not_ready
+from in_jumpcloud.monitoring.snapshot import take_snapshot
+
+if TYPE_CHECKING:
+    from simulation.machine import Process
+    from simulation.world import World
+
+MAX_REQUESTS = 4000
+"""More than any run needs: polls and comparisons at their intervals, and a request for each event."""
+
+
+class Judge:
+    """Compares what the world knows with what the program has done and said."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._letters: set[str] = set()  # the uids of dead letters, and of suspects
+        self._parked: set[str] = set()
+        self._said: Counter[str] = Counter()  # what could not be had, by the counters of all lives
+        self._short_plans = world.faults.episodes("moving retention")
+        self._watermarks: dict[str, int] = {}
+        self._first_ms: dict[str, int] = {}
+        self._begun_ms: dict[str, int] = {}
+        self._moved_at = 0.0
+        self._is_dated = not any(each.startswith("Date") for each in world.faults.on)  # JumpCloud's dates are right
+
+    def note_counters(self, plugin: App) -> None:
+        """Keep what a life said, which ends."""
+        for collector in plugin.collectors:
+            self._said["unavailable"] += bool(collector.counters.unavailable_seconds)
+            self._said["given up"] += collector.counters.given_up_minutes
+
+    def committed(self, connection: SimConnection) -> None:
+        """A transaction is on disk: the positions must not have passed what was there and is not delivered."""
+        for name, text in connection.rows("SELECT name, position FROM stream"):
+            position = json.loads(text)
+            watermark = position["watermark_ms"]
+            self._note_beginning(name.removeprefix("organization "), position)
+            before = self._watermarks.get(name, position["origin_ms"])
+            self._watermarks[name] = watermark
+            if watermark > self._world.now_ms + 10_000 and self._is_dated and not position.get("provisional"):
+                self._world.fail(
+                    f"{name}: the position is {(watermark - self._world.now_ms) / 1000:.0f} s in the future"
+                )
+            if watermark > before:
+                self._moved_at = self._world.now
+                self._check_passed(connection, name, position["origin_ms"], before, watermark)
+
+    def _note_beginning(self, name: str, position: dict[str, Any]) -> None:
+        """From when on a stream has promised its events: from the first commit, if the clock was right then.
+
+        If it was wrong, and JumpCloud's dates too, nothing tells the true time.
+        """
+        self._first_ms.setdefault(name, self._world.now_ms - ORIGIN_MS + self._world.plan.start_ms)
+        is_right = abs(self._world.clock.wall_ns() // 1_000_000 - self._world.now_ms) < MINUTE
+        if name in self._begun_ms or (position.get("provisional") and not is_right):
+            return
+        begun_ms = self._world.now_ms - ORIGIN_MS + self._world.plan.start_ms
+        if not is_right and not self._is_dated:
+            begun_ms = max(begun_ms, position["origin_ms"])
+        self._begun_ms[name] = begun_ms
+
+    def _check_passed(self, connection: SimConnection, name: str, origin: int, before: int, watermark: int) -> None:
+        organization = self._world.api.organizations[name.removeprefix("organization ")]
+        asked = organization.first_pages.get(watermark)
+        if asked is None:
+            if not self._world.faults.on.keys() & {"moving retention"} and self._world.plan.plan_ms > 6 * DAY:
+                self._world.fail(f"{name}: the position is at {watermark}, the end of no window")
+            return
+        # Near the beginning of the plan, which moves on, up to a day is left out, and said.
+        first_ms = max(before, origin, asked - self._world.api.plan_ms(self._world.now) + DAY)
+        for event in organization.between(min(first_ms, watermark), watermark):
+            if event.visible <= asked and event.hidden_until < asked and not self._has(event):
+                self.note_letters(connection)
+                if event.uid not in self._letters:
+                    self._world.fail(
+                        f"{name}: the position passed {event.uid}, which was visible and is not acknowledged"
+                    )
+                    return
+
+    def _has(self, event: Event) -> bool:
+        return any(receiver.kept[event.uid] for receiver in self._world.receivers)
+
+    def note_letters(self, connection: SimConnection) -> None:
+        """Note which events are not delivered, but known."""
+        letters = connection.rows("SELECT state, event FROM dead_letter")
+        self._letters = {json.loads(raw)["uid"] for _, raw in letters}
+        self._parked = {json.loads(raw)["uid"] for state, raw in letters if state == "suspect"}
+
+    def check_health(self, process: Process, plugin: App) -> None:
+        """Never ready while something is owed and nothing moves."""
+        now_ms = self._world.now_ms
+        settings = self._world.settings
+        limit = settings.http.max_lag + settings.jumpcloud.lag + 2 * settings.jumpcloud.interval + 120
+        since = max(self._moved_at, process.began - 1000)
+        if self._world.now - since < limit or any(row.where == "clock" for row in self._world.faults.on.values()):
+            return  # with a wrong clock the lag is wrong too
+        for organization in self._world.organizations:
+            for event in organization.between(self._start_ms(organization), now_ms - int(limit * 1000)):
+                if event.visible < event.at + MINUTE and not self._has(event) and event.uid not in self._letters:
+                    if event.visible + limit * 1000 > now_ms:
+                        continue
+                    self._world.landmarks["owed for long"] += 1
+                    snapshot = take_snapshot(plugin, now_ms=process.runtime.now_ms(), began=process.began)
+                    if not not_ready(snapshot) and not not_alive(snapshot):
+                        self._world.fail(f"ready, but {event.uid} is owed since {now_ms - event.visible} ms")
+                    return
+
+    def check_end(self) -> None:
+        """All has recovered: everything that was promised is there, and nothing twice."""
+        process = self._world.process
+        if process is None or process.app is None:
+            self._world.fail("the process does not run")
+            return
+        self.note_letters(process.connections[-1])
+        self._check_delivered()
+        self._check_duplicates()
+        if self._world.api.requests > MAX_REQUESTS:
+            self._world.fail(f"{self._world.api.requests} requests")
+        plugin = process.app
+        self.note_counters(plugin)
+        settings = self._world.settings.jumpcloud
+        for collector in plugin.collectors:
+            behind = (self._world.now_ms - collector.position.watermark_ms) / 1000 - settings.lag - settings.interval
+            if behind < -120 - settings.interval:
+                self._world.fail(f"{collector.stream.name}: the position is in the future")
+            if behind > 120 + settings.interval * (5 if self._world.plan.is_overloaded else 1):
+                self._world.fail(f"{collector.stream.name} is {behind:.0f} s behind: {collector.error}")
+        snapshot = take_snapshot(plugin, now_ms=process.runtime.now_ms(), began=process.began)
+        reasons = not_alive(snapshot) + not_ready(snapshot)
+        if reasons and not self._world.plan.is_overloaded and self._world.plan.counts == "right":
+            self._world.fail(f"not ready: {reasons[0]}")
+        if "undeclared exception" not in self._world.faults.on and any(
+            each.counters.unexpected for each in plugin.collectors
+        ):
+            self._world.fail("an unexpected exception")
+
+    def _promised(self, organization: Organization, event: Event) -> bool:
+        start_ms = self._start_ms(organization)
+        if event.at < start_ms:
+            return False
+        episodes = [(self._world.plan.seconds + self._world.plan.calm, self._world.plan.plan_ms)]
+        episodes += [(end, min(DAY, self._world.plan.plan_ms)) for _, end in self._short_plans]
+        # What the plan no longer reached at some time need not be there, but was said.
+        out_of_plan = any(event.at < ORIGIN_MS + end * 1000 - plan_ms + DAY for end, plan_ms in episodes)
+        is_late = event.hidden_until or event.visible > event.at + MINUTE
+        if out_of_plan and (self._said["unavailable"] or is_late):
+            return False
+        # Counts that are wrong but possible hide what is late, until they are right again.
+        out_of_reach = (
+            event.at < ORIGIN_MS + self._world.plan.seconds * 1000 - self._world.settings.reconcile.reach.ms + 2 * HOUR
+        )
+        if (
+            is_late and self._world.plan.counts != "right"
+        ):  # all is read again every six hours, if that is known to be wrong
+            if len(organization.events) < 30:
+                return False
+            return max(event.visible, event.hidden_until) < event.at + 12 * HOUR and not out_of_reach
+        return not (is_late and out_of_reach and self._world.faults.excused("counts"))
+
+    def _start_ms(self, organization: Organization) -> int:
+        """From when on events are promised: as long before the first commit as the settings say."""
+        return self._begun_ms.get(organization.name, self._first_ms.get(organization.name, self._world.now_ms))
+
+    def _check_delivered(self) -> None:
+        for organization in self._world.organizations:
+            for event in organization.events:
+                if self._promised(organization, event) and not self._has(event) and event.uid not in self._letters:
+                    late = (event.visible - event.at) / 1000
+                    counted = (event.counted - event.visible) / 1000
+                    self._world.fail(
+                        f"{event.uid} at {event.at} is lost: {late:.0f} s late, counted {counted:.0f} s after"
+                    )
+                    return
+        if self._parked:
+            self._world.fail(f"parked: {sorted(self._parked)}")
+        wrong = self._letters - (self._world.plan.poison if "refuses one record" in self._world.faults.on else set())
+        if wrong and "closes after reading" not in self._world.faults.on:
+            self._world.fail(f"dead letters: {sorted(wrong)[:5]}")
+
+    def _check_duplicates(self) -> None:
+        settled: Counter[str] = Counter()
+        for receiver in self._world.receivers:
+            for delivery in receiver.deliveries:
+                if delivery.settled:
+                    settled.update(delivery.uids)
+                elif not self._world.faults.excused("resend"):
+                    self._world.fail(f"{delivery.uids[0]} was sent again without a reason")
+                    return
+        for uid, count in settled.items():
+            if count > 1:
+                self._world.fail(f"{uid} was acknowledged and committed {count} times")
+                return
