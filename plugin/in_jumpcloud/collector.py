@@ -88,7 +88,11 @@ class Collector:
         )
         self.poller = Poller(
             stream.name,
-            PollCalls(self._pager, self._probe, self._deliver, self._start_over, self._prune, self._kept_from),
+            PollCalls(
+                *(self._pager, self._probe, self._deliver, self._start_over, self._pipeline.leave_out),
+                done=self._prune,
+                kept_from=self._kept_from,
+            ),
             settings.jumpcloud,
             self.counters,
             Position.starting_at(self._start_ms(clock.now_ms()), provisional=True),
@@ -97,7 +101,7 @@ class Collector:
         )
         self.reconciler = Reconciler(
             stream.name,
-            LateCalls(self._count, self._pager, self._deliver),
+            LateCalls(self._count, self._pager, self._deliver, self._pipeline.leave_out),
             *(resources.state, settings, self.counters, runtime),
         )
         self._created_at = self._pruned_at = runtime.monotonic()

@@ -14,18 +14,20 @@ from in_jumpcloud.config.schema import ForwardSettings
 from in_jumpcloud.counters import Counters
 from in_jumpcloud.errors import (
     OtherOrganization,
+    PageTooLarge,
     StateUnavailable,
     Stopped,
 )
 from in_jumpcloud.forward import wire
 from in_jumpcloud.forward.chunks import batch
 from in_jumpcloud.insights.event import EventKey, RawEvent, parse_event
-from in_jumpcloud.insights.pages import Page
-from in_jumpcloud.insights.window import Position
+from in_jumpcloud.insights.pages import Page, key_at
+from in_jumpcloud.insights.window import Position, Window
 from in_jumpcloud.record_sender import REJECTED_DELAY, PendingRecord, PipelineResources, RecordSender
 from in_jumpcloud.runtime import SYSTEM, Runtime
 from in_jumpcloud.state.dead_letters import DeadLetter, Refused
 from in_jumpcloud.tags import TagTemplate
+from in_jumpcloud.timestamps import rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -190,6 +192,37 @@ class Pipeline:
                 "%s: JumpCloud also sends events of organization %.40s; they are delivered too, and counted",
                 *(self._stream, organization),
             )
+
+    def leave_out(self, window: Window, error: PageTooLarge, after: Position, stop: threading.Event) -> Counter[int]:
+        """Commit a dead letter without its event, which is too large to hold. The position becomes `after`.
+
+        The cursor behind the event identifies it: when it is read again, it is not reported twice.
+
+        Returns:
+            As `deliver`: the minute of the event.
+
+        Raises:
+            StateCorrupt, StateUnavailable: the state cannot be read, or, with `give_up_after`, not written.
+            Stopped: `stop` was set.
+        """
+        cursor = error.cursor or ""
+        key = key_at(cursor, window.span)
+        self._span = window.span
+        self._seen = list(self._resources.state.delivered(self._stream, [key], [cursor]))
+        if self._seen:
+            self._commit([], after, stop)
+            return Counter([key.minute])
+        reason = (
+            f"the event at cursor {cursor} of the window from {rfc3339(window.start_ms)} to {rfc3339(window.end_ms)} "
+            f"is left out: {error}; raise jumpcloud.event_max_bytes to collect such events"
+        )
+        tag = self._tag.of(None, self._organization)
+        record = PendingRecord(b"", None, key, cursor, tag, b"", late=False, oversized=True)
+        self._commit([record], after, stop, dead_letters=[self._refused(record, reason)])
+        self._counters.left_out += 1
+        self._counters.dead_lettered += 1
+        log.error("%s: %s", self._stream, reason)
+        return Counter([key.minute])
 
     def acknowledged(self, records: Sequence[PendingRecord], after: Position, stop: threading.Event) -> None:
         """Commit records that the receiver has."""

@@ -24,7 +24,7 @@ from in_jumpcloud.errors import (
     StateUnavailable,
 )
 from in_jumpcloud.insights.clock import WARN_SKEW_SECONDS, EarlierClock
-from in_jumpcloud.insights.pages import Page, Pager, is_cursor
+from in_jumpcloud.insights.pages import Page, Pager, behind
 from in_jumpcloud.insights.window import Position, Window, plan_window
 from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.timestamps import DAY_MS, MINUTE_MS, rfc3339
@@ -44,20 +44,24 @@ _PLAN_KNOWN_SECONDS = 6 * 3600.0
 Deliver = Callable[[Page, Position, Position, tuple[int, int], threading.Event], Mapping[int, int]]
 """Delivers a page; the position is the first until the last commit sets it to the second. Arguments and result are
 those of Pipeline.deliver."""
+LeaveOut = Callable[[Window, PageTooLarge, Position, threading.Event], Mapping[int, int]]
+"""Pipeline.leave_out."""
 
 
 class PollCalls(NamedTuple):
     """What a poller asks of its stream.
 
     `pager` makes a pager of a window. `probe` requests one event from a moment on, in epoch milliseconds. `start_over`
-    has everything within reach compared again. `done` is called after each completed window. `kept_from` returns from
-    when on the ledger has all ids, in epoch milliseconds.
+    has everything within reach compared again. `leave_out` reports the event at the end of a query that is too large to
+    hold, and commits the position. `done` is called after each completed window. `kept_from` returns from when on the
+    ledger has all ids, in epoch milliseconds.
     """
 
     pager: Callable[[Window], Pager]
     probe: Callable[[int, threading.Event], None]
     deliver: Deliver
     start_over: Callable[[int], None]
+    leave_out: LeaveOut
     done: Callable[[], None]
     kept_from: Callable[[], int]
 
@@ -97,6 +101,9 @@ class Poller:
         self._margin_ms = _PLAN_MARGIN_MS
         self._pager: Pager | None = None
         self._delivered = self._furthest = 0  # pages of the window, now and before its last failure
+        self._page_ms: int | None = None  # the minute of the oldest event on the last page of the window
+        self._stepped_over = False  # an event too large to hold
+        self._stepped_ms: int | None = None  # the minute of the first page behind it
         self._reached_ms: int | None = None  # the minute of the newest event that the window has delivered
         self._window_is_old = False  # its events have had their time to appear
         self._contiguous_ms: int | None = None  # a watermark after which no event can be minutes late
@@ -125,7 +132,7 @@ class Poller:
         except NotLicensed as error:
             self._start_later(error, stop)
         except PageTooLarge as error:
-            self._step_over(error)
+            self._step_over(error, stop)
         return self.succeeded()
 
     def succeeded(self) -> bool:
@@ -149,7 +156,7 @@ class Poller:
         if isinstance(error, PageTooLarge):
             self._limit = max(1, self._limit // 4)
         if isinstance(error, CursorLost | PageTooLarge):
-            self._restart_window()
+            self._restart_window(at_page=isinstance(error, PageTooLarge))
         if asked is not None:
             delay = asked
         elif is_temporary or isinstance(error, Retryable | StateUnavailable):
@@ -188,12 +195,14 @@ class Poller:
             return self._plan_ms
         raise refusal
 
-    def _restart_window(self) -> None:
-        """Page the window from its start again. The ledger prevents duplicates."""
+    def _restart_window(self, *, at_page: bool) -> None:
+        """Page the window from its start again, or from the last page on. The ledger prevents duplicates."""
         self._delivered = 0
         window = self.position.window
         if window:
-            window = msgspec.structs.replace(window, limit=min(window.limit, self._limit), cursor=None)
+            start_ms = max(window.start_ms, self._page_ms or 0) if at_page else window.start_ms
+            limit = min(window.limit, self._limit)
+            window = msgspec.structs.replace(window, start_ms=start_ms, limit=limit, cursor=None)
             self.position = self.position.with_window(window)
 
     def _plan(self) -> Pager | None:
@@ -218,7 +227,8 @@ class Poller:
         if window is None:
             return None
         if window is not self.position.window:
-            self._delivered, self._reached_ms = 0, None
+            self._delivered, self._reached_ms, self._page_ms = 0, None, None
+            self._stepped_over = False
             self.position = self.position.with_window(window)
         self._window_is_old = window.end_ms < now_ms - settings.overlap.ms
         return self._calls.pager(window)
@@ -250,7 +260,9 @@ class Poller:
         pager.advance(page)
         self.position = after
         self._delivered += 1
-        self._reached_ms = max((minute * MINUTE_MS for minute in minutes), default=self._reached_ms)
+        moments = [minute * MINUTE_MS for minute in minutes]
+        self._reached_ms = max(moments, default=self._reached_ms)
+        self._page_ms = min((ms for ms in moments if window.start_ms <= ms < window.end_ms), default=self._page_ms)
         self._adapt_limit(page, window)
         if pager.done:
             self._pager = None
@@ -260,24 +272,36 @@ class Poller:
                 self._window_ms = min(self._settings.window.ms, 2 * self._window_ms)
             self._counters.liveness.mark_progress()
             self._calls.done()
+        elif self._stepped_over:
+            self._widen(window)
 
-    def _step_over(self, error: PageTooLarge) -> None:
+    def _step_over(self, error: PageTooLarge, stop: threading.Event) -> None:
         """Continue behind an event that is too large to hold, and report its place.
 
         Raises:
             PageTooLarge: the page has several events, or no cursor.
         """
         window = self.position.window
-        if window is None or window.limit > 1 or error.cursor is None or not is_cursor(error.cursor):
+        following = behind(window, error) if window else None
+        if window is None or following is None:
             raise error
         self.reset()
-        log.error(
-            "%s: an event after cursor %s of the window from %s to %s is left out: %s",
-            *(self._stream, window.cursor, rfc3339(window.start_ms), rfc3339(window.end_ms), error),
-        )
-        self._counters.left_out += 1
+        after = self.position.with_window(following)
+        self._calls.leave_out(window, error, after, stop)
+        self.position = after
         self._delivered += 1
-        self.position = self.position.with_window(window.after(error.cursor))
+        self._stepped_over, self._stepped_ms = True, None
+
+    def _widen(self, window: Window) -> None:
+        """Behind an event that was stepped over, and behind its minute, request whole pages again."""
+        if self._stepped_ms is None or self._page_ms is None:
+            self._stepped_ms = self._page_ms
+        elif self._page_ms > self._stepped_ms:
+            self.reset()
+            self._stepped_over = False
+            self._limit = self._settings.page_limit
+            window = msgspec.structs.replace(window, start_ms=self._page_ms, limit=self._limit, cursor=None)
+            self.position = self.position.with_window(window)
 
     def _start_later(self, refusal: NotLicensed, stop: threading.Event) -> None:
         """Move the position to where the plan begins, if it does not reach back to the window. Log the gap.

@@ -18,7 +18,7 @@ from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import Counters, plural
 from in_jumpcloud.errors import CountsUnavailable, CursorLost, InJumpCloudError, PageTooLarge, Retryable
 from in_jumpcloud.insights.comparison import PAUSES, Comparisons, Counts, Span, is_credible, spans, tiers
-from in_jumpcloud.insights.pages import Page, Pager
+from in_jumpcloud.insights.pages import Page, Pager, behind
 from in_jumpcloud.insights.window import Position, Window
 from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.state.store import StateStore
@@ -38,12 +38,14 @@ class LateCalls(NamedTuple):
     """What the reconciler asks of its stream.
 
     `counts` returns JumpCloud's counts of `[start_ms, end_ms)`. `pager` makes a pager of a window. `deliver` delivers a
-    page of a span, and returns the number of distinct events on it by minute.
+    page of a span, and returns the number of distinct events on it by minute. `leave_out` reports an event that is too
+    large to hold.
     """
 
     counts: Callable[[int, int, threading.Event], Counts]
     pager: Callable[[Window], Pager]
     deliver: Callable[[Page, Position, Position, tuple[int, int], threading.Event], Counts]
+    leave_out: Callable[[Window, PageTooLarge, Position, threading.Event], Counts]
 
 
 class _Reread(NamedTuple):
@@ -245,7 +247,16 @@ class Reconciler:
             start_ms, end_ms, _ = reread.span
             window = Window(start_ms=start_ms, end_ms=end_ms, services=services, limit=self._limit)
             self._pager = self._calls.pager(window)
-        page = self._pager.page(stop)
+        window = self._pager.window
+        try:
+            page = self._pager.page(stop)
+        except PageTooLarge as error:
+            following = behind(window, error)
+            if following is None:
+                raise
+            reread.rows.update(self._calls.leave_out(window, error, position, stop))
+            self._pager = self._calls.pager(following)
+            return
         reread.rows.update(self._calls.deliver(page, position, position, reread.span[:2], stop))
         self._pager.advance(page)
         if not self._pager.done:

@@ -138,19 +138,22 @@ def test_replay_of_some(command: Command, receiver: SimulatedReceiver, settings:
 
 
 def test_a_refused_one_stays(command: Command, receiver: SimulatedReceiver, settings: list[str]) -> None:
-    """One that is refused again stays, with the reason; the others are delivered; exit code 1."""
+    """One that is refused again stays, and one that was too large to receive; the others are delivered; exit code 1."""
     receiver.faults.refuse_above(50_000)
+    _add(command.state, "[1,2]", b"", reason="the event at cursor [1,2] is left out")
 
     done = _run("replay", settings)
 
     assert done.returncode == 1
     assert done.stdout.decode() == "dead letters delivered: 2\n"
-    reason, summary = done.stderr.decode().splitlines()
+    reason, left_out, summary = done.stderr.decode().splitlines()
     assert reason.startswith("in-jumpcloud: default: event event-1 stays: receiver ")
-    assert summary == "in-jumpcloud: 1 dead letter not delivered; see `in-jumpcloud dead-letters list`"
-    assert command.dead_letters() == ["event-1"]
+    assert left_out == "in-jumpcloud: default: event [1,2] stays: it was too large to be received"
+    assert summary == "in-jumpcloud: 2 dead letters not delivered; see `in-jumpcloud dead-letters list`"
+    assert command.dead_letters() == ["event-1", "[1,2]"]
 
     receiver.faults.clear()
+    assert _run("drop", settings, "--id", "[1,2]").returncode == 0
     assert _run("replay", settings).returncode == 0
     assert sorted(receiver.ids.values()) == [1, 1, 1]
 

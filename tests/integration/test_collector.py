@@ -218,9 +218,14 @@ def test_a_page_too_large_to_hold_is_requested_again_in_parts(
 def test_an_event_too_large_to_hold_is_left_out_and_reported(
     settings: Config, receiver: SimulatedReceiver, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The stream continues behind it; the log has its place. An event too large for a record is a dead letter."""
-    source = two_hours(per_minute=1)
+    """The stream continues behind it, soon with whole pages again. An event too large for a record is a dead letter.
+
+    The place of the one left out is in the log, and in a dead letter without event. A late event behind it is found.
+    """
+    source = two_hours(per_minute=10)
     at_ms = NOW - HOUR_MS
+    late = {"id": "late", "timestamp": rfc3339(at_ms + 1)}
+    source.add(late, timestamp_ms=at_ms + 1, visible_ms=NOW + HOUR_MS)
     for name, size in (("huge", 3_000_000), ("large", 400_000)):
         source.add({"id": name, "timestamp": rfc3339(at_ms), "text": "x" * size}, timestamp_ms=at_ms)
     with SimulatedApi(source, clock=clock) as api:
@@ -235,12 +240,20 @@ def test_an_event_too_large_to_hold_is_left_out_and_reported(
         with open_app(small, clock) as plugin:
             (one,) = plugin.collectors
             until_caught_up(one)
-            letters = [each.refused.id for each in plugin.resources.state.dead_letters.letters()]
+            first = len(event_queries(api))
+            clock.run(one, NOW + 2 * HOUR_MS)  # the overlap, and the minute of the late event, are read again
+            assert one.counters.open_minutes == 0
+            letters = {each.refused.id: each.refused for each in plugin.resources.state.dead_letters.letters()}
 
-    assert (one.counters.left_out, one.counters.dead_lettered, len(letters)) == (1, 1, 1)
+    assert (one.counters.left_out, one.counters.dead_lettered, len(letters)) == (1, 2, 2)
     (line,) = [each for each in caplog.messages if "is left out" in each]
     assert "larger than 1000000 bytes" in line
+    assert letters.pop("large").event
+    (left_out,) = letters.values()
+    assert left_out.reason in line
+    assert left_out.event == b""
     assert arrived_once(receiver, event_count(source) - 2)
+    assert first < 120, "the window was paged event by event"
 
 
 def test_the_last_page_of_a_window_does_not_raise_the_limit_again(

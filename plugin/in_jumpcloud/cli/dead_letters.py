@@ -221,14 +221,20 @@ class _Replayer:
         if self._stop.is_set():
             raise Stopped
         refused = letter.refused
+        if not refused.event:
+            return self._keep(letter, "it was too large to be received")
         record = self._mapper.map(parse_event(refused.event), refused.time_ms * 1_000_000 or time.time_ns())
         tag = self._tag.of(record.service, record.organization)
         refusal = self._send(tag, wire.pack_entry(record.time_ns, record.body))
         if refusal:
-            click.echo(f"{NAME}: {letter.stream}: event {printable(refused.id)} stays: {refusal}", err=True)
-            return False
+            return self._keep(letter, refusal)
         self.delivered += 1
         return True
+
+    @staticmethod
+    def _keep(letter: DeadLetter, why: str) -> bool:
+        click.echo(f"{NAME}: {letter.stream}: event {printable(letter.refused.id)} stays: {why}", err=True)
+        return False
 
     def _send(self, tag: str, packed: bytes) -> str | None:
         """Send one record. Returns None if it is acknowledged, else why the receiver refuses it but not others."""

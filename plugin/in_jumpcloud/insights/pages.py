@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 
 import msgspec
 
-from in_jumpcloud.errors import CursorLost, Retryable, Stopped
+from in_jumpcloud.errors import CursorLost, PageTooLarge, Retryable, Stopped
+from in_jumpcloud.insights.event import DIGEST_BYTES, UNDATED, EventKey
 from in_jumpcloud.insights.nesting import TOKEN, limit_nesting
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.runtime import SYSTEM, Runtime
+from in_jumpcloud.timestamps import MINUTE_MS
 
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -70,6 +73,7 @@ def _split_by_brackets(body: bytes) -> list[bytes]:
     return elements
 
 
+_MAX_DIGITS = 20
 _STOP_CHECK_SECONDS = 0.25
 """How often a wait for a page checks `stop`."""
 
@@ -83,6 +87,27 @@ def is_cursor(text: str) -> bool:
         return False
     _, too_deep = limit_nesting(encoded)
     return not too_deep
+
+
+def behind(window: Window, error: PageTooLarge) -> Window | None:
+    """The query behind the one event that is too large to hold; None if the page has several, or no new cursor."""
+    cursor = error.cursor
+    if window.limit > 1 or cursor is None or cursor == window.cursor or not is_cursor(cursor):
+        return None
+    return window.after(cursor)
+
+
+def key_at(cursor: str, span: tuple[int, int]) -> EventKey:
+    """A key for the unread event at the cursor behind it, in a window `[start, end)` in epoch milliseconds.
+
+    A cursor begins with the timestamp of its event. The rest belongs to the query: other queries have another one.
+    """
+    moment, *_ = [*msgspec.json.decode(cursor.encode(errors="replace"), type=list), None]
+    if isinstance(moment, str) and moment.isdecimal() and len(moment) < _MAX_DIGITS:
+        moment = int(moment)
+    is_known = isinstance(moment, int) and span[0] <= moment < span[1]
+    identity = f"left out\0{moment if is_known else cursor}".encode(errors="replace")
+    return EventKey(moment // MINUTE_MS if is_known else UNDATED, blake2b(identity, digest_size=DIGEST_BYTES).digest())
 
 
 Fetch = Callable[[Window, threading.Event], Page]
