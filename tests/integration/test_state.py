@@ -486,6 +486,15 @@ class TestFiles:
             reopened(path)
         assert not target.exists()
 
+    @pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+    def test_symbolic_links_of_sqlite(self, path: Path, suffix: str) -> None:
+        """The same holds for the files that SQLite creates: the state cannot be used until the link is gone."""
+        target = path.with_name("elsewhere")
+        path.with_name(f"{path.name}{suffix}").symlink_to(target)
+        with pytest.raises(StateUnavailable):
+            reopened(path)
+        assert not target.exists()
+
 
 class TestInUse:
     """Files that are deleted, replaced or copied while a process uses them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,24 @@ def test_environment(load: Load, problems: Problems) -> None:
     }
 
 
+def test_malformed_variables(load: Load, problems: Problems) -> None:
+    """What begins like a variable but is none is an error; `$${` stands for `${`."""
+    expected = "expected ${NAME} or ${NAME:-default}; write $${ for the text ${"
+    for value in ("${", "${}", "${HOME", "${A-B}", "${9}", "${A:default}", "a${A:-${B}}"):
+        assert problems(keyed(), f"forward.tag='{value}'", A="a") == {"forward.tag": expected}, value
+        assert problems(f"jumpcloud: {{api_key: '{value}'}}", A="a") == {"jumpcloud.api_key": expected}, value
+    assert load(keyed(), "forward.shared_key='$${A}$A$'", A="a").forward.shared_key == Secret("${A}$A$")
+
+
+def test_text_that_no_name_has(load: Load, problems: Problems) -> None:
+    """A control character, or a byte of the environment that is not UTF-8, is refused; a path may have any byte."""
+    text = "contains a control character, or a byte that is not UTF-8"
+    for value in ("\udc80", "a\nb", "\x1b[2J", "\x9b"):
+        assert problems(keyed(), "ecs.namespace=${A}", A=value) == {"ecs.namespace": text}
+    assert str(load(keyed(), "state.path=${A}", A="a\udc80").state.path) == "a\udc80"
+    assert "NUL" in problems(keyed(), "state.path=${A}", A="a\0")["state.path"]
+
+
 def test_overrides(load: Load) -> None:
     """`-o` sets a YAML value for a dotted key, the last one wins, and `${NAME}` works there too."""
     settings = load(
@@ -179,6 +198,10 @@ def test_secret_file(load: Load, problems: Problems, tmp_path: Path) -> None:
         assert found == {"jumpcloud.api_key_file": f"{tmp_path}/{name}: cannot be read: {reason}"}
 
 
+MISPLACED = [("jumpcloud", "region"), ("jumpcloud", "interval"), ("jumpcloud", "page_bytes"), ("jumpcloud", "start")]
+MISPLACED += [("jumpcloud", "page_limit"), ("jumpcloud", "url"), ("jumpcloud", "proxy"), ("http", "listen")]
+
+
 def test_errors_do_not_show_the_key(load: Load) -> None:
     """No error repeats the key, wherever a mistake puts it."""
     files = [
@@ -192,10 +215,17 @@ def test_errors_do_not_show_the_key(load: Load) -> None:
         f"jumpcloud:\n  api_key: @{KEY}\n",
         f"jumpcloud: {KEY}",
     ]
-    overrides = [f"jumpcloud.api_key=@{KEY}", f"jumpcloud.api_key=[{KEY}", f"jumpcloud.api_kye={KEY}"]
+    files += ["jumpcloud: {api_key_file: '${KEY}'}", f"jumpcloud: {{api_key_file: {KEY}}}"]
+    files += [f"{section}: {{{key}: '${{KEY}}'}}" for section, key in MISPLACED]
+    overrides = [
+        f"jumpcloud.api_key:{KEY}",
+        f"jumpcloud.api_key=@{KEY}",
+        f"jumpcloud.api_key=[{KEY}",
+        f"jumpcloud.api_kye={KEY}",
+    ]
     for arguments in [*((file,) for file in files), *(("", override) for override in overrides)]:
         with pytest.raises(ConfigError) as raised:
-            load(*arguments)
+            load(*arguments, KEY=KEY)
         assert KEY not in str(raised.value), arguments
         assert "8765432109876543" not in str(raised.value)
         assert raised.value.__cause__ is None
@@ -300,6 +330,20 @@ def test_offline_and_without_a_key(load: Load, problems: Problems, tmp_path: Pat
 # YAML
 
 
+def laughs(form: str) -> str:
+    """Ten values, in each line ten times those of the line before."""
+    first = f"a0: &a0 {form.format('')}\n"
+    return first + "".join(
+        f"a{level}: &a{level} {form.format(','.join(10 * [f'*a{level - 1}']))}\n" for level in range(1, 30)
+    )
+
+
+def test_aliases(load: Load) -> None:
+    """Aliases and merge keys work."""
+    text = "log: &log {level: debug, format: text}\nforward: {servers: [&one {host: a}, {<<: *one, port: 1}]}\n"
+    assert list(map(str, load(keyed() + text).forward.servers)) == ["a:24224", "a:1"]
+
+
 def test_yaml_errors(problems: Problems, tmp_path: Path) -> None:
     """A file that cannot be read, is not YAML, has a duplicate key, or is not a mapping: one line, with position."""
     table: dict[str | bytes, str] = {
@@ -311,6 +355,13 @@ def test_yaml_errors(problems: Problems, tmp_path: Path) -> None:
         "5": ": expected sections such as `jumpcloud:`, got a number",
         **dict.fromkeys([b"log: \xff\xfe", b"log: \x00", b"[" * 500], ": not valid YAML: "),
         b"log: {level: " + b"9" * 5000 + b"}": ": not valid YAML: ",
+        "log: {[level]: info}\n": ":1:7: not valid YAML: found unhashable key",
+        "log: {{level}: info}\n": ":1:7: not valid YAML: found unhashable key",
+        "log: &log [*log]\n": ":1:6: not valid YAML: a value contains itself",
+        "log: &log {<<: *log}\n": ":1:6: not valid YAML: a value contains itself",
+        laughs("[{}]"): ":6:5: not valid YAML: aliases make more than 100,000 values of it",
+        laughs("{{<<: [{}]}}"): ":6:14: not valid YAML: aliases make more than 100,000 values of it",
+        b" " * 5_000_000: ": cannot be read: it is larger than 4,194,304 bytes",
     }
     for text, message in table.items():
         (found,) = problems(text).values()
@@ -319,6 +370,24 @@ def test_yaml_errors(problems: Problems, tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as raised:
             load_config(path, environ={})
         assert str(raised.value) == f"{path}: cannot be read: {reason}"
+
+
+def test_what_is_no_file(load: Load, problems: Problems, tmp_path: Path) -> None:
+    """A device or a pipe, as configuration or as a secret, is read to a limit; a pipe with a writer works."""
+    os.mkfifo(tmp_path / "pipe")
+    larger, silent = "it is larger than {} bytes", "it is a pipe that nothing writes to"
+    for path, reason in [("/dev/zero", larger), (f"{tmp_path}/pipe", silent)]:
+        with pytest.raises(ConfigError) as raised:
+            load_config(Path(path), environ={})
+        assert str(raised.value) == f"{path}: cannot be read: {reason.format('4,194,304')}"
+        found = problems(f"jumpcloud: {{api_key_file: {path}}}")
+        assert found == {"jumpcloud.api_key_file": f"{path}: cannot be read: {reason.format('65,536')}"}
+        assert not raised.value.may_pass
+    reading, writing = os.pipe()
+    os.write(writing, f"{KEY}\n".encode())
+    os.close(writing)
+    assert load(f"jumpcloud: {{api_key_file: /dev/fd/{reading}}}").jumpcloud.api_key == Secret(KEY)
+    os.close(reading)
 
 
 def test_addresses() -> None:

@@ -23,13 +23,14 @@ from in_jumpcloud.counters import plural
 from in_jumpcloud.ecs import geoip
 from in_jumpcloud.ecs.mapper import Mapper, new_id
 from in_jumpcloud.errors import Fatal, ReceiverDown, StateMissing, Stopped
+from in_jumpcloud.file_access import open_private
 from in_jumpcloud.forward import wire
 from in_jumpcloud.forward.failover import Failover
 from in_jumpcloud.insights.event import decode_event, parse_event
 from in_jumpcloud.runtime import SYSTEM
 from in_jumpcloud.state import dead_letters
 from in_jumpcloud.state.dead_letters import DeadLetter
-from in_jumpcloud.state.files import open_private, path_errors, with_suffix
+from in_jumpcloud.state.files import path_errors, with_suffix
 from in_jumpcloud.state.store import StateReader, open_readonly, open_shared
 from in_jumpcloud.tags import TagTemplate
 from in_jumpcloud.timestamps import rfc3339

@@ -20,6 +20,7 @@ from in_jumpcloud.cli import ParsedType, examples, package_file
 from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
 from in_jumpcloud.config.types import Duration, Secret
 from in_jumpcloud.errors import ConfigError, HandshakeRejected, ReceiverDown, ReceiverPaused
+from in_jumpcloud.file_access import open_private
 from in_jumpcloud.forward.sender import AckSender
 
 SERVERS = (ServerSettings(unix=Path("/run/fluent-bit/forward.sock")), ServerSettings(host="127.0.0.1"))
@@ -247,7 +248,7 @@ def _write_file(path: Path, text: str, *, force: bool) -> None:
             target.unlink(missing_ok=True)
         elif os.path.lexists(path):
             raise ConfigError(f"{path}: already exists; use --force to overwrite")
-        with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 - the mode
+        with os.fdopen(open_private(target, create=True, exclusive=True), "w") as file:
             file.write(text)
         if force:
             target.replace(path)

@@ -17,7 +17,7 @@ def parse_address(text: str) -> tuple[str, int]:
     """
     match = _ADDRESS.fullmatch(text)
     if match is None or int(match[2]) > _LAST_PORT:
-        raise ValueError(f"expected host and port, such as 127.0.0.1:2021 or [::1]:2021 (got {text!r})")
+        raise ValueError("expected host and port, such as 127.0.0.1:2021 or [::1]:2021")
     return match[1].strip("[]"), int(match[2])
 
 

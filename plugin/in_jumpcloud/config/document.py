@@ -10,9 +10,13 @@ from typing import Any
 import yaml
 
 from in_jumpcloud.errors import ConfigError, Problem, may_pass
+from in_jumpcloud.file_access import NOT_A_FILE, read_limited
 
-_NO_CONFIGURATION = {errno.ENOENT, errno.EACCES, errno.EPERM}
-"""The file is missing or not for this user: there is no configuration to wait with."""
+_NO_CONFIGURATION = {errno.ENOENT, errno.EACCES, errno.EPERM, *NOT_A_FILE}
+"""The file is missing, not for this user, or not a file: there is no configuration to wait with."""
+_MAX_BYTES = 4 * 1024**2
+_MAX_VALUES = 100_000
+"""An alias such as `*name` counts as all the values that it stands for."""
 
 
 class Document:
@@ -32,7 +36,7 @@ class Document:
             key, equals, value = override.partition("=")
             if not equals or not key:
                 text = "expected KEY=VALUE, such as -o jumpcloud.interval=1m"
-                raise ConfigError(Problem("", text, f"-o {override}"))
+                raise ConfigError(Problem("", text, "-o"))  # not shown: it may have a secret
             self._override(key, value)
 
     def location(self, path: str) -> str:
@@ -68,7 +72,7 @@ def parse_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, is not YAML, has a duplicate key, or holds something else than a mapping.
     """
     try:
-        document = _load(path.read_bytes())
+        document = _load(read_limited(path, _MAX_BYTES))
     except OSError as error:
         passes = may_pass(error) and error.errno not in _NO_CONFIGURATION
         raise ConfigError(Problem("", f"{path}: cannot be read: {error.strerror}", may_pass=passes)) from None
@@ -91,7 +95,9 @@ def describe(value: Any) -> str:
         return "nothing"
     if isinstance(value, bool):
         return "true" if value else "false"
-    names = {dict: "a mapping", list: "a list", str: "text", int: "a number", float: "a decimal number"}
+    if isinstance(value, str):
+        return "text"
+    names = {dict: "a mapping", list: "a list", int: "a number", float: "a decimal number"}
     return names.get(type(value), type(value).__name__)
 
 
@@ -116,7 +122,39 @@ def _text(_: yaml.SafeLoader, node: yaml.Node) -> str:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _text)
+_UNFINISHED = -1
 
 
 def _load(text: str | bytes) -> Any:
-    return yaml.load(text, _Loader)  # noqa: S506 - a subclass of SafeLoader
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count_values(node, {})
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
+    """How many values a node stands for, with those that its aliases repeat. `counts` has those of finished nodes.
+
+    Raises:
+        MarkedYAMLError: it contains itself, or too many.
+    """
+    known = counts.get(id(node))
+    if known == _UNFINISHED:
+        raise yaml.MarkedYAMLError(problem="a value contains itself", problem_mark=node.start_mark)
+    if known is not None or isinstance(node, yaml.ScalarNode):
+        return known or 1
+    counts[id(node)] = _UNFINISHED
+    parts = (part for pair in node.value for part in pair) if isinstance(node, yaml.MappingNode) else node.value
+    total = 1
+    for part in parts:
+        total += _count_values(part, counts)
+        if total > _MAX_VALUES:
+            text = f"aliases make more than {_MAX_VALUES:,} values of it"
+            raise yaml.MarkedYAMLError(problem=text, problem_mark=node.start_mark)
+    counts[id(node)] = total
+    return total

@@ -6,12 +6,14 @@ Where a value is wrong its default takes its place, so that reading continues.
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -19,8 +21,13 @@ from in_jumpcloud.config.document import describe
 from in_jumpcloud.config.schema import Section
 from in_jumpcloud.config.types import Duration, Secret, Size, Start
 from in_jumpcloud.errors import Problem, may_pass
+from in_jumpcloud.file_access import NOT_A_FILE
 
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_VARIABLE = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?")
+"""`${NAME}`, `${NAME:-default}`, `$${` for the text `${`; anything else that begins with `${` is a mistake."""
+
+_UNUSABLE = {"Cc", "Cs"}
+"""Control characters, and surrogates, which stand for bytes that are not UTF-8."""
 
 S = TypeVar("S", bound=Section)
 
@@ -79,7 +86,7 @@ class SectionReader:
         if get_origin(kind) is tuple:
             return self._read_list(get_args(kind)[0], limits, value, path)
         if isinstance(value, str) and _VARIABLE.search(value):
-            value = _from_text(kind, _VARIABLE.sub(self._variable, value))
+            value = _from_text(kind, _Substituted(_VARIABLE.sub(self._variable, value), value))
         if get_origin(kind) is Literal:
             return _choice(get_args(kind), value)
         converted = _CONVERTERS[kind](value)
@@ -97,7 +104,11 @@ class SectionReader:
         return tuple(items)
 
     def _variable(self, match: re.Match[str]) -> str:
+        if match[0] == "$${":
+            return "${"
         name, default = match.groups()
+        if name is None or "${" in (default or ""):
+            raise ValueError("expected ${NAME} or ${NAME:-default}; write $${ for the text ${")
         value = self._environ.get(name) or default
         if value is None:
             raise ValueError(f"the environment variable {name} is not set, or is empty")
@@ -106,9 +117,11 @@ class SectionReader:
     def _read_secret(self, value: Any, path: str) -> Secret:
         file = self._read(Path, value, path)
         try:
-            return Secret(file.read_text().strip(), file=file)
+            return Secret.from_file(file)
         except (OSError, UnicodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not text"
+            reason = str(error.strerror if isinstance(error, OSError) else "not text")
+            if os.sep not in str(file):  # a common mistake is the secret in place of its path
+                raise _FileError(f"cannot be read: {reason} (name not shown: it may be the secret)", error) from None
             raise _FileError(f"{file}: cannot be read: {reason}", error) from None
 
 
@@ -117,10 +130,25 @@ class _FileError(ValueError):
 
     def __init__(self, text: str, cause: Exception) -> None:
         super().__init__(text)
-        self.may_pass = not isinstance(cause, OSError) or may_pass(cause)
+        self.may_pass = not isinstance(cause, OSError) or (may_pass(cause) and cause.errno not in NOT_A_FILE)
 
 
-def _from_text(kind: Any, text: str) -> Any:
+class _Substituted(str):
+    """Text with the values of variables. Its `repr`, which errors show, has their names: a value may be a secret."""
+
+    __slots__ = ("_written",)
+    _written: str
+
+    def __new__(cls, text: str, written: str) -> Self:
+        new = super().__new__(cls, text)
+        new._written = written
+        return new
+
+    def __repr__(self) -> str:
+        return repr(self._written)
+
+
+def _from_text(kind: Any, text: _Substituted) -> Any:
     """Text from the environment as a value of this type; the text itself if it is not one."""
     if kind is bool:
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
@@ -135,7 +163,7 @@ def _from_text(kind: Any, text: str) -> Any:
 def _choice(choices: tuple[str, ...], value: Any) -> Any:
     if value not in choices:
         raise ValueError(f"must be one of {', '.join(choices)} (got {_short(value)})")
-    return value
+    return str(value)
 
 
 def _expect(kind: Any, name: str, value: Any) -> Any:
@@ -150,7 +178,18 @@ def _text(value: Any) -> str:
     text: str = _expect(str, "text", value)
     if not text:
         raise ValueError("must not be empty")
-    return text
+    if any(unicodedata.category(character) in _UNUSABLE for character in text):
+        raise ValueError("contains a control character, or a byte that is not UTF-8")
+    return str(text)
+
+
+def _path(value: Any) -> Path:
+    text = str(_expect(str, "text", value))
+    if not text:
+        raise ValueError("must not be empty")
+    if "\0" in text:
+        raise ValueError("contains a NUL character, which a path cannot have")
+    return Path(text)
 
 
 _CONVERTERS: dict[Any, Callable[[Any], Any]] = {
@@ -158,8 +197,8 @@ _CONVERTERS: dict[Any, Callable[[Any], Any]] = {
     int: lambda value: _expect(int, "a whole number", value),
     float: lambda value: _expect(int | float, "a number", value),
     str: _text,
-    Path: lambda value: Path(_text(value)),
-    Secret: lambda value: Secret(_expect(str, "text", value)),  # a receiver's shared key may be empty
+    Path: _path,
+    Secret: lambda value: Secret(str(_expect(str, "text", value))),  # a receiver's shared key may be empty
     Duration: Duration.parse,
     Size: Size.parse,
     Start: Start,

@@ -8,10 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+from in_jumpcloud.file_access import read_limited
+
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _MAX_DURATION_SECONDS = 100 * 365 * 86_400
 _BYTES = {"": 1, "B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2, "GB": 1000**3, "GiB": 1024**3}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_MAX_SECRET_BYTES = 65_536
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 
@@ -109,6 +112,15 @@ class Secret:
     def __init__(self, text: str, *, file: Path | None = None) -> None:
         self._text = text
         self.file = file
+
+    @classmethod
+    def from_file(cls, file: Path) -> Self:
+        """Read a secret from a file, without the whitespace around it.
+
+        Raises:
+            OSError, UnicodeError: it cannot be read, or is not text.
+        """
+        return cls(read_limited(file, _MAX_SECRET_BYTES).decode().strip(), file=file)
 
     def reveal(self) -> str:
         """The text itself: for the wire, never for a log."""

@@ -21,8 +21,9 @@ from in_jumpcloud.errors import (
     StateOutdated,
     StateUnavailable,
 )
+from in_jumpcloud.file_access import open_private
 from in_jumpcloud.state import schema
-from in_jumpcloud.state.files import corrupt, open_private, path_errors, with_suffix
+from in_jumpcloud.state.files import corrupt, path_errors, with_suffix
 
 log = logging.getLogger(__name__)
 
@@ -207,9 +208,11 @@ def open_to_share(path: Path) -> Database:
     """Open the database at `path` to write to it, also while another process holds the state.
 
     Raises:
-        StateMissing, StateOutdated, ConfigError, StateCorrupt: as in `open_to_read`.
+        StateMissing, StateOutdated, ConfigError, StateCorrupt, StateUnavailable: as in `open_to_read`.
     """
     open_to_read(path).close()
+    with path_errors(path):
+        os.close(open_private(path, create=False))
     with _connected(path, f"{path.absolute().as_uri()}?mode=rw", sqlite3.connect, uri=True) as connection:
         _configure(connection)
         return Database(path, connection, schema.identity(connection), is_new=False)

@@ -26,9 +26,9 @@ def import_file(database: Database, path: Path) -> None:
     """
     importing, imported = (path.with_name(f"{path.name}.{each}") for each in ("importing", "imported"))
     try:
-        if path.exists():
+        if path.is_file():
             path.rename(importing)
-        elif not importing.exists():
+        elif not importing.is_file():
             return
         count, unreadable = _insert_lines(database, importing.read_bytes().splitlines())
         importing.rename(imported)

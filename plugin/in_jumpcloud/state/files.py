@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from in_jumpcloud.errors import ConfigError, Fatal, Problem, StateCorrupt, StateUnavailable, may_pass
+from in_jumpcloud.file_access import open_private
 
 _MAGIC = b"SQLite format 3\0"
 _LOCK_TRIES = 4
@@ -30,36 +31,6 @@ def corrupt(path: Path, what: object, advice: str = _MOVE_AWAY) -> StateCorrupt:
 def with_suffix(path: Path, suffix: str) -> Path:
     """A file next to the database, such as its lock."""
     return path.with_name(f"{path.name}{suffix}")
-
-
-def open_private(path: Path, *, create: bool) -> int:
-    """Open a regular file to read and write. It is never reached through a symbolic link as the last part of `path`.
-
-    A new file is readable by its owner only, whatever the umask is. If root creates it in a directory of another user,
-    it belongs to that user: a command that root runs must not lock out the plugin.
-
-    Returns:
-        The file descriptor, to be closed by the caller.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        return os.open(path, flags)
-    except FileNotFoundError:
-        if not create:
-            raise
-    file = os.open(path, flags | os.O_CREAT, 0o600)
-    try:
-        os.fchmod(file, 0o600)
-        directory = path.parent.stat()
-        if os.geteuid() == 0 and directory.st_uid:
-            os.fchown(file, directory.st_uid, directory.st_gid)
-    except BaseException:
-        os.close(file)
-        raise
-    return file
 
 
 @contextlib.contextmanager
@@ -156,7 +127,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 def _lock(path: Path, lock_path: Path) -> IO[str]:
     with contextlib.ExitStack() as on_failure:
-        lock = on_failure.enter_context(open(open_private(lock_path, create=True), "r+", errors="replace"))
+        lock = on_failure.enter_context(os.fdopen(open_private(lock_path, create=True), "r+", errors="replace"))
         for tries_left in reversed(range(_LOCK_TRIES)):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

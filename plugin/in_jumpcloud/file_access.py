@@ -1,0 +1,79 @@
+"""How files are opened: written for their owner only, and read with a bound."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import stat
+import time
+from pathlib import Path
+
+_WAIT_SECONDS = 5.0
+"""How long a pipe may give nothing."""
+_READ_BYTES = 65_536
+NOT_A_FILE = {errno.EFBIG, errno.EPIPE, errno.ENODATA}
+"""What `read_limited` raises for a device or a pipe: waiting does not help."""
+
+
+def open_private(path: Path, *, create: bool, exclusive: bool = False) -> int:
+    """Open a file to read and write. It is never reached through a symbolic link as the last part of `path`.
+
+    A new file is readable by its owner only, whatever the umask is. If root creates it in a directory of another user,
+    it belongs to that user: a command that root runs must not lock out the plugin.
+
+    Returns:
+        The file descriptor, to be closed by the caller.
+
+    Raises:
+        FileExistsError: there is something at the path, and `exclusive` is set.
+        OSError: it cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    if not exclusive:
+        try:
+            return os.open(path, flags)
+        except FileNotFoundError:
+            if not create:
+                raise
+    file = os.open(path, flags | os.O_CREAT | (os.O_EXCL if exclusive else 0), 0o600)
+    try:
+        os.fchmod(file, 0o600)
+        directory = path.parent.stat()
+        if os.geteuid() == 0 and directory.st_uid:
+            os.fchown(file, directory.st_uid, directory.st_gid)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def read_limited(path: Path, max_bytes: int) -> bytes:
+    """The content of a file or a pipe of at most `max_bytes`. A pipe or a terminal may take 5 s to give something.
+
+    Raises:
+        OSError: it cannot be read; EFBIG: it is larger; ENODATA: it gives nothing; EPIPE: nothing writes to the pipe.
+    """
+    # Opening a pipe that nothing writes to would block.
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        is_pipe = stat.S_ISFIFO(os.fstat(file).st_mode)
+        content = b""
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while True:
+            try:
+                part = os.read(file, min(_READ_BYTES, max_bytes + 1 - len(content)))
+            except BlockingIOError:
+                if not select.select([file], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                    raise OSError(errno.ENODATA, "nothing arrives from it", str(path)) from None
+                continue
+            if not part:
+                break
+            content += part
+            if len(content) > max_bytes:
+                raise OSError(errno.EFBIG, f"it is larger than {max_bytes:,} bytes", str(path))
+        if is_pipe and not content:
+            raise OSError(errno.EPIPE, "it is a pipe that nothing writes to", str(path))
+        return content
+    finally:
+        os.close(file)
