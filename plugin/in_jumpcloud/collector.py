@@ -211,8 +211,7 @@ class Collector:
         try:
             self.reconciler.step(self.position, self._clock.now_ms(), stop)
         except NotLicensed as error:
-            self.reconciler.reset()
-            self.reconciler.plan_ms = self.poller.find_plan(0, error, stop)
+            self.reconciler.plan_found(self.poller.find_plan(0, error, stop))
 
     def _poll_turn(self, stop: threading.Event) -> None:
         if not self._loaded:

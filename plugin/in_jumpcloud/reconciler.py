@@ -178,6 +178,13 @@ class Reconciler:
             self._give_up(now_ms - self._reach_ms)
         return delay
 
+    def plan_found(self, plan_ms: int) -> None:
+        """Leave out what is beyond the plan, which reaches back `plan_ms` milliseconds: a request was refused."""
+        self.reset()
+        self.plan_ms = plan_ms
+        self._rereads.clear()
+        self._sweep = None
+
     def reset(self) -> None:
         """Read the span again from its beginning: an error left its page unfinished."""
         self._pager = None
