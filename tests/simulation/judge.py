@@ -81,9 +81,9 @@ class Judge:
             if not self._world.faults.on.keys() & {"moving retention"} and self._world.plan.plan_ms > 6 * DAY:
                 self._world.fail(f"{name}: the position is at {watermark}, the end of no window")
             return
-        # Near the beginning of the plan, which moves on, up to a day is left out, and said.
-        first_ms = max(before, origin, asked - self._world.api.plan_ms(self._world.now) + DAY)
-        for event in organization.between(min(first_ms, watermark), watermark):
+        for event in organization.between(max(before, origin), watermark):
+            if self._is_out_of_plan(event):
+                continue
             if event.visible <= asked and event.hidden_until < asked and not self._has(event):
                 self.note_letters(connection)
                 if event.uid not in self._letters:
@@ -153,12 +153,8 @@ class Judge:
         start_ms = self._start_ms(organization)
         if event.at < start_ms:
             return False
-        episodes = [(self._world.plan.seconds + self._world.plan.calm, self._world.plan.plan_ms)]
-        episodes += [(end, min(DAY, self._world.plan.plan_ms)) for _, end in self._short_plans]
-        # What the plan no longer reached at some time need not be there, but was said.
-        out_of_plan = any(event.at < ORIGIN_MS + end * 1000 - plan_ms + DAY for end, plan_ms in episodes)
         is_late = event.hidden_until or event.visible > event.at + MINUTE
-        if out_of_plan and (self._said["unavailable"] or is_late):
+        if self._is_out_of_plan(event) and (self._said["unavailable"] or is_late):
             return False
         # Counts that are wrong but possible hide what is late, until they are right again.
         out_of_reach = (
@@ -171,6 +167,17 @@ class Judge:
                 return False
             return max(event.visible, event.hidden_until) < event.at + 12 * HOUR and not out_of_reach
         return not (is_late and out_of_reach and self._world.faults.excused("counts"))
+
+    def _is_out_of_plan(self, event: Event) -> bool:
+        """Whether the plan did not reach back to the event at some time until now: that was said, then.
+
+        Near its beginning, which moves on, up to a day is left out.
+        """
+        now, plan_ms = self._world.now, self._world.plan.plan_ms
+        ends = [(now, plan_ms)] + [
+            (min(now, end), min(DAY, plan_ms)) for begin, end in self._short_plans if begin < now
+        ]
+        return any(event.at < ORIGIN_MS + end * 1000 - reach_ms + DAY for end, reach_ms in ends)
 
     def _start_ms(self, organization: Organization) -> int:
         """From when on events are promised: as long before the first commit as the settings say."""

@@ -49,8 +49,8 @@ MUTATIONS = (
     Mutation(
         "comparisons begin a day before now",
         "insights/comparison.py",
-        "return Span(self._start(number, tier), end_ms, number)",
-        "return Span(min(end_ms, max(self._start(number, tier), whole_minute(now_ms - DAY_MS))), end_ms, number)",
+        "Span(self._start(number, tier), end_ms, number)",
+        "Span(min(end_ms, max(self._start(number, tier), whole_minute(now_ms - DAY_MS))), end_ms, number)",
     ),
     Mutation(
         "one re-read settles a minute",

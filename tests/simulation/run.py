@@ -16,7 +16,9 @@ from simulation.world import Violation, World, quiet
 
 from in_jumpcloud import app
 
-_SHM = Path("/dev/shm")  # noqa: S108 - memory, if there is such a file system
+_SHM = Path("/dev/shm")  # noqa: S108 - it is not written by name
+MEMORY = _SHM if _SHM.is_dir() else None
+"""A folder in memory; None: there is none."""
 
 
 @dataclass
@@ -50,8 +52,7 @@ class _Lines(logging.Handler):
 
 def run_seed(seed: int, without: Collection[str] = (), *, keep_trace: bool = False) -> Result:
     """Run one seed, without some of its faults."""
-    folder = _SHM if _SHM.is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="simulation-", dir=folder) as name:
+    with tempfile.TemporaryDirectory(prefix="simulation-", dir=MEMORY) as name:
         world = World(seed, without, Path(name), keep_trace=keep_trace)
         failure = None
         with (

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from simulation.mutations import MUTATIONS, PACKAGE
 from simulation.run import run_seed
 
 SEEDS = 200
@@ -28,9 +29,16 @@ def test_seeds(share: int) -> None:
     assert len(landmarks) > 20
 
 
+def test_mutations_apply() -> None:
+    """Each mistake of `make simulation-mutations` can still be made in the package."""
+    stale = [each.name for each in MUTATIONS if (PACKAGE / each.file).read_text().count(each.old) != 1]
+    assert stale == []
+
+
 def test_a_seed_decides_everything() -> None:
     """The same seed does the same again, in another process too, whose sets and hashes have another order."""
-    script = "from simulation.run import run_seed; print([run_seed(each).hash for each in range(8)])"
+    script = "from simulation.mutations import MUTATIONS, PACKAGE
+from simulation.run import run_seed; print([run_seed(each).hash for each in range(8)])"
     folder = Path(__file__).parents[1]
     command = [sys.executable, "-c", script]
     texts = {

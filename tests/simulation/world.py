@@ -193,6 +193,8 @@ class World:
 
     def _changed_settings(self) -> Any:
         random = self.faults.random("SIGHUP")
+        if self.process and self.process.app:
+            self.judge.note_counters(self.process.app)  # a reload starts them again
         jumpcloud = msgspec.structs.replace(self.settings.jumpcloud, page_limit=random.choice((2, 5, 100)))
         forward = msgspec.structs.replace(self.settings.forward, chunk_bytes=random.choice((2000, 100_000)))
         self.settings = msgspec.structs.replace(self.settings, jumpcloud=jumpcloud, forward=forward)
