@@ -287,7 +287,7 @@ class App:
     def _note_due(self, now: float) -> None:
         while self._later and self._later[0][0] <= now:
             since, number, slot = heapq.heappop(self._later)
-            since += _BEHIND_SECONDS if slot.collector.is_behind else 0
+            since += _BEHIND_SECONDS if _is_behind(slot.collector) else 0
             heapq.heappush(self._hanging if slot.collector.timed_out else self._due, (since, number, slot))
 
     def _next_heap(self) -> list[tuple[float, int, _Slot]] | None:
@@ -305,6 +305,15 @@ class App:
         elif not isinstance(error, Retryable | StateUnavailable) and not collector.counters.unexpected_in_a_row:
             return True
         return self.runtime.monotonic() + delay - since > ONCE_SECONDS
+
+
+def _is_behind(collector: Collector) -> bool:
+    """Whether it gives way to others. A defect must not lose the stream, nor end the worker that asks."""
+    try:
+        return collector.is_behind
+    except Exception:
+        log.exception("%s: unexpected error; continuing", collector.stream.name)
+        return False
 
 
 def streams(settings: Config) -> list[Stream]:
