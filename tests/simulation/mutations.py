@@ -151,8 +151,8 @@ MUTATIONS = (
     Mutation(
         "a full receiver's records are dead letters",
         "record_sender.py",
-        "elif len(group) == 1 and self._acknowledged(refusal) > refused_at.get(group[0].key, sys.maxsize):",
-        "elif len(group) == 1:",
+        "            elif is_proof:\n",
+        "            elif len(group) == 1:\n",
     ),
     Mutation(
         "a part of a sweep ends the backoff",
