@@ -152,9 +152,10 @@ class Poller:
         self.error = error
         self._furthest = max(self._furthest, self._delivered)
         asked = error.after if isinstance(error, Retryable) else None
-        self.failures += asked is None
-        if isinstance(error, PageTooLarge):
+        if isinstance(error, PageTooLarge) and self._limit > 1:
             self._limit = max(1, self._limit // 4)
+            asked = 0.0  # it is our limit, so a smaller page needs no pause
+        self.failures += asked is None
         if isinstance(error, CursorLost | PageTooLarge):
             self._restart_window(at_page=isinstance(error, PageTooLarge))
         if asked is not None:

@@ -161,16 +161,16 @@ class Reconciler:
         self.error = error
         after = error.after if isinstance(error, Retryable) else None
         delay = after if after is not None else self._backoff()
-        self._not_before = now + delay
         self.reset()
         if isinstance(error, PageTooLarge) and self._limit > 1:
-            self._limit = max(1, self._limit // 4)
+            self._limit, self._failures, delay = max(1, self._limit // 4), self._failures - 1, 0.0
         elif self._rereads and not isinstance(error, CursorLost):
             # A span that cannot be read must not hold up the comparisons: those have the next turn.
             failed = self._rereads.popleft().span
             for minute in range(failed.start_ms // MINUTE_MS, failed.end_ms // MINUTE_MS):
                 if minute in self._due:
                     self._due[minute] = now + 2 * delay
+        self._not_before = now + delay
         if isinstance(error, CountsUnavailable) or self._count_failures >= _MAX_COUNT_FAILURES:
             self._reread_without_counts(position, now_ms)
         if now - self.error_since > _GIVE_UP_COMPARING_SECONDS:

@@ -20,6 +20,8 @@ from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, now_ms
 ACK_TIMEOUT = 1.0
 FROZEN = 5.0
 TIMES = 3
+CHUNK_RECORDS = 25
+"""More than fit into 20,000 bytes."""
 
 
 class ReceiverProcess:
@@ -54,35 +56,45 @@ class ReceiverProcess:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("shared_key", ["", None])
-def test_a_frozen_receiver_is_sent_each_chunk_once(command: Command, shared_key: str | None) -> None:
-    """It has taken the chunk under way and acknowledges it when it continues: nothing is sent again.
+def test_a_frozen_receiver_is_sent_each_chunk_once(command: Command, shared_key: str | None, count: int) -> None:
+    """It has taken the chunk under way and acknowledges it when it continues: nothing is sent to it again.
 
-    That holds with a handshake, and without one, where messages without records take its place.
+    That holds with a handshake, and without one, where messages without records take its place. Another receiver, if
+    there is one, gets that chunk at once: it arrives twice in all, one chunk for each freeze.
     """
     now = now_ms()
     source = EventSource(start_ms=now - HOUR_MS, end_ms=now - 5 * MINUTE_MS, per_minute=100)
     expected = source.count(0, now, now_ms=now)
-    receiver = ReceiverProcess(command, "records", *(["--shared-key", shared_key] if shared_key is not None else []))
+    options = ["--shared-key", shared_key] if shared_key is not None else []
+    receivers = [ReceiverProcess(command, f"records-{number}", *options) for number in range(count)]
+
+    def ids() -> Counter[str]:
+        return sum((each.ids() for each in receivers), Counter())
+
     with SimulatedApi(source) as api:
         settings = command.settings(
             api,
-            receiver.port,
+            receivers[0].port,
+            forward__servers=[{"host": "127.0.0.1", "port": each.port} for each in receivers],
             forward__shared_key=shared_key,
             forward__ack_timeout=f"{ACK_TIMEOUT:g}s",
             forward__chunk_bytes=20_000,
             jumpcloud__start="2h",
             jumpcloud__page_limit=100,
-            jumpcloud__requests_per_second=20,
+            jumpcloud__requests_per_second=20 if count == 1 else 4,
         )
         running = command.start("run", "--once", *settings)
         for number in range(1, TIMES + 1):
-            wait_until(lambda number=number: len(receiver.ids()) >= number * expected // (TIMES + 1))  # type: ignore[misc]
-            receiver.freeze(FROZEN)
+            wait_until(lambda number=number: len(ids()) >= number * expected // (TIMES + 1))  # type: ignore[misc]
+            receivers[0].freeze(FROZEN)
         assert running.wait(100) == 0, command.log.read_text()
 
-    ids = receiver.ids()
-    assert len(ids) == expected
-    print(f"{sum(ids.values()) - expected} of {expected} arrived twice")  # noqa: T201 - the figure is the point
-    assert sum(ids.values()) == expected
+    arrived = ids()
+    assert len(arrived) == expected
+    twice = sum(arrived.values()) - expected
+    print(f"{twice} of {expected} arrived twice")  # noqa: T201 - the figure is the point
+    assert twice <= (0 if count == 1 else TIMES * CHUNK_RECORDS)
+    assert sum(sum(each.ids().values()) - len(each.ids()) for each in receivers) == 0
     assert "no ack within 1 s" in command.log.read_text()

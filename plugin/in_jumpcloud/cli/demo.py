@@ -38,7 +38,7 @@ _FLUENT_BIT = """
 service: {{flush: 0.2, grace: 1, log_level: error, storage.path: {directory}/storage}}
 pipeline:
   inputs:
-    - {{name: forward, listen: 127.0.0.1, port: {port}, storage.type: filesystem}}
+    - {{name: forward, listen: 127.0.0.1, port: {port}, empty_shared_key: on, storage.type: filesystem}}
   outputs:
     - {{name: file, match: '*', path: {directory}, file: records, format: plain, retry_limit: no_limits}}
 """
@@ -95,6 +95,7 @@ def _settings(url: str, port: int, directory: Path) -> Config:
         "jumpcloud.start": f"{_DAYS + 1}d",
         "jumpcloud.requests_per_second": 1000,
         "forward.servers": [{"host": "127.0.0.1", "port": port}],
+        "forward.shared_key": "",
         "forward.ack_timeout": "10s",
         "state.path": f"{directory}/state.db",
     }
@@ -120,7 +121,7 @@ def _run_plugin(settings: Config, total: int) -> app.App:
 
 @contextmanager
 def _simulated_receiver() -> Iterator[tuple[int, _ReadRecords]]:
-    with SimulatedReceiver() as receiver:
+    with SimulatedReceiver(shared_key="") as receiver:
         yield receiver.port, lambda: [each.record for each in receiver.records]
 
 
