@@ -163,9 +163,20 @@ def test_proxy(client: Client, serve: Serve, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("HTTP_PROXY", other.url)
     fetch(client("http://api.invalid", proxy=proxy.url))
     assert (proxy.paths, other.paths) == ([f"http://api.invalid{PATH}"], [])
-    fetch(client("http://api.invalid"))
+    fetch(client("http://api.invalid", allow_plain_http=True))
     assert other.paths == [f"http://api.invalid{PATH}"]
     assert proxy.headers[0]["x-api-key"] == other.headers[0]["x-api-key"] == KEY
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_no_key_to_a_proxy_of_the_environment(
+    client: Client, api: SimulatedApi, serve: Serve, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A plain URL, which is this machine's, is not asked for over a proxy of the environment."""
+    proxy = serve(answer())
+    monkeypatch.setenv(name, proxy.url)
+    assert fetch(client(api.url)).events
+    assert proxy.paths == []
 
 
 def test_ca_file(client: Client, serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -218,8 +229,8 @@ def test_statistics(client: Client, api: SimulatedApi) -> None:
 
 
 def test_longest_request(client: Client) -> None:
-    """A call may take the slowest request after the longest pause; with a service account, four of them."""
+    """A call may take the slowest request after the longest pause, twice; with a service account, six of them."""
     timeouts = {"connect_timeout": Duration(10), "read_timeout": Duration(60)}
-    assert client("http://api.invalid", **timeouts).max_request_seconds == 10 + 5 * 60 + 300
+    assert client("http://api.invalid", **timeouts).max_request_seconds == 2 * (10 + 5 * 60 + 300)
     account = {"client_id": "a", "client_secret": Secret(KEY)}
-    assert client("http://api.invalid", **timeouts, **account).max_request_seconds == 4 * (10 + 5 * 60 + 300)
+    assert client("http://api.invalid", **timeouts, **account).max_request_seconds == 6 * (10 + 5 * 60 + 300)

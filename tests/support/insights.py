@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from in_jumpcloud.config.schema import JumpCloudSettings
-from in_jumpcloud.config.types import Duration, Secret
+from in_jumpcloud.config.types import Duration, ProxyUrl, Secret
 from in_jumpcloud.errors import InJumpCloudError
 from in_jumpcloud.insights.api import DirectoryInsights, Scope
 from in_jumpcloud.insights.auth import create_auth
@@ -135,6 +135,8 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
         **settings: Any,
     ) -> DirectoryInsights:
         api_key = None if "client_id" in settings else Secret(key)
+        if settings.get("proxy"):
+            settings["proxy"] = ProxyUrl(settings["proxy"])
         section = JumpCloudSettings(url=url, api_key=api_key, **{"read_timeout": Duration(20), **settings})
         rate_limiter = rate_limiter or RateLimiter(10_000)
         created.append(DirectoryInsights(section, create_auth(section, rate_limiter, runtime=runtime), rate_limiter))

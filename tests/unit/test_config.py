@@ -90,7 +90,7 @@ def test_documented_file_has_every_default(load: Load) -> None:
 def test_environment(load: Load, problems: Problems) -> None:
     """`${NAME}` and `${NAME:-default}` work within text, in lists and for values of every type."""
     text = keyed(
-        "region: ${REGION:-eu}\npage_limit: ${LIMIT}\nurl: http://${HOST}:${PORT:-8080}/\nservices: ['${ONE}']\n"
+        "region: ${REGION:-eu}\npage_limit: ${LIMIT}\nurl: https://${HOST}:${PORT:-8080}/\nservices: ['${ONE}']\n"
         "requests_per_second: ${RATE}"
     )
     text += "forward:\n  servers: [{host: h, port: '${PORT_OF_FLUENT}'}]\necs: {preserve_original_event: '${KEEP}'}\n"
@@ -98,7 +98,7 @@ def test_environment(load: Load, problems: Problems) -> None:
     settings = load(text, **environ)
     assert settings.jumpcloud.region == "eu"
     assert (settings.jumpcloud.page_limit, settings.jumpcloud.requests_per_second) == (500, 2.5)
-    assert settings.jumpcloud.base_url == "http://api:8080"
+    assert settings.jumpcloud.base_url == "https://api:8080"
     assert settings.jumpcloud.services == ("sso",)
     assert str(settings.forward.servers[0]) == "h:24225"
     assert settings.ecs.preserve_original_event is True

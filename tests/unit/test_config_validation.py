@@ -43,7 +43,14 @@ def check_table(directory: Path, table: list[tuple[str, list[str]]]) -> None:
 
 def test_urls_and_paths() -> None:
     """A URL needs a valid host and port, and must not contain a password, which is not shown; a path names a file."""
-    urls = ("ftp://api.example.com", "http://127.0.0.1:99999", "http://[::1", "https://user:sesame@api.example.com")
+    urls = (
+        "https://api.example.com?key=sesame",
+        "https://api.example.com/#sesame",
+        "ftp://api.example.com",
+        "http://127.0.0.1:99999",
+        "http://[::1",
+        "https://user:sesame@api.example.com",
+    )
     for override in (*(f"jumpcloud.url={url}" for url in urls), "state.path=/", "dead_letter.path=/"):
         with pytest.raises(ConfigError) as caught:
             load_config(None, ["jumpcloud.api_key=key", override])
@@ -71,7 +78,7 @@ reconcile: {{reach: 23h}}
     invalid = "is not a valid ID: it contains whitespace or an invalid character"
     expected = [
         "jumpcloud.api_key: missing; set api_key or api_key_file, or client_id and client_secret",
-        "jumpcloud.url: expected a base URL without a user, such as https://api.eu.jumpcloud.com",
+        "jumpcloud.url: expected a base URL without a user and a query, such as https://api.eu.jumpcloud.com",
         f"jumpcloud.organizations[3]: 'two words' {invalid}",
         f"jumpcloud.organizations[4]: '組織' {invalid}",
         "jumpcloud.organizations[2]: duplicate ID 'a'",
@@ -96,7 +103,7 @@ def test_service_account(tmp_path: Path) -> None:
     text = f"jumpcloud: {{client_id: {ID}, client_secret_file: {tmp_path}/secret, organizations: [a]}}"
     assert load(tmp_path, text).jumpcloud.client_secret == Secret(KEY)
     for url in ("http://127.0.0.1:1/token", "http://localhost/token", "http://[::1]:8/token", "https://e.com/token"):
-        settings = load(tmp_path, f"jumpcloud: {{{ACCOUNT}, url: 'http://e.com', token_url: '{url}'}}").jumpcloud
+        settings = load(tmp_path, f"jumpcloud: {{{ACCOUNT}, url: 'https://e.com', token_url: '{url}'}}").jumpcloud
         assert settings.token_endpoint == url
         assert KEY not in repr(settings)
 
@@ -112,8 +119,9 @@ def test_account(tmp_path: Path) -> None:
         f"client_id: {ID}, {secret}": "organizations: missing",
         f"{ACCOUNT}, provider_id: p": "provider_id: a service account cannot",
         f"{ACCOUNT}, url: 'https://e.com'": "token_url: missing",
-        f"{ACCOUNT}, token_url: 'http://e.com/token'": "token_url: must begin with https",
-        f"{ACCOUNT}, token_url: 'http://127.e.com/token'": "token_url: must begin with https",
+        f"{ACCOUNT}, token_url: 'http://e.com/token'": "token_url: http: would send the key unencrypted to e.com",
+        f"{ACCOUNT}, token_url: 'http://127.e.com/token'": "token_url: http: would send the key",
+        f"{ACCOUNT}, token_url: 'https://u:secret@e.com/'": "token_url: expected a URL without a user",
         f"{ACCOUNT}, token_url: e.com/token": "token_url: expected a URL",
         f"{ACCOUNT}, token_url: 'https://[x/token'": "token_url: expected a URL",
         ACCOUNT.replace(ID, "'a:b'"): "client_id: is not a valid ID",
@@ -131,6 +139,25 @@ def test_account(tmp_path: Path) -> None:
         text: lines for text, lines in found.items() if len(lines) != 1 and "client_secret: api" not in lines[0]
     } == {}
     assert not any(secret in str(list(found.values())) for secret in ("secret@", KEY))
+
+
+def test_plain_http(tmp_path: Path) -> None:
+    """The key goes out unencrypted only to this machine, over no proxy elsewhere, unless a setting allows it."""
+    advice = "use https:, or set jumpcloud.allow_plain_http: true if the network is trusted"
+    remote, local = "http://proxy.example.com:3128", "http://127.0.0.1:3128"
+    for host in ("127.0.0.1", "127.1.2.3:8080", "localhost", "LOCALHOST:1", "[::1]:8080"):
+        for proxy in ("null", local):
+            assert problems(tmp_path, f"jumpcloud: {{api_key: {KEY}, url: 'http://{host}', proxy: {proxy}}}") == []
+        (found,) = problems(tmp_path, f"jumpcloud: {{api_key: {KEY}, url: 'http://{host}', proxy: '{remote}'}}")
+        assert found.startswith("jumpcloud.proxy: would receive the key unencrypted")
+        assert found.endswith(advice)
+    for host in ("api.jumpcloud.com", "10.0.0.1", "127.0.0.1.example.com", "[::2]", "localhost.example.com"):
+        text = f"api_key: {KEY}, url: 'http://{host}'"
+        name = host.strip("[]")
+        expected = f"jumpcloud.url: http: would send the key unencrypted to {name}; {advice}"
+        assert problems(tmp_path, f"jumpcloud: {{{text}}}") == [expected]
+        assert problems(tmp_path, f"jumpcloud: {{{text}, allow_plain_http: true, proxy: '{remote}'}}") == []
+    assert problems(tmp_path, f"jumpcloud: {{api_key: {KEY}, proxy: '{remote}'}}") == []  # a tunnel
 
 
 def test_forward(tmp_path: Path) -> None:

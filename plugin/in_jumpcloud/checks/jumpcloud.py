@@ -102,7 +102,7 @@ def _connect(settings: JumpCloudSettings, clock: EarlierClock) -> None:
     Raises:
         Retryable: no response.
     """
-    transport = Transport(settings, str, clock=clock)
+    transport = Transport(settings, clock=clock)
     try:
         url = f"{settings.base_url}/insights/directory/v1/events"
         transport.post(url, b"{}", {"Content-Type": "application/json"}, _NoAuth())

@@ -12,12 +12,11 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from in_jumpcloud.checks.result import CONFIGURATION, OTHER, CheckResult, failed, ok, warning
 from in_jumpcloud.config.document import Document
 from in_jumpcloud.config.schema import Config, GeoIPSettings, Section, StateSettings
-from in_jumpcloud.config.types import Secret
+from in_jumpcloud.config.types import ProxyUrl, Secret
 from in_jumpcloud.ecs.geoip import GeoIPLookup
 from in_jumpcloud.errors import ConfigError, StateCorrupt, StateMissing, StateOutdated, StateUnavailable
 from in_jumpcloud.state.store import open_readonly
@@ -37,8 +36,6 @@ def check_secrets(path: Path, settings: Config) -> Iterator[CheckResult]:
     files = {secret.file: name for name, secret in secrets if secret.file}
     values = Document(path).values
     own = [name for name, secret in secrets if not secret.file and _is_literal(values, name)]
-    if settings.jumpcloud.proxy and urlsplit(settings.jumpcloud.proxy).password is not None:
-        own += ["jumpcloud.proxy"] if _is_literal(values, "jumpcloud.proxy") else []
     if own:
         files[path] = own[0]
     if settings.forward.tls.key_file:
@@ -60,6 +57,8 @@ def _secrets(section: Section, prefix: str = "") -> Iterator[tuple[str, Secret]]
         value = getattr(section, name)
         if isinstance(value, Section):
             yield from _secrets(value, f"{prefix}{name}.")
+        elif isinstance(value, ProxyUrl) and not value.has_password:
+            continue
         elif isinstance(value, Secret):
             yield f"{prefix}{name}", value
 

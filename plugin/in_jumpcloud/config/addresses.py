@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 _ADDRESS = re.compile(r"([^\[\]:\s]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", re.ASCII)
@@ -19,6 +20,14 @@ def parse_address(text: str) -> tuple[str, int]:
     if match is None or int(match[2]) > _LAST_PORT:
         raise ValueError("expected host and port, such as 127.0.0.1:2021 or [::1]:2021")
     return match[1].strip("[]"), int(match[2])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address without brackets, is this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
 
 
 def format_address(host: str, port: int) -> str:

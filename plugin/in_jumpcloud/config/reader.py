@@ -19,7 +19,7 @@ import msgspec
 
 from in_jumpcloud.config.document import describe
 from in_jumpcloud.config.schema import Section
-from in_jumpcloud.config.types import Duration, Secret, Size, Start
+from in_jumpcloud.config.types import Duration, ProxyUrl, Secret, Size, Start
 from in_jumpcloud.errors import Problem, may_pass
 from in_jumpcloud.file_access import NOT_A_FILE
 
@@ -199,6 +199,7 @@ _CONVERTERS: dict[Any, Callable[[Any], Any]] = {
     str: _text,
     Path: _path,
     Secret: lambda value: Secret(str(_expect(str, "text", value))),  # a receiver's shared key may be empty
+    ProxyUrl: lambda value: ProxyUrl(_text(value)),
     Duration: Duration.parse,
     Size: Size.parse,
     Start: Start,

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from in_jumpcloud.config.types import Duration, Secret, Size, Start
+from in_jumpcloud.config.types import Duration, ProxyUrl, Secret, Size, Start
 
 HOSTS = {  # https://docs.jumpcloud.com, and JumpCloud's own command-line client for the newer regions
     "us": "https://api.jumpcloud.com",
@@ -56,7 +56,8 @@ class JumpCloudSettings(Section, frozen=True):
     requests_per_second: Annotated[float, _Positive] = 5
     connect_timeout: PositiveDuration = Duration(10)
     read_timeout: PositiveDuration = Duration(60)
-    proxy: str | None = None
+    proxy: ProxyUrl | None = None
+    allow_plain_http: bool = False
     ca_file: Path | None = None
 
     @property

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 import sys
+from base64 import b64encode
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
+from urllib.parse import unquote, urlsplit
 
 from in_jumpcloud.file_access import read_limited
+from in_jumpcloud.text import Hidden
 
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _MAX_DURATION_SECONDS = 100 * 365 * 86_400
@@ -105,13 +109,32 @@ class Start:
 
 
 class Secret:
-    """Text that neither `str` nor `repr` shows; `reveal` returns it. `file` is where it was read from, if anywhere."""
+    """Text that neither `str` nor `repr` shows; `reveal` returns it. `file` is where it was read from, if anywhere.
 
-    __slots__ = ("_text", "file")
+    While it lives, no log line, error or page shows it either (`text.redact`).
+    """
+
+    __slots__ = ("_hidden", "_text", "file")
 
     def __init__(self, text: str, *, file: Path | None = None) -> None:
         self._text = text
+        self._hidden = Hidden(*self._parts(text))
         self.file = file
+
+    @staticmethod
+    def _parts(text: str) -> Iterable[str]:
+        """What is secret in it."""
+        return (text,)
+
+    def read_again(self) -> Self:
+        """The secret that its file has now. This one if that is the same, or cannot be read, or there is no file."""
+        if self.file is None:
+            return self
+        try:
+            new = self.from_file(self.file)
+        except (OSError, UnicodeError):
+            return self
+        return self if new == self else new
 
     @classmethod
     def from_file(cls, file: Path) -> Self:
@@ -134,3 +157,30 @@ class Secret:
 
     def __repr__(self) -> str:
         return "Secret(...)"
+
+
+def fits_a_header(text: str) -> bool:
+    """Whether an HTTP header can have `text`."""
+    return re.fullmatch(r"[\x21-\x7e]+", text) is not None
+
+
+class ProxyUrl(Secret):
+    """The URL of a proxy, which may have a user and a password."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def _parts(text: str) -> Iterable[str]:
+        try:
+            url = urlsplit(text)
+        except ValueError:
+            return (text,)
+        if url.password is None:
+            return ()
+        user, password = unquote(url.username or ""), unquote(url.password)
+        return url.password, password, b64encode(f"{user}:{password}".encode()).decode()
+
+    @property
+    def has_password(self) -> bool:
+        """Whether there is a password in it."""
+        return bool(self._parts(self._text))

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from in_jumpcloud.config.addresses import parse_address
+from in_jumpcloud.config.addresses import is_loopback, parse_address
 from in_jumpcloud.config.schema import Config, ForwardSettings, JumpCloudSettings, TlsSettings
+from in_jumpcloud.config.types import fits_a_header
 from in_jumpcloud.errors import Problem
 from in_jumpcloud.tags import TagTemplate
 
@@ -55,10 +56,10 @@ def _validate_account(settings: JumpCloudSettings) -> Iterator[Problem]:
     for name, secret in (("api_key", settings.api_key), ("client_secret", settings.client_secret)):
         if secret is not None and not secret.reveal():
             yield Problem(f"jumpcloud.{name}", "must not be empty", may_pass=secret.file is not None)
-        elif secret is not None and not _fits_a_header(secret.reveal()):
+        elif secret is not None and not fits_a_header(secret.reveal()):
             text = f"is not a valid key: {_INVALID_CHARACTER}"
             yield Problem(f"jumpcloud.{name}", text, may_pass=secret.file is not None)
-    if settings.client_id and (":" in settings.client_id or not _fits_a_header(settings.client_id)):
+    if settings.client_id and (":" in settings.client_id or not fits_a_header(settings.client_id)):
         yield Problem(
             "jumpcloud.client_id", "is not a valid ID: it contains a colon, whitespace or an invalid character"
         )
@@ -70,21 +71,22 @@ def _validate_account(settings: JumpCloudSettings) -> Iterator[Problem]:
         yield Problem("jumpcloud.provider_id", text)
     if given and settings.url and not settings.token_url:
         yield Problem("jumpcloud.token_url", "missing; with url set, it is not known where to get tokens")
-    host = _host(settings.token_endpoint)
-    if not host:
+    if not _host(settings.token_endpoint):
         text = "expected a URL such as https://admin-oauth.id.eu.jumpcloud.com/oauth2/token"
         yield Problem("jumpcloud.token_url", text)
-    elif settings.token_endpoint.startswith("http:") and not re.fullmatch(r"localhost|127\.[0-9.]+|::1", host):
-        yield Problem("jumpcloud.token_url", "must begin with https:, or the secret would be sent unencrypted")
+    elif urlsplit(settings.token_endpoint).username is not None:
+        yield Problem("jumpcloud.token_url", "expected a URL without a user and a password; use client_id")
 
 
 def _validate_api(settings: JumpCloudSettings) -> Iterator[Problem]:
-    if not _host(settings.base_url) or urlsplit(settings.base_url).username is not None:  # it may contain a password
-        yield Problem("jumpcloud.url", "expected a base URL without a user, such as https://api.eu.jumpcloud.com")
+    if not _host(settings.base_url) or _has_more_than_a_path(settings.base_url):  # it may contain a password
+        text = "expected a base URL without a user and a query, such as https://api.eu.jumpcloud.com"
+        yield Problem("jumpcloud.url", text)
+    yield from _validate_encryption(settings)
     ids = [(f"organizations[{index}]", each) for index, each in enumerate(settings.organizations)]
     ids += [("provider_id", settings.provider_id)] if settings.provider_id else []
     for key, each in ids:
-        if not _fits_a_header(each):
+        if not fits_a_header(each):
             yield Problem(f"jumpcloud.{key}", f"{each!r} is not a valid ID: {_INVALID_CHARACTER}")
     for index, each in enumerate(settings.organizations):
         if each in settings.organizations[:index]:
@@ -93,8 +95,26 @@ def _validate_api(settings: JumpCloudSettings) -> Iterator[Problem]:
         yield Problem("jumpcloud.window", "must be longer than jumpcloud.overlap, or windows would not advance")
     if settings.ca_file:
         yield from _validate_ca_file("jumpcloud.ca_file", settings.ca_file)
-    if settings.proxy and not _host(settings.proxy):  # not shown: it may contain a password
+    if settings.proxy and not _host(settings.proxy.reveal()):
         yield Problem("jumpcloud.proxy", "expected a URL such as http://proxy.example.com:3128")
+
+
+def _validate_encryption(settings: JumpCloudSettings) -> Iterator[Problem]:
+    """Plain HTTP shows the key to everybody on the way, so it stays on this machine."""
+    if settings.allow_plain_http:
+        return
+    advice = "use https:, or set jumpcloud.allow_plain_http: true if the network is trusted"
+    plain = False
+    for name, url in (("url", settings.base_url), ("token_url", settings.token_endpoint)):
+        host = _host(url)
+        if host and urlsplit(url).scheme == "http":
+            plain = True
+            if not is_loopback(host):
+                yield Problem(f"jumpcloud.{name}", f"http: would send the key unencrypted to {host}; {advice}")
+    proxy = _host(settings.proxy.reveal()) if settings.proxy and plain else None
+    if proxy and not is_loopback(proxy):
+        text = f"would receive the key unencrypted, because jumpcloud.url or token_url begins with http:; {advice}"
+        yield Problem("jumpcloud.proxy", text)
 
 
 def _validate_receivers(settings: ForwardSettings) -> Iterator[Problem]:
@@ -169,8 +189,9 @@ def _no_such_file(path: str, file: Path) -> Problem:
     return Problem(path, f"no such file: {file}", may_pass=not os.path.isdir(file))  # noqa: PTH112 - as above
 
 
-def _fits_a_header(text: str) -> bool:
-    return re.fullmatch(r"[\x21-\x7e]+", text) is not None
+def _has_more_than_a_path(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.username is not None or "?" in url or "#" in url
 
 
 def _host(url: str) -> str | None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 from fluent.sender import FluentSender
 
 from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
@@ -67,6 +68,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         self._handshake_timeout = min(HANDSHAKE_SECONDS, settings.ack_timeout)
         self._tls = tls.tls_context(settings.tls) if settings.tls.enabled else None
         self._tls_name = settings.tls.server_name or server.host
+        self._settings = settings
         self._credentials = _credentials(settings)
         self._max_age = settings.connection_max_age or float("inf")
         self._renew_at = 0.0
@@ -235,11 +237,25 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
             connected = self.socket = tls.start_tls(connected, self._tls, self._tls_name, deadline)
         if self._credentials:
             self._stage = "handshake"
-            self._shake_hands(connected, self._credentials, stop)
+            try:
+                self._shake_hands(connected, self._credentials, stop)
+            except ReceiverDown:
+                self._read_secrets_again()
+                raise
         self._acks = AckReader()
         # Spread, so that senders which started together do not all reconnect at the same time.
         self._renew_at = self._runtime.monotonic() + self._max_age * self._runtime.random.uniform(0.9, 1.1)
         return connected
+
+    def _read_secrets_again(self) -> None:
+        """The receiver may have another key or password now, and so may the files that ours come from."""
+        settings = self._settings
+        self._settings = msgspec.structs.replace(
+            settings,
+            shared_key=settings.shared_key and settings.shared_key.read_again(),
+            password=settings.password and settings.password.read_again(),
+        )
+        self._credentials = _credentials(self._settings)
 
     def _shake_hands(self, connected: Any, credentials: Credentials, stop: threading.Event) -> None:
         handshake, answers = ClientHandshake(credentials), AnswerReader()

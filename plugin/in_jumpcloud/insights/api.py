@@ -33,6 +33,7 @@ from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.transport import MAX_RETRY_AFTER, Transport, common_error
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.runtime import SYSTEM, Runtime
+from in_jumpcloud.text import redact
 from in_jumpcloud.timestamps import MINUTE_MS, rfc3339
 
 _STATUSES_WITHOUT_COUNTS = {400, 404, 405, 406, 410, 415, 422, 501}
@@ -82,7 +83,7 @@ class DirectoryInsights:
         self._auth = auth
         self._rate_limiter = rate_limiter
         self._runtime = runtime
-        self._transport = Transport(settings, auth.redact, clock=clock, exchange=exchange, runtime=runtime)
+        self._transport = Transport(settings, clock=clock, exchange=exchange, runtime=runtime)
 
     @property
     def max_request_seconds(self) -> float:
@@ -113,7 +114,7 @@ class DirectoryInsights:
         try:
             return _page(response, window, self._runtime.now_ns())
         except Retryable as error:  # the message may quote a secret that the response repeats
-            message = self._transport.redact(f"{error}{request_id_suffix(response.headers)}")
+            message = redact(f"{error}{request_id_suffix(response.headers)}")
             raise type(error)(message) from None
 
     def counts(
@@ -145,7 +146,7 @@ class DirectoryInsights:
         if counts is None:
             beginning = response.body[:80].decode(errors="replace")
             message = f"JumpCloud returned no counts by minute, but {beginning!r}{request_id_suffix(response.headers)}"
-            raise CountsUnavailable(self._transport.redact(message))
+            raise CountsUnavailable(redact(message))
         return counts
 
     def close(self) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import re
 import threading
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,12 +17,15 @@ from requests import PreparedRequest
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from in_jumpcloud.config.schema import JumpCloudSettings
-from in_jumpcloud.config.types import Secret
+from in_jumpcloud.config.types import Secret, fits_a_header
 from in_jumpcloud.errors import ConfigError, InJumpCloudError, KeyRefused, RequestRejected, Retryable, Stopped
 from in_jumpcloud.insights.http_exchange import Exchange, HttpResponse
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.transport import Transport, common_error
 from in_jumpcloud.runtime import SYSTEM, Runtime
+from in_jumpcloud.text import Hidden
+
+log = logging.getLogger(__name__)
 
 _RENEW_BEFORE_SECONDS = 60.0
 """How long before its end a token is renewed, but at most a tenth of its lifetime."""
@@ -29,8 +33,6 @@ _DEFAULT_LIFETIME_SECONDS = 3600.0
 _MAX_LIFETIME_SECONDS = 86_400.0
 _LOCK_RETRY_SECONDS = 0.25
 """How often a thread asks whether the token request of another thread has ended."""
-_MIN_REDACTED_CHARS = 12
-"""The shortest beginning of a secret that is redacted, where a text is cut off inside the secret."""
 
 
 class ApiKey(AuthBase):
@@ -40,11 +42,12 @@ class ApiKey(AuthBase):
     """
 
     refusal_advice = "the key is wrong, expired or revoked, or belongs to another region"
-    max_requests = 1
-    """HTTP requests that one API call takes at most."""
+    max_requests = 2
+    """HTTP requests that one API call takes at most: the request, and again with another key after a refusal."""
 
     def __init__(self, key: Secret) -> None:
         self._key = key
+        self._former: Secret | None = None  # kept, so that it stays hidden: an answer may still contain it
 
     def __call__(self, request: PreparedRequest) -> PreparedRequest:
         """Add the key to `request`."""
@@ -54,13 +57,24 @@ class ApiKey(AuthBase):
     def prepare(self, stop: threading.Event) -> None:
         """Nothing to do: a key needs no preparation."""
 
-    def retry_refused(self, request_headers: Mapping[str, str]) -> bool:  # noqa: ARG002 - ServiceAccount needs it
-        """False: a refused key stays refused."""
-        return False
+    def retry_refused(self, request_headers: Mapping[str, str]) -> bool:
+        """Read the file of a key that was refused again. True: the same request may succeed with another key."""
+        key = self._key
+        if request_headers.get("x-api-key", key.reveal()) != key.reveal():  # another thread has read the file
+            return True
+        new = _read_again(key, "jumpcloud.api_key_file")
+        if new:
+            self._former, self._key = key, new
+        return new is not None
 
-    def redact(self, text: str) -> str:
-        """`text` without the key."""
-        return _redact(text, [self._key.reveal()])
+
+class _Credentials:
+    """The credentials of a service account."""
+
+    def __init__(self, client_id: str, secret: Secret) -> None:
+        self.client_id = client_id
+        self.secret = secret
+        self._hidden = Hidden(b64encode(f"{client_id}:{secret.reveal()}".encode()).decode())
 
 
 class _Token(NamedTuple):
@@ -75,8 +89,11 @@ class ServiceAccount(AuthBase):
     """
 
     refusal_advice = "a new token of the service account is refused too; does it belong to another region?"
-    max_requests = 4
-    """HTTP requests that one API call takes at most: a token and the request, and both again after a refusal."""
+    max_requests = 6
+    """HTTP requests that one API call takes at most: a token and the request, and both again after a refusal.
+
+    A token takes two if the secret was replaced.
+    """
 
     def __init__(
         self,
@@ -89,9 +106,8 @@ class ServiceAccount(AuthBase):
         runtime: Runtime = SYSTEM,
     ) -> None:
         """`exchange` replaces real connections."""
-        self._basic = HTTPBasicAuth(client_id, client_secret.reveal())
-        credentials = f"{client_id}:{client_secret.reveal()}"
-        self._secrets = (client_secret.reveal(), b64encode(credentials.encode()).decode())
+        self._credentials = _Credentials(client_id, client_secret)
+        self._former: _Credentials | None = None  # kept, so that they stay hidden
         self._settings = settings
         self._rate_limiter = rate_limiter
         self._exchange = exchange
@@ -99,7 +115,7 @@ class ServiceAccount(AuthBase):
         self._lock = runtime.lock()  # held during a token request
         self._token: _Token | None = None
         self._refused_token: str | None = None
-        self._recent_tokens: tuple[str, ...] = ()  # to redact: a response may contain one that was renewed since
+        self._recent_tokens: tuple[Hidden, ...] = ()  # a response may contain one that was renewed since
         self._attempts = 0
         self._failure: InJumpCloudError | None = None
 
@@ -130,7 +146,7 @@ class ServiceAccount(AuthBase):
             self._rate_limiter.acquire(stop)
             try:
                 self._failure = None
-                self._request_token()
+                self._request_token(stop)
             except InJumpCloudError as error:
                 self._failure = copy.copy(error)
                 raise
@@ -144,30 +160,38 @@ class ServiceAccount(AuthBase):
         self._refused_token = request_headers.get("Authorization", "").removeprefix("Bearer ")
         return True
 
-    def redact(self, text: str) -> str:
-        """`text` without the client secret and the recent tokens."""
-        return _redact(text, [*self._secrets, *self._recent_tokens])
-
     def _has_valid_token(self) -> bool:
         token = self._token
         return token is not None and token.text != self._refused_token and self._runtime.monotonic() < token.renew_at
 
-    def _request_token(self) -> None:
-        transport = Transport(self._settings, self.redact, exchange=self._exchange, runtime=self._runtime)
+    def _request_token(self, stop: threading.Event) -> None:
+        try:
+            self._request_token_once()
+        except KeyRefused:
+            credentials = self._credentials
+            secret = _read_again(credentials.secret, "jumpcloud.client_secret_file")
+            if not secret:
+                raise
+            self._former, self._credentials = credentials, _Credentials(credentials.client_id, secret)
+            self._rate_limiter.acquire(stop)
+            self._request_token_once()
+
+    def _request_token_once(self) -> None:
+        transport = Transport(self._settings, exchange=self._exchange, runtime=self._runtime)
         began = self._runtime.monotonic()
         try:
             response = transport.post(
                 self._settings.token_endpoint,
                 b"grant_type=client_credentials&scope=api",
                 {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"},
-                self._basic,
+                HTTPBasicAuth(self._credentials.client_id, self._credentials.secret.reveal()),
             )
             if response.status != requests.codes.ok:
                 raise _token_error(response, transport.describe(response), self._rate_limiter, self._runtime)
             token, lifetime = _parse_token(response)
         finally:
             transport.close()
-        self._recent_tokens = (token, *self._recent_tokens[:3])
+        self._recent_tokens = (Hidden(token), *self._recent_tokens[:3])
         self._refused_token = None
         self._token = _Token(token, began + lifetime - min(_RENEW_BEFORE_SECONDS, lifetime / 10))
 
@@ -194,6 +218,15 @@ def create_auth(
     return ServiceAccount(
         settings.client_id, settings.client_secret, settings, rate_limiter, exchange=exchange, runtime=runtime
     )
+
+
+def _read_again(secret: Secret, setting: str) -> Secret | None:
+    """What the file of a refused secret has now; None if it is no other usable one."""
+    new = secret.read_again()
+    if new is secret or not fits_a_header(new.reveal()):
+        return None
+    log.info("%s: the key was refused; the file has another one now, which is used from now on", setting)
+    return new
 
 
 def _parse_token(response: HttpResponse) -> tuple[str, float]:
@@ -229,11 +262,3 @@ def _json_object(body: bytes | bytearray) -> dict[str, Any]:
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return msgspec.json.decode(body, type=dict[str, Any])
     return {}
-
-
-def _redact(text: str, secrets: Iterable[str]) -> str:
-    """Replace the secrets, and the beginning of one where the text is cut off inside it."""
-    for secret in secrets:
-        for length in range(len(secret), min(len(secret), _MIN_REDACTED_CHARS) - 1, -1):
-            text = text.replace(secret[:length], "***")
-    return text

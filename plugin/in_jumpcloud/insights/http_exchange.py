@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from http.cookiejar import DefaultCookiePolicy
 from typing import NamedTuple, Protocol
+from urllib.request import getproxies
 
 import requests
 from requests.auth import AuthBase
@@ -16,6 +17,7 @@ from urllib3.exceptions import HTTPError, NameResolutionError, ReadTimeoutError
 
 from in_jumpcloud import __version__
 from in_jumpcloud.config.schema import JumpCloudSettings
+from in_jumpcloud.config.types import ProxyUrl
 from in_jumpcloud.errors import PageTooLarge, RequestTimeout, Retryable
 from in_jumpcloud.insights.deadline import DeadlineAdapter, RequestDeadline
 
@@ -42,7 +44,7 @@ class Exchange(Protocol):
         Raises:
             RequestTimeout: no connection, or no answer, in time.
             PageTooLarge: the response is larger than twice jumpcloud.page_bytes, and than event_max_bytes.
-            Retryable: any other reason why no complete response arrived. The text may contain secrets.
+            Retryable: any other reason why no complete response arrived.
         """
 
     def close(self) -> None:
@@ -62,7 +64,11 @@ class HttpExchange:
         session.mount("http://", DeadlineAdapter())
         session.mount("https://", DeadlineAdapter())
         # Passed with each request, because HTTPS_PROXY and REQUESTS_CA_BUNDLE override the values of a session.
-        self._proxies = {"http": settings.proxy, "https": settings.proxy} if settings.proxy else None
+        proxy = settings.proxy and settings.proxy.reveal()
+        self._proxies = {"http": proxy, "https": proxy} if proxy else None
+        self._allow_plain_http = settings.allow_plain_http
+        # While they live, their passwords are hidden.
+        self._proxy_urls = [settings.proxy, *map(ProxyUrl, getproxies().values())]
         self._verify = str(settings.ca_file) if settings.ca_file else None
 
     def __call__(self, url: str, body: bytes, headers: Mapping[str, str], auth: AuthBase) -> HttpResponse:
@@ -78,7 +84,7 @@ class HttpExchange:
                     timeout=self._timeout,
                     allow_redirects=False,  # a redirected request would carry the key in its headers
                     stream=True,
-                    proxies=self._proxies,
+                    proxies=self._proxies_for(url),
                     verify=self._verify,
                 ) as response:
                     content = self._read(response, deadline)
@@ -92,6 +98,12 @@ class HttpExchange:
     def close(self) -> None:
         """Close the idle connections."""
         self._session.close()
+
+    def _proxies_for(self, url: str) -> dict[str, str] | None:
+        """The proxies. One of the environment would get the key unencrypted with a plain URL: it is not used then."""
+        if self._proxies or url.startswith("https:") or self._allow_plain_http:
+            return self._proxies
+        return {"no_proxy": "*"}
 
     def _read(self, response: requests.Response, deadline: RequestDeadline) -> bytes | bytearray:
         if response.status_code != requests.codes.ok:

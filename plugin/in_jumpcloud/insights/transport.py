@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from urllib.parse import urlsplit
+from collections.abc import Mapping
 
 import requests
 from requests.auth import AuthBase
@@ -22,6 +21,7 @@ from in_jumpcloud.insights.http_exchange import (
 )
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.runtime import SYSTEM, Runtime
+from in_jumpcloud.text import redact
 from in_jumpcloud.timestamps import parse_http_date
 
 MAX_RETRY_AFTER = 300.0
@@ -35,23 +35,17 @@ class Transport:
     def __init__(
         self,
         settings: JumpCloudSettings,
-        redact: Callable[[str], str],
         *,
         clock: EarlierClock | None = None,
         exchange: Exchange | None = None,
         runtime: Runtime = SYSTEM,
     ) -> None:
-        """`redact` removes the secrets from the text of errors; `clock` receives the dates of the responses.
-
-        `exchange` replaces real connections.
-        """
+        """`clock` receives the dates of the responses; `exchange` replaces real connections."""
         self.requests = RequestCounters()
-        self._redact_credentials = redact
         self._clock = clock
         self._exchange = exchange or HttpExchange(settings)
         self._runtime = runtime
         self._max_request_seconds = settings.connect_timeout + max_response_seconds(settings)
-        self._proxy_password = _password(settings.proxy)
 
     @property
     def max_request_seconds(self) -> float:
@@ -70,7 +64,7 @@ class Transport:
             response = self._exchange(url, body, headers, auth)
             status = response.status
         except InJumpCloudError as error:
-            error.redact(self.redact)
+            error.redact(redact)
             raise
         finally:
             self.requests.count(status, self._runtime.monotonic() - began)
@@ -84,14 +78,8 @@ class Transport:
             message = str(json.loads(response.body)["message"])
         except (ValueError, KeyError, TypeError, RecursionError):
             message = response.body[:1000].decode(errors="replace") or response.reason
-        message = self.redact(" ".join(message.split()))[:300]
-        return self.redact(f"JumpCloud answered {response.status}: {message}{request_id_suffix(response.headers)}")
-
-    def redact(self, text: str) -> str:
-        """`text` without the proxy's password and the credentials."""
-        if self._proxy_password:
-            text = text.replace(self._proxy_password, "***")
-        return self._redact_credentials(text)
+        message = redact(" ".join(message.split()))[:300]
+        return redact(f"JumpCloud answered {response.status}: {message}{request_id_suffix(response.headers)}")
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -136,10 +124,3 @@ def _retry_after(headers: Mapping[str, str], runtime: Runtime) -> float | None:
             return None
         seconds = moment.timestamp() - (now.timestamp() if now else runtime.now_ns() / 1e9)
     return min(max(seconds, _MIN_RETRY_AFTER), MAX_RETRY_AFTER) if seconds > 0 else None  # NaN too is no pause
-
-
-def _password(url: str | None) -> str | None:
-    try:
-        return urlsplit(url or "").password
-    except ValueError:
-        return None
