@@ -15,8 +15,6 @@ from in_jumpcloud.forward.wire import AckReader
 from in_jumpcloud.runtime import Runtime
 
 _MAX_GRACE_SECONDS = 5.0
-"""How long after a sign of life a receiver may take to send a late ack, a quarter of forward.ack_timeout at most: it
-answers its connections in turn."""
 _LOOK_SECONDS = 0.05
 _MAX_CONNECTIONS = 8
 """So many are kept; more workers than that do not wait for acks."""
@@ -36,7 +34,9 @@ class LateAcks:
         """`ack_timeout` is in seconds."""
         self._network = network
         self._runtime = runtime
-        self._grace = min(_MAX_GRACE_SECONDS, ack_timeout / 4)
+        self.grace = min(_MAX_GRACE_SECONDS, ack_timeout / 4)
+        """How long after a sign of life, in seconds, a receiver may take to send a late ack: it answers its
+        connections in turn."""
         self._waiting: list[_Waiting] = []
 
     def keep(self, chunk_id: str, connection: Any, acks: AckReader) -> None:
@@ -66,7 +66,7 @@ class LateAcks:
         Raises:
             Stopped: `stop` was set.
         """
-        until = self._runtime.monotonic() + self._grace
+        until = self._runtime.monotonic() + self.grace
         while not self.arrived(chunk_id):
             if self.waits_since(chunk_id) is None or self._runtime.monotonic() >= until:
                 return False

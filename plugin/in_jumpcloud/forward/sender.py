@@ -86,7 +86,8 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
     def max_delivery_seconds(self) -> float:
         """The longest that one `deliver` can take, without waiting for the `deliver` of another thread."""
         handshakes = 3 * self._handshake_timeout  # TLS, HELO, PONG
-        return _RESOLVE_SECONDS + float(self.timeout) + handshakes + 2 * self._ack_timeout  # of a probe, of the chunk
+        acks = 2 * self._ack_timeout + self._late_acks.grace  # of a probe, of the chunk, and a late one
+        return _RESOLVE_SECONDS + float(self.timeout) + handshakes + acks
 
     def deliver(self, chunk: Chunk, stop: threading.Event) -> None:
         """Send `chunk` and return after the receiver has acknowledged it. One try.
@@ -122,7 +123,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
     def _exchange(self, connected: Any, chunk: Chunk, stop: threading.Event) -> None:
         """Send `chunk` and wait for its ack. If that does not come in time, keep the connection for it."""
         error = _timeout(f"no ack within {self._ack_timeout:g} s")
-        deadline = self._deadline(self._ack_timeout, stop, error, grace=self._stop_timeout)
+        deadline = self._deadline(self._ack_timeout, stop, error, grace=self._stop_timeout if chunk.records else 0)
         started_at = self._runtime.monotonic()
         self._stage = "send"
         self._sends_records = chunk.records > 0
