@@ -17,7 +17,7 @@ help:
 	@echo "make coverage  every test, with coverage"
 	@echo "make generate  write the generated files: conf/fields.md, conf/index-templates/*.json"
 	@echo "make soak      a million events through faults and kills; options: OPTIONS='--events 50000'"
-	@echo "make trials    kill a receiver during delivery; with Fluent Bit: OPTIONS=kills or OPTIONS=pauses"
+	@echo "make trials    kill a receiver during delivery; OPTIONS=full; with Fluent Bit: kills, pauses or freezes"
 	@echo "make api-trials  late events, short pages, a wrong clock: OPTIONS=late, short-pages, clock or outage"
 	@echo "make simulation  whole lives in simulated time, decided by seeds: SEEDS=1000, FIRST=0; SEED=7 replays one"
 	@echo "make simulation-load  how many organizations one process polls in time"

@@ -7,7 +7,10 @@ By hand, with FLUENT_BIT set or fluent-bit on PATH:
     make trials OPTIONS="pauses --events 50000 --times 5"
     make trials OPTIONS="failover --seconds 60"
 
-Without a real Fluent Bit `failover` uses two simulated receivers, each in its own process.
+    make trials OPTIONS="full --events 50000 --seconds 600"
+
+`full` needs no Fluent Bit: the simulated receiver behaves like a Fluentd with a full buffer. Without a real Fluent Bit
+`failover` uses two simulated receivers, each in its own process.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from support.fluent_bit import BINARY, FluentBit, free_port
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
+from in_jumpcloud.simulator.receiver import SimulatedReceiver
 
 ACK_TIMEOUT = 5
 """Seconds."""
@@ -120,6 +124,22 @@ def pauses(directory: Path, *, events: int, times: int) -> Figures:
         return running.figures(store.ids, fluent_bit.log_count("resume (mem buf overlimit"))
 
 
+def full(_: Path, *, events: int, seconds: float) -> Figures:
+    """Behave like a full Fluentd for `seconds`: in the first half every record is refused, in the second half most."""
+    with _source(events) as (command, api, total), SimulatedReceiver(keep=False) as receiver:
+        running = _Running(command, total, command.settings(api, receiver, **_often(events)), once=False)
+        running.until(total // 4)
+        for one_in in (None, 7):
+            receiver.faults.full(one_in)
+            time.sleep(seconds / 2)  # the length is the point
+        receiver.faults.clear()
+        running.end(600)
+        letters = command.dead_letters()
+        if letters:
+            raise SystemExit(f"{len(letters)} dead letters")
+        return running.figures(receiver.ids, receiver.refused)
+
+
 def failover(directory: Path, *, seconds: float, dice: random.Random) -> Figures:
     """Kill and restart one of two receivers, chosen at random, every second."""
     with ExitStack() as stack:
@@ -167,13 +187,14 @@ def _source(events: int) -> Iterator[tuple[Command, SimulatedApi, int]]:
 class _Running:
     """The running plugin; reads twenty times a second how many events are acknowledged."""
 
-    def __init__(self, command: Command, total: int, settings: list[str]) -> None:
+    def __init__(self, command: Command, total: int, settings: list[str], *, once: bool = True) -> None:
         self._command = command
         self._total = total
         self._acknowledged = 0
         self._gap = 0.0
         self._started_at = time.monotonic()
-        self._process = command.start("run", "--once", *settings)
+        self._once = once
+        self._process = command.start("run", *(["--once"] if once else []), *settings)
         self._watcher = threading.Thread(target=self._watch_acks, daemon=True)
         self._watcher.start()
 
@@ -182,13 +203,16 @@ class _Running:
         """Whether the plugin has exited."""
         return self._process.poll() is not None
 
-    def until(self, count: int) -> None:
+    def until(self, count: int, timeout: float = 300) -> None:
         """Wait until `count` events are acknowledged."""
-        wait_until(lambda: self._acknowledged >= count or self.ended, 300)
+        wait_until(lambda: self._acknowledged >= count or self.ended, timeout)
 
-    def end(self) -> None:
-        """Wait until the plugin has exited."""
-        code = self._process.wait(600)
+    def end(self, timeout: float = 600) -> None:
+        """Wait until the plugin has exited; without `--once`, until it has delivered everything, and stop it."""
+        if not self._once:
+            self.until(self._total, timeout)
+            self._process.send_signal(signal.SIGTERM)
+        code = self._process.wait(timeout)
         self._watcher.join(10)
         if code:
             raise SystemExit(f"the plugin exited with {code}: {self._command.log.read_text()[-2000:]}")
@@ -311,17 +335,19 @@ class _Store:
 def main() -> None:
     """Run one trial and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trial", choices=["kills", "freezes", "pauses", "failover"])
+    parser.add_argument("trial", choices=["kills", "freezes", "pauses", "failover", "full"])
     parser.add_argument("--events", type=int, default=50_000)
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=None)
     options = parser.parse_args()
-    if BINARY is None and options.trial != "failover":
+    if BINARY is None and options.trial not in {"failover", "full"}:
         parser.error("no real Fluent Bit: set FLUENT_BIT, or put fluent-bit on PATH")
     with tempfile.TemporaryDirectory(prefix="in-jumpcloud-trial-") as directory:
         if options.trial == "failover":
             figures = failover(Path(directory), seconds=options.seconds, dice=random.Random(options.seed))
+        elif options.trial == "full":
+            figures = full(Path(directory), events=options.events, seconds=options.seconds)
         elif options.trial == "freezes":
             figures = freezes(Path(directory), events=options.events, times=options.times, seconds=options.seconds)
         else:
