@@ -210,7 +210,7 @@ class Poller:
         """A pager for the unfinished window, or else for the next one, which is frozen from now on."""
         settings, now_ms, now = self._settings, self._clock.now_ms(), self._runtime.monotonic()
         if self._is_before_ledger(now_ms):
-            self._poll_at = now + settings.interval
+            self._poll_at = self._retry_at = now + settings.interval
             return None
         self._correct_position(now_ms)
         overlap_ms = 0 if self._contiguous_ms == self.position.watermark_ms else settings.overlap.ms
