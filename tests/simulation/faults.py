@@ -89,6 +89,9 @@ TABLE = (
     _row("EIO", "disk", "resend", rate=(0.02, 0.5), minutes=(1, 120)),
     _row("read-only", "disk", "resend", rate=(1, 1), minutes=(1, 120)),
     _row("no more threads", "machine", rate=(0.2, 1)),
+    _row("no more descriptors", "machine", rate=(0.2, 1), minutes=(1, 120)),
+    _row("state file is missing", "disk", "resend", minutes=(1, 30)),
+    _row("settings change", "program", "resend"),
     # The program.
     _row("undeclared exception", "program", "resend", rate=(0.0005, 0.01), minutes=(10, 600)),
 )

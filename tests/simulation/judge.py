@@ -110,6 +110,8 @@ class Judge:
         if self._world.now - since < limit or any(row.where == "clock" for row in self._world.faults.on.values()):
             return  # with a wrong clock the lag is wrong too
         for organization in self._world.organizations:
+            if organization.name not in settings.jumpcloud.organizations:
+                continue
             for event in organization.between(self._start_ms(organization), now_ms - int(limit * 1000)):
                 if event.visible < event.at + MINUTE and not self._has(event) and event.uid not in self._letters:
                     if event.visible + limit * 1000 > now_ms:

@@ -73,6 +73,7 @@ class Process:
         """A call of a seam: the process may end here, or be asked to."""
         if self.group.dead:
             raise Killed
+        self.world.scheduler.note_call()
         self.world.point(self, kind)
 
     def committed(self, connection: SimConnection, *, has_keys: bool) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
+import msgspec
 from simulation.jumpcloud import DAY, KEY, MINUTE, Event, Organization
 
 from in_jumpcloud.config.schema import (
@@ -78,7 +79,8 @@ def draw(random: Random, folder: Path) -> Plan:
         ecs=EcsSettings(preserve_original_event=True, profile=random.choice(("elastic", "extended"))),
         geoip=GeoIPSettings(city=None),
         forward=ForwardSettings(
-            servers=(ServerSettings(host="receiver"),),
+            servers=tuple(ServerSettings(host=f"receiver{each}") for each in range(random.choice((1, 1, 1, 2)))),
+            balance=random.choice(("failover", "round_robin")),
             compress=random.choice(("none", "gzip")),
             ack_timeout=Duration(random.choice((5, 30, 60))),
             chunk_bytes=Size(random.choice((1500, 6000, 1_000_000))),
@@ -100,6 +102,21 @@ def draw(random: Random, folder: Path) -> Plan:
         counts=random.choice(("right",) * 9 + ("refused", "zero", "lower")),
         poison=set(random.sample(uids, min(len(uids), 1))),
     )
+
+
+def vary(settings: Config, random: Random) -> Config:
+    """Other settings that an operator may choose; some of the organizations may be gone for a while."""
+    organizations = tuple(each for each in settings.jumpcloud.organizations if random.random() < 0.8)
+    jumpcloud = msgspec.structs.replace(
+        settings.jumpcloud,
+        organizations=organizations or settings.jumpcloud.organizations,
+        page_limit=random.choice((2, 5, 100)),
+        window=Duration(random.choice((4, 24)) * 3600),
+        overlap=Duration(random.choice((60, 120, 600))),
+        lag=Duration(random.choice((0, 5, 300))),
+    )
+    forward = msgspec.structs.replace(settings.forward, chunk_bytes=Size(random.choice((2000, 100_000))))
+    return msgspec.structs.replace(settings, jumpcloud=jumpcloud, forward=forward)
 
 
 def _add_events(organization: Organization, random: Random, hours: float, start_hours: int, reach_hours: int) -> None:

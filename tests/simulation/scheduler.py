@@ -17,8 +17,8 @@ class Killed(BaseException):
     """The process of this task has ended: nothing may catch this and go on."""
 
 
-class Stuck(Exception):
-    """A task never waits."""
+class Stuck(BaseException):
+    """A task never waits. Nothing may catch this."""
 
 
 class Group:
@@ -75,11 +75,14 @@ class SimTask:
 class Scheduler:
     """The virtual clock, in seconds since the beginning of the run, and the tasks."""
 
-    MAX_TURNS_AT_ONE_MOMENT = 20_000
+    MAX_TURNS_A_SECOND = 20_000
+    MAX_CALLS_A_TURN = 20_000
 
     def __init__(self, random: Random) -> None:
         self.now = 0.0
         self.turns = 0
+        self.calls = 0
+        """Of seams, in the present turn."""
         self.halted = False
         """Set it to end `run` before its time."""
         self.hub = getcurrent()
@@ -102,6 +105,12 @@ class Scheduler:
     def at(self, moment: float, call: Callable[[], None]) -> None:
         """Call a function of the world at `moment`. It must not wait."""
         heapq.heappush(self._calls, (moment, next(self._sequence), call))
+
+    def note_call(self) -> None:
+        """The current task calls a seam. Many calls without a wait are a loop that keeps a processor busy."""
+        self.calls += 1
+        if self.calls > self.MAX_CALLS_A_TURN:
+            raise Stuck("a task never waits")
 
     def wait(self, seconds: float | None) -> bool:
         """Let other tasks run until this one is woken, or `seconds` have passed. Returns whether it was woken."""
@@ -172,11 +181,12 @@ class Scheduler:
         if task.group.frozen:
             task.group.held.append(task)
             return
-        moment, turns = self._busy_since
-        self._busy_since = (self.now, turns + 1) if moment == self.now else (self.now, 0)
-        if turns > self.MAX_TURNS_AT_ONE_MOMENT:
+        second, turns = self._busy_since
+        self._busy_since = (second, turns + 1) if self.now < second + 1 else (self.now, 0)
+        if turns > self.MAX_TURNS_A_SECOND:
             raise Stuck(f"{task.name} never waits")
         self.turns += 1
+        self.calls = 0
         self.current = task
         task.greenlet.switch()
         self.current = None  # type: ignore[assignment]

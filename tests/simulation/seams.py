@@ -90,6 +90,8 @@ class SimNetwork:
         self._process.point("receiver")
         self._process.sleep(0.01)
         deadline.check()
+        if self._process.world.faults.hits("no more descriptors", self._process.world.now):
+            raise OSError(errno.EMFILE, "Too many open files")
         for receiver in self._process.world.receivers:
             if receiver.name == addresses[0]:
                 connection = receiver.connect()
@@ -186,6 +188,8 @@ class SimConnection(sqlite3.Connection):
             if sql == "COMMIT" and random.random() < 0.5:
                 return error
             raise error
+        if sql.startswith("BEGIN") and faults.hits("no more descriptors", now):
+            raise _disk_error("unable to open database file", sqlite3.SQLITE_CANTOPEN)
         if writes and sql != "ROLLBACK":
             if faults.hits("read-only", now):
                 raise _disk_error("attempt to write a readonly database", sqlite3.SQLITE_READONLY)

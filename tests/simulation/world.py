@@ -13,7 +13,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import msgspec
 from simulation import plan
 from simulation.faults import Faults
 from simulation.judge import Judge
@@ -52,9 +51,11 @@ class World:
         self.api = JumpCloud(
             self.organizations, self.faults, origin_ms=ORIGIN_MS, plan_ms=self.plan.plan_ms, counts=self.plan.counts
         )
-        self.receivers = [Receiver("receiver", self.faults, self.later)]
-        self.receivers[0].poison = self.plan.poison
-        self.receivers[0].on_take = lambda delivery: self.trace("taken", *delivery.uids)
+        servers = self.settings.forward.servers
+        self.receivers = [Receiver(str(each.host), self.faults, self.later) for each in servers]
+        for receiver in self.receivers:
+            receiver.poison = self.plan.poison
+            receiver.on_take = lambda delivery: self.trace("taken", *delivery.uids)
         self.lives = 0
         self.process: Process | None = None
         self.violations: list[str] = []
@@ -106,7 +107,7 @@ class World:
             Violation: an invariant does not hold.
         """
         self._start()
-        for name in ("machine is suspended", "long stop"):
+        for name in ("machine is suspended", "long stop", "state file is missing"):
             for begin, end in self.faults.episodes(name):
                 self._plan_stop(name, begin, min(end, self.plan.seconds))
         self.scheduler.run(self.plan.seconds)
@@ -116,6 +117,9 @@ class World:
         self.trace("all faults end")
         if self.process:
             self._thaw(self.process.group, 0)
+            if self.settings != self.plan.settings:
+                self.process.terminate()
+        self.settings = self.plan.settings
         self.scheduler.run(self.plan.seconds + self.plan.calm)
         self._check()
         self.judge.check_end()
@@ -141,8 +145,12 @@ class World:
     def _start(self) -> None:
         if self.process is not None:
             return
+        self._bring_state_back()
         self.lives += 1
         self.trace("start", self.lives)
+        if "settings change" in self.faults.on and not self._calm:
+            self.landmarks["settings change"] += 1
+            self.settings = plan.vary(self.plan.settings, self.faults.random("settings change"))
         self.process = Process(self)
 
     def _plan_stop(self, name: str, begin: float, end: float) -> None:
@@ -150,12 +158,31 @@ class World:
             return
         if name == "long stop":
             self.scheduler.at(begin, lambda: self._stop_for_long(end - begin))
-        else:
+        elif name == "machine is suspended":
             self.scheduler.at(begin, lambda: self._freeze(end - begin))
+        else:
+            self.scheduler.at(begin, lambda: self._take_state_away(end - begin))
 
     def _stop_for_long(self, seconds: float) -> None:
         if self.process:
             self._end_life(self.process, "stopped", seconds)
+
+    def _take_state_away(self, seconds: float) -> None:
+        path, away = self.settings.state.path, self.folder.with_name("away.db")
+        if not path.exists() or away.exists():
+            return
+        self.landmarks["state file is missing"] += 1
+        self.trace("state file is missing")
+        path.rename(away)
+
+        self.later(seconds, self._bring_state_back)
+
+    def _bring_state_back(self) -> None:
+        """Before a start at the latest: a state that was moved away is begun again."""
+        away = self.folder.with_name("away.db")
+        if away.exists():
+            self.trace("state file is back")
+            away.rename(self.settings.state.path)
 
     def _freeze(self, seconds: float) -> None:
         if self.process and not self.process.group.frozen:
@@ -192,12 +219,9 @@ class World:
             raise ZeroDivisionError("of the simulation")
 
     def _changed_settings(self) -> Any:
-        random = self.faults.random("SIGHUP")
         if self.process and self.process.app:
             self.judge.note_counters(self.process.app)  # a reload starts them again
-        jumpcloud = msgspec.structs.replace(self.settings.jumpcloud, page_limit=random.choice((2, 5, 100)))
-        forward = msgspec.structs.replace(self.settings.forward, chunk_bytes=random.choice((2000, 100_000)))
-        self.settings = msgspec.structs.replace(self.settings, jumpcloud=jumpcloud, forward=forward)
+        self.settings = plan.vary(self.plan.settings, self.faults.random("SIGHUP"))
         return self.settings
 
     def _end_life(self, process: Process, how: str, pause: float) -> None:
@@ -228,7 +252,7 @@ class World:
         if isinstance(error, ConfigError):
             self.fail(f"the process ended for good: {error}")
         self.later(0, lambda: self._throw_away(process))
-        self.later(5, self._start)
+        self.later(60 if error else 5, self._start)
 
     def _task_failed(self, task: SimTask) -> None:
         process = self.process
