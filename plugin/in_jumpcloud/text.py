@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import unicodedata
 import weakref
-from typing import Any
 
 _MIN_CHARS = 8
 """A shorter secret is not looked for: it may be an ordinary word."""
@@ -58,13 +57,9 @@ def shown_lines(text: str) -> list[str]:
     return [printable(line) for line in redact(text).splitlines()]
 
 
-def shown_values(value: Any) -> Any:
-    """A JSON value with every text in it, keys included, as `shown`."""
-    if isinstance(value, str):
-        return shown(value)
-    if isinstance(value, dict):
-        return {shown_values(key): shown_values(each) for key, each in value.items()}
-    return [shown_values(each) for each in value] if isinstance(value, list | tuple) else value
+def shown_in_one(text: object) -> str:
+    """The lines of `text`, such as the problems of a configuration, as `shown`, in one line."""
+    return "; ".join(shown_lines(str(text)))
 
 
 def printable_json(document: bytes) -> bytes:

@@ -58,7 +58,7 @@ def _run(name: str, settings: list[str], *options: str) -> subprocess.CompletedP
 
 
 def test_list(command: Command, settings: list[str]) -> None:
-    """A row for each; characters that a terminal cannot show are replaced. Needs no key; the former name works."""
+    """A row for each; characters that control a terminal are escaped. Needs no key; the former name works."""
     _add(command.state, "\x1b[31m\ud800", b"\xff", reason="no\nack", stream="a")
 
     for name in ("dead-letters", "dead-letter"):
@@ -67,7 +67,7 @@ def test_list(command: Command, settings: list[str]) -> None:
         assert [line.split() for line in table.stdout.decode().splitlines()] == [
             ["time", "stream", "id", "reason"],
             *([rfc3339(NOW), "default", f"event-{number}", "too", "odd"] for number in range(3)),
-            [rfc3339(NOW), "a", "?[31m\\ud800", "no?ack"],
+            [rfc3339(NOW), "a", "\\x1b[31m\\ud800", "no\\nack"],
         ]
 
 

@@ -285,12 +285,14 @@ def test_a_start_that_hangs(
 ) -> None:
     """A file that cannot be read for long, as on a disk that hangs: systemd is asked for time, and SIGTERM ends it."""
     file = tmp_path / "file"
-    os.mkfifo(file)  # to open it waits for a writer
+    os.mkfifo(file)
+    writer = os.open(file, os.O_RDWR)  # which writes nothing
     running = Running(command, api, receiver)
     running.start(f"-oforward.shared_key_file={file}", NOTIFY_SOCKET=str(tmp_path / "notify"))
     assert manager.recv(4096) == b"EXTEND_TIMEOUT_USEC=60000000\nSTATUS=waiting: the start takes long"
     began = time.monotonic()
     running.end()
+    os.close(writer)
     assert time.monotonic() - began < 2
 
 
@@ -309,14 +311,21 @@ def test_the_port_of_the_status_page_is_taken(command: Command, api: SimulatedAp
 
 
 def test_what_waiting_does_not_repair(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
-    """A path that is a directory, or below a file, and an unknown key end the start: one line, and exit code 2."""
+    """A path that is a directory, or below a file, and an unknown key end the start: one line, and exit code 2.
+
+    So does a pipe.
+    """
     directory = command.directory / "directory"
     directory.mkdir()
     file = command.directory / "file"
     file.touch()
+    pipe = command.directory / "pipe"
+    os.mkfifo(pipe)
     for option, reason in {
         f"state.path={directory}": "cannot be written: Is a directory",
         f"state.path={file}/state.db": "cannot be written: ",
+        f"state.path={pipe}": "not a regular file",
+        f"jumpcloud.api_key_file={pipe}": "it is a pipe that nothing writes to",
         f"jumpcloud.api_key_file={directory}": "cannot be read: Is a directory",
         f"forward.tls={{enabled: true, ca_file: {directory}}}": "forward.tls.ca_file: no such file",
         "jumpcloud.intervall=1s": "unknown key",
@@ -354,7 +363,7 @@ def test_too_many_open_files_while_running(
             assert manager.recv(4096) == b"WATCHDOG=1"
         assert _cpu_seconds(pid) - used < 0.5 * (time.monotonic() - began)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
-        assert client.recv(4096).startswith(b"HTTP/1.0 200 ")
+        assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
     running.wait_for("configuration reloaded: ")
     running.next_records()
     running.end()

@@ -7,10 +7,12 @@ import logging
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 
 from in_jumpcloud.config.schema import LogSettings
+from in_jumpcloud.config.types import Secret
 from in_jumpcloud.monitoring.logs import MAX_LINES_PER_KIND, configure_logging
 
 LOG = logging.getLogger("in_jumpcloud.test")
@@ -21,8 +23,10 @@ def _restore() -> Iterator[None]:
     """Restore the logger afterwards: it belongs to the whole process."""
     logger = logging.getLogger("in_jumpcloud")
     before = logger.handlers, logger.level, logger.propagate
+    last_resort = logging.lastResort
     yield
     logger.handlers, logger.level, logger.propagate = before
+    logging.lastResort = last_resort
 
 
 def test_repeated_lines_are_suppressed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,6 +56,32 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     line = json.loads(capsys.readouterr().err)
     assert (line["log.level"], line["message"], line["log.logger"]) == ("error", "it failed", "in_jumpcloud.test")
     assert "ValueError: invalid literal" in line["error.stack_trace"]
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_hostile_text(capsys: pytest.CaptureFixture[str], log_format: Literal["json", "text"]) -> None:
+    """Control, bidi and surrogate characters are escaped and secrets hidden, also in tracebacks and of libraries."""
+    secret = Secret("sesame-sesame-sesame")
+    hostile = f"\x1b[2J\u202e\udc80\x9b\n2026-01-01 forged {secret.reveal()} {secret.reveal()[:15]}"
+    configure_logging(LogSettings(format=log_format))
+    try:
+        try:
+            raise KeyError(hostile)  # noqa: TRY301
+        except KeyError as error:
+            raise RuntimeError(hostile) from error
+    except RuntimeError:
+        LOG.exception("failed: %s", hostile)
+    assert logging.lastResort  # by which the warnings of libraries go
+    logging.lastResort.handle(logging.makeLogRecord({"msg": hostile, "levelname": "WARNING"}))
+    text = capsys.readouterr().err
+    lines = text.splitlines()
+    if log_format == "json":
+        assert len(lines) == 2
+        lines += [value for line in lines for each in json.loads(line).values() for value in str(each).splitlines()]
+    assert all(line.isprintable() for line in lines)
+    assert not any(line.startswith("2026-01-01") and log_format == "text" for line in lines)
+    assert "sesame-sesame" not in text
+    assert r"\x1b[2J\u202e\udc80\x9b; 2026-01-01 forged *** ***" in text.replace("\\\\", "\\")
 
 
 def test_reconfiguring_replaces_the_format(capsys: pytest.CaptureFixture[str]) -> None:

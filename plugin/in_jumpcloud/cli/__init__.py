@@ -6,12 +6,15 @@ Exit codes: 0 done; 1 failed; 2 usage or configuration; 3 key refused; 4 no rece
 from __future__ import annotations
 
 import errno
+import logging
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import click
@@ -19,6 +22,7 @@ import click
 from in_jumpcloud import __version__
 from in_jumpcloud.config.types import Duration
 from in_jumpcloud.errors import InJumpCloudError
+from in_jumpcloud.text import shown, shown_lines
 
 NAME = "in-jumpcloud"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -52,7 +56,7 @@ class _LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except InJumpCloudError as error:
-            for line in str(error).splitlines():
+            for line in shown_lines(str(error)):
                 click.echo(f"{NAME}: {line}", err=True)
             ctx.exit(error.exit_code)
 
@@ -116,9 +120,31 @@ def package_file(installed: str, checkout: str) -> Path:
     return file if file.exists() else package.parents[1] / checkout
 
 
-def printable(text: str) -> str:
-    """`text` without characters that could control a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+def show(line: object) -> None:
+    """Print a line whose text may come from outside: without secrets, and without characters that mislead."""
+    click.echo(shown(line))
+
+
+class _PlainFormatter(logging.Formatter):
+    """For the log of commands that configure none."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(shown_lines(super().format(record)))
+
+
+def _show_unexpected(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    if not issubclass(kind, SystemExit):
+        click.echo("\n".join(shown_lines("".join(traceback.format_exception(kind, error, trace)))), err=True)
+
+
+def _show_no_secrets() -> None:
+    """Let everything that Python itself prints on standard error go through `shown_lines`."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(_PlainFormatter())
+    logging.lastResort = handler
+    sys.excepthook = _show_unexpected
+    threading.excepthook = lambda each: _show_unexpected(each.exc_type, each.exc_value, each.exc_traceback)
 
 
 @click.group(
@@ -139,6 +165,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the `in-jumpcloud` command."""
+    _show_no_secrets()
     try:
         cli.main(prog_name=NAME)
     except OSError as error:

@@ -13,7 +13,7 @@ import click
 
 from in_jumpcloud import app
 from in_jumpcloud.backoff import backoff_delay
-from in_jumpcloud.cli import DURATION, examples, json_option, settings_options
+from in_jumpcloud.cli import DURATION, examples, json_option, settings_options, show
 from in_jumpcloud.collector import Stream
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
@@ -77,7 +77,7 @@ def command(path: Path, overrides: tuple[str, ...], since: Duration, as_json: bo
     settings = load_config(path, overrides)
     audits = _audit_streams(settings, since)
     if as_json:
-        click.echo(json.dumps({"streams": [_as_json(each) for each in audits]}, indent=2, ensure_ascii=False))
+        click.echo(json.dumps({"streams": [_as_json(each) for each in audits]}, indent=2))
     else:
         for each in audits:
             _print_stream(each)
@@ -178,7 +178,7 @@ def _format_minute(minute: int) -> str:
 
 
 def _print_stream(audit: _StreamAudit) -> None:
-    click.echo(audit.name)
+    show(audit.name)
     if audit.hours:
         click.echo(f"  {'hour':17}  {'JumpCloud':>9}  {'ledger':>9}  difference")
     for hour in audit.hours:
@@ -186,7 +186,7 @@ def _print_stream(audit: _StreamAudit) -> None:
         difference = " ".join(filter(None, parts)) or "0"
         click.echo(f"  {_format_minute(hour.minute)}  {hour.jumpcloud:9}  {hour.ledger:9}  {difference:>10}")
     for each in audit.span.not_compared:
-        click.echo(f"  not compared: {each}")
+        show(f"  not compared: {each}")
     click.echo()
 
 

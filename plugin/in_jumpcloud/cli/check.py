@@ -19,10 +19,11 @@ from in_jumpcloud.checks.jumpcloud import check_jumpcloud
 from in_jumpcloud.checks.receivers import check_receiver
 from in_jumpcloud.checks.result import CONFIGURATION, RECEIVER, CheckResult, exit_code, failed, ok
 from in_jumpcloud.checks.runner import Check, run_checks
-from in_jumpcloud.cli import examples, json_option, printable, settings_options, stop_on_signals
+from in_jumpcloud.cli import examples, json_option, settings_options, stop_on_signals
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.errors import ConfigError
+from in_jumpcloud.text import shown
 
 TIMEOUT_SECONDS = 26.0
 """For all checks together."""
@@ -129,7 +130,7 @@ def _print_result(result: CheckResult) -> None:
     mark = click.style(f"{result.status:8}", fg=_COLOURS[result.status], bold=True)
     text = result.message + (f"; {result.advice}" if result.advice else "")
     color = False if os.environ.get("NO_COLOR") else None
-    click.echo(f"{mark} {result.check:14} {printable(text)}", color=color)
+    click.echo(f"{mark} {result.check:14} {shown(text)}", color=color)
 
 
 def _as_json(result: CheckResult) -> dict[str, str | None]:

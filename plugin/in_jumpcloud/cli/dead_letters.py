@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from in_jumpcloud.cli import NAME, examples, printable, settings_options, stop_on_signals
+from in_jumpcloud.cli import NAME, examples, settings_options, show, stop_on_signals
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import plural
@@ -33,6 +33,7 @@ from in_jumpcloud.state.dead_letters import DeadLetter
 from in_jumpcloud.state.files import path_errors, with_suffix
 from in_jumpcloud.state.store import StateReader, open_readonly, open_shared
 from in_jumpcloud.tags import TagTemplate
+from in_jumpcloud.text import shown
 from in_jumpcloud.timestamps import rfc3339
 
 _COLUMNS = ("time", "stream", "id", "reason")
@@ -70,7 +71,7 @@ def list_command(path: Path, overrides: tuple[str, ...], ids: tuple[str, ...], r
     with _reading(load_config(path, overrides, needs_key=False)) as state:
         for letter in _chosen(state, ids, reason) if state else ():
             refused = letter.refused
-            rows.append(tuple(map(printable, (rfc3339(refused.time_ms), letter.stream, refused.id, refused.reason))))
+            rows.append(tuple(map(shown, (rfc3339(refused.time_ms), letter.stream, refused.id, refused.reason))))
     if not rows:
         click.echo("no dead letters")
         return
@@ -90,9 +91,9 @@ def show_command(path: Path, overrides: tuple[str, ...], ids: tuple[str, ...], r
             refused, found = letter.refused, True
             values = (rfc3339(refused.time_ms), letter.stream, refused.id, refused.reason)
             for name, value in (*zip(_COLUMNS, values, strict=True), ("size", f"{len(refused.event)} bytes")):
-                click.echo(f"{name:8}{printable(value)}")
+                show(f"{name:8}{value}")
             for line in _pretty(refused.event).splitlines():
-                click.echo(f"  {printable(line)}")
+                show(f"  {line}")
             click.echo()
     if not found:
         click.echo("no dead letters")
@@ -234,7 +235,7 @@ class _Replayer:
 
     @staticmethod
     def _keep(letter: DeadLetter, why: str) -> bool:
-        click.echo(f"{NAME}: {letter.stream}: event {printable(letter.refused.id)} stays: {why}", err=True)
+        click.echo(shown(f"{NAME}: {letter.stream}: event {letter.refused.id} stays: {why}"), err=True)
         return False
 
     def _send(self, tag: str, packed: bytes) -> str | None:

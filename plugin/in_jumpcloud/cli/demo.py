@@ -174,4 +174,4 @@ def _print_some(records: list[dict[str, Any]]) -> None:
             by_service.setdefault(record["event"].get("module", ""), record)
     for record in list(by_service.values())[:_SHOWN_RECORDS]:
         brief = {name: record[name] for name in ("@timestamp", "event", "client", "source", "user") if name in record}
-        click.echo(f"\n{json.dumps(brief, indent=2, ensure_ascii=False)}")
+        click.echo(f"\n{json.dumps(brief, indent=2)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from in_jumpcloud.cli import examples, settings_options
+from in_jumpcloud.cli import examples, settings_options, show
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.errors import Fatal
 from in_jumpcloud.monitoring import client
@@ -32,6 +32,7 @@ def command(path: Path, overrides: tuple[str, ...], live: bool) -> None:
     answer = client.get_page(listen, page)
     if answer.status not in {HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE}:
         raise Fatal(f"{listen} answered {page} with status {answer.status}; check that in-jumpcloud listens there")
-    click.echo(answer.body.decode(errors="replace"), nl=False)
+    for line in answer.body.decode(errors="replace").splitlines():
+        show(line)
     if answer.status != HTTPStatus.OK:
         click.get_current_context().exit(1)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import click
 import maxminddb
 
-from in_jumpcloud.cli import ParsedType, examples, package_file
+from in_jumpcloud.cli import ParsedType, examples, package_file, show
 from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
 from in_jumpcloud.config.types import Duration, Secret
 from in_jumpcloud.errors import ConfigError, HandshakeRejected, ReceiverDown, ReceiverPaused
@@ -155,7 +155,7 @@ def write_configuration(
     }
     _write_file(path, _TEMPLATE.substitute(values), force=force)
 
-    click.echo(f"wrote {path}, readable only by you")
+    show(f"wrote {path}, readable only by you")
     has_key = api_key_file or environ.get(_KEY_VARIABLE)
     key_note = f"from the environment variable {_KEY_VARIABLE}, which is {'set' if has_key else 'not set'}"
     _print_detected("key", f"from the file {api_key_file}" if api_key_file else key_note)
@@ -167,11 +167,12 @@ def write_configuration(
         none = f"none in {_join(database_directories)}; no lookup until geoip.{name} is set"
         _print_detected(f"geoip.{name}", str(database or none))
     export = "" if has_key else f"export {_KEY_VARIABLE}='your key'; "
-    click.echo(f"\nnext: {export}in-jumpcloud check -c {shlex.quote(str(path))}")
+    click.echo()
+    show(f"next: {export}in-jumpcloud check -c {shlex.quote(str(path))}")
 
 
 def _print_detected(name: str, text: str) -> None:
-    click.echo(f"  {name:10}  {text}")
+    show(f"  {name:10}  {text}")
 
 
 def _join(places: Sequence[object]) -> str:

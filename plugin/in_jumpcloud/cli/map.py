@@ -20,6 +20,7 @@ from in_jumpcloud.errors import Fatal, Retryable
 from in_jumpcloud.insights import pages
 from in_jumpcloud.insights.event import parse_event
 from in_jumpcloud.runtime import SYSTEM
+from in_jumpcloud.text import printable_json
 
 
 @click.command(
@@ -44,7 +45,7 @@ def command(path: Path | None, overrides: tuple[str, ...], files: tuple[Path, ..
     output = sys.stdout.buffer
     encode = msgspec.json.Encoder().encode
     for raw in _read_files(files):
-        output.write(encode(mapper.map(parse_event(raw), time.time_ns()).body) + b"\n")
+        output.write(printable_json(encode(mapper.map(parse_event(raw), time.time_ns()).body)) + b"\n")
     output.flush()
     databases.close()
 

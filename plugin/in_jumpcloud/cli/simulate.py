@@ -22,6 +22,7 @@ from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault, FaultKind
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.text import printable_json, shown
 from in_jumpcloud.timestamps import now_ms
 
 _PORT = click.IntRange(0, 65_535)
@@ -156,7 +157,7 @@ def receiver_command(
 
     def print_records(_tag: str, records: list[tuple[int, dict[str, Any]]]) -> None:
         for _, record in records:
-            output.write(encode(record) + b"\n")
+            output.write(printable_json(encode(record)) + b"\n")
         output.flush()
 
     simulated = SimulatedReceiver(
@@ -196,5 +197,5 @@ def _serve(simulated: SimulatedApi | SimulatedReceiver, address: str, describe: 
         reason = in_use if error.errno == errno.EADDRINUSE else error.strerror
         raise Fatal(f"cannot listen on {address}: {reason}") from None
     with simulated:
-        click.echo(f"{describe()}; press Ctrl-C to stop", err=True)
+        click.echo(f"{shown(describe())}; press Ctrl-C to stop", err=True)
         stop.wait()

@@ -9,13 +9,14 @@ from typing import Any
 import click
 
 from in_jumpcloud import app
-from in_jumpcloud.cli import examples, json_option, settings_options
+from in_jumpcloud.cli import examples, json_option, settings_options, show
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.errors import InJumpCloudError
 from in_jumpcloud.monitoring import client
 from in_jumpcloud.monitoring.health import format_duration
 from in_jumpcloud.state.store import StreamRow, open_readonly
+from in_jumpcloud.text import shown
 from in_jumpcloud.timestamps import now_ms, rfc3339
 
 _RUNNING_KEYS = ("pid", "version", "uptime_seconds", "not_ready", "receivers", "streams")
@@ -38,22 +39,23 @@ def command(path: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     status = _collect(load_config(path, overrides, needs_key=False))
     if as_json:
-        click.echo(json.dumps(status, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(status, indent=2))
         return
     state, letters, running = status["state"], status["dead_letters"], status["running"]
     if state["exists"]:
         usage = f"in use by {state['held_by']}" if state["held_by"] else "not in use"
-        click.echo(f"state         {state['path']}, {_format_size(state['bytes'])}, {usage}")
+        show(f"state         {state['path']}, {_format_size(state['bytes'])}, {usage}")
     else:
-        click.echo(f"state         {state['path']}, does not exist yet; `in-jumpcloud run` creates it")
-    click.echo(f"dead letters  {letters['count'] or 'none'}")
+        show(f"state         {state['path']}, does not exist yet; `in-jumpcloud run` creates it")
+    show(f"dead letters  {letters['count'] or 'none'}")
     for receiver in running["receivers"] if running else ():
         up = {True: "up", False: "down", None: "not tried yet"}[receiver["up"]]
-        click.echo(f"receiver      {receiver['name']}, {up}")
+        show(f"receiver      {receiver['name']}, {up}")
     for stream in status["streams"]:
-        click.echo(f"\n{stream['name']}" + ("" if stream["configured"] else "  (no longer configured)"))
+        click.echo()
+        show(f"{stream['name']}" + ("" if stream["configured"] else "  (no longer configured)"))
         for name, value in _stream_lines(stream):
-            click.echo(f"  {name:12}  {value}")
+            show(f"  {name:12}  {value}")
 
 
 def _collect(settings: Config) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def _ask_process(settings: Config) -> dict[str, Any] | None:
     """The status of the process that holds the state, without its history; None if it does not answer."""
     try:
         page = json.loads(client.get_page(settings.http.listen, "/status.json", timeout=2).body)
-        if page["state"]["path"] != str(settings.state.path.resolve()):
+        if page["state"]["path"] != shown(settings.state.path.resolve()):
             return None  # another process listens there
         return {key: page[key] for key in _RUNNING_KEYS}
     except (InJumpCloudError, ValueError, KeyError, TypeError):

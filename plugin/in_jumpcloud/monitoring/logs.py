@@ -11,6 +11,7 @@ from collections import OrderedDict
 from in_jumpcloud.config.schema import LogSettings
 from in_jumpcloud.counters import plural
 from in_jumpcloud.ecs.mapper import ECS_VERSION
+from in_jumpcloud.text import shown_in_one, shown_lines
 from in_jumpcloud.timestamps import rfc3339
 
 SUPPRESS_SECONDS = 10.0
@@ -25,6 +26,7 @@ def configure_logging(settings: LogSettings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if settings.format == "json" else _TextFormatter())
     handler.addFilter(_RepeatFilter())
+    logging.lastResort = handler  # what libraries warn of
     logger = logging.getLogger("in_jumpcloud")
     logger.handlers = [handler]
     logger.setLevel(settings.level.upper())
@@ -77,20 +79,22 @@ class _JsonFormatter(logging.Formatter):
         line = {
             "@timestamp": _time(record),
             "log.level": record.levelname.lower(),
-            "message": _message(record),
+            "message": shown_in_one(_message(record)),
             "ecs.version": ECS_VERSION,
             "log.logger": record.name,
             "process.pid": record.process,
         }
         if record.exc_info:
-            line["error.stack_trace"] = self.formatException(record.exc_info)
+            line["error.stack_trace"] = "\n".join(shown_lines(self.formatException(record.exc_info)))
         return json.dumps(line, ensure_ascii=False)
 
 
 class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_time(record)} {record.levelname.lower():7} {_message(record)}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        line = f"{_time(record)} {record.levelname.lower():7} {shown_in_one(_message(record))}"
+        # Indented, so that no line of an exception's text looks like a line of the log.
+        trace = shown_lines(self.formatException(record.exc_info)) if record.exc_info else []
+        return "\n    ".join([line, *trace])
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -1,4 +1,7 @@
-"""The state of the plugin at one moment, as plain values: the source of metrics, health and the status page."""
+"""The state of the plugin at one moment, as plain values: the source of metrics, health and the status page.
+
+Text in it is as people see it: without secrets and control characters.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from in_jumpcloud.errors import RequestRejected, StateUnavailable
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.load import Load
 from in_jumpcloud.state.store import StateStore
+from in_jumpcloud.text import shown, shown_in_one
 from in_jumpcloud.troubles import Trouble
 
 
@@ -107,20 +111,22 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
         now_ms=now_ms,
         uptime=now - began,
         streams=tuple(_stream(each, now_ms, now) for each in collectors),
-        receivers=tuple(ReceiverStatus(*each) for each in resources.receivers.statistics()),
+        receivers=tuple(
+            ReceiverStatus(shown(name), up, latencies) for name, up, latencies in resources.receivers.statistics()
+        ),
         max_lag=settings.http.max_lag + settings.jumpcloud.lag + settings.jumpcloud.interval,
         max_silence=max((each.max_silence_seconds for each in collectors), default=0.0),
         workers_alive=plugin.alive,
-        databases=tuple(DatabaseStatus(*each) for each in geo.databases),
-        troubles=tuple(resources.troubles.current()),
+        databases=tuple(DatabaseStatus(each.setting, shown(each.type), each.built) for each in geo.databases),
+        troubles=tuple(_shown_trouble(each) for each in resources.troubles.current()),
         clock_skew=resources.clock.skew_seconds,
         load=plugin.load(),
         requests=api.codes,
         request_latencies=api.latencies,
-        unknown_types=dict(resources.mapper.unknown_types),
+        unknown_types={shown(name): count for name, count in resources.mapper.unknown_types.items()},
         geo_hits=geo.hits,
         geo_misses=geo.misses,
-        state_path=str(settings.state.path.resolve()),
+        state_path=shown(settings.state.path.resolve()),
         state_bytes=_state_bytes(settings.state.path),
         state_free_bytes=_state_free_bytes(resources.state),
         dead_letters=resources.state.dead_letters.count,
@@ -128,17 +134,21 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
     )
 
 
+def _shown_trouble(trouble: Trouble) -> Trouble:
+    return trouble._replace(what=shown_in_one(trouble.what), advice=shown_in_one(trouble.advice))
+
+
 def _stream(collector: Collector, now_ms: int, now: float) -> StreamStatus:
     position, counters, error = collector.position, collector.counters, collector.error
     liveness, in_flight, late = counters.liveness, counters.in_flight, collector.reconciler
     due_at, now_ns = liveness.due_at, now_ms * 1_000_000
     return StreamStatus(
-        name=collector.stream.name,
+        name=shown(collector.stream.name),
         watermark_ms=position.watermark_ms,
         window=position.window,
         lag=max(0, now_ms - position.watermark_ms) / 1000,
         counters=copy.copy(counters),
-        error=str(error) if error else None,
+        error=shown_in_one(error) if error else None,
         refused=isinstance(error, RequestRejected),
         backfilling=not liveness.caught_up_once,
         since_progress=max(0.0, now - liveness.progress_at),
@@ -146,7 +156,7 @@ def _stream(collector: Collector, now_ms: int, now: float) -> StreamStatus:
         overdue=now - max(due_at, liveness.touched_at) if due_at is not None and now > due_at else None,
         unacknowledged_age=max(0, now_ns - in_flight[0]) / 1e9 if in_flight else None,
         unacknowledged_wait=max(0, now_ns - in_flight[1]) / 1e9 if in_flight else None,
-        late_error=str(late.error) if late.error else None,
+        late_error=shown_in_one(late.error) if late.error else None,
         late_error_for=now - late.error_since if late.error else 0.0,
         compared_lag=late.lag_ms(position) / 1000,
     )

@@ -8,6 +8,8 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
+from in_jumpcloud.text import shown_in_one
+
 _EXTEND_SECONDS = 60.0
 _MAX_STATUS_CHARS = 200
 
@@ -33,7 +35,7 @@ class ServiceManager:
         now = time.monotonic()
         if now >= self._next_extension_at:
             self._next_extension_at = now + _EXTEND_SECONDS / 3
-            status = " ".join(waits_for.split())[:_MAX_STATUS_CHARS]
+            status = shown_in_one(waits_for)[:_MAX_STATUS_CHARS]
             self._notify(f"EXTEND_TIMEOUT_USEC={int(_EXTEND_SECONDS * 1e6)}", f"STATUS=waiting: {status}")
         self.alive(lambda: True)
 

@@ -155,6 +155,8 @@ def _second_line(lock: IO[str]) -> str:
 def _require_database(path: Path, *, was_created: bool) -> None:
     """SQLite takes a file of less than a page for an empty database, and would overwrite it and its log."""
     magic = b""
+    if path.exists() and not path.is_file() and not path.is_dir():  # to open a pipe may block
+        raise ConfigError(Problem("state.path", f"{path}: not a regular file"))
     if path.exists():
         with path.open("rb") as file:
             magic = file.read(len(_MAGIC))
