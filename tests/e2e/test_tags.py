@@ -10,6 +10,7 @@ from support.command import Command
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import rfc3339
 
 
 def test_each_record_has_the_tag_of_its_event(command: Command) -> None:
@@ -46,3 +47,20 @@ def test_each_record_has_the_tag_of_its_event(command: Command) -> None:
         assert {tag.split(".")[1] for tag in tags} == set(sources)
         assert len(tags) > 10
         assert receiver.refused == 0
+
+
+def test_many_services(command: Command) -> None:
+    """Events that name ever new services make no more than 256 tags and one; each arrives once."""
+    now_ms = time.time_ns() // 1_000_000
+    source = EventSource(start_ms=now_ms - 3_600_000, end_ms=now_ms - 3_600_000)
+    for number in range(600):
+        moment = now_ms - 3_500_000 + number
+        source.add({"id": f"e-{number}", "timestamp": rfc3339(moment), "service": f"s{number}"}, timestamp_ms=moment)
+    with SimulatedApi(source) as api, SimulatedReceiver() as receiver:
+        done = command("run", "--once", *command.settings(api, receiver, forward__tag="jc.{service}"))
+        assert done.returncode == 0, done.stderr
+        tags = Counter(each.tag for each in receiver.records)
+        assert len(receiver.ids) == sum(receiver.ids.values()) == 600
+    assert len(tags) == 257
+    assert tags["jc.other"] == 600 - 256
+    assert done.stderr.count(b"make more than 256 tags; further ones are jc.other") == 1
