@@ -12,8 +12,12 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
+from simulation.faults import NAMES
 from simulation.run import Result, run_seed, shrink
 
+LANDMARKS = (*NAMES, "a chunk arrived again", "killed between ack and commit", "owed for long")
+"""What some seeds must reach: else the simulation proves less than it says."""
+ENOUGH_SEEDS = 200
 _PAGE_LINES = 60
 
 
@@ -34,12 +38,15 @@ def main() -> int:
     failed, landmarks = _run_all(options.first, options.seeds, options.workers)
     for name in sorted(landmarks):
         print(f"{landmarks[name]:8} {name}")
+    missing = [name for name in LANDMARKS if not landmarks[name]] if options.seeds >= ENOUGH_SEEDS else []
+    if missing:
+        print(f"never reached: {', '.join(missing)}")
     if failed and not options.no_shrink:
         print(f"{len(failed)} seeds fail; shrinking {failed[0].seed}")
         result, _ = shrink(failed[0].seed)
         print("\n".join(line[:200] for line in result.lines[-_PAGE_LINES:]))
         print(_summary(result))
-    return bool(failed)
+    return bool(failed or missing)
 
 
 def _run_all(first: int, seeds: int, workers: int) -> tuple[list[Result], Counter[str]]:

@@ -114,7 +114,10 @@ class JumpCloud:
 
     def plan_ms(self, now: float) -> int:
         """How far back the API answers."""
-        return self._plan_ms if not self._faults.acts("moving retention", now) else min(self._plan_ms, DAY)
+        if not self._faults.acts("moving retention", now):
+            return self._plan_ms
+        self._faults.landmarks["moving retention"] += 1
+        return min(self._plan_ms, DAY)
 
     def _status_fault(self, now: float) -> Answer | None:
         for status in (401, 403, 500):

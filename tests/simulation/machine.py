@@ -37,10 +37,15 @@ class MachineClock:
     def wall_ns(self) -> int:
         """What the wall clock shows."""
         now, faults = self._scheduler.now, self._faults
-        offset = sum(step for name, step in self._steps if faults.acts(name, now))
+        offset = 0.0
+        for name, step in self._steps:
+            if faults.acts(name, now):
+                offset += step
+                faults.landmarks[name] += 1
         if faults.acts("clock drifts", now):
             begin = min(begin for begin, end in faults.episodes("clock drifts") if begin <= now < end)
             offset += (now - begin) * 0.01
+            faults.landmarks["clock drifts"] += 1
         return ORIGIN_MS * 1_000_000 + int((now + offset) * 1e9)
 
     def monotonic(self) -> float:

@@ -11,6 +11,9 @@ import pytest
 from simulation.mutations import MUTATIONS, PACKAGE
 from simulation.run import run_seed
 
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""A process that is killed closes nothing; the garbage collector closes its files, and says so."""
+
 SEEDS = 200
 SHARES = 8
 
@@ -26,7 +29,7 @@ def test_seeds(share: int) -> None:
         if result.failure:
             failures.append(f"make simulation SEED={seed}: {result.failure} ({', '.join(result.faults)})")
     assert not failures, "\n".join(failures)
-    assert len(landmarks) > 20
+    assert len(landmarks) > 40, "a share of the seeds reaches nearly every fault; `make simulation` demands all"
 
 
 def test_mutations_apply() -> None:

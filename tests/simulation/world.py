@@ -165,7 +165,7 @@ class World:
 
     def _stop_for_long(self, seconds: float) -> None:
         if self.process:
-            self._end_life(self.process, "stopped", seconds)
+            self._end_life(self.process, "long stop", seconds)
 
     def _take_state_away(self, seconds: float) -> None:
         path, away = self.settings.state.path, self.folder.with_name("away.db")
@@ -229,7 +229,7 @@ class World:
         if process.ended:
             return
         self.trace(how)
-        self.landmarks[f"ended: {how}"] += 1
+        self.landmarks[how] += 1
         process.group.dead = True
         process.ended = True
         if any(process.unsettled.values()):
