@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 POISON = "refuses one record"
-MAX_REQUESTS = 4000
+MAX_REQUESTS = 10_000
 """More than any run needs: polls and comparisons at their intervals, and a request for each event."""
 
 
