@@ -117,14 +117,14 @@ class RecordSender:
         while groups or refused:
             if not groups:  # nothing but refused records is left
                 groups.append([record for group in refused for record in group])
-                if not any(map(self._suspects.is_followed, alone.values())):
+                if not any(self._suspects.is_followed(alone[each.key]) for each in groups[0] if each.key in alone):
                     waits += 1
                     self._wait(waits, self._refusal, stop)
+                    self._retry_all(stop)
                 refused, may_split = [], True
             group = groups.popleft()
-            known = [each for each in (alone.get(record.key) for record in group) if each]
-            is_known = len(known) == len(group)
-            is_proof = is_known and len(group) == 1 and self._suspects.is_proof(known[0])
+            is_known = bool(alone) and all(record.key in alone for record in group)
+            is_proof = is_known and len(group) == 1 and self._suspects.is_proof(alone[group[0].key])
             is_patient = is_proof or (len(group) in {1, len(records)} and not is_known)
             tries = _MAX_REFUSALS if is_patient else 1
             refusal = self._try(_chunk(group, self._settings), stop, tries=tries, is_known=is_known)
@@ -148,13 +148,13 @@ class RecordSender:
                 self._commits.dead_letter(group[0], str(refusal), position, stop)
             elif len(group) == 1 and self._suspects.may_park():
                 self._park(group[0], refusal, position, stop)
-                may_split = False
+                may_split &= is_known
             else:
                 # One record is refused alone, and others with it: only if some are acknowledged is it the record.
                 self._refusal = refusal
                 refused.append(group)
                 if len(group) == 1:
-                    may_split = False
+                    may_split &= is_known  # so one more record is found to be refused alone in each round
                     alone[group[0].key] = self._suspects.note(refusal)
 
     def _park(self, record: PendingRecord, refusal: ReceiverDown, position: Position, stop: threading.Event) -> None:
@@ -218,11 +218,13 @@ class RecordSender:
             StateCorrupt, StateUnavailable, DeadLettersFull, ReceiverDown, Stopped: as `send`.
         """
         self._retry_suspect(stop)
-        suspects = self._suspects.all()
-        if suspects and self._runtime.monotonic() >= self._retry_at:
+        if self._suspects.all() and self._runtime.monotonic() >= self._retry_at:
             self._retry_at = self._runtime.monotonic() + _RETRY_SUSPECTS_SECONDS
-            for suspect in suspects:
-                self._retry(suspect, stop)
+            self._retry_all(stop)
+
+    def _retry_all(self, stop: threading.Event) -> None:
+        for suspect in self._suspects.all():
+            self._retry(suspect, stop)
 
     def _retry_suspect(self, stop: threading.Event) -> None:
         """Send the oldest suspect once more, if other records were acknowledged since it was refused."""

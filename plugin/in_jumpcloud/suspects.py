@@ -28,6 +28,9 @@ class Refusal(NamedTuple):
     before: Outcomes
 
 
+_UNKNOWN = Refusal(None, Outcomes(0, 0))
+
+
 class Suspect(NamedTuple):
     """A parked record."""
 
@@ -43,7 +46,7 @@ class Suspects:
         self._receivers = receivers
         self._state = state
         self._counters = counters
-        self._last_parked = Refusal(None, Outcomes(0, 0))
+        self._last_parked = _UNKNOWN
         self._all: list[Suspect] | None = None  # None: not read from the state yet
 
     def all(self) -> list[Suspect]:
@@ -53,8 +56,7 @@ class Suspects:
             StateCorrupt, StateUnavailable: the state cannot be read.
         """
         if self._all is None:
-            unknown = self._last_parked
-            self._set([Suspect(each, unknown) for each in self._state.parked(self._stream)])
+            self._set([Suspect(each, _UNKNOWN) for each in self._state.parked(self._stream)])
         return list(self._all or ())
 
     def may_park(self) -> bool:
@@ -64,7 +66,7 @@ class Suspects:
 
     def parked(self, refusal: ReceiverDown) -> None:
         """Note that another one is in the state now."""
-        known = self.all()
+        known, self._all = self.all(), None  # if the state cannot be read now, it is read again
         numbers = {each.letter.number for each in known}
         noted = self._last_parked = self.note(refusal)
         new = [each for each in self._state.parked(self._stream) if each.number not in numbers]
