@@ -215,6 +215,11 @@ def test_every_mistake_in_a_file_is_reported_at_once(tmp_path: Path) -> None:
     [
         ("jumpcloud.api_key=null", "jumpcloud.api_key: missing", 2),
         ("jumpcloud.api_key=wrong", "JumpCloud answered 401", 3),
+        (
+            "jumpcloud.url=http://api.example.com",
+            "would send the key unencrypted to api.example.com; use https:",
+            2,
+        ),
         ("state.path=README.md/state.db", "state.path", 2),
         ("state.path=LICENSE", "LICENSE", 1),
         ("jumpcloud.services=[nonsense]", "JumpCloud answered 400", 1),

@@ -23,7 +23,7 @@ from in_jumpcloud.cli import examples, json_option, settings_options, stop_on_si
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.errors import ConfigError
-from in_jumpcloud.text import shown
+from in_jumpcloud.text import redact, shown
 
 TIMEOUT_SECONDS = 26.0
 """For all checks together."""
@@ -137,6 +137,6 @@ def _as_json(result: CheckResult) -> dict[str, str | None]:
     return {
         "check": result.check,
         "result": result.status.lower(),
-        "message": result.message,
-        "advice": result.advice or None,
+        "message": redact(result.message),
+        "advice": redact(result.advice) or None,
     }

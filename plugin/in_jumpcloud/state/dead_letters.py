@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from in_jumpcloud.errors import DeadLettersFull
 from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.state.database import Database
+from in_jumpcloud.text import redact
 from in_jumpcloud.timestamps import rfc3339
 
 Condition = Literal["dead", "suspect"]
@@ -179,8 +180,8 @@ def insert(transaction: sqlite3.Connection, stream: str, state: Condition, lette
 
 
 def storable(text: str) -> str:
-    """SQLite stores valid Unicode only. An error may quote text from outside."""
-    return text.encode(errors="backslashreplace").decode()
+    """SQLite stores valid Unicode only. An error may quote text from outside, and a secret in it."""
+    return redact(text).encode(errors="backslashreplace").decode()
 
 
 def replay(letters: DeadLetters, chosen: Sequence[int], deliver: Callable[[DeadLetter], bool]) -> int:
