@@ -17,7 +17,7 @@ NOT_A_FILE = {errno.EFBIG, errno.EPIPE, errno.ENODATA}
 
 
 def open_private(path: Path, *, create: bool, exclusive: bool = False) -> int:
-    """Open a file to read and write. It is never reached through a symbolic link as the last part of `path`.
+    """Open a regular file to read and write. It is never reached through a symbolic link as the last part of `path`.
 
     A new file is readable by its owner only, whatever the umask is. If root creates it in a directory of another user,
     it belongs to that user: a command that root runs must not lock out the plugin.
@@ -27,12 +27,12 @@ def open_private(path: Path, *, create: bool, exclusive: bool = False) -> int:
 
     Raises:
         FileExistsError: there is something at the path, and `exclusive` is set.
-        OSError: it cannot be opened.
+        OSError: it cannot be opened; EINVAL: it is a pipe or a device.
     """
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     if not exclusive:
         try:
-            return os.open(path, flags)
+            return _regular(os.open(path, flags), path)
         except FileNotFoundError:
             if not create:
                 raise
@@ -45,6 +45,13 @@ def open_private(path: Path, *, create: bool, exclusive: bool = False) -> int:
     except BaseException:
         os.close(file)
         raise
+    return file
+
+
+def _regular(file: int, path: Path) -> int:
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     return file
 
 

@@ -44,6 +44,26 @@ def test_modes(command: Command, settings: list[str], mask: int) -> None:
     assert modes == dict.fromkeys(modes, 0o600)
 
 
+def test_pipes(command: Command, settings: list[str]) -> None:
+    """A pipe in place of the state or its lock does not hang a command: one line."""
+    trials = [
+        ("state.db", ("run", *settings, "--once")),
+        ("state.db", ("status", *settings)),
+        ("state.db", ("dead-letters", "drop", *settings, "--all")),
+        ("state.db.lock", ("run", *settings, "--once")),
+    ]
+    for name, arguments in trials:
+        pipe = command.state.with_name(name)
+        os.mkfifo(pipe)
+        done = command(*arguments)
+        pipe.unlink()
+        (line,) = done.stderr.decode().splitlines()
+        assert done.returncode == 2, line
+        assert "not a regular file" in line
+        for left in command.state.parent.iterdir():
+            left.unlink()
+
+
 def test_links(command: Command, settings: list[str], tmp_path: Path) -> None:
     """A link at a path to write to is refused in one line; what it leads to is neither created nor changed."""
     target = tmp_path / "target"

@@ -123,6 +123,9 @@ def test_text_that_no_name_has(load: Load, problems: Problems) -> None:
     for value in ("\udc80", "a\nb", "\x1b[2J", "\x9b"):
         assert problems(keyed(), "ecs.namespace=${A}", A=value) == {"ecs.namespace": text}
     assert str(load(keyed(), "state.path=${A}", A="a\udc80").state.path) == "a\udc80"
+    assert problems('jumpcloud: {"a\\nb\\e": 1}', f"jumpcloud.api_key={KEY}") == {r"jumpcloud.a\nb\x1b": "unknown key"}
+    text = "must be between 1 and 10000 (got a number that is too large)"
+    assert problems(keyed(), f"jumpcloud.page_limit=0x{5000 * 'f'}") == {"jumpcloud.page_limit": text}
     assert "NUL" in problems(keyed(), "state.path=${A}", A="a\0")["state.path"]
 
 

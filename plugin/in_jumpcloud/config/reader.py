@@ -22,12 +22,15 @@ from in_jumpcloud.config.schema import Section
 from in_jumpcloud.config.types import Duration, ProxyUrl, Secret, Size, Start
 from in_jumpcloud.errors import Problem, may_pass
 from in_jumpcloud.file_access import NOT_A_FILE
+from in_jumpcloud.text import printable
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?")
 """`${NAME}`, `${NAME:-default}`, `$${` for the text `${`; anything else that begins with `${` is a mistake."""
 
 _UNUSABLE = {"Cc", "Cs"}
 """Control characters, and surrogates, which stand for bytes that are not UTF-8."""
+
+_SHOWN_BITS = 128
 
 S = TypeVar("S", bound=Section)
 
@@ -52,7 +55,8 @@ class SectionReader:
         files = {f"{name}_file": name for name in secrets}
         values: dict[str, Any] = {}
         for key, value in data.items():
-            at = f"{path}.{key}" if path else str(key)
+            name = printable(str(key))
+            at = f"{path}.{name}" if path else name
             with self._collect_problem(at):
                 if value is None and (key in secrets or key in files):
                     continue
@@ -217,4 +221,5 @@ def _check_limits(limits: msgspec.Meta, converted: Any, value: Any) -> None:
 
 
 def _short(value: Any) -> str:
-    return f"{value!r:.40}"
+    is_huge = isinstance(value, int) and value.bit_length() > _SHOWN_BITS  # Python may refuse to make it text
+    return "a number that is too large" if is_huge else f"{value!r:.40}"

@@ -230,6 +230,8 @@ def open_to_read(path: Path) -> Database:
     """
     if not path.exists():
         raise _missing(path, "no such file")
+    if not path.is_file() and not path.is_dir():  # to open a pipe would block
+        raise ConfigError(Problem("state.path", f"{path}: not a regular file"))
     with _connected(path, f"{path.absolute().as_uri()}?mode=ro", sqlite3.connect, uri=True) as connection:
         version = _version(connection, path)
         if version is None:

@@ -170,13 +170,16 @@ def _require_database(path: Path, *, was_created: bool) -> None:
 
 
 def lock_holder(path: Path) -> str | None:
-    """The process that holds the state now, as it named itself; None if no process does.
+    """The process that holds the state now, as it named itself; None if no process does, or the lock is not a file.
 
     Raises:
         ConfigError, StateUnavailable: the lock file cannot be read.
     """
+    lock_path = with_suffix(path, ".lock")
+    if lock_path.exists() and not lock_path.is_file():  # to open a pipe may block
+        return None
     try:
-        with path_errors(path, "read"), with_suffix(path, ".lock").open(errors="replace") as lock:
+        with path_errors(path, "read"), lock_path.open(errors="replace") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
