@@ -36,7 +36,11 @@ class Judge:
         self._first_ms: dict[str, int] = {}
         self._begun_ms: dict[str, int] = {}
         self._moved_at = 0.0
-        self._is_dated = not any(each.startswith("Date") for each in world.faults.on)  # JumpCloud's dates are right
+
+    @property
+    def _is_dated(self) -> bool:
+        """Whether JumpCloud's dates were right until now."""
+        return not any(count for name, count in self._world.landmarks.items() if name.startswith("Date"))
 
     def note_counters(self, plugin: App) -> None:
         """Keep what a life said, which ends."""
