@@ -6,6 +6,7 @@ suspect. If everything is refused, one record is parked, and the others wait.
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 from collections import deque
@@ -26,7 +27,7 @@ from in_jumpcloud.insights.window import Position
 from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.state.dead_letters import DeadLetter
 from in_jumpcloud.state.store import StateStore
-from in_jumpcloud.suspects import Refusal, Suspect, Suspects
+from in_jumpcloud.suspects import PROOFS, Suspect, Suspects
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +68,6 @@ class Commits(Protocol):
 
     def park(self, record: PendingRecord, reason: str, after: Position, stop: threading.Event) -> None:
         """The receiver refused it alone."""
-
-    def dead_letter(self, record: PendingRecord, reason: str, after: Position, stop: threading.Event) -> None:
-        """The receiver refused it again, and acknowledged others in between."""
 
     def settle(self, letter: DeadLetter, reason: str | None, stop: threading.Event) -> None:
         """A parked record was acknowledged; or, with a `reason`, it is refused for good."""
@@ -112,21 +110,22 @@ class RecordSender:
         self._retry_suspect(stop)
         waits, groups = 0, deque([records])
         refused: list[Sequence[PendingRecord]] = []
-        alone: dict[EventKey, Refusal] = {}  # of each record that was refused alone
+        alone: set[EventKey] = set()  # records that were refused alone
         may_split = True
         while groups or refused:
             if not groups:  # nothing but refused records is left
                 groups.append([record for group in refused for record in group])
-                if not any(self._suspects.is_followed(alone[each.key]) for each in groups[0] if each.key in alone):
+                if not self._suspects.may_park():
                     waits += 1
                     self._wait(waits, self._refusal, stop)
                     self._retry_all(stop)
                 refused, may_split = [], True
             group = groups.popleft()
+            if len(group) > 1 and len(groups) < PROOFS and self._suspects.all():  # each ack says more about them
+                groups.appendleft(group[len(group) // 2 :])
+                group = group[: len(group) // 2]
             is_known = bool(alone) and all(record.key in alone for record in group)
-            is_proof = is_known and len(group) == 1 and self._suspects.is_proof(alone[group[0].key])
-            is_patient = is_proof or (len(group) in {1, len(records)} and not is_known)
-            tries = _MAX_REFUSALS if is_patient else 1
+            tries = _MAX_REFUSALS if len(group) in {1, len(records)} and not is_known else 1
             refusal = self._try(_chunk(group, self._settings), stop, tries=tries, is_known=is_known)
             position = before if groups or refused else after
             if refusal is None:
@@ -134,7 +133,7 @@ class RecordSender:
                 self._retry_suspect(stop)
                 groups.extend(each for each in refused if len(each) > 1)
                 refused = [each for each in refused if len(each) == 1]
-                if refused and not self._suspects.all():
+                if refused and self._suspects.may_park():
                     groups.appendleft(refused.pop(0))
                 waits, may_split = 0, True
             elif len(group) > 1 and may_split:
@@ -144,8 +143,6 @@ class RecordSender:
                 )
                 middle = len(group) // 2
                 groups.extendleft([group[middle:], group[:middle]])
-            elif is_proof:
-                self._commits.dead_letter(group[0], str(refusal), position, stop)
             elif len(group) == 1 and self._suspects.may_park():
                 self._park(group[0], refusal, position, stop)
                 may_split &= is_known
@@ -155,7 +152,7 @@ class RecordSender:
                 refused.append(group)
                 if len(group) == 1:
                     may_split &= is_known  # so one more record is found to be refused alone in each round
-                    alone[group[0].key] = self._suspects.note(refusal)
+                    alone.add(group[0].key)
 
     def _park(self, record: PendingRecord, refusal: ReceiverDown, position: Position, stop: threading.Event) -> None:
         self._commits.park(record, str(refusal), position, stop)
@@ -186,9 +183,9 @@ class RecordSender:
                 is_rejected = isinstance(error, HandshakeRejected)
                 if limit is not None and (is_rejected or self._runtime.monotonic() - started_at > limit):
                     raise
-                if not is_known:
-                    self._receivers.doubt(error.reached)
-                if refusals >= tries:
+                self._receivers.doubt(error.reached)
+                # Without an answer the ack may still come, for these bytes only: they are sent again before a split.
+                if refusals >= (max(tries, 2) if error.errno == errno.ETIMEDOUT else tries):
                     return error
                 self._pause(failures, error, stop)
             else:
@@ -233,16 +230,16 @@ class RecordSender:
             self._retry(suspect, stop)
 
     def _retry(self, suspect: Suspect, stop: threading.Event) -> None:
-        """Send a suspect once more. It is settled if it is acknowledged, or if its last refusal has become a proof."""
-        is_proof = self._suspects.is_proof(suspect.refusal)
+        """Send a suspect once more. It is settled if it is acknowledged, or if that makes enough proofs."""
+        proofs = suspect.proofs + 1 if self._suspects.is_proof(suspect.refusal) else 0
         letter = suspect.letter.refused
         packed, _ = self._encoder.encode(parse_event(letter.event), letter.time_ms * 1_000_000)
         chunk = wire.build_chunk(letter.tag, packed, 1, compress=self._settings.compress)
-        refusal = self._try(chunk, stop, tries=_MAX_REFUSALS if is_proof else 1, is_known=True)
+        refusal = self._try(chunk, stop, tries=_MAX_REFUSALS if proofs else 1, is_known=True)
         if refusal:
             self._receivers.probe(refusal.reached, stop)  # it refuses a record, but it is up
-        if refusal and not is_proof:
-            self._suspects.refused_again(suspect, refusal)
+        if refusal and proofs < PROOFS:
+            self._suspects.refused_again(suspect, refusal, proofs)
         else:
             self._commits.settle(suspect.letter, None if refusal is None else str(refusal), stop)
             self._suspects.settled(suspect, refusal)

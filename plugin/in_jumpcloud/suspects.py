@@ -1,7 +1,7 @@
 """Records that a receiver refused alone: parked in the state until it is known whether the record was the reason.
 
-It was if the same receiver then acknowledged other records, refused no others in between, and refuses it again. A
-receiver that is full refuses everything for a while, or all but a few, and later what it has refused is acknowledged.
+It was if the same receiver then acknowledged other records, refused nothing in between, and refuses it again, PROOFS
+times in a row. A receiver that is full refuses everything for a while, or all but a few.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from in_jumpcloud.state.store import StateStore
 
 log = logging.getLogger(__name__)
 
+PROOFS = 3
+"""How often in a row that must have happened. Once may be an accident, if the receiver is full now and then."""
 _MAX_SUSPECTS = 10
 """So many are parked at most."""
 
@@ -32,10 +34,11 @@ _UNKNOWN = Refusal(None, Outcomes(0, 0))
 
 
 class Suspect(NamedTuple):
-    """A parked record."""
+    """A parked record, and how many proofs there are that it is the reason."""
 
     letter: DeadLetter
     refusal: Refusal
+    proofs: int = 0
 
 
 class Suspects:
@@ -68,11 +71,11 @@ class Suspects:
         """Note that another one is in the state now."""
         known, self._all = self.all(), None  # if the state cannot be read now, it is read again
         numbers = {each.letter.number for each in known}
-        noted = self._last_parked = self.note(refusal)
+        noted = self._last_parked = self._note(refusal)
         new = [each for each in self._state.parked(self._stream) if each.number not in numbers]
         self._set(known + [Suspect(each, noted) for each in new])
 
-    def note(self, refusal: ReceiverDown) -> Refusal:
+    def _note(self, refusal: ReceiverDown) -> Refusal:
         """The refusal of a lone record, to be asked about later."""
         return Refusal(refusal.reached, self._receivers.outcomes(refusal.reached))
 
@@ -84,9 +87,10 @@ class Suspects:
         """Whether it has, and nothing says that it was full when it refused the record."""
         return self.is_followed(refusal) and self._receivers.outcomes(refusal.receivers).doubts == refusal.before.doubts
 
-    def refused_again(self, suspect: Suspect, refusal: ReceiverDown) -> None:
+    def refused_again(self, suspect: Suspect, refusal: ReceiverDown, proofs: int) -> None:
         """It stays parked."""
-        self._set([Suspect(each.letter, self.note(refusal)) if each is suspect else each for each in self.all()])
+        changed = Suspect(suspect.letter, self._note(refusal), proofs)
+        self._set([changed if each is suspect else each for each in self.all()])
 
     def settled(self, suspect: Suspect, refusal: ReceiverDown | None) -> None:
         """It was acknowledged if `refusal` is None, else it is a dead letter now."""
