@@ -64,10 +64,10 @@ def shown_in_one(text: object) -> str:
 
 def printable_json(document: bytes) -> bytes:
     r"""A JSON document, with `\u202e` and so on in its texts. Its value stays the same."""
-    if document.isascii():
+    if document.isascii() and b"\x7f" not in document:
         return document  # JSON has no other control characters within texts
     text = document.decode(errors="replace")
-    return text.encode() if text.isprintable() else re.sub(r"[^\x00-\x7f]", _escape_in_json, text).encode()
+    return text.encode() if text.isprintable() else re.sub(r"[^\x00-\x7e]", _escape_in_json, text).encode()
 
 
 def _escape(character: str) -> str:

@@ -28,6 +28,9 @@ class Credentials(NamedTuple):
     username: str = ""
     password: str = ""
 
+    def __repr__(self) -> str:
+        return f"Credentials({self.hostname!r}, …)"
+
 
 class ClientHandshake:
     """One handshake: call `ping` with the HELO, then `verify` with the PONG."""

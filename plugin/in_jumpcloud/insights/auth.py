@@ -81,6 +81,9 @@ class _Token(NamedTuple):
     text: str
     renew_at: float
 
+    def __repr__(self) -> str:
+        return "_Token(…)"
+
 
 class ServiceAccount(AuthBase):
     """A service account: OAuth 2 client credentials for an access token, which is renewed before it expires.

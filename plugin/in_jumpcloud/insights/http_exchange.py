@@ -34,6 +34,10 @@ class HttpResponse(NamedTuple):
     body: bytes | bytearray
     request_headers: Mapping[str, str]
 
+    def __repr__(self) -> str:
+        """Without the headers of the request, which have the key."""
+        return f"HttpResponse({self.status}, {len(self.body)} bytes)"
+
 
 class Exchange(Protocol):
     """Sends a request and reads the whole response. Thread-safe."""
