@@ -93,6 +93,17 @@ def test_offline_records(command: Command) -> None:
     assert "\u202e\x9b\U000e0041ö" in json.dumps(json.loads(done.stdout), ensure_ascii=False)
 
 
+@pytest.mark.parametrize("name", ["check", "dead-letters list"])
+def test_usage(command: Command, name: str) -> None:
+    """What is typed in the wrong place is not repeated where it may be a secret, and never controls the terminal."""
+    surplus = command(*name.split(), "-c", "conf/jumpcloud.yaml", "-o", "jumpcloud.api_key", KEY)
+    unknown = command(*name.split(), "-c", "conf/jumpcloud.yaml", "--\x1b[31m")
+    assert surplus.returncode == unknown.returncode == 2
+    for done in (surplus, unknown):
+        assert is_harmless((done.stdout + done.stderr).decode()), done.stderr
+    assert b"there are more arguments than expected" in surplus.stderr
+
+
 @pytest.mark.parametrize("thread", [False, True])
 def test_an_unexpected_error(thread: bool) -> None:
     """The traceback of an error that is not caught, and of those that led to it."""

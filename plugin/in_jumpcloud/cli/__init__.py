@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ import click
 from in_jumpcloud import __version__
 from in_jumpcloud.config.types import Duration
 from in_jumpcloud.errors import InJumpCloudError
-from in_jumpcloud.text import shown, shown_lines
+from in_jumpcloud.text import shown, shown_in_one, shown_lines
 
 NAME = "in-jumpcloud"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -50,6 +51,7 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         command: click.Command = import_module(f"{__name__}.{_COMMANDS[cmd_name]}").command
+        _hide_surplus_arguments(command)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -59,6 +61,29 @@ class _LazyGroup(click.Group):
             for line in shown_lines(str(error)):
                 click.echo(f"{NAME}: {line}", err=True)
             ctx.exit(error.exit_code)
+        except click.ClickException as error:
+            error.message = shown_in_one(error.message)  # type: ignore[misc]  # click shows it
+            raise
+
+
+def _hide_surplus_arguments(command: click.Command) -> None:
+    """Click repeats arguments that are too many. One may be a secret, as in `-o jumpcloud.api_key VALUE`."""
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _hide_surplus_arguments(each)
+    elif not command.allow_extra_args and command.callback:
+        command.allow_extra_args = True
+        command.callback = _without_surplus(command.callback)
+
+
+def _without_surplus(callback: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(callback)
+    def checked(**options: Any) -> Any:
+        if click.get_current_context().args:
+            raise click.UsageError("there are more arguments than expected; -o takes KEY=VALUE without spaces")
+        return callback(**options)
+
+    return checked
 
 
 class ParsedType(click.ParamType):  # type: ignore[type-arg]  # it is generic only in newer versions of click
