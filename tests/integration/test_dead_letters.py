@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -272,9 +273,12 @@ class TestImport:
         self, state: StateStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """It is logged, and the plugin starts all the same."""
-        (tmp_path / "dead-letter.ndjson").mkdir()
-        state.import_dead_letters(tmp_path / "dead-letter.ndjson")
-        assert "cannot be moved into the state: [Errno 21] Is a directory" in caplog.text
+        (tmp_path / "directory").mkdir()
+        os.mkfifo(tmp_path / "pipe")
+        for name in ("directory", "pipe"):
+            state.import_dead_letters(tmp_path / name)
+            assert f"{name}: cannot be moved into the state: [Errno 22] not a regular file" in caplog.text
+            assert (tmp_path / name).exists()
 
 
 def test_the_size_is_read_from_an_index(state: StateStore) -> None:

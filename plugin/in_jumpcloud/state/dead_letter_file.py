@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from pathlib import Path
@@ -26,7 +27,9 @@ def import_file(database: Database, path: Path) -> None:
     """
     importing, imported = (path.with_name(f"{path.name}.{each}") for each in ("importing", "imported"))
     try:
-        if path.is_file():
+        if path.exists():
+            if not path.is_file():  # to read a pipe may block
+                raise OSError(errno.EINVAL, "not a regular file")  # noqa: TRY301
             path.rename(importing)
         elif not importing.is_file():
             return
