@@ -59,13 +59,13 @@ def test_after_a_long_stop_it_continues_where_it_was() -> None:
 
 
 def test_a_backfill_is_compared_by_days() -> None:
-    """While a stream is far from now, a comparison is due after each day that it has delivered."""
+    """While a stream is far from now, each day that it has delivered is compared once, and again by its age later."""
     state = Comparisons.starting_at(NOW - 30 * DAY_MS, NOW, TIERS)
     assert state.due_span(NOW - 29 * DAY_MS - MINUTE_MS, NOW, TIERS) is None
-    span = state.due_span(NOW - 29 * DAY_MS, NOW, TIERS)
-    assert span is not None
-    assert span.end_ms == NOW - 29 * DAY_MS
+    assert state.due_span(NOW - 29 * DAY_MS, NOW, TIERS) == Span(NOW - 30 * DAY_MS, NOW - 29 * DAY_MS)
     assert state.oldest_ms(TIERS) <= NOW - 30 * DAY_MS, "the ledger keeps what is not compared yet"
+    state.compared_ms[0] = NOW - 29 * DAY_MS
+    assert state.due_span(NOW - 28 * DAY_MS, NOW, TIERS) == Span(NOW - 29 * DAY_MS, NOW - 28 * DAY_MS)
 
 
 def test_a_minute_is_settled_by_agreement_or_by_a_re_read_that_returns_what_is_counted() -> None:

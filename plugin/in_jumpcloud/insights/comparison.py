@@ -104,7 +104,8 @@ class Comparisons(msgspec.Struct, kw_only=True):
         """The span to compare now; None while no tier is due.
 
         `until_ms` is the end of what the stream has delivered and does not poll again. A span begins as far before the
-        end of the last one as the tier is wide: what became visible since then is found, also after a long stop.
+        end of the last one as the tier is wide: what became visible since then is found, also after a long stop. A
+        backfill is older than the first tier, which compares it once: the other tiers compare it again.
         """
         due = []
         for number, tier in enumerate(tiers):
@@ -114,7 +115,8 @@ class Comparisons(msgspec.Struct, kw_only=True):
             is_backfill = number == 0 and end_ms < now_ms - DAY_MS
             share = (end_ms - self.compared_ms[number]) / (DAY_MS if is_backfill else tier.every_ms)
             if share >= 1:
-                due.append((share, Span(self._start(number, tier), end_ms, number)))
+                start_ms = whole_minute(self.compared_ms[0]) if is_backfill else self._start(number, tier)
+                due.append((share, Span(start_ms, end_ms, number)))
         # The most overdue is next: under overload the first tier is always due.
         return max(due, default=(0, None), key=lambda each: each[0])[1]
 
@@ -133,19 +135,20 @@ class Comparisons(msgspec.Struct, kw_only=True):
         Both counts are of the same span. A minute stays open until it agrees, or until `settle` decides.
         """
         found = []
-        for minute in theirs.keys() | ours.keys():
+        for minute in {minute for minute, _ in theirs.items() ^ ours.items()}:
             count, known = theirs.get(minute, 0), ours.get(minute, 0)
             entry = self.open.get(minute)
-            if count == known:
-                self.open.pop(minute, None)
-                self.accepted.pop(minute, None)
-            elif entry:
+            if entry:
                 if entry.count != count:
                     entry.count, entry.tries = count, min(entry.tries, _CHANGED_TRIES)
                     found.append(minute)
             elif self.accepted.get(minute) != (count, known):
                 self.open[minute] = OpenMinute(count)
                 found.append(minute)
+        for minute in [*self.open, *self.accepted]:
+            if minute in theirs and theirs[minute] == ours.get(minute):
+                self.open.pop(minute, None)
+                self.accepted.pop(minute, None)
         return found
 
     def settle(self, span: Span, rows: Counts, theirs: Counts, ours: Counts) -> list[int]:
