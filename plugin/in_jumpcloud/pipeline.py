@@ -132,17 +132,17 @@ class Pipeline:
                 raw, tag = bytes(event.raw), tag_of(None, self._organization)
                 yield PendingRecord(raw, event.time_ns, event.key, event.id, tag, raw, late=False, oversized=True)
                 continue
-            packed, info = encode(event, received_ns)
+            packed, record = encode(event, received_ns)
             counters.mapped += 1
-            counters.looked_up += info.geo_found
-            counters.with_problems += info.has_error
+            counters.looked_up += record.geo_found
+            counters.with_problems += "error" in record.body
             time_ns, late = event.time_ns, False
             if time_ns is not None and time_ns < watermark_ns:
                 late = True
                 counters.found_late((received_ns - time_ns) / 1e9)
             if self._organization:
-                self._check_organization(info.organization)
-            tag = tag_of(info.service, info.organization or self._organization)
+                self._check_organization(record.organization)
+            tag = tag_of(record.service, record.organization or self._organization)
             size = len(packed)
             oversized = size > chunk_bytes and wire.message_bytes(tag, size) > max_bytes
             yield PendingRecord(event.raw, time_ns, event.key, event.id, tag, packed, late, oversized)

@@ -65,7 +65,7 @@ def parse_rfc3339(text: str) -> int | None:
     except ValueError:
         return None
     seconds = since.days * 86_400 + since.seconds
-    return seconds * 10**9 + since.microseconds * 1000 if 0 <= seconds < _EVENT_TIME_SECONDS else None
+    return (seconds * 1_000_000 + since.microseconds) * 1000 if 0 <= seconds < _EVENT_TIME_SECONDS else None
 
 
 def _parse(text: str) -> int | None:

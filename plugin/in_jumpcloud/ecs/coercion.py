@@ -27,7 +27,7 @@ Kind = str | Declared | None
 
 
 def coerce(data: dict[str, Any], declared: Declared, problems: list[str], *, strict: bool) -> dict[str, Any]:
-    """An event's `data` with declared types; the key `@version` becomes `version`, in `data` too. Never raises.
+    """An event's `data` with declared types; the key `@version` becomes `version`. Changes `data`. Never raises.
 
     `declared` holds the types (fields.declared). `data` nests at most insights.nesting.MAX_NESTING levels; `strict`: a
     strict decoder read it (see insights.event). Each problem is appended to `problems` as one sentence.
@@ -40,37 +40,40 @@ def coerce(data: dict[str, Any], declared: Declared, problems: list[str], *, str
 
 
 def _object(data: dict[str, Any], declared: Declared, path: str, depth: int, problems: list[str]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
+    """`data` itself, since most values stay as they are; another object if a key has another name."""
+    removed: list[str] | None = None
+    renamed: dict[str, str] | None = None
     for key, value in data.items():
-        kind = declared.get(key)
-        if kind is None and ("." in key or not key.strip()):
+        kind, value_type = declared.get(key), type(value)
+        if value_type is str and kind == "keyword" and value:  # two values of three
+            continue
+        if value_type is dict and type(kind) is dict and depth < MAX_DEPTH:
+            item = _object(value, kind, f"{path}.{key}", depth + 1, problems) or _NOTHING
+            if item is value:
+                continue
+        elif (value_type is float and kind == "float") or (value_type is bool and kind == "boolean"):
+            continue
+        elif kind is None and ("." in key or not key.strip()):
             name, kind = _store_name(key, declared)
             item = _value(value, kind, path, key, depth + 1, problems)
-            if item is not _NOTHING:
-                result[name] = item
-                if name != key:
-                    problems.append(f"{path}.{key}: not a valid field name; renamed to {name!r:.60}")
+            if item is not _NOTHING and name != key:
+                renamed = {**(renamed or {}), key: name}
+                problems.append(f"{path}.{key}: not a valid field name; renamed to {name!r:.60}")
+        elif value_type is str and kind is None and value:
             continue
-        value_type = type(value)
-        if value_type is str:
-            if not value:
-                continue
-            if kind is None or kind == "keyword":  # nine values of ten
-                result[key] = value
-                continue
-        elif value is None:
-            continue
-        elif (value_type is bool and kind == "boolean") or (value_type is float and kind == "float"):
-            result[key] = value
-            continue
-        elif value_type is dict and type(kind) is dict and depth < MAX_DEPTH:
-            if inner := _object(value, kind, f"{path}.{key}", depth + 1, problems):
-                result[key] = inner
-            continue
-        item = _value(value, kind, path, key, depth + 1, problems)
-        if item is not _NOTHING:
-            result[key] = item
-    return result
+        else:
+            item = _value(value, kind, path, key, depth + 1, problems)
+        if item is _NOTHING:
+            if removed is None:
+                removed = [key]
+            else:
+                removed.append(key)
+        else:
+            data[key] = item
+    if removed:
+        for key in removed:
+            del data[key]
+    return {renamed.get(key, key): value for key, value in data.items()} if renamed else data
 
 
 def _store_name(key: str, declared: Declared) -> tuple[str, Kind]:

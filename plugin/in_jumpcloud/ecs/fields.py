@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from functools import cache
 from importlib import resources
 from typing import NamedTuple
@@ -48,5 +49,5 @@ def declared(parent: str = EVENT, *, extended: bool = False) -> Declared:
             inner = level.setdefault(name, {})
             assert isinstance(inner, dict), f"{field.name} is below a field with a type"  # noqa: S101
             level = inner
-        level[leaf] = field.type
+        level[leaf] = sys.intern(field.type)  # compared for every value
     return tree

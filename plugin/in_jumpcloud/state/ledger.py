@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+
+import msgspec
 
 from in_jumpcloud.insights.event import DIGEST_BYTES, UNDATED, EventKey
 from in_jumpcloud.state.database import Database
@@ -44,14 +47,14 @@ class Ledger:
 
     def counts(self, stream: str, start_minute: int, end_minute: int) -> dict[int, int]:
         """The number of keys of each minute in `[start_minute, end_minute)`, without empty minutes."""
-        tables = ["ledger", "ledger_v2"] if self._has_old_table() else ["ledger"]
-        counted = " UNION ALL ".join(
-            f"SELECT minute, count(*) AS ids FROM {each} WHERE stream = (SELECT number FROM stream WHERE name = ?1) "  # noqa: S608 - our own
-            "AND minute >= ?2 AND minute < ?3 GROUP BY minute"
-            for each in tables
-        )
-        query = f"SELECT minute, sum(ids) FROM ({counted}) GROUP BY minute"  # noqa: S608 - our own
-        return dict(self._database.read(query, (stream, start_minute, end_minute)))
+        counts: Counter[int] = Counter()
+        for table in ["ledger", "ledger_v2"] if self._has_old_table() else ["ledger"]:
+            query = (
+                f"SELECT minute, count(*) FROM {table} WHERE stream = (SELECT number FROM stream WHERE name = ?1) "  # noqa: S608 - our own
+                "AND minute >= ?2 AND minute < ?3 GROUP BY minute"
+            )
+            counts.update(dict(self._database.read(query, (stream, start_minute, end_minute))))
+        return counts
 
     def delivered(self, stream: str, keys: Sequence[EventKey], ids: Sequence[str]) -> set[EventKey]:
         """As StateStore.delivered."""
@@ -87,7 +90,7 @@ class Ledger:
         transaction.executemany(_KEEP_OUTSIDE, [(number, digest, read_ms, DAY_MS) for _, digest in outside])
         contents = self._contents.get(stream)
         if contents:  # before the COMMIT: one that fails may have taken effect, and too much costs only a query
-            contents.newest = max(contents.newest, max(inside).minute if inside else -1)
+            contents.newest = max([contents.newest, *(minute for minute, _ in inside)])
             contents.has_outside |= bool(outside)
 
     def prune(self, stream: str, before_ms: int) -> int:
@@ -157,7 +160,8 @@ class Ledger:
 
 def _packed(keys: Collection[EventKey]) -> tuple[str, bytes]:
     """Their minutes as a JSON array, and their digests one after the other."""
-    return json.dumps([minute for minute, _ in keys]), b"".join([digest for _, digest in keys])
+    minutes = msgspec.json.encode([minute for minute, _ in keys]).decode()
+    return minutes, b"".join([digest for _, digest in keys])
 
 
 def _split(keys: Collection[EventKey], span: Span | None) -> tuple[Collection[EventKey], list[EventKey]]:
@@ -166,7 +170,8 @@ def _split(keys: Collection[EventKey], span: Span | None) -> tuple[Collection[Ev
         return [], []
     start, end = (span[0] // MINUTE_MS, -(-span[1] // MINUTE_MS)) if span else (0, sys.maxsize)
     start = max(start, UNDATED + 1)
-    if start <= min(keys).minute and max(keys).minute < end:  # nearly always
+    minutes = [minute for minute, _ in keys]
+    if start <= min(minutes) and max(minutes) < end:  # nearly always
         return keys, []
     inside = [key for key in keys if start <= key.minute < end]
     outside = [key for key in keys if not start <= key.minute < end]
