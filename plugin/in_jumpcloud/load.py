@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+OVERLOAD_ADVICE = "raise jumpcloud.interval or jumpcloud.requests_per_second, or run several processes"
 _TOLERANCE = 1.25
 """How much longer than jumpcloud.interval the polls may take."""
 

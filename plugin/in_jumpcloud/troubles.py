@@ -14,11 +14,15 @@ log = logging.getLogger(__name__)
 
 
 class Trouble(NamedTuple):
-    """`what` is one line: which setting or part, and the cause. `since_ms` is when it began, in epoch milliseconds."""
+    """`what` is one line: which setting or part, and the cause. `since_ms` is when it began, in epoch milliseconds.
+
+    `name` is what Troubles knows it by.
+    """
 
     what: str
     since_ms: int
     advice: str
+    name: str = ""
 
     def __str__(self) -> str:
         """One line for a person."""
@@ -43,7 +47,7 @@ class Troubles:
             if before and before.what == what:
                 return
             since_ms = before.since_ms if before else self._now_ms()
-            trouble = self._open[name] = Trouble(what, since_ms, advice)
+            trouble = self._open[name] = Trouble(what, since_ms, advice, name)
         log.warning("%s", trouble)
 
     def end(self, name: str) -> None:

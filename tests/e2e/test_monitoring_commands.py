@@ -114,6 +114,24 @@ def test_status_of_a_running_plugin(command: Command, api: SimulatedApi, receive
     assert other["running"] is None
 
 
+def test_status_says_why_nothing_arrives(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
+    """The last error of the receiver, since when, and each reason with what to do; in the log too."""
+    receiver.stop()
+    name = f"127.0.0.1:{receiver.port}"
+    with api:
+        running = Running(command, command.settings(api, receiver))
+        wait_until(lambda: bool(json.loads(running.get("/status.json"))["not_ready"]))
+        text = command("status", *running.settings).stdout.decode()
+    since = r"since \d{4}-\d\d-\d\dT[\d:.]+Z"
+    assert re.search(
+        rf"^receiver      {name}, down {since}: Connection refused; nothing listens there: ", text, re.MULTILINE
+    )
+    assert re.search(
+        rf"^not ready     receivers: no receiver is up: {name}, for \d+s: Connection refused; ", text, re.MULTILINE
+    )
+    assert "Connection refused; nothing listens there" in command.log.read_text()
+
+
 def test_once_needs_no_port(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
     """`run --once` does not listen."""
     with socket.create_server(("127.0.0.1", 0)) as taken, api:

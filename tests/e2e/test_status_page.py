@@ -163,7 +163,8 @@ def test_what_the_page_shows(seen: Watched, tmp_path: Path) -> None:
     streams = page.text["streams"]
     assert streams.index("organization one") < streams.index(f"organization {EVIL}") < streams.index("missing")
     assert [streams.count(state) for state in ("✓ up to date", "✕ refused")] == [2, 1]
-    assert "Last error: JumpCloud answered 403" in streams
+    assert re.search(r"Last error: JumpCloud answered 403.* \(failing since \d{4}-", streams)
+    assert "refused: organization missing: JumpCloud answered 403" in page.text["reasons"]
     assert "✓ up" in page.text["receivers"]
     assert "geoip.city" in page.text["databases"]
     (bars,) = (attributes["d"] for tag, attributes in page.elements if attributes.get("class") == "events" and tag)

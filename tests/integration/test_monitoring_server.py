@@ -27,7 +27,7 @@ from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.timestamps import MINUTE_MS, now_ms
+from in_jumpcloud.timestamps import MINUTE_MS, now_ms, rfc3339
 
 NEVER = threading.Event()
 SECRETS = {
@@ -165,6 +165,10 @@ def test_a_refused_stream(api: SimulatedApi, receiver: SimulatedReceiver, tmp_pa
         assert line.startswith("refused: organization missing: JumpCloud answered 403: ")
         assert seen.get("/healthz").status == 200
         metrics = seen.metrics()
+        assert metrics['in_jumpcloud_not_ready{reason="refused"}'] == 1
+        assert (
+            'in_jumpcloud_failing_seconds{error="RequestRejected",kind="stream",name="organization missing"}' in metrics
+        )
         assert metrics['in_jumpcloud_stream_refused{stream="organization missing"}'] == 1
         assert metrics[f'in_jumpcloud_stream_refused{{stream="{good.stream.name}"}}'] == 0
         assert [each["state"] for each in seen.get("/status.json").json["streams"]] == ["up to date", "refused"]
@@ -177,7 +181,15 @@ def test_a_receiver_that_is_down(settings: Config, receiver: SimulatedReceiver) 
         worker = threading.Thread(target=seen.plugin.collectors[0].step, args=(threading.Event(),))
         worker.start()
         wait_until(lambda: seen.get("/readyz").status == 503)
-        assert seen.get("/readyz").body == f"receivers: no receiver is up: 127.0.0.1:{receiver.port}\n"
+        name = f"127.0.0.1:{receiver.port}"
+        assert re.fullmatch(
+            rf"receivers: no receiver is up: {name}, for \d+s: Connection refused; .*\n", seen.get("/readyz").body
+        )
+        (shown,) = seen.get("/status.json").json["receivers"]
+        assert shown["error"].startswith("Connection refused")
+        assert shown["error_since"] < rfc3339(now_ms())
+        failing = f'in_jumpcloud_failing_seconds{{error="ReceiverDown",kind="receiver",name="{name}"}}'
+        assert 0 <= seen.metrics()[failing] < 60
         assert seen.get("/healthz").status == 200
         metrics, stream = seen.metrics(), stream_label(seen)
         assert metrics[f"in_jumpcloud_unacknowledged_age_seconds{stream}"] > 7000
@@ -185,6 +197,7 @@ def test_a_receiver_that_is_down(settings: Config, receiver: SimulatedReceiver) 
         receiver.start()
         wait_until(lambda: seen.get("/readyz").status == 200)
         worker.join(60)
+        assert failing not in seen.metrics()
         assert seen.metrics()[f"in_jumpcloud_unacknowledged_age_seconds{stream}"] == 0
 
 
@@ -195,7 +208,7 @@ def test_lag(settings: Config) -> None:
         catch_up(*seen.plugin.collectors)
         assert seen.get("/readyz").status == 200
         shift[0] = 20 * MINUTE_MS
-        assert re.search(r": 2[01]m .*behind now\n", seen.get("/readyz").body)
+        assert re.search(r": 2[01]m .*behind now; .*\n", seen.get("/readyz").body)
 
 
 def test_a_worker_that_hangs(seen: Watched) -> None:

@@ -20,6 +20,9 @@ OVERLOAD = (
     "overload: 160 streams need 5.7 requests/s for polls every 30 s; 5.0 are possible: jumpcloud.requests_per_second "
     "is 5; raise jumpcloud.interval or jumpcloud.requests_per_second, or run several processes"
 )
+CHECK = "`in-jumpcloud check` names the cause"
+SLOW = "see the log, and how long requests take; no event is lost"
+NO_TIME = "see the log; JumpCloud or the rate limit leaves no time for it"
 
 
 def stream(name: str = "one", **values: Any) -> StreamStatus:
@@ -35,7 +38,10 @@ def snapshot(*streams: StreamStatus, receivers: tuple[bool | None, ...] = (True,
         now_ms=0,
         uptime=60,
         streams=streams,
-        receivers=tuple(ReceiverStatus(f"r{number}", up, LatencyHistogram()) for number, up in enumerate(receivers)),
+        receivers=tuple(
+            ReceiverStatus(f"r{number}", up, LatencyHistogram(), *(("no ack", 61.0) if up is False else ()))
+            for number, up in enumerate(receivers)
+        ),
         max_lag=LAG,
         max_silence=SILENCE,
         **values,
@@ -51,20 +57,34 @@ def test_ready() -> None:
     for seen, reasons in [
         (snapshot(stream(), stream("two")), []),
         (snapshot(stream(lag=LAG)), []),
-        (snapshot(stream(lag=LAG + 1)), ["lagging: one: 15m 1s behind now"]),
-        (snapshot(stream(lag=7200.0, error="no answer")), ["lagging: one: 2h behind now: no answer"]),
+        (snapshot(stream(lag=LAG + 1)), [f"lagging: one: 15m 1s behind now; {SLOW}"]),
+        (snapshot(stream(lag=7200.0, error="no answer")), [f"lagging: one: 2h behind now: no answer; {CHECK}"]),
         (snapshot(stream(error="no answer")), []),
         (snapshot(stream(**BEHIND, since_progress=LAG)), []),
         (
             snapshot(stream(**BEHIND, since_progress=LAG + 1)),
-            ["stalled: one: no new event and no completed window for 15m 1s"],
+            [f"stalled: one: no new event and no completed window for 15m 1s; {SLOW}"],
         ),
-        (snapshot(stream("two"), stream(**REFUSED)), ["refused: one: JumpCloud answered 403: no"]),
-        (snapshot(stream(), receivers=(down,)), ["receivers: no receiver is up: r0"]),
-        (snapshot(stream(), receivers=(down, down)), ["receivers: no receiver is up: r0, r1"]),
+        (
+            snapshot(stream(lag=LAG + 1, unacknowledged_wait=5.0)),
+            ["lagging: one: 15m 1s behind now; the receiver is slow: see how long its acks take"],
+        ),
+        (
+            snapshot(stream(lag=LAG + 1, unacknowledged_wait=5.0), receivers=(down, up)),
+            ["lagging: one: 15m 1s behind now: receiver r0: no ack"],
+        ),
+        (snapshot(stream("two"), stream(**REFUSED)), [f"refused: one: JumpCloud answered 403: no; {CHECK}"]),
+        (snapshot(stream(**REFUSED, has_advice=True)), ["refused: one: JumpCloud answered 403: no"]),
+        (snapshot(stream(), receivers=(down,)), [f"receivers: no receiver is up: r0, for 1m 1s: no ack; {CHECK}"]),
+        (
+            snapshot(stream(), receivers=(down, down)),
+            [f"receivers: no receiver is up: r0, for 1m 1s: no ack; r1, for 1m 1s: no ack; {CHECK}"],
+        ),
         (snapshot(stream(), receivers=(down, up)), []),
         (snapshot(stream(), receivers=(untried, down)), []),
         (snapshot(stream(), troubles=(Trouble("x: gone", 0, "bring it"),)), ["trouble: x: gone; bring it"]),
+        (snapshot(stream(), troubles=(Trouble("x", 0, "", "state.files"),)), ["state: x"]),
+        (snapshot(stream(), troubles=(Trouble("x", 0, "free some", "state.space"),)), ["disk: x; free some"]),
         (snapshot(stream(), clock_skew=-299.0), []),
         (
             snapshot(stream(), clock_skew=-3600.0),
@@ -73,7 +93,7 @@ def test_ready() -> None:
         (snapshot(stream(counters=Counters(unexpected_in_a_row=2))), []),
         (
             snapshot(stream(counters=Counters(unexpected_in_a_row=3))),
-            ["defect: one: 3 unexpected errors in a row; see the log"],
+            ["defect: one: 3 unexpected errors in a row; report it with the traceback in the log"],
         ),
         (snapshot(stream(late_error="no counts", late_error_for=LAG)), []),
         (
@@ -82,7 +102,7 @@ def test_ready() -> None:
         ),
         (
             snapshot(stream(compared_lag=4 * 3600.0)),
-            ["comparisons: one: late events were last looked for 4h ago"],
+            [f"comparisons: one: late events were last looked for 4h ago; {NO_TIME}"],
         ),
         (snapshot(stream(), load=Load(140, 30, 204, 5)), []),
         (
@@ -91,11 +111,29 @@ def test_ready() -> None:
         ),
         (
             snapshot(stream(**REFUSED, lag=1e6), receivers=(down,)),
-            ["refused: one: JumpCloud answered 403: no", "receivers: no receiver is up: r0"],
+            [
+                f"refused: one: JumpCloud answered 403: no; {CHECK}",
+                f"receivers: no receiver is up: r0, for 1m 1s: no ack; {CHECK}",
+            ],
         ),
     ]:
         assert list(map(str, health.not_ready(seen))) == reasons
         assert health.not_alive(seen) == []  # a restart helps none of these
+
+
+def test_warnings() -> None:
+    """What needs attention, by its code, while the plugin is ready; what makes it not ready is no warning too."""
+    assert health.warnings(snapshot(stream(), receivers=(True, None))) == []
+    counters = Counters(open_minutes=1, given_up_minutes=2, left_out=3, unavailable_seconds=7200.0, parked=4)
+    seen = snapshot(stream(counters=counters), receivers=(True, False), clock_skew=31.0, dead_letters=1)
+    found = health.warnings(seen)
+    assert [each.code for each in found] == list(health.WARNINGS)
+    assert all(each.text and each.advice for each in found)
+    assert str(found[0]) == "clock: this machine's clock is 31s ahead of JumpCloud's; set it (NTP)"
+    assert str(found[1]) == "receiver: r1, for 1m 1s: no ack; the others are used meanwhile"
+    assert "one: 2h of events" in str(found[5])
+    assert health.not_ready(seen) == []
+    assert health.warnings(snapshot(stream(), receivers=(False,), clock_skew=301.0)) == []
 
 
 def test_alive() -> None:

@@ -33,7 +33,7 @@ from in_jumpcloud.insights.event import parse_event
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.transport import Transport
 from in_jumpcloud.insights.window import Window
-from in_jumpcloud.load import Load
+from in_jumpcloud.load import OVERLOAD_ADVICE, Load
 from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, now_ms, rfc3339
 
 _MAX_CONNECT_TIMEOUT, _MAX_READ_TIMEOUT = Duration(5), Duration(8)
@@ -168,7 +168,7 @@ class _Queries:
         counts, total = self._api.statistics().latencies.read()
         load = load._replace(seconds=total / sum(counts) if sum(counts) else 0.0)
         if load.is_too_high:
-            return warning("load", str(load), "raise jumpcloud.interval or jumpcloud.requests_per_second")
+            return warning("load", str(load), OVERLOAD_ADVICE)
         return ok("load", str(load))
 
     def check_counts(self, scope: Scope) -> CheckResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 import ssl
 import threading
@@ -25,19 +24,6 @@ _HELO_SECONDS = 0.5
 """How long a receiver may take to begin a handshake that the settings do not expect."""
 _CERTIFICATE_WARNING_SECONDS = 14 * 86_400
 _DAY_SECONDS = 86_400
-_WRONG_ADDRESS = "correct forward.servers, or the network route"
-_TLS_EXPECTED = "does it expect TLS at this port? see forward.tls.enabled, and the receiver's log"
-_ADVICE = {  # by the stage that failed, and the system's error code
-    ("connect", errno.ECONNREFUSED): "nothing listens there: start the receiver, or correct forward.servers",
-    ("connect", errno.ENOENT): "there is no such socket: start the receiver, or correct forward.servers",
-    ("connect", errno.EACCES): "allow this user to use the socket: see unix_perm of Fluent Bit's input, or its group",
-    ("connect", errno.EHOSTUNREACH): _WRONG_ADDRESS,
-    ("connect", errno.ENETUNREACH): _WRONG_ADDRESS,
-    ("connect", errno.ETIMEDOUT): "the address in forward.servers is wrong, or a firewall is in between",
-    ("send", errno.ECONNRESET): _TLS_EXPECTED,
-    ("ack", errno.ECONNRESET): _TLS_EXPECTED,
-    ("ack", errno.ETIMEDOUT): "it is paused, or is not a forward receiver; see its log",
-}
 
 
 def check_receiver(
@@ -70,17 +56,11 @@ def check_receiver(
         else:
             done.append("no message sent (use --probe)")
     except ReceiverDown as error:
-        yield failed("receiver", error, _advice(error), RECEIVER)
+        yield failed("receiver", error, code=RECEIVER)
     else:
         yield ok("receiver", f"{server}: {', '.join(done)}")
     finally:
         sender.close()
-
-
-def _advice(error: ReceiverDown) -> str:
-    if error.stage == "resolve":
-        return "correct the name in forward.servers, or the DNS of this machine"
-    return _ADVICE.get((error.stage or "", error.errno or 0), "")
 
 
 class _NothingReceived(InJumpCloudError):

@@ -21,6 +21,7 @@ from in_jumpcloud.cli import examples, settings_options
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config, LogSettings
 from in_jumpcloud.errors import ConfigError, Fatal, InJumpCloudError, Stopped
+from in_jumpcloud.load import OVERLOAD_ADVICE
 from in_jumpcloud.monitoring import logs, snapshot
 from in_jumpcloud.monitoring.health import not_alive
 from in_jumpcloud.monitoring.server import StatusServer
@@ -165,7 +166,7 @@ class _Run:
         if load.is_too_high != self._is_overloaded:
             self._is_overloaded = load.is_too_high
             if load.is_too_high:
-                log.warning("overload: %s", load)
+                log.warning("overload: %s; %s", load, OVERLOAD_ADVICE)
             else:
                 log.info("polls keep their interval again")
 

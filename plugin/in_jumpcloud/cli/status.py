@@ -19,7 +19,9 @@ from in_jumpcloud.state.store import StreamRow, open_readonly
 from in_jumpcloud.text import shown
 from in_jumpcloud.timestamps import now_ms, rfc3339
 
-_RUNNING_KEYS = ("pid", "version", "uptime_seconds", "not_ready", "receivers", "streams")
+_RUNNING_KEYS = ("pid", "version", "uptime_seconds", "not_ready", "warnings", "receivers", "streams")
+_LIVE_KEYS = ("events_per_minute", "error_since", "late_error", "late_error_since")
+"""What only the process knows of a stream."""
 
 
 @click.command(
@@ -50,7 +52,10 @@ def command(path: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     show(f"dead letters  {letters['count'] or 'none'}")
     for receiver in running["receivers"] if running else ():
         up = {True: "up", False: "down", None: "not tried yet"}[receiver["up"]]
-        show(f"receiver      {receiver['name']}, {up}")
+        show(f"receiver      {receiver['name']}, {up}{_since(receiver)}")
+    for word, key in (("not ready", "not_ready"), ("warning", "warnings")) if running else ():
+        for reason in running[key]:
+            show(f"{word:12}  {reason['code']}: {'; '.join(filter(None, (reason['text'], reason['advice'])))}")
     for stream in status["streams"]:
         click.echo()
         show(f"{stream['name']}" + ("" if stream["configured"] else "  (no longer configured)"))
@@ -80,7 +85,7 @@ def _collect(settings: Config) -> dict[str, Any]:
             letters = {"count": state.dead_letters.count, "bytes": state.dead_letters.bytes}
     names = [*configured, *(name for name in rows if name not in configured)]
     running = _ask_process(settings) if holder else None
-    rates = {each["name"]: each["events_per_minute"] for each in running["streams"]} if running else {}
+    live = {each["name"]: each for each in running["streams"]} if running else {}
     return {
         "state": {"path": str(path), "exists": path.exists(), "bytes": _database_bytes(path), "held_by": holder},
         "dead_letters": letters,
@@ -90,7 +95,7 @@ def _collect(settings: Config) -> dict[str, Any]:
                 "name": name,
                 "configured": name in configured,
                 **_stream_facts(rows.get(name), services.get(name, {}), now),
-                "events_per_minute": rates.get(name),
+                **{key: live[name][key] if name in live else None for key in _LIVE_KEYS},
             }
             for name in names
         ],
@@ -142,12 +147,18 @@ def _stream_lines(stream: dict[str, Any]) -> list[tuple[str, str]]:
         ("late", str(stream["late"])),
         ("dead letters", str(stream["dead_lettered"])),
         ("last error", f"{stream['error_time']}  {stream['error']}" if stream["error"] else "none"),
+        *([("since", stream["error_since"])] if stream["error_since"] else []),
+        *([("late events", f"{stream['late_error_since']}  {stream['late_error']}")] if stream["late_error"] else []),
     ]
     if stream["events_per_minute"] is not None:
         lines.append(("rate", f"{stream['events_per_minute']:g} events a minute"))
     if stream["updated"]:
         lines.append(("last commit", stream["updated"]))
     return lines
+
+
+def _since(receiver: dict[str, Any]) -> str:
+    return f" since {receiver['error_since']}: {receiver['error']}" if receiver["error"] else ""
 
 
 def _service_lines(since: dict[str, str]) -> list[tuple[str, str]]:

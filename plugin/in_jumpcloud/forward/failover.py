@@ -26,11 +26,16 @@ MAX_CHECK_SECONDS = 30.0
 
 
 class ReceiverStatistics(NamedTuple):
-    """One receiver; `up` says whether the last try succeeded, None before the first. Latencies are in seconds."""
+    """One receiver; `up` says whether the last try succeeded, None before the first. Latencies are in seconds.
+
+    `error` is why the last try failed, None if it did not; tries fail since `error_since`, on the monotonic clock.
+    """
 
     name: str
     up: bool | None
     latencies: LatencyHistogram
+    error: ReceiverDown | None = None
+    error_since: float = 0.0
 
 
 class Outcomes(NamedTuple):
@@ -68,7 +73,10 @@ class Failover:
 
     def statistics(self) -> tuple[ReceiverStatistics, ...]:
         """The state of each receiver, in the order of the settings. Takes no lock."""
-        return tuple(ReceiverStatistics(str(each.server), each.up, each.latencies) for each in self._senders)
+        return tuple(
+            ReceiverStatistics(str(each.server), each.up, each.latencies, each.error, each.error_since)
+            for each in self._senders
+        )
 
     def outcomes(self, names: Collection[str] | None) -> Outcomes:
         """What the receivers of these names did with chunks since the process started; None for all of them."""

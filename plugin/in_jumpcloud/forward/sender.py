@@ -16,6 +16,7 @@ from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
 from in_jumpcloud.counters import LatencyHistogram
 from in_jumpcloud.errors import HandshakeRejected, ReceiverDown, ReceiverPaused, ReceiverStage, Stopped
 from in_jumpcloud.forward import connection, tls, wire
+from in_jumpcloud.forward.advice import advise
 from in_jumpcloud.forward.connection import IoDeadline, Network, SocketAddress
 from in_jumpcloud.forward.handshake import ClientHandshake, Credentials
 from in_jumpcloud.forward.late_acks import LateAcks
@@ -55,6 +56,10 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         self.server = server
         self.up: bool | None = None
         """Whether the last try succeeded; None before the first."""
+        self.error: ReceiverDown | None = None
+        """Why the last try failed, without the name of the receiver; None if it did not."""
+        self.error_since = 0.0
+        """When tries began to fail, on the monotonic clock."""
         self.acknowledged = 0
         """Chunks with records that this receiver has acknowledged."""
         self.doubts = 0
@@ -74,6 +79,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         self._renew_at = 0.0
         self._acks = AckReader()
         self._answered_at = float("-inf")  # when the receiver last answered on this connection
+        self._has_answered = False  # ever
         self._late_acks = LateAcks(network, runtime, ack_timeout=settings.ack_timeout)
         self._last_address: SocketAddress | None = None
         self._stage: ReceiverStage = "connect"
@@ -102,7 +108,8 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         asked_at = self._runtime.monotonic()
         with self.lock:
             if self._failed_at >= asked_at:  # it failed while this thread waited: another try would fail as slowly
-                raise ReceiverDown(str(self._failure), stage=self._failure.stage, errno=self._failure.errno)
+                failure = self._failure
+                raise ReceiverDown(failure.message, advice=failure.advice, stage=failure.stage, errno=failure.errno)
             with self._closed_on_error():
                 if self._late_acks.arrived(chunk.id):
                     self.acknowledged += 1
@@ -136,6 +143,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
                 self.socket = None
                 self._late_acks.keep(chunk.id, connected, self._acks)
             raise
+        self._has_answered = True
         self._answered_at = self._runtime.monotonic()
         self.acknowledged += chunk.records > 0
         self.latencies.observe(self._answered_at - started_at)
@@ -186,12 +194,13 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         self._stage, self._sends_records = "connect", False
         try:
             yield
-            self.up = True
+            self.up, self.error = True, None
         except (OSError, UnicodeError, ReceiverDown) as error:  # UnicodeError: a name that no host can have
             self._close()
-            self.up = False
             cause = _as_receiver_down(error)
             stage = cause.stage or self._stage
+            cause.advice = advise(cause, stage, has_answered=self._has_answered, uses_tls=self._tls is not None)
+            self._note_error(cause)
             sent = stage in {"send", "ack"} and self._sends_records
             self._failed_at = self._runtime.monotonic()
             self._failure = type(cause)(
@@ -205,6 +214,11 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         except Stopped:
             self._close()
             raise
+
+    def _note_error(self, error: ReceiverDown) -> None:
+        if self.error is None:
+            self.error_since = self._runtime.monotonic()
+        self.up, self.error = False, error
 
     def _connected(self, stop: threading.Event) -> Any:
         """The connection; a new one if there is none, it is too old, or the receiver has closed it."""
@@ -279,6 +293,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
             )
         handshake.verify(pong)
         self._closed_at_ping = 0
+        self._has_answered = True
         self._answered_at = self._runtime.monotonic()
 
     def _read_answer(self, connected: Any, answers: AnswerReader, deadline: IoDeadline) -> Any:

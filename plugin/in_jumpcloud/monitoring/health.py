@@ -1,19 +1,22 @@
 """Decides from a snapshot whether the plugin is alive and whether it is ready.
 
-Both functions return the reasons why it is not; an empty list means it is.
+Both functions return the reasons why it is not; an empty list means it is. `warnings` returns what needs attention.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from in_jumpcloud.insights.clock import MAX_SKEW_SECONDS
-from in_jumpcloud.monitoring.snapshot import Snapshot, StreamStatus
+from in_jumpcloud.counters import Counters, plural
+from in_jumpcloud.insights.clock import MAX_SKEW_SECONDS, WARN_SKEW_SECONDS
+from in_jumpcloud.load import OVERLOAD_ADVICE
+from in_jumpcloud.monitoring.snapshot import ReceiverStatus, Snapshot, StreamStatus
 
 _MAX_UNEXPECTED = 3
 _MAX_COMPARED_LAG = 3 * 3600.0
 """Seconds that comparisons may be behind the polls, besides http.max_lag."""
+_CHECK = "`in-jumpcloud check` names the cause"
 _UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 
 
@@ -40,76 +43,152 @@ def not_alive(snapshot: Snapshot) -> list[str]:
 
 
 class Reason(NamedTuple):
-    """Why the plugin is not ready. `code` is one of REASONS and never changes its meaning; `text` is for a person."""
+    """Why the plugin is not ready, or what needs attention.
+
+    `code` is one of REASONS or WARNINGS and never changes its meaning; `text` is for a person, `advice` what to do.
+    """
 
     code: str
     text: str
+    advice: str
 
     def __str__(self) -> str:
-        return f"{self.code}: {self.text}"
+        return f"{self.code}: {self.text}; {self.advice}" if self.advice else f"{self.code}: {self.text}"
+
+
+Find = Callable[[Snapshot], Iterable[tuple[str, str]]]
+"""Finds one kind of reason: the text and the advice of each."""
 
 
 def not_ready(snapshot: Snapshot) -> list[Reason]:
     """Reasons why events do not arrive in time, may be missing, or arrive incomplete."""
-    return [Reason(code, text) for code, find in REASONS.items() for text in find(snapshot)]
+    return _find(REASONS, snapshot)
 
 
-def _refused(snapshot: Snapshot) -> Iterator[str]:
+def warnings(snapshot: Snapshot) -> list[Reason]:
+    """What needs attention although events arrive in time."""
+    return _find(WARNINGS, snapshot)
+
+
+def _find(table: dict[str, Find], snapshot: Snapshot) -> list[Reason]:
+    return [Reason(code, text, advice) for code, find in table.items() for text, advice in find(snapshot)]
+
+
+def _refused(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     for stream in snapshot.streams:
         if stream.refused:
-            yield f"{stream.name}: {stream.error}"
+            yield f"{stream.name}: {stream.error}", "" if stream.has_advice else _CHECK
 
 
-def _lagging(snapshot: Snapshot) -> Iterator[str]:
+def _lagging(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     for stream in snapshot.streams:
         if not stream.refused and not stream.backfilling and is_lagging(stream, snapshot.max_lag):
-            yield f"{stream.name}: {format_duration(stream.lag)} behind now{_cause(stream)}"
+            text, advice = _cause(stream, snapshot)
+            yield f"{stream.name}: {format_duration(stream.lag)} behind now{text}", advice
 
 
-def _stalled(snapshot: Snapshot) -> Iterator[str]:
+def _stalled(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     for stream in snapshot.streams:
         if not stream.refused and stream.backfilling and is_lagging(stream, snapshot.max_lag):
             for_ = format_duration(stream.since_progress)
-            yield f"{stream.name}: no new event and no completed window for {for_}{_cause(stream)}"
+            text, advice = _cause(stream, snapshot)
+            yield f"{stream.name}: no new event and no completed window for {for_}{text}", advice
 
 
-def _overloaded(snapshot: Snapshot) -> Iterator[str]:
+def _cause(stream: StreamStatus, snapshot: Snapshot) -> tuple[str, str]:
+    """What holds a stream up, as far as it is known, and what to do."""
+    if stream.error:
+        return f": {stream.error}", "" if stream.has_advice else _CHECK
+    failing = [f"receiver {each.name}: {each.error}" for each in snapshot.receivers if each.error]
+    if failing and stream.unacknowledged_wait:
+        return f": {'; '.join(failing)}", ""
+    if stream.unacknowledged_wait:
+        return "", "the receiver is slow: see how long its acks take"
+    return "", "see the log, and how long requests take; no event is lost"
+
+
+def _overloaded(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     if snapshot.load and snapshot.load.is_too_high and not list(_no_receiver(snapshot)):
-        yield f"{snapshot.load}; raise jumpcloud.interval or jumpcloud.requests_per_second, or run several processes"
+        yield str(snapshot.load), OVERLOAD_ADVICE
 
 
-def _clock_off(snapshot: Snapshot) -> Iterator[str]:
-    skew = snapshot.clock_skew
-    if skew is not None and abs(skew) > MAX_SKEW_SECONDS:
-        direction = "ahead of" if skew > 0 else "behind"
-        yield f"this machine's clock is {format_duration(abs(skew))} {direction} JumpCloud's; set it (NTP)"
+def _clock_off(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    if abs(snapshot.clock_skew or 0) > MAX_SKEW_SECONDS:
+        yield _skew(snapshot), "set it (NTP)"
 
 
-def _not_compared(snapshot: Snapshot) -> Iterator[str]:
+def _clock_differs(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    if WARN_SKEW_SECONDS < abs(snapshot.clock_skew or 0) <= MAX_SKEW_SECONDS:
+        yield _skew(snapshot), "set it (NTP)"
+
+
+def _skew(snapshot: Snapshot) -> str:
+    skew = snapshot.clock_skew or 0
+    direction = "ahead of" if skew > 0 else "behind"
+    return f"this machine's clock is {format_duration(abs(skew))} {direction} JumpCloud's"
+
+
+def _not_compared(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     for stream in snapshot.streams:
         if stream.late_error and stream.late_error_for > snapshot.max_lag:
             for_ = format_duration(stream.late_error_for)
-            yield f"{stream.name}: late events cannot be looked for, for {for_}: {stream.late_error}"
+            yield f"{stream.name}: late events cannot be looked for, for {for_}: {stream.late_error}", ""
         elif not stream.backfilling and stream.compared_lag > _MAX_COMPARED_LAG + snapshot.max_lag:
-            yield f"{stream.name}: late events were last looked for {format_duration(stream.compared_lag)} ago"
+            ago = format_duration(stream.compared_lag)
+            advice = "see the log; JumpCloud or the rate limit leaves no time for it"
+            yield f"{stream.name}: late events were last looked for {ago} ago", advice
 
 
-def _failing(snapshot: Snapshot) -> Iterator[str]:
+def _failing(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     for stream in snapshot.streams:
-        if stream.counters.unexpected_in_a_row >= _MAX_UNEXPECTED:
-            yield f"{stream.name}: {stream.counters.unexpected_in_a_row} unexpected errors in a row; see the log"
+        count = stream.counters.unexpected_in_a_row
+        if count >= _MAX_UNEXPECTED:
+            yield f"{stream.name}: {count} unexpected errors in a row", "report it with the traceback in the log"
 
 
-def _no_receiver(snapshot: Snapshot) -> Iterator[str]:
+def _no_receiver(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     if snapshot.receivers and all(receiver.up is False for receiver in snapshot.receivers):
-        yield f"no receiver is up: {', '.join(receiver.name for receiver in snapshot.receivers)}"
+        yield f"no receiver is up: {'; '.join(map(_down, snapshot.receivers))}", _CHECK
 
 
-def _in_trouble(snapshot: Snapshot) -> Iterator[str]:
-    yield from map(str, snapshot.troubles)
+def _receiver_down(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    if any(receiver.up is not False for receiver in snapshot.receivers):
+        for receiver in snapshot.receivers:
+            if receiver.up is False:
+                yield f"{_down(receiver)}", "the others are used meanwhile"
 
 
-REASONS: dict[str, Callable[[Snapshot], Iterator[str]]] = {
+def _down(receiver: ReceiverStatus) -> str:
+    return f"{receiver.name}, for {format_duration(receiver.error_for)}: {receiver.error}"
+
+
+def _trouble(*names: str, others: bool = False) -> Find:
+    """The troubles of these names; with `others`, all but these."""
+    return lambda snapshot: [(each.what, each.advice) for each in snapshot.troubles if (each.name in names) != others]
+
+
+def _counted(count: Callable[[Counters], int], text: str, advice: str) -> Find:
+    """Streams of which something was counted; `text` follows the number."""
+    return lambda snapshot: [
+        (f"{stream.name}: {count(stream.counters)} {text}", advice)
+        for stream in snapshot.streams
+        if count(stream.counters)
+    ]
+
+
+def _unavailable(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    for stream in snapshot.streams:
+        if seconds := stream.counters.unavailable_seconds:
+            text = f"{stream.name}: {format_duration(seconds)} of events are older than the plan keeps them"
+            yield text, "the log has the time span"
+
+
+def _dead_letters(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    if snapshot.dead_letters:
+        yield f"{plural(snapshot.dead_letters, 'event')} could not be delivered", "see `in-jumpcloud dead-letters list`"
+
+
+REASONS: dict[str, Find] = {
     "refused": _refused,
     "lagging": _lagging,
     "stalled": _stalled,
@@ -118,13 +197,39 @@ REASONS: dict[str, Callable[[Snapshot], Iterator[str]]] = {
     "comparisons": _not_compared,
     "defect": _failing,
     "receivers": _no_receiver,
-    "trouble": _in_trouble,
+    "state": _trouble("state.files"),
+    "disk": _trouble("state.space"),
+    "trouble": _trouble("state.files", "state.space", others=True),
 }
-"""Every reason, by its code, and how to find it."""
+"""Every reason why the plugin is not ready, by its code, and how to find it."""
 
-
-def _cause(stream: StreamStatus) -> str:
-    return f": {stream.error}" if stream.error else ""
+WARNINGS: dict[str, Find] = {
+    "clock": _clock_differs,
+    "receiver": _receiver_down,
+    "open_minutes": _counted(
+        lambda counters: counters.open_minutes,
+        "minutes in which JumpCloud counts other events than were delivered",
+        "they are read again",
+    ),
+    "given_up_minutes": _counted(
+        lambda counters: counters.given_up_minutes,
+        "minutes in which JumpCloud counts events that it does not return",
+        "the log has them; compare with `in-jumpcloud audit`",
+    ),
+    "left_out": _counted(
+        lambda counters: counters.left_out,
+        "events larger than jumpcloud.event_max_bytes were not collected",
+        "raise it; the dead letters have their places",
+    ),
+    "unavailable": _unavailable,
+    "parked": _counted(
+        lambda counters: counters.parked,
+        "events that the receiver refused alone",
+        "they are sent again, and become dead letters if they are refused again",
+    ),
+    "dead_letters": _dead_letters,
+}
+"""Every warning, by its code, and how to find it. Counts are since the start of the process."""
 
 
 def is_lagging(stream: StreamStatus, max_lag: float) -> bool:

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from in_jumpcloud.counters import BOUNDS, LatencyHistogram
-from in_jumpcloud.monitoring.health import REASONS, not_ready
+from in_jumpcloud.monitoring.health import REASONS, WARNINGS, Reason, not_ready, warnings
 from in_jumpcloud.monitoring.snapshot import Snapshot, StreamStatus
 
 _COUNTERS = (  # metric, field of Counters, help
@@ -150,11 +150,9 @@ def _receivers(snapshot: Snapshot) -> Iterable[Metric]:
 
 
 def _health(snapshot: Snapshot) -> Iterable[Metric]:
-    reasons = GaugeMetricFamily("in_jumpcloud_not_ready", "1 for each reason why it is not ready", labels=["reason"])
-    present = {reason.code for reason in not_ready(snapshot)}
-    for code in REASONS:
-        reasons.add_metric([code], code in present)
-    yield reasons
+    yield _reasons("in_jumpcloud_not_ready", "1 for each reason why it is not ready", REASONS, not_ready(snapshot))
+    yield _reasons("in_jumpcloud_warning", "1 for each thing that needs attention", WARNINGS, warnings(snapshot))
+    yield _errors(snapshot)
     if snapshot.clock_skew is not None:
         text = "Seconds this machine's clock is ahead of JumpCloud's"
         yield GaugeMetricFamily("in_jumpcloud_clock_skew_seconds", text, value=snapshot.clock_skew)
@@ -162,6 +160,25 @@ def _health(snapshot: Snapshot) -> Iterable[Metric]:
         needed, possible = "Requests per second that all streams need", "Requests per second that are possible"
         yield GaugeMetricFamily("in_jumpcloud_needed_requests_per_second", needed, value=snapshot.load.needed)
         yield GaugeMetricFamily("in_jumpcloud_possible_requests_per_second", possible, value=snapshot.load.possible)
+
+
+def _reasons(name: str, text: str, codes: Iterable[str], found: list[Reason]) -> Metric:
+    gauge = GaugeMetricFamily(name, text, labels=["reason"])
+    present = {reason.code for reason in found}
+    for code in codes:
+        gauge.add_metric([code], code in present)
+    return gauge
+
+
+def _errors(snapshot: Snapshot) -> Metric:
+    """The class of each present error: a whole message would be a new series at each try."""
+    text = "Seconds since a stream or receiver fails; absent if it does not"
+    gauge = GaugeMetricFamily("in_jumpcloud_failing_seconds", text, labels=["kind", "name", "error"])
+    for kind, parts in (("stream", snapshot.streams), ("receiver", snapshot.receivers)):
+        for part in parts:
+            if part.error:
+                gauge.add_metric([kind, part.name, part.error_kind], part.error_for)
+    return gauge
 
 
 def _files(snapshot: Snapshot) -> Iterable[Metric]:

@@ -17,6 +17,7 @@ from in_jumpcloud.app import App
 from in_jumpcloud.collector import Collector
 from in_jumpcloud.counters import Counters, LatencyHistogram
 from in_jumpcloud.errors import RequestRejected, StateUnavailable
+from in_jumpcloud.forward.failover import ReceiverStatistics
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.load import Load
 from in_jumpcloud.state.store import StateStore
@@ -33,7 +34,8 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     the stream, `overdue` the time since it became due while no worker does; None otherwise. `unacknowledged_age` is the
     age of the oldest fetched event that is not acknowledged, `unacknowledged_wait` the time since it was fetched; None
     if there is no such event. `late_error` is why late events cannot be looked for, since `late_error_for` seconds.
-    `compared_lag` is how far the comparisons are behind the polls, in the time of events.
+    `compared_lag` is how far the comparisons are behind the polls, in the time of events. `error_for` and `error_kind`
+    are since when `error` is there and its class, `has_advice` whether its text says what to do.
     """
 
     name: str
@@ -42,6 +44,9 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     lag: float
     counters: Counters
     error: str | None = None
+    error_for: float = 0.0
+    error_kind: str = ""
+    has_advice: bool = False
     refused: bool = False
     backfilling: bool = False
     since_progress: float = 0.0
@@ -55,11 +60,17 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReceiverStatus(msgspec.Struct, frozen=True):
-    """One receiver; `up` is whether the last attempt succeeded, None before the first."""
+    """One receiver; `up` is whether the last attempt succeeded, None before the first.
+
+    `error` is why it did not, of class `error_kind`, and `error_for` since how many seconds there are errors.
+    """
 
     name: str
     up: bool | None
     latencies: LatencyHistogram
+    error: str | None = None
+    error_for: float = 0.0
+    error_kind: str = ""
 
 
 class DatabaseStatus(msgspec.Struct, frozen=True):
@@ -111,9 +122,7 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
         now_ms=now_ms,
         uptime=now - began,
         streams=tuple(_stream(each, now_ms, now) for each in collectors),
-        receivers=tuple(
-            ReceiverStatus(shown(name), up, latencies) for name, up, latencies in resources.receivers.statistics()
-        ),
+        receivers=tuple(_receiver(each, now) for each in resources.receivers.statistics()),
         max_lag=settings.http.max_lag + settings.jumpcloud.lag + settings.jumpcloud.interval,
         max_silence=max((each.max_silence_seconds for each in collectors), default=0.0),
         workers_alive=plugin.alive,
@@ -138,6 +147,13 @@ def _shown_trouble(trouble: Trouble) -> Trouble:
     return trouble._replace(what=shown_in_one(trouble.what), advice=shown_in_one(trouble.advice))
 
 
+def _receiver(receiver: ReceiverStatistics, now: float) -> ReceiverStatus:
+    name, up, latencies, error, since = receiver
+    if error is None:
+        return ReceiverStatus(shown(name), up, latencies)
+    return ReceiverStatus(shown(name), up, latencies, shown_in_one(error), max(0.0, now - since), type(error).__name__)
+
+
 def _stream(collector: Collector, now_ms: int, now: float) -> StreamStatus:
     position, counters, error = collector.position, collector.counters, collector.error
     liveness, in_flight, late = counters.liveness, counters.in_flight, collector.reconciler
@@ -149,6 +165,9 @@ def _stream(collector: Collector, now_ms: int, now: float) -> StreamStatus:
         lag=max(0, now_ms - position.watermark_ms) / 1000,
         counters=copy.copy(counters),
         error=shown_in_one(error) if error else None,
+        error_for=max(0.0, now - collector.poller.error_since) if error else 0.0,
+        error_kind=type(error).__name__ if error else "",
+        has_advice=bool(error and error.advice),
         refused=isinstance(error, RequestRejected),
         backfilling=not liveness.caught_up_once,
         since_progress=max(0.0, now - liveness.progress_at),

@@ -27,8 +27,9 @@ def encode_status(snapshot: Snapshot, history: History) -> bytes:
             "uptime_seconds": round(snapshot.uptime, 1),
             "not_alive": health.not_alive(snapshot),
             "not_ready": [each._asdict() for each in health.not_ready(snapshot)],
-            "streams": [_stream(each, rates[each.name], snapshot.max_lag) for each in snapshot.streams],
-            "receivers": [_receiver(each) for each in snapshot.receivers],
+            "warnings": [each._asdict() for each in health.warnings(snapshot)],
+            "streams": [_stream(each, rates[each.name], snapshot) for each in snapshot.streams],
+            "receivers": [_receiver(each, snapshot.now_ms) for each in snapshot.receivers],
             "databases": [
                 {"setting": each.setting, "type": each.type, "built": rfc3339(each.built * 1000)}
                 for each in snapshot.databases
@@ -46,11 +47,11 @@ def encode_status(snapshot: Snapshot, history: History) -> bytes:
     )
 
 
-def _stream(stream: StreamStatus, rate: float, max_lag: float) -> dict[str, Any]:
+def _stream(stream: StreamStatus, rate: float, snapshot: Snapshot) -> dict[str, Any]:
     window, counters = stream.window, stream.counters
     return {
         "name": stream.name,
-        "state": health.stream_state(stream, max_lag),
+        "state": health.stream_state(stream, snapshot.max_lag),
         "position": rfc3339(stream.watermark_ms),
         "lag_seconds": round(stream.lag, 1),
         "window": window and {"start": rfc3339(window.start_ms), "end": rfc3339(window.end_ms)},
@@ -63,15 +64,27 @@ def _stream(stream: StreamStatus, rate: float, max_lag: float) -> dict[str, Any]
         "pipeline_errors": counters.with_problems,
         "waiting_seconds": stream.unacknowledged_wait and round(stream.unacknowledged_wait, 1),
         "error": stream.error,
+        "error_since": _since(snapshot.now_ms, stream.error_for) if stream.error else None,
+        "late_error": stream.late_error,
+        "late_error_since": _since(snapshot.now_ms, stream.late_error_for) if stream.late_error else None,
+        "open_minutes": counters.open_minutes,
+        "given_up_minutes": counters.given_up_minutes,
+        "parked": counters.parked,
     }
 
 
-def _receiver(receiver: ReceiverStatus) -> dict[str, Any]:
+def _since(now_ms: int, seconds: float) -> str:
+    return rfc3339(now_ms - round(seconds * 1000))
+
+
+def _receiver(receiver: ReceiverStatus, now_ms: int) -> dict[str, Any]:
     counts, seconds = receiver.latencies.read()
     acks = sum(counts)
     return {
         "name": receiver.name,
         "up": receiver.up,
         "acks": acks,
+        "error": receiver.error,
+        "error_since": _since(now_ms, receiver.error_for) if receiver.error else None,
         "mean_ack_seconds": round(seconds / acks, 4) if acks else None,
     }
