@@ -105,7 +105,7 @@ def test_certificates(client: Client, serve: Serve, certificates: Certificates) 
     refused = [
         (failure(client(url)), (": the certificate is not trusted: ", "jumpcloud.ca_file")),
         (failure(client(other, ca_file=certificates.ca_file)), ("not valid for '127.0.0.1'",)),
-        (failure(client(plain)), ("SSL",)),
+        (failure(client(plain)), ("SSL", "check jumpcloud.url: https:// or http://")),
     ]
     for error, words in refused:
         assert type(error) is Retryable

@@ -162,7 +162,7 @@ class TestNoAck:
         ("answer", "kind", "reason", "stage"),
         [
             (msgpack.packb(["HELO", {"nonce": b"\xff"}]), HandshakeRejected, r"set forward\.shared_key", "handshake"),
-            (b"HTTP/1.1 400 Bad Request\r\n\r\n", ReceiverDown, "instead of an ack", "ack"),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", ReceiverDown, "it is an HTTP server", "ack"),
             (b"\xc1", ReceiverDown, "not MessagePack", "ack"),
         ],
     )

@@ -10,18 +10,16 @@ from collections.abc import Iterator
 
 import msgspec
 
+from in_jumpcloud.checks.peer import begin_message, identify, listen
 from in_jumpcloud.checks.result import CONFIGURATION, RECEIVER, CheckResult, failed, ok, warning
 from in_jumpcloud.config.schema import ForwardSettings, ServerSettings, TlsSettings
 from in_jumpcloud.config.types import Duration
-from in_jumpcloud.errors import InJumpCloudError, ReceiverDown
-from in_jumpcloud.forward import connection, wire
-from in_jumpcloud.forward.connection import IoDeadline
+from in_jumpcloud.errors import HandshakeRejected, ReceiverDown
+from in_jumpcloud.forward import wire
 from in_jumpcloud.forward.sender import AckSender
 from in_jumpcloud.forward.wire import AckReader
 
 _MAX_CONNECT_TIMEOUT, _MAX_ACK_TIMEOUT = Duration(5), Duration(12)
-_HELO_SECONDS = 0.5
-"""How long a receiver may take to begin a handshake that the settings do not expect."""
 _CERTIFICATE_WARNING_SECONDS = 14 * 86_400
 _DAY_SECONDS = 86_400
 
@@ -49,13 +47,18 @@ def check_receiver(
         if settings.shared_key is not None:
             done.append("handshake completed")
         else:
-            _require_no_handshake(server, sender.socket, stop)
+            _require_no_handshake(server, sender.socket, stop, probe=probe)
         if probe:
             sender.deliver(wire.build_probe(wire.PROBE_TAG), stop)
             done.append("a message without records acknowledged")
         else:
             done.append("no message sent (use --probe)")
     except ReceiverDown as error:
+        other = None
+        if error.stage not in {"resolve", "connect"} and not isinstance(error, HandshakeRejected):
+            other = identify(server, stop, uses_tls=settings.tls.enabled)
+        if other:
+            error = ReceiverDown(f"receiver {server}: {other.message}", advice=other.advice)
         yield failed("receiver", error, code=RECEIVER)
     else:
         yield ok("receiver", f"{server}: {', '.join(done)}")
@@ -63,27 +66,27 @@ def check_receiver(
         sender.close()
 
 
-class _NothingReceived(InJumpCloudError):
-    """The receiver sent nothing, so it expects no handshake."""
-
-
-def _require_no_handshake(server: ServerSettings, connected: socket.socket, stop: threading.Event) -> None:
-    """Wait for a HELO that the settings do not expect.
+def _require_no_handshake(
+    server: ServerSettings, connected: socket.socket, stop: threading.Event, *, probe: bool
+) -> None:
+    """Wait for a HELO that the settings do not expect, and begin a message unless a `probe` follows.
 
     Raises:
         ReceiverDown: it begins a handshake, sends something else, or closes the connection.
     """
-    try:
-        data = connection.receive(connected, IoDeadline(_HELO_SECONDS, stop, _NothingReceived()))
-    except _NothingReceived:
-        return
-    if not data:
-        raise ReceiverDown(f"receiver {server}: closed the connection at once, as a paused one may do")
-    try:
-        AckReader().feed(data)
-    except ReceiverDown as error:
-        raise type(error)(f"receiver {server}: {error}") from None
-    raise ReceiverDown(f"receiver {server}: sent data that is not the forward protocol")
+    answer = listen(connected, stop)
+    if answer == "closed":
+        raise ReceiverDown(f"receiver {server}: it closed the connection at once, as a paused one may do")
+    if answer == "silent" and not probe:
+        answer = begin_message(connected, stop)
+    if answer == "closed":
+        raise ReceiverDown(f"receiver {server}: it closed the connection when a message began", advice="see its log")
+    if isinstance(answer, bytes):
+        try:
+            AckReader().feed(answer)
+        except ReceiverDown as error:
+            raise type(error)(f"receiver {server}: {error.message}", advice=error.advice) from None
+        raise ReceiverDown(f"receiver {server}: sent data that is not the forward protocol")
 
 
 def _check_certificate(

@@ -9,6 +9,7 @@ import ssl
 from in_jumpcloud.config.schema import TlsSettings
 from in_jumpcloud.errors import HandshakeRejected, ReceiverDown
 from in_jumpcloud.forward.connection import TICK_SECONDS, IoDeadline
+from in_jumpcloud.forward.protocols import WITHOUT_TLS, recognize_without_tls
 
 # X509_V_ERR_* of OpenSSL; the ssl module does not export them.
 _UNKNOWN_AUTHORITY = {18, 19, 20, 21}  # self-signed, or signed by an authority that we do not have
@@ -31,6 +32,8 @@ _VERSION_REFUSED = {"TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL"}
 
 _RECORD_TYPES = {b"\x15", b"\x16"}
 """The first byte of a TLS server's answer: alert or handshake (RFC 8446, 5.1)."""
+
+_PEEK_BYTES = 8
 
 
 def tls_context(settings: TlsSettings) -> ssl.SSLContext:
@@ -91,13 +94,13 @@ def _require_tls(secured: ssl.SSLSocket, deadline: IoDeadline) -> None:
     while True:
         deadline.check()
         try:
-            first = socket.socket.recv(secured, 1, socket.MSG_PEEK)  # of the socket below TLS
+            first = socket.socket.recv(secured, _PEEK_BYTES, socket.MSG_PEEK)  # of the socket below TLS
         except TimeoutError:
             continue
         except OSError:
             first = b""
-        if first not in _RECORD_TYPES:
-            raise _not_tls(closed=not first)
+        if first[:1] not in _RECORD_TYPES:
+            raise recognize_without_tls(first) or _not_tls(closed=not first)
         return
 
 
@@ -105,7 +108,7 @@ def _not_tls(*, closed: bool) -> ReceiverDown:
     action = "closed the connection" if closed else "sent something else"
     return ReceiverDown(
         f"expected a TLS handshake, but the receiver {action}",
-        advice="does it speak TLS at this port?",
+        advice=f"does it speak TLS at this port? correct the port in forward.servers, or {WITHOUT_TLS}",
         errno=errno.ECONNRESET if closed else None,
     )
 

@@ -18,6 +18,7 @@ import msgpack
 import msgspec
 
 from in_jumpcloud.errors import HandshakeRejected, ReceiverDown
+from in_jumpcloud.forward.protocols import recognize
 
 SAFE_COMPRESSED_BYTES = 1_000_000
 """The most bytes of entries to compress: Fluent Bit before 5.0 splits what inflates to more than 1,024,000 bytes."""
@@ -78,6 +79,7 @@ class AnswerReader:
 
     def __init__(self) -> None:
         self._unpacker = msgpack.Unpacker(raw=True, max_buffer_size=_MAX_ANSWER_BYTES)
+        self._is_first = True
         self._unread_bytes = 0  # the unpacker limits each element of an answer, not the whole answer
 
     def feed(self, data: bytes) -> list[Any]:
@@ -86,6 +88,9 @@ class AnswerReader:
         Raises:
             ReceiverDown: the bytes are not MessagePack, or an answer is too long; close the connection.
         """
+        if self._is_first and (other := recognize(data)):
+            raise other
+        self._is_first = False
         try:
             self._unpacker.feed(data)
             answers = list(self._unpacker)

@@ -178,6 +178,8 @@ class DirectoryInsights:
         if response.status == requests.codes.unauthorized:
             return KeyRefused(f"{description}; {self._auth.refusal_advice}")
         cause = _LIKELY_CAUSES.get(response.status)
+        if response.status == requests.codes.bad_request and self._base.startswith("http:"):
+            cause = f"{cause}, or this port expects https://"
         kind = NotLicensed if response.status == requests.codes.payment_required else RequestRejected
         return kind(f"{description}; likely: {cause}" if cause else description)
 

@@ -7,6 +7,7 @@ import re
 import ssl
 import sys
 from collections.abc import Iterator, Mapping
+from http.client import BadStatusLine, RemoteDisconnected
 from http.cookiejar import DefaultCookiePolicy
 from typing import NamedTuple, Protocol
 from urllib.request import getproxies
@@ -22,6 +23,7 @@ from in_jumpcloud.errors import PageTooLarge, RequestTimeout, Retryable
 from in_jumpcloud.insights.deadline import DeadlineAdapter, RequestDeadline
 
 _READ_BYTES = 262_144
+_TLS_ALERT = "\x15\x03"  # in a status line
 _MAX_ERROR_BYTES = 65_536
 
 
@@ -93,8 +95,9 @@ class HttpExchange:
                 ) as response:
                     content = self._read(response, deadline)
             except (OSError, HTTPError) as error:  # requests raises OSErrors, and lets some of urllib3's through
-                kind, reason = (Retryable, deadline.message) if deadline.expired else _describe_failure(error, handled)
-                raise kind(f"{url}: {reason}") from None
+                if deadline.expired:
+                    raise Retryable(f"{url}: {deadline.message}") from None
+                raise _failure(url, error, handled) from None
         return HttpResponse(
             response.status_code, response.reason or "", response.headers, content, response.request.headers
         )
@@ -148,24 +151,37 @@ def _read_error_body(response: requests.Response) -> bytes:
     return body
 
 
-def _describe_failure(error: BaseException, handled: BaseException | None) -> tuple[type[Retryable], str]:
-    """The kind and the text of a failed connection. The text is the innermost cause; the others only repeat the URL.
+def _failure(url: str, error: BaseException, handled: BaseException | None) -> Retryable:
+    """The error for a failed connection. Its text is the innermost cause; the others only repeat the URL.
 
     `handled` is the exception, if any, that the caller was handling when it sent the request.
     """
     if isinstance(error, requests.ConnectTimeout):
-        return RequestTimeout, "no connection within jumpcloud.connect_timeout"
+        return RequestTimeout(f"{url}: no connection within jumpcloud.connect_timeout")
     causes = list(_causes(error, handled))
-    reason = _cause_text(causes)
+    cause, reason, advice = causes[-1], _cause_text(causes), ""
     if isinstance(error, requests.exceptions.ProxyError):
-        return Retryable, f"cannot connect through the proxy (jumpcloud.proxy or the environment): {reason}"
+        return Retryable(f"{url}: cannot connect through the proxy (jumpcloud.proxy or the environment): {reason}")
     if isinstance(error, requests.Timeout) or any(isinstance(each, ReadTimeoutError) for each in causes):
-        return RequestTimeout, "no answer within jumpcloud.read_timeout"
-    if isinstance(causes[-1], ssl.SSLCertVerificationError):
-        reason = (
-            f"the certificate is not trusted: {causes[-1].verify_message}; to trust another CA, set jumpcloud.ca_file"
-        )
-    return Retryable, reason
+        return RequestTimeout(f"{url}: no answer within jumpcloud.read_timeout")
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        reason = f"the certificate is not trusted: {cause.verify_message}"
+        advice = "to trust another CA, set jumpcloud.ca_file"
+    elif isinstance(error, requests.exceptions.SSLError):
+        advice = "does it speak TLS at this port? check jumpcloud.url: https:// or http://, and the port"
+    elif isinstance(cause, BadStatusLine) and not isinstance(cause, RemoteDisconnected):
+        line = str(cause.args[0])
+        is_tls = line.startswith(_TLS_ALERT)
+        reason = "it expects TLS" if is_tls else f"it is not an HTTP server, it sent {line!r:.60}"
+        advice = "set jumpcloud.url to https://" if is_tls else "check the port in jumpcloud.url"
+    elif (
+        isinstance(error, requests.ConnectionError)
+        and isinstance(cause, ConnectionError)
+        and not isinstance(cause, ConnectionRefusedError)
+        and url.startswith("http:")
+    ):
+        advice = "does it expect https:// at this port? check jumpcloud.url"
+    return Retryable(f"{url}: {reason}", advice=advice)
 
 
 def _causes(error: BaseException | None, handled: BaseException | None) -> Iterator[BaseException]:
