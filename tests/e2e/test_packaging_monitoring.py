@@ -15,6 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.command import ROOT
 from support.monitoring import catch_up, settings_of, watched
 
+from in_jumpcloud.errors import Retryable
+from in_jumpcloud.monitoring import health
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
@@ -86,6 +88,7 @@ def test_metrics_and_labels_exist(tmp_path: Path, receiver: SimulatedReceiver) -
     ):
         catch_up(*seen.plugin.collectors)
         seen.plugin.resources.mapper.unknown_types["new"] = 1
+        seen.plugin.collectors[0].poller.error = Retryable("no answer")
         families = list(text_string_to_metric_families(seen.get("/metrics").body))
     samples = [sample for family in families for sample in family.samples]
     names = {sample.name for sample in samples} | {family.name for family in families}
@@ -100,3 +103,14 @@ def test_metrics_and_labels_exist(tmp_path: Path, receiver: SimulatedReceiver) -
     grouped = [group for text in queries for group in re.findall(r"(?:\bby|\bon) \(([^)]*)\)", text)]
     shown = re.findall(r"\{\{(\w+)\}\}", json.dumps(DASHBOARD)) + re.findall(r"\$labels\.(\w+)", ALERTS.read_text())
     assert {*shown, *(label for group in grouped for label in group.split(", "))} - labels == set()
+
+
+def test_every_reason_is_documented() -> None:
+    """The page of conf has each code of a reason and of a warning, and the alerts take each of them."""
+    page, alerts = (ROOT / "conf" / "README.md").read_text(), ALERTS.read_text()
+    reasons, warnings = page.split("`in_jumpcloud_not_ready` has the same codes")[1].split("is a warning on the page")
+    for codes, text in ((health.REASONS, reasons), (health.WARNINGS, warnings)):
+        assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(codes)
+    with_own_alert = {"refused", "lagging", "receivers", "receiver", "dead_letters", "given_up_minutes", "left_out"}
+    others = {*health.REASONS, *health.WARNINGS} - with_own_alert - {"trouble"}
+    assert [code for code in others if not re.search(rf"\b{code}\b", alerts)] == []

@@ -20,7 +20,7 @@ from support.streams import open_app, step_now
 from in_jumpcloud import app
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.config.types import Duration, ProxyUrl, Secret, Start
-from in_jumpcloud.monitoring import server
+from in_jumpcloud.monitoring import health, server
 from in_jumpcloud.monitoring.snapshot import take_snapshot
 from in_jumpcloud.runtime import SYSTEM
 from in_jumpcloud.simulator.api import SimulatedApi
@@ -123,6 +123,10 @@ def test_metrics(seen: Watched, receiver: SimulatedReceiver) -> None:
     assert metrics['in_jumpcloud_unknown_type_events_total{event_type="odd\\"type"}'] == 3
     assert metrics["in_jumpcloud_state_file_bytes"] > 1000
     assert metrics["process_resident_memory_bytes"] > 1_000_000
+    assert [metrics[f'in_jumpcloud_not_ready{{reason="{code}"}}'] for code in health.REASONS] == [0] * len(
+        health.REASONS
+    )
+    assert {metrics[f'in_jumpcloud_warning{{reason="{code}"}}'] for code in health.WARNINGS} == {0}
     assert any(name.startswith("in_jumpcloud_build_info{") and "version=" in name for name in metrics)
 
 
