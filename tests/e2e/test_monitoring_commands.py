@@ -132,6 +132,19 @@ def test_status_says_why_nothing_arrives(command: Command, api: SimulatedApi, re
     assert "Connection refused; nothing listens there" in command.log.read_text()
 
 
+def test_overload_is_logged_once(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
+    """With the arithmetic, and what to do."""
+    many = {"jumpcloud__organizations": [f"o{number}" for number in range(200)], "jumpcloud__requests_per_second": 5}
+    with api:
+        running = Running(command, command.settings(api, receiver, **many, jumpcloud__interval="30s"))
+        wait_until(lambda: "overload: " in command.log.read_text())
+        running.get("/status.json")
+        running.process.terminate()
+        assert running.process.wait(20) == 0
+    (line,) = [line for line in command.log.read_text().splitlines() if "overload: " in line]
+    assert re.search(r"200 streams need \S+ requests/s .*; 5\.0 are possible: .*; raise jumpcloud\.interval", line)
+
+
 def test_once_needs_no_port(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
     """`run --once` does not listen."""
     with socket.create_server(("127.0.0.1", 0)) as taken, api:

@@ -36,6 +36,9 @@ log = logging.getLogger("in_jumpcloud")
 _GC_THRESHOLD_OBJECTS = 20_000
 """More than the new objects of one page. See https://docs.python.org/3/library/gc.html#gc.set_threshold."""
 
+_OVERLOAD_ENDS_SECONDS = 300.0
+"""How long polls must keep their interval until that is logged: one that is late now and then is no new overload."""
+
 
 @click.command(
     "run",
@@ -67,7 +70,7 @@ class _Run:
         self._path = path
         self._load = partial(load_config, path, overrides)
         self._once = once
-        self._is_overloaded = False
+        self._overloaded_at: float | None = None  # the last time
         self._started = time.monotonic()
         self._manager = ServiceManager()
         self._troubles = Troubles(now_ms)
@@ -162,13 +165,14 @@ class _Run:
 
     def _note_load(self, plugin: app.App) -> None:
         """Log when polls cannot keep their interval, and when they can again."""
-        load = plugin.load()
-        if load.is_too_high != self._is_overloaded:
-            self._is_overloaded = load.is_too_high
-            if load.is_too_high:
+        load, now = plugin.load(), time.monotonic()
+        if load.is_too_high:
+            if self._overloaded_at is None:
                 log.warning("overload: %s; %s", load, OVERLOAD_ADVICE)
-            else:
-                log.info("polls keep their interval again")
+            self._overloaded_at = now
+        elif self._overloaded_at is not None and now > self._overloaded_at + _OVERLOAD_ENDS_SECONDS:
+            self._overloaded_at = None
+            log.info("polls keep their interval again")
 
     def _sum_up(self, plugin: app.App) -> None:
         counters = [each.counters for each in plugin.collectors]
