@@ -36,7 +36,8 @@ def test_no_receiver(command: Command, api: SimulatedApi, receiver: SimulatedRec
         result = command("run", "--once", *settings)
         assert not api.requests
     assert result.returncode == 4
-    assert last_line(result.stderr) == f"in-jumpcloud: receiver 127.0.0.1:{receiver.port}: Connection refused"
+    expected = f"in-jumpcloud: receiver 127.0.0.1:{receiver.port}: Connection refused; nothing listens there: "
+    assert last_line(result.stderr).startswith(expected)
 
 
 def test_wrong_key_and_wrong_password(command: Command, api: SimulatedApi) -> None:

@@ -245,6 +245,7 @@ def test_the_start_waits(
         status, reasons = running.readiness()
         assert status == 503
         assert re.search(cause.reason, reasons)
+        assert reasons.startswith("trouble: ")
         assert running.readiness("/healthz") == (200, "alive\n")
     running.process.send_signal(signal.SIGHUP)
     while b"RELOADING=1" not in manager.recv(4096):

@@ -12,11 +12,14 @@ from in_jumpcloud.counters import Counters, plural
 from in_jumpcloud.insights.clock import MAX_SKEW_SECONDS, WARN_SKEW_SECONDS
 from in_jumpcloud.load import OVERLOAD_ADVICE
 from in_jumpcloud.monitoring.snapshot import ReceiverStatus, Snapshot, StreamStatus
+from in_jumpcloud.troubles import Trouble
 
 _MAX_UNEXPECTED = 3
 _MAX_COMPARED_LAG = 3 * 3600.0
 """Seconds that comparisons may be behind the polls, besides http.max_lag."""
 _CHECK = "`in-jumpcloud check` names the cause"
+_TROUBLES = {"state.files": "state", "state.space": "disk"}
+"""The codes of troubles that have one of their own, by the names of the troubles."""
 _UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 
 
@@ -162,9 +165,13 @@ def _down(receiver: ReceiverStatus) -> str:
     return f"{receiver.name}, for {format_duration(receiver.error_for)}: {receiver.error}"
 
 
-def _trouble(*names: str, others: bool = False) -> Find:
-    """The troubles of these names; with `others`, all but these."""
-    return lambda snapshot: [(each.what, each.advice) for each in snapshot.troubles if (each.name in names) != others]
+def troubles(present: Iterable[Trouble]) -> list[Reason]:
+    """Troubles as reasons; before the plugin is open there is nothing else to say."""
+    return [Reason(_TROUBLES.get(each.name, "trouble"), each.what, each.advice) for each in present]
+
+
+def _trouble(code: str) -> Find:
+    return lambda snapshot: [each[1:] for each in troubles(snapshot.troubles) if each.code == code]
 
 
 def _counted(count: Callable[[Counters], int], text: str, advice: str) -> Find:
@@ -197,9 +204,9 @@ REASONS: dict[str, Find] = {
     "comparisons": _not_compared,
     "defect": _failing,
     "receivers": _no_receiver,
-    "state": _trouble("state.files"),
-    "disk": _trouble("state.space"),
-    "trouble": _trouble("state.files", "state.space", others=True),
+    "state": _trouble("state"),
+    "disk": _trouble("disk"),
+    "trouble": _trouble("trouble"),
 }
 """Every reason why the plugin is not ready, by its code, and how to find it."""
 

@@ -208,7 +208,7 @@ class StatusServer:
             return Response("421 Misdirected Request", _TEXT, text, _HEADERS)
         if self._endpoints:
             return self._endpoints.respond(request)
-        causes = [str(each) for each in self._troubles.current()] or ["it has not finished its start"]
+        causes: list[object] = [*health.troubles(self._troubles.current())] or ["it has not finished its start"]
         return _health("alive", [] if request.path == "/healthz" else causes)._replace(headers=_HEADERS)
 
     def _fail(self, error: Exception) -> None:
