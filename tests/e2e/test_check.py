@@ -156,12 +156,13 @@ def test_a_full_disk(command: Command, api: SimulatedApi, receiver: SimulatedRec
 
 def test_a_wrong_clock(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
     """A clock that is hours off is one failure; one that is more than a minute off is a warning."""
-    for skew_seconds, status, text, code in [
-        (-7200, "FAILED", r"7\d\d\d s ahead of .*NTP", 1),
-        (90, "warning", r"[89]\d s behind .*NTP", 0),
-        (0, "ok", "agrees", 0),
+    for fault, status, text, code in [
+        (Fault("date_behind", seconds=7200), "FAILED", r"7\d\d\d s ahead of .*NTP", 1),
+        (Fault("date_ahead", seconds=90), "warning", r"[89]\d s behind .*NTP", 0),
+        (Fault("date_ahead", seconds=0), "ok", "agrees", 0),
     ]:
-        api.date_skew = skew_seconds
+        api.faults.clear()
+        api.faults.always(fault)
         report = check(*command.settings(api, receiver))
         (line,) = [line for line in report.lines if line[9:14] == "clock"]
         assert line.startswith(status)

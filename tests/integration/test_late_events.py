@@ -184,7 +184,7 @@ def test_a_clock_that_was_wrong_for_half_an_hour_loses_nothing(
     clock = WrongClock()
     with SimulatedApi(source, clock=lambda: clock.ms) as api:
         if not dated:
-            api.date_skew = None
+            api.faults.always(Fault("no_date"))
         settings = stream_settings(api, receiver, tmp_path, jumpcloud__start=Start("now"))
         with open_app(settings, clock) as plugin:
             (one,) = plugin.collectors

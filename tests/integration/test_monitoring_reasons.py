@@ -117,13 +117,16 @@ def test_counts_that_are_refused(api: SimulatedApi, receiver: SimulatedReceiver,
 
 def test_a_wrong_clock(api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path) -> None:
     """More than 30 s is a warning, more than five minutes a reason."""
-    for skew, key, other in ((60, "warnings", "not_ready"), (-900, "not_ready", "warnings")):
-        api.date_skew = skew
-        with watched(settings_of(api.url, tmp_path / str(skew), receiver.port)) as seen:
+    cases = ((Fault("date_ahead", seconds=60), "warnings", 1), (Fault("date_behind", seconds=900), "not_ready", -1))
+    for fault, key, sign in cases:
+        other = "not_ready" if key == "warnings" else "warnings"
+        api.faults.clear()
+        api.faults.always(fault)
+        with watched(settings_of(api.url, tmp_path / fault.kind, receiver.port)) as seen:
             catch_up(*seen.plugin.collectors)
             assert "NTP" in reasons(seen, key)["clock"]
             assert "clock" not in reasons(seen, other)
-            assert seen.metrics()["in_jumpcloud_clock_skew_seconds"] == pytest.approx(-skew, abs=5)
+            assert seen.metrics()["in_jumpcloud_clock_skew_seconds"] == pytest.approx(-sign * fault.seconds, abs=5)
 
 
 def test_more_streams_than_requests(api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path) -> None:

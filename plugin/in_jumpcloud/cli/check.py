@@ -45,7 +45,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "FAILED": "red"}
 @click.option(
     "--assumptions",
     is_flag=True,
-    help="Test instead what delivery assumes of JumpCloud's API: read-only, for a bug report.",
+    help="Test instead what delivery assumes of JumpCloud's API: read-only, in less than 30 requests.",
 )
 def command(path: Path, overrides: tuple[str, ...], as_json: bool, probe: bool, assumptions: bool) -> None:
     """Test the configuration against the real services.

@@ -20,7 +20,7 @@ from in_jumpcloud.config.types import Duration
 from in_jumpcloud.errors import ConfigError, Fatal
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
-from in_jumpcloud.simulator.faults import Fault, FaultKind
+from in_jumpcloud.simulator.faults import WITH_SECONDS, Fault, FaultKind
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 from in_jumpcloud.text import printable_json, shown
 from in_jumpcloud.timestamps import now_ms
@@ -59,7 +59,7 @@ def _parse_fault(text: str) -> tuple[Fault, float]:
     kind, _, value = name.partition(":")
     options = {"kind": kind, "probability": probability}
     if value:
-        options["seconds" if kind == "delay" else "status"] = value
+        options["seconds" if kind in WITH_SECONDS else "status"] = value
     try:
         option = msgspec.convert(options, _FaultOption, strict=False)
     except msgspec.ValidationError:

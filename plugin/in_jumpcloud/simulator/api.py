@@ -69,8 +69,6 @@ class SimulatedApi:
         self.faults = Faults()
         self.requests: deque[Request] = deque(maxlen=10_000)
         self.events_served = 0
-        self.date_skew: float | None = 0.0
-        """Seconds added to the `Date` of every answer; None: it is empty."""
         self.retention_ms: int | None = None
         """How far back the plan reaches, in milliseconds; None for ever. Older events are refused with 402."""
         self.tokens = oauth.Tokens(accounts or {}, clock)
@@ -131,7 +129,8 @@ class SimulatedApi:
         with self._lock:
             self.requests.append(Request(path, body, headers, self.clock(), answer.status))
             self.events_served += answer.events
-        if "gzip" in headers.get("accept-encoding", "") and len(answer.body) > _MIN_GZIP_BYTES:
+        takes_gzip = "gzip" in headers.get("accept-encoding", "") and "Content-Encoding" not in answer.headers
+        if takes_gzip and len(answer.body) > _MIN_GZIP_BYTES:
             # The fastest level: loopback has bandwidth, and processor time would distort measurements.
             answer.body = zlib.compress(answer.body, 1, wbits=zlib.MAX_WBITS | 16)
             answer.headers["Content-Encoding"] = "gzip"
@@ -153,7 +152,9 @@ class SimulatedApi:
             raise Refusal(400, message="Content-Type must be application/json")
         body = _object(raw)
         query.require_retention(body, self.clock(), self.retention_ms)
-        return query.answer(path, fault.alter(body) if fault else body, source, self.clock())
+        if fault is None:
+            return query.answer(path, body, source, self.clock())
+        return query.answer(path, fault.alter(body), source, self.clock() + fault.ahead_ms)
 
     def _source(self, headers: Mapping[str, str]) -> EventSource:
         """The events that these headers select, if they give access."""
@@ -181,8 +182,6 @@ def _object(body: bytes) -> dict[str, Any]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server_version = "simulated"
-    sys_version = ""
     disable_nagle_algorithm = True
     server: _Server
 
@@ -191,20 +190,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_PATCH = do_DELETE = do_POST  # noqa: N815
 
-    def date_time_string(self, timestamp: float | None = None) -> str:
-        """The `Date` of the simulated clock, off by `date_skew`."""
-        api = self.server.api
-        if api.date_skew is None:
-            return ""
-        return super().date_time_string((timestamp or api.clock() / 1000) + api.date_skew)
-
     def write(self, answer: Answer) -> None:
         """Send an answer. A cut one announces all of its bytes, sends half of them and closes the connection."""
         if answer.cut or not answer.status:
             self.close_connection = True
         if not answer.status:
             return
-        self.send_response(answer.status)
+        self.log_request(answer.status)
+        self.send_response_only(answer.status)
+        if answer.date_skew is not None:
+            self.send_header("Date", self.date_time_string(self.server.api.clock() / 1000 + answer.date_skew))
         self.send_header("X-Request-Id", str(uuid.uuid4()))
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(answer.body)))

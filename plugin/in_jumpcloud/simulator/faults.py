@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import uuid
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from in_jumpcloud.simulator.query import Answer, Refusal
+from in_jumpcloud.timestamps import HOUR_MS
 
 FaultKind = Literal[
     "status",
@@ -27,17 +30,26 @@ FaultKind = Literal[
     "reversed",
     "repeated_row",
     "other_bytes",
+    "start_excluded",
+    "start_ignored",
     "end_included",
+    "whole_seconds",
+    "no_cursor",
     "cursor_ignored",
     "repeat_cursor",
     "bucket_missing",
     "counts_lower",
+    "counts_shifted",
+    "counts_negative",
+    "counts_ahead",
+    "date_ahead",
+    "date_behind",
+    "no_date",
+    "deflate",
     "drop",
     "redirect",
 ]
-_OF_EVENTS = {"wrong_count", "no_count", "short_page", "reversed", "repeated_row", "other_bytes", "end_included"}
-_OF_PAGING = {"repeat_cursor", "cursor_ignored"}
-_OF_COUNTS = {"bucket_missing", "counts_lower"}
+WITH_SECONDS = {"delay", "counts_ahead", "date_ahead", "date_behind"}
 
 
 @dataclass(frozen=True)
@@ -45,13 +57,14 @@ class Fault:
     """A fault in the answer to one request.
 
     Those of _OF_EVENTS apply only to `/events`, those of _OF_PAGING only to its requests with a cursor, and those of
-    _OF_COUNTS only to `/events/interval`. `short_page` leaves out half of the events and says nothing.
+    _OF_COUNTS only to `/events/interval`. `short_page` leaves out half of the events and says nothing. `counts_ahead`
+    counts events that `/events` returns only `seconds` later.
     """
 
     kind: FaultKind
     status: int = 503  # of kind "status"
     retry_after: str | None = None  # of kind "status": the header's value
-    seconds: float = 0.0  # of kind "delay": how late the correct answer comes
+    seconds: float = 0.0  # of kind "delay": how late the correct answer comes; of the others of WITH_SECONDS: how far
     message: str = ""  # of kind "status": the message in the body
     path: str = ""  # only requests whose path ends with this
 
@@ -60,6 +73,11 @@ class Fault:
         possible = paging or self.kind not in _OF_PAGING
         suffix = "/events" if self.kind in _OF_EVENTS | _OF_PAGING else "/interval" if self.kind in _OF_COUNTS else ""
         return possible and path.endswith(suffix) and path.endswith(self.path)
+
+    @property
+    def ahead_ms(self) -> int:
+        """How far in the future the answer is taken from, in milliseconds."""
+        return round(self.seconds * 1000) if self.kind == "counts_ahead" else 0
 
     def refuse(self) -> None:
         """Raise Refusal if this fault replaces the answer by an error."""
@@ -71,11 +89,7 @@ class Fault:
 
     def alter(self, query: dict[str, Any]) -> dict[str, Any]:
         """The query that is answered instead of this one."""
-        if self.kind == "cursor_ignored":
-            return {name: value for name, value in query.items() if name != "search_after"}
-        if self.kind == "end_included":
-            return query | {"end_time": query["end_time"].replace("Z", "999999Z")}
-        return query
+        return _QUERIES[self.kind](query) if self.kind in _QUERIES else query
 
     def spoil(self, answer: Answer, cursor: Any) -> None:
         """Change the correct answer to a request with this cursor."""
@@ -83,8 +97,13 @@ class Fault:
             answer.headers["X-Result-Count"] = str(answer.events + 1)
         elif self.kind == "repeat_cursor" and "X-Search_after" in answer.headers:
             answer.headers["X-Search_after"] = json.dumps(cursor, separators=(",", ":"))
-        elif self.kind == "no_count":
-            answer.headers.pop("X-Result-Count", None)
+        elif self.kind in _MISSING:
+            answer.headers.pop(_MISSING[self.kind], None)
+        elif self.kind in _DATES:
+            answer.date_skew = _DATES[self.kind](self.seconds)
+        elif self.kind == "deflate":
+            answer.body = zlib.compress(answer.body)
+            answer.headers["Content-Encoding"] = "deflate"
         elif self.kind in _ROWS and "X-Result-Count" in answer.headers:
             events = _ROWS[self.kind](msgspec.json.decode(answer.body, type=list[msgspec.Raw]))
             answer.body, answer.events = msgspec.json.encode(events), len(events)
@@ -110,6 +129,29 @@ def _lower(buckets: list[Any]) -> list[Any]:
     return [bucket | {"doc_count": max(min(1, bucket["doc_count"]), bucket["doc_count"] - 1)} for bucket in buckets]
 
 
+def _without_one(buckets: list[Any]) -> list[Any]:
+    """The last minute but one that has events is missing."""
+    occupied = [bucket for bucket in buckets if bucket["doc_count"]]
+    return [bucket for bucket in buckets if bucket not in occupied[-2:-1]]
+
+
+def _whole_seconds(query: dict[str, Any]) -> dict[str, Any]:
+    """The milliseconds of both times are ignored."""
+    return query | {name: re.sub(r"\.\d+", "", query[name]) for name in ("start_time", "end_time")}
+
+
+def _next_millisecond(query: dict[str, Any], name: str) -> dict[str, Any]:
+    return query | {name: query[name].replace("Z", "999999Z")}
+
+
+_QUERIES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "start_excluded": lambda query: _next_millisecond(query, "start_time"),
+    "start_ignored": lambda query: query | {"start_time": "2000-01-01T00:00:00Z"},
+    "end_included": lambda query: _next_millisecond(query, "end_time"),
+    "whole_seconds": _whole_seconds,
+    "cursor_ignored": lambda query: {name: value for name, value in query.items() if name != "search_after"},
+}
+"""Which query each fault answers instead."""
 _ROWS: dict[str, Callable[[list[Any]], list[Any]]] = {
     "short_page": lambda events: events[: len(events) // 2],
     "reversed": lambda events: events[::-1],
@@ -118,10 +160,23 @@ _ROWS: dict[str, Callable[[list[Any]], list[Any]]] = {
 }
 """What each fault makes of the events of a page."""
 _BUCKETS: dict[str, Callable[[list[Any]], list[Any]]] = {
-    "bucket_missing": lambda buckets: buckets[:-2] + buckets[-1:],
+    "bucket_missing": _without_one,
     "counts_lower": _lower,
+    "counts_shifted": lambda buckets: [bucket | {"key": bucket["key"] + HOUR_MS} for bucket in buckets],
+    "counts_negative": lambda buckets: [bucket | {"doc_count": -bucket["doc_count"]} for bucket in buckets],
 }
 """What each fault makes of the counts."""
+_MISSING = {"no_count": "X-Result-Count", "no_cursor": "X-Search_after"}
+"""The header that each fault leaves out."""
+_DATES: dict[str, Callable[[float], float | None]] = {
+    "date_ahead": lambda seconds: seconds,
+    "date_behind": lambda seconds: -seconds,
+    "no_date": lambda _: None,
+}
+"""The seconds that each fault adds to `Date`; None leaves it out."""
+_OF_PAGING = {"repeat_cursor", "cursor_ignored"}
+_OF_COUNTS = {*_BUCKETS, "counts_ahead"}
+_OF_EVENTS = {*_ROWS, *_QUERIES, *_MISSING, "wrong_count"} - _OF_PAGING
 
 
 class Faults:

@@ -36,6 +36,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     events: int = 0
     cut: bool = False
+    date_skew: float | None = 0.0  # seconds added to `Date`; None: there is no such header
 
 
 class Refusal(Exception):
