@@ -12,13 +12,15 @@ import ssl
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 from support.checks import check, jumpcloud
 from support.command import Command, wait_until
+from support.fluent_bit import FluentBit, needs_fluent_bit
 
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 
@@ -79,55 +81,59 @@ def server_tls() -> ssl.SSLContext:
 
 
 @contextmanager
-def receiver(**options: Any) -> Iterator[int]:
-    """A forward receiver with these options."""
-    with SimulatedReceiver(**options) as started:
+def simulated(_: Path, key: str | None = None, *, tls: bool = False) -> Iterator[int]:
+    """A simulated receiver with this shared key, and with TLS or not; yields its port."""
+    with SimulatedReceiver(shared_key=key, tls=server_tls() if tls else None) as started:
+        yield started.port
+
+
+@contextmanager
+def real(directory: Path, key: str | None = None, *, tls: bool = False) -> Iterator[int]:
+    """A real Fluent Bit of this kind."""
+    options: dict[str, Any] = {"shared_key": key} if key else {}
+    if tls:
+        issued = AUTHORITY.issue_cert("127.0.0.1")
+        options |= {"tls": True, "tls.verify": False}
+        for name, pem in (("crt", issued.cert_chain_pems[0]), ("key", issued.private_key_pem)):
+            pem.write_to_path(directory / name)
+            options[f"tls.{name}_file"] = str(directory / name)
+    with FluentBit.with_input(directory / "fluent-bit", options) as started:
         yield started.port
 
 
 TO_PLAIN = "set forward.tls.enabled to false"
 TO_TLS = "set forward.tls.enabled to true"
 PORT = "correct the port in forward.servers"
-KEYED, TLS = {"shared_key": "right-key"}, {"tls": {"enabled": True}}
-RECEIVERS: dict[str, tuple[Callable[[], Any], dict[str, Any], str, str]] = {
-    # what listens, the settings of forward, and what `check` and `run` say
-    "TLS to plain": (receiver, TLS, TO_PLAIN, TO_PLAIN),
-    "TLS to plain with a key": (lambda: receiver(shared_key="right-key"), {**TLS, **KEYED}, TO_PLAIN, TO_PLAIN),
-    "plain to TLS": (lambda: receiver(tls=server_tls()), {}, TO_TLS, TO_TLS),
-    "plain to TLS with a key": (
-        lambda: receiver(tls=server_tls(), shared_key="right-key"),
-        {**KEYED, "ack_timeout": "2s"},
-        TO_TLS,
-        "forward.tls.enabled",
-    ),
-    "wrong key": (lambda: receiver(shared_key="other-key"), KEYED, "forward.shared_key", "forward.shared_key"),
-    "no key": (lambda: receiver(shared_key="right-key"), {}, "set forward.shared_key", "set forward.shared_key"),
-    "key to a receiver without": (
-        receiver,
-        {**KEYED, "ack_timeout": "2s"},
-        "forward.shared_key",
-        "forward.shared_key",
-    ),
+TLS, KEYED = {"tls": True}, {"shared_key": "right-key", "ack_timeout": "2s"}
+KEY, OTHER_KEY = "right-key", "other-key"
+
+RECEIVERS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
+    # the receiver, the settings of forward, and what `check` and `run` say
+    "TLS to plain": ({}, TLS, TO_PLAIN, TO_PLAIN),
+    "TLS to plain with a key": ({"key": KEY}, TLS | KEYED, TO_PLAIN, TO_PLAIN),
+    "plain to TLS": ({"tls": True}, {}, TO_TLS, TO_TLS),
+    "plain to TLS with a key": ({"tls": True, "key": KEY}, KEYED, TO_TLS, "forward.tls.enabled"),
+    "wrong key": ({"key": OTHER_KEY}, KEYED, "forward.shared_key", "forward.shared_key"),
+    "no key": ({"key": KEY}, {}, "set forward.shared_key", "set forward.shared_key"),
+    "key to a receiver without": ({}, KEYED, "forward.shared_key", "forward.shared_key"),
+}
+SERVERS: dict[str, tuple[Callable[[], Any], dict[str, Any], str, str]] = {  # the same for other servers
     "HTTP": (http_server, {}, PORT, PORT),
-    "HTTP with a key": (http_server, {**KEYED, "ack_timeout": "2s"}, PORT, "port in forward.servers"),
+    "HTTP with a key": (http_server, KEYED, PORT, "port in forward.servers"),
     "HTTPS": (lambda: http_server(server_tls()), TLS, PORT, PORT),
     "TLS to HTTP": (http_server, TLS, PORT, PORT),
     "SSH": (lambda: greeting(b"SSH-2.0-OpenSSH_9.9\r\n"), {}, PORT, PORT),
 }
 
 
-@pytest.mark.parametrize("case", RECEIVERS)
-def test_receivers(command: Command, case: str) -> None:
-    """The line names the setting to change; in `check`, in the log, at /readyz and in `status`."""
-    listen, forward, checked, expected = RECEIVERS[case]
+def assert_said(command: Command, port: int, forward: dict[str, Any], checked: str, expected: str) -> None:
+    """`check` says `checked`; the log, the status page and `status` say `expected`."""
     authority = command.directory / "authority.pem"
     AUTHORITY.cert_pem.write_to_path(authority)
     if "tls" in forward:
         forward = {**forward, "tls": {"enabled": True, "ca_file": str(authority)}}
-    with ExitStack() as stack:
-        api, port = stack.enter_context(jumpcloud()), stack.enter_context(listen())
-        changes: dict[str, Any] = {f"forward__{key}": value for key, value in forward.items()}
-        settings = command.settings(api, port, **changes)
+    with jumpcloud() as api:
+        settings = command.settings(api, port, **{f"forward__{key}": value for key, value in forward.items()})
         report = check(*settings)
         assert report.code == 4
         assert checked in report.failure
@@ -149,6 +155,33 @@ def test_receivers(command: Command, case: str) -> None:
         assert process.wait(20) == 0
 
 
+@pytest.mark.parametrize("start", [simulated, pytest.param(real, marks=needs_fluent_bit)])
+@pytest.mark.parametrize("case", RECEIVERS)
+def test_receivers(command: Command, start: Callable[..., Any], case: str) -> None:
+    """The line names the setting to change."""
+    options, forward, checked, expected = RECEIVERS[case]
+    with start(command.directory, **options) as port:
+        assert_said(command, port, forward, checked, expected)
+
+
+@pytest.mark.parametrize("case", SERVERS)
+def test_other_servers(command: Command, case: str) -> None:
+    """The line names the setting to change."""
+    listen, forward, checked, expected = SERVERS[case]
+    with listen() as port:
+        assert_said(command, port, forward, checked, expected)
+
+
+@needs_fluent_bit
+def test_check_leaves_no_trace(command: Command) -> None:
+    """A Fluent Bit that is configured right logs no error, and receives nothing."""
+    with jumpcloud() as api, FluentBit.with_input(command.directory / "fluent-bit", {}) as fluent_bit:
+        assert check(*command.settings(api, fluent_bit.port)).code == 0
+        fluent_bit.stop()
+        assert fluent_bit.log_count("error") == 0
+        assert not list(fluent_bit.records())
+
+
 HTTPS_URL, HTTP_URL, API_PORT = (
     "check jumpcloud.url: https:// or http://",
     "https://",
@@ -160,8 +193,8 @@ APIS: dict[str, tuple[Callable[[], Any], str, str]] = {  # what listens, the sch
     "https to SSH": (lambda: greeting(b"SSH-2.0-OpenSSH_9.9\r\n"), "https", HTTPS_URL),
     "http to SSH": (lambda: greeting(b"SSH-2.0-OpenSSH_9.9\r\n"), "http", API_PORT),
     "http to a TLS alert": (lambda: greeting(b"\x15\x03\x03\x00\x02\x02\x46"), "http", "set jumpcloud.url to https://"),
-    "https to a receiver": (receiver, "https", HTTPS_URL),
-    "http to a receiver": (receiver, "http", HTTP_URL),
+    "https to a receiver": (SimulatedReceiver, "https", HTTPS_URL),
+    "http to a receiver": (SimulatedReceiver, "http", HTTP_URL),
 }
 
 
@@ -169,7 +202,8 @@ APIS: dict[str, tuple[Callable[[], Any], str, str]] = {  # what listens, the sch
 def test_apis(command: Command, case: str) -> None:
     """The line names the setting to change, in `check` and in the log."""
     listen, scheme, expected = APIS[case]
-    with jumpcloud() as api, SimulatedReceiver() as fluent_bit, listen() as port:
+    with jumpcloud() as api, SimulatedReceiver() as fluent_bit, listen() as listening:
+        port = listening if isinstance(listening, int) else listening.port
         settings = [*command.settings(api, fluent_bit), "-o", f"jumpcloud.url={scheme}://127.0.0.1:{port}"]
         report = check(*settings)
         assert report.code == 1

@@ -17,8 +17,10 @@ from in_jumpcloud.forward.protocols import WITH_TLS, WITHOUT_TLS, recognize_with
 BEGINNING = b"\x93\xd9\xffin_jumpcloud.check / HTTP/1.0\r\n\r\n"
 """The beginning of a message of the forward protocol, never finished: a receiver waits for the rest, and forgets it.
 TLS refuses it at once. It is a wrong request too, so that an HTTP server answers."""
-ANSWER_SECONDS = 0.5
-"""How long a receiver may take to answer."""
+_HELO_SECONDS = 0.5
+"""How long a receiver may take to begin a handshake."""
+_ANSWER_SECONDS = 1.5
+"""How long it may take to answer: a Fluent Bit with TLS looks every half second for what has arrived."""
 _CONNECT_SECONDS = 5.0
 _TLS_RECORD_TYPES = {b"\x15", b"\x16"}
 
@@ -29,14 +31,14 @@ class _NothingReceived(InJumpCloudError):
     """The receiver sent nothing in time."""
 
 
-def listen(connected: socket.socket, stop: threading.Event) -> Answer:
-    """What the receiver sends within ANSWER_SECONDS.
+def listen(connected: socket.socket, stop: threading.Event, seconds: float = _HELO_SECONDS) -> Answer:
+    """What the receiver sends within `seconds`.
 
     Raises:
         Stopped: `stop` was set.
     """
     try:
-        return connection.receive(connected, IoDeadline(ANSWER_SECONDS, stop, _NothingReceived())) or "closed"
+        return connection.receive(connected, IoDeadline(seconds, stop, _NothingReceived())) or "closed"
     except _NothingReceived:
         return "silent"
     except OSError:
@@ -50,10 +52,10 @@ def begin_message(connected: socket.socket, stop: threading.Event) -> Answer:
         Stopped: `stop` was set.
     """
     try:
-        connection.send(connected, BEGINNING, IoDeadline(ANSWER_SECONDS, stop, _NothingReceived()))
+        connection.send(connected, BEGINNING, IoDeadline(_ANSWER_SECONDS, stop, _NothingReceived()))
     except (OSError, _NothingReceived):
         return "closed"
-    return listen(connected, stop)
+    return listen(connected, stop, _ANSWER_SECONDS)
 
 
 def identify(server: ServerSettings, stop: threading.Event, *, uses_tls: bool) -> ReceiverDown | None:
@@ -87,9 +89,9 @@ def _ask(server: ServerSettings, data: bytes, stop: threading.Event) -> Answer:
     except (OSError, UnicodeError, _NothingReceived):
         return "silent"
     try:
-        with contextlib.suppress(OSError):
-            connection.send(connected, data, IoDeadline(ANSWER_SECONDS, stop, _NothingReceived()))
-        return listen(connected, stop)
+        with contextlib.suppress(OSError, _NothingReceived):
+            connection.send(connected, data, IoDeadline(_ANSWER_SECONDS, stop, _NothingReceived()))
+        return listen(connected, stop, _ANSWER_SECONDS)
     finally:
         connection.close(connected)
 
