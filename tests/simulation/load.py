@@ -130,7 +130,7 @@ def _measure(count: int, latency: float, folder: Path) -> Cell:
     group = Group()
     runtime = SimRuntime(scheduler, group, _Clock(scheduler), Random(1), lambda _: None)
     exchange = _Exchange(scheduler, api, latency)
-    world = SimpleNamespace(scheduler=scheduler, receivers=[receiver], trace=lambda *_: None)
+    world = SimpleNamespace(scheduler=scheduler, receivers=[receiver], faults=faults, now=0.0, trace=lambda *_: None)
     process = SimpleNamespace(
         world=world, runtime=runtime, point=lambda _: None, sleep=scheduler.wait, unsettled={}, group=group
     )

@@ -49,8 +49,8 @@ MUTATIONS = (
     Mutation(
         "comparisons begin a day before now",
         "insights/comparison.py",
-        "Span(self._start(number, tier), end_ms, number)",
-        "Span(min(end_ms, max(self._start(number, tier), whole_minute(now_ms - DAY_MS))), end_ms, number)",
+        "start_ms = whole_minute(self.compared_ms[0]) if is_backfill else self._start(number, tier)",
+        "start_ms = min(end_ms, max(self._start(number, tier), whole_minute(now_ms - DAY_MS)))",
     ),
     Mutation(
         "one re-read settles a minute",
@@ -151,8 +151,8 @@ MUTATIONS = (
     Mutation(
         "a full receiver's records are dead letters",
         "record_sender.py",
-        "            elif is_proof:\n",
-        "            elif len(group) == 1:\n",
+        "        if refusal and proofs < PROOFS:\n",
+        "        if False:\n",
     ),
     Mutation(
         "a part of a sweep ends the backoff",
