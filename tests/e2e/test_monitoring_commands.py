@@ -145,6 +145,21 @@ def test_overload_is_logged_once(command: Command, api: SimulatedApi, receiver: 
     assert re.search(r"200 streams need \S+ requests/s .*; 5\.0 are possible: .*; raise jumpcloud\.interval", line)
 
 
+def test_slow_requests_are_overload(command: Command, receiver: SimulatedReceiver) -> None:
+    """The workers cannot send as many requests as the streams need, although the rate limit allows them."""
+    end_ms = now_ms() - MINUTE_MS
+    source = EventSource(start_ms=end_ms - MINUTE_MS, end_ms=end_ms)
+    names = [f"o{number}" for number in range(12)]
+    with SimulatedApi(dict.fromkeys(names, source)) as api:
+        api.faults.always(Fault("delay", seconds=0.5))
+        running = Running(command, command.settings(api, receiver, jumpcloud__organizations=names))
+        wait_until(lambda: "overload: " in command.log.read_text())
+        text = command("status", *running.settings).stdout.decode()
+    assert re.search(
+        r"^not ready     overload: 12 streams need 12\.\d requests/s .*4 workers send [5-8]\.\d", text, re.MULTILINE
+    )
+
+
 def test_once_needs_no_port(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
     """`run --once` does not listen."""
     with socket.create_server(("127.0.0.1", 0)) as taken, api:
