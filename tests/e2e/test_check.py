@@ -26,7 +26,7 @@ from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 from in_jumpcloud.state.dead_letters import Refused
 from in_jumpcloud.state.store import StateStore
-from in_jumpcloud.timestamps import now_ms
+from in_jumpcloud.timestamps import DAY_MS, MINUTE_MS, now_ms, rfc3339
 
 NO_PRIVILEGES = """
 import ctypes, os, sys
@@ -135,6 +135,22 @@ def test_a_wrong_organization(command: Command, receiver: SimulatedReceiver) -> 
     assert re.search(r"^ok .* good: access granted, the oldest event since", report.text, re.MULTILINE)
     assert re.search(r"^warning .* empty: access granted, but no event", report.text, re.MULTILINE)
     assert report.code == 1
+
+
+def test_requests_and_the_oldest_event(command: Command, receiver: SimulatedReceiver) -> None:
+    """The arithmetic of the rate limit, as a warning if it does not suffice; the oldest event is JumpCloud's own."""
+    with SimulatedApi(recent_events()) as api:
+        settings = command.settings(api, receiver, jumpcloud__start="10d", jumpcloud__requests_per_second=5)
+        enough = check(*settings)
+        too_many = check(*settings, "-o", "jumpcloud.interval=100ms")
+    assert re.search(r"^ok +load +1 streams need 0\.0 requests/s .*; [\d.]+ are possible", enough.text, re.MULTILINE)
+    line = r"^warning +load +1 streams need 10\.0 requests/s for polls every 0\.1 s; 5\.0 are possible: .*; raise "
+    assert re.search(line, too_many.text, re.MULTILINE)
+    assert too_many.code == 0
+    oldest = re.search(r"the oldest event since (\S+) is of (\S+)", enough.text)
+    assert oldest
+    assert oldest[1] < rfc3339(now_ms() - 9 * DAY_MS)
+    assert oldest[2] > rfc3339(now_ms() - 12 * MINUTE_MS)
 
 
 def test_a_directory_without_write_permission(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
