@@ -27,7 +27,7 @@ from in_jumpcloud.insights.clock import WARN_SKEW_SECONDS, EarlierClock
 from in_jumpcloud.insights.pages import Page, Pager, behind
 from in_jumpcloud.insights.window import Position, Window, plan_window
 from in_jumpcloud.runtime import Runtime
-from in_jumpcloud.timestamps import DAY_MS, MINUTE_MS, rfc3339
+from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Poller:
         """
         try:
             if self._pager is None:
-                self._pager = self._plan()
+                self._pager = self._plan(stop)
             if self._pager:
                 self._deliver_page(self._pager, stop)
         except NotLicensed as error:
@@ -206,11 +206,13 @@ class Poller:
             window = msgspec.structs.replace(window, start_ms=start_ms, limit=limit, cursor=None)
             self.position = self.position.with_window(window)
 
-    def _plan(self) -> Pager | None:
+    def _plan(self, stop: threading.Event) -> Pager | None:
         """A pager for the unfinished window, or else for the next one, which is frozen from now on."""
         settings, now_ms, now = self._settings, self._clock.now_ms(), self._runtime.monotonic()
         if self._is_before_ledger(now_ms):
             self._poll_at = self._retry_at = now + settings.interval
+            # Only answers can show that JumpCloud's dates, or this machine's clock, are right again.
+            self._calls.probe(min(self.position.watermark_ms, self._runtime.now_ms()) - HOUR_MS, stop)
             return None
         self._correct_position(now_ms)
         overlap_ms = 0 if self._contiguous_ms == self.position.watermark_ms else settings.overlap.ms

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.streams import NOW, Clock, arrived_once, changed, event_queries, open_app, stream_settings
@@ -14,7 +15,7 @@ from in_jumpcloud.config.types import Duration, Start
 from in_jumpcloud.errors import Retryable
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
-from in_jumpcloud.simulator.faults import Fault
+from in_jumpcloud.simulator.faults import Fault, FaultKind
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, parse_rfc3339, rfc3339
 
@@ -93,12 +94,15 @@ def test_only_what_differs_is_read_again(
     assert any("counts differ in 1 minute; re-reading it" in message for message in caplog.messages)
 
 
-@pytest.mark.parametrize("status", [404, 501])
+UNUSABLE = [*(Fault("status", status=each, path="/interval") for each in (403, 404, 500)), Fault("counts_negative")]
+
+
+@pytest.mark.parametrize("fault", UNUSABLE, ids=lambda fault: f"{fault.kind}-{fault.status}")
 def test_without_counts_everything_is_read_again_now_and_then(
-    settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock, api: SimulatedApi, status: int
+    settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock, api: SimulatedApi, fault: Fault
 ) -> None:
-    """If JumpCloud does not count, the last hours are read again every six hours: late events are found too."""
-    api.faults.always(Fault("status", status=status, path="/interval"))
+    """If counts cannot be used, the last hours are read again every six hours: late events are found too."""
+    api.faults.always(fault)
     with open_app(settings, clock) as plugin:
         clock.run(plugin.collectors[0], NOW + 7 * HOUR_MS)
 
@@ -106,6 +110,53 @@ def test_without_counts_everything_is_read_again_now_and_then(
     queries = {(query["start_time"], query["end_time"]) for query in event_queries(api)}
     lengths = [milliseconds(end) - milliseconds(start) for start, end in queries]
     assert sum(length > 5 * MINUTE_MS for length in lengths) == 1  # no poll is as long
+
+
+def test_wrong_counts_of_every_kind_lose_nothing(
+    settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock, api: SimulatedApi
+) -> None:
+    """Most answers are wrong, each in its own way, or show events before `/events` does. Later ones agree."""
+    faults = [
+        Fault("counts_ahead", seconds=90),
+        *(Fault(kind) for kind in ("counts_lower", "bucket_missing", "counts_shifted", "counts_negative")),
+        *(Fault(kind, path="/interval") for kind in ("cut", "bad_json", "status")),
+    ]
+    for seed, fault in enumerate(faults):
+        api.faults.random(fault, 0.1, seed)
+    with open_app(settings, clock) as plugin:
+        clock.run(plugin.collectors[0], NOW + 9 * HOUR_MS)
+
+    assert api.faults.given.keys() == {fault.kind for fault in faults}
+    assert all_arrived_once(receiver, source)
+
+
+def test_short_pages_lose_nothing(settings: Config, receiver: SimulatedReceiver, clock: Clock) -> None:
+    """One page in ten of a backfill ends early, without an error. What it left out is found by the counts."""
+    source = EventSource(start_ms=NOW - 3 * DAY_MS, end_ms=NOW - HOUR_MS, per_minute=0.8)
+    with SimulatedApi(source, clock=clock) as api:
+        api.faults.random(Fault("short_page"), 0.1, seed=3)
+        changes: dict[str, Any] = {"jumpcloud__start": Start("4d"), "jumpcloud__page_limit": 100}
+        with open_app(changed(settings, jumpcloud__url=api.url, **changes), clock) as plugin:
+            clock.run(plugin.collectors[0], NOW + 6 * HOUR_MS)
+
+    assert api.faults.given["short_page"] > 3
+    assert all_arrived_once(receiver, source)
+
+
+def test_wrong_dates_lose_nothing(
+    settings: Config, source: EventSource, receiver: SimulatedReceiver, clock: Clock, api: SimulatedApi
+) -> None:
+    """For six hours half of the answers have a date that is days off, or none."""
+    kinds: tuple[FaultKind, ...] = ("date_ahead", "date_behind", "no_date")
+    for seed, kind in enumerate(kinds):
+        api.faults.random(Fault(kind, seconds=2 * DAY_MS / 1000), 0.2, seed)
+    with open_app(settings, clock) as plugin:
+        clock.run(plugin.collectors[0], NOW + 6 * HOUR_MS)
+        api.faults.clear()
+        clock.run(plugin.collectors[0], NOW + 8 * HOUR_MS)
+
+    assert api.faults.given.keys() == set(kinds)
+    assert all_arrived_once(receiver, source)
 
 
 def milliseconds(text: str) -> int:
