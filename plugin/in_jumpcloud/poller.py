@@ -211,8 +211,9 @@ class Poller:
         settings, now_ms, now = self._settings, self._clock.now_ms(), self._runtime.monotonic()
         if self._is_before_ledger(now_ms):
             self._poll_at = self._retry_at = now + settings.interval
-            # Only answers can show that JumpCloud's dates, or this machine's clock, are right again.
-            self._calls.probe(min(self.position.watermark_ms, self._runtime.now_ms()) - HOUR_MS, stop)
+            if now_ms < self.position.watermark_ms:  # the clock is behind; else only jumpcloud.lag is long
+                # Only answers can show that JumpCloud's dates, or this machine's clock, are right again.
+                self._calls.probe(min(self.position.watermark_ms, self._runtime.now_ms()) - HOUR_MS, stop)
             return None
         self._correct_position(now_ms)
         overlap_ms = 0 if self._contiguous_ms == self.position.watermark_ms else settings.overlap.ms
