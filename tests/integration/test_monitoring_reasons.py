@@ -38,13 +38,19 @@ def api() -> Iterator[SimulatedApi]:
         yield api
 
 
+def codes_of(found: list[dict[str, str]]) -> list[str]:
+    """The codes of reasons or warnings."""
+    return [each["code"] for each in found]
+
+
 def reasons(seen: Watched, key: str = "not_ready") -> dict[str, str]:
     """The code and the text of each reason, and of each warning as the other `key`; all have advice or a cause."""
-    found = seen.get("/status.json").json[key]
-    status = seen.get("/readyz")
+    found, status = seen.get("/status.json").json[key], seen.get("/readyz")
+    while codes_of(found) != codes_of(again := seen.get("/status.json").json[key]):  # time passed a limit in between
+        found, status = again, seen.get("/readyz")
     if key == "not_ready":
         assert status.status == (503 if found else 200)
-        assert [line.split(":")[0] for line in status.body.splitlines() if found] == [each["code"] for each in found]
+        assert [line.split(":")[0] for line in status.body.splitlines() if found] == codes_of(found)
     return {each["code"]: f"{each['text']}; {each['advice']}" for each in found}
 
 
