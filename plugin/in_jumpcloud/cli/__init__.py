@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import signal
 import sys
 import threading
 import traceback
@@ -128,14 +127,6 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 def examples(*lines: str) -> str:
     """The epilog of a command's help: example command lines."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and Ctrl-C set."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 def package_file(installed: str, checkout: str) -> Path:

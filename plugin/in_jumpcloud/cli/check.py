@@ -19,7 +19,8 @@ from in_jumpcloud.checks.jumpcloud import check_jumpcloud
 from in_jumpcloud.checks.receivers import check_receiver
 from in_jumpcloud.checks.result import CONFIGURATION, RECEIVER, CheckResult, exit_code, failed, ok
 from in_jumpcloud.checks.runner import Check, run_checks
-from in_jumpcloud.cli import examples, json_option, settings_options, stop_on_signals
+from in_jumpcloud.cli import examples, json_option, settings_options
+from in_jumpcloud.cli.signals import stop_on_signals
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.errors import ConfigError

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from in_jumpcloud.cli import NAME, examples, settings_options, show, stop_on_signals
+from in_jumpcloud.cli import NAME, examples, settings_options, show
+from in_jumpcloud.cli.signals import stop_on_signals
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import plural

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -18,9 +16,10 @@ import click
 from in_jumpcloud import __version__, app
 from in_jumpcloud.checks import local
 from in_jumpcloud.cli import examples, settings_options
+from in_jumpcloud.cli.signals import ends, watch_signals
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config, LogSettings
-from in_jumpcloud.errors import ConfigError, Fatal, InJumpCloudError, Stopped
+from in_jumpcloud.errors import ConfigError, InJumpCloudError, Stopped
 from in_jumpcloud.load import OVERLOAD_ADVICE
 from in_jumpcloud.monitoring import logs, snapshot
 from in_jumpcloud.monitoring.health import not_alive
@@ -88,7 +87,7 @@ class _Run:
 
     def run(self) -> InJumpCloudError | None:
         """Run until the end; the error that ended it, if any."""
-        _watch_signals(self._end, self._reload)
+        watch_signals({**ends(self._end), signal.SIGHUP: self._reload})
         logs.configure_logging(LogSettings())
         with ExitStack() as stack:
             settings = self._retry("configuration", lambda: self._first_load(stack))
@@ -187,9 +186,7 @@ class _Run:
             sum(each.dead_lettered for each in counters),
         )
 
-    def _end(self, number: int) -> None:
-        if self._stop.is_set():  # a second signal: exit at once, which loses nothing
-            os._exit(128 + number)
+    def _end(self) -> None:
         self._stop.set()
         if self._plugin:
             self._plugin.stop.set()
@@ -214,25 +211,3 @@ def _is_alive(plugin: app.App, started: float) -> bool:
     except Exception:
         log.exception("cannot tell whether the plugin is alive")
         return True  # a restart does not help
-
-
-def _watch_signals(end: Callable[[int], None], reload: Callable[[], None]) -> None:
-    """Call `end` for SIGTERM and Ctrl-C, and `reload` for SIGHUP, on a thread of their own.
-
-    A signal handler would run within whatever the main thread does: it cannot set an event that this thread waits for
-    without the risk of a deadlock, and it waits while a slow disk holds this thread.
-    """
-    numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-
-    def watch() -> None:
-        while True:
-            number = signal.sigwait(numbers)
-            reload() if number == signal.SIGHUP else end(number)
-
-    for number in numbers:  # one that is ignored, as by nohup, would not arrive
-        signal.signal(number, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # threads inherit it
-    try:
-        SYSTEM.start(watch, name="signals")
-    except RuntimeError as error:
-        raise Fatal(f"cannot start a thread: {error}", advice="raise the limit of threads or memory") from None

@@ -15,7 +15,8 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from in_jumpcloud.cli import DURATION, ParsedType, examples, stop_on_signals
+from in_jumpcloud.cli import DURATION, ParsedType, examples
+from in_jumpcloud.cli.signals import stop_on_signals
 from in_jumpcloud.config.types import Duration
 from in_jumpcloud.errors import ConfigError, Fatal
 from in_jumpcloud.simulator.api import SimulatedApi
