@@ -32,6 +32,7 @@ BREAKS = [
     ("repeatable", Fault("other_bytes")),
     ("result count", Fault("no_count")),
     ("result count", Fault("wrong_count")),
+    ("result count", Fault("long_count")),
     ("cursor", Fault("cursor_ignored")),
     ("cursor", Fault("no_cursor")),
     ("last page", Fault("short_page")),

@@ -14,10 +14,10 @@ from requests import codes
 from in_jumpcloud.checks.result import OTHER, CheckResult, ok, warning
 from in_jumpcloud.checks.tenant import LIMIT, Answer, Broken, Tenant, Untested, as_page
 from in_jumpcloud.config.schema import Config
+from in_jumpcloud.insights.api import PLAN_DAYS, header_number
 from in_jumpcloud.insights.clock import MAX_SKEW_SECONDS
 from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, parse_http_date
 
-_PLANS = (90, 30, 15, 7, 1)
 _ENCODINGS = {"", "identity", "gzip"}
 _NS_PER_MS = 1_000_000
 
@@ -56,7 +56,7 @@ def _result(assumption: Assumption, tenant: Tenant) -> CheckResult:
 
 def _retention(tenant: Tenant) -> str:
     now_ms = tenant.now_ms()
-    for days in _PLANS:
+    for days in PLAN_DAYS:
         response = tenant.ask(now_ms - days * DAY_MS + HOUR_MS, now_ms, limit=1)
         if response.status == codes.ok:
             return f"{days} days can be asked for; {_age(as_page(response), now_ms)}"
@@ -131,9 +131,9 @@ def _same_twice(tenant: Tenant) -> str:
 
 def _headers_count(tenant: Tenant) -> str:
     page = tenant.whole
-    count, limit = page.number("X-Result-Count"), page.number("X-Limit")
+    count, limit = header_number(page.headers, "X-Result-Count"), header_number(page.headers, "X-Limit")
     if count is None:
-        raise Broken("there is no X-Result-Count")
+        raise Broken("there is no number in X-Result-Count")
     if count != len(page.rows):
         raise Broken(f"X-Result-Count is {count}, and there are {len(page.rows)} rows")
     if limit not in (None, LIMIT):

@@ -70,11 +70,6 @@ class Answer(NamedTuple):
         """What leads to the next page."""
         return self.headers.get("X-Search_after")
 
-    def number(self, name: str) -> int | None:
-        """The number in a header."""
-        text = self.headers.get(name, "")
-        return int(text) if text.isascii() and text.isdigit() else None
-
     def minutes(self) -> Counter[int]:
         """The number of events in each minute since the epoch."""
         return Counter(event.key.minute for event in self.events)

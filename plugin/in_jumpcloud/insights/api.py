@@ -36,6 +36,8 @@ from in_jumpcloud.runtime import SYSTEM, Runtime
 from in_jumpcloud.text import redact
 from in_jumpcloud.timestamps import MINUTE_MS, rfc3339
 
+PLAN_DAYS = (90, 30, 15, 7, 1)
+"""How far back the plans of JumpCloud reach, in days."""
 _STATUSES_WITHOUT_COUNTS = {400, 404, 405, 406, 410, 415, 422, 501}
 _LIKELY_CAUSES = {
     400: "an unknown name in jumpcloud.services, or a wrong clock",
@@ -188,14 +190,14 @@ def _page(response: HttpResponse, window: Window, received_ns: int) -> Page:
     """Split a response into its events, and check it against its own headers."""
     events = split_page(response.body)
     headers, size = response.headers, len(response.body)
-    count = _parse_number(headers.get("X-Result-Count"))
+    count = header_number(headers, "X-Result-Count")
     if count is not None and count != len(events):
         raise Retryable(f"JumpCloud announced {count} events and sent {len(events)}")
     if headers.get("X-Sort", "ASC").upper() != "ASC":
         raise Retryable(f"JumpCloud sorted the events {headers['X-Sort']!r:.100} instead of ASC")
     # There is a next page exactly when the count equals the limit that JumpCloud applied, which may be lower than the
     # one requested. A higher one is ignored: at worst that costs a request for an empty page.
-    limit = _parse_number(headers.get("X-Limit"))
+    limit = header_number(headers, "X-Limit")
     if not events or len(events) < min(window.limit if limit is None else limit, window.limit):
         return Page(events, None, size, received_ns)
     cursor = headers.get("X-Search_after")
@@ -206,8 +208,9 @@ def _page(response: HttpResponse, window: Window, received_ns: int) -> Page:
     return Page(events, cursor, size, received_ns)
 
 
-def _parse_number(text: str | None) -> int | None:
+def header_number(headers: Mapping[str, str], name: str) -> int | None:
     """The number in a header; None if it is missing, not a number, or absurdly long."""
+    text = headers.get(name)
     return int(text) if text and re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
 
 

@@ -25,6 +25,7 @@ FaultKind = Literal[
     "cut",
     "bad_json",
     "wrong_count",
+    "long_count",
     "no_count",
     "short_page",
     "reversed",
@@ -95,6 +96,8 @@ class Fault:
         """Change the correct answer to a request with this cursor."""
         if self.kind == "wrong_count" and "X-Result-Count" in answer.headers:
             answer.headers["X-Result-Count"] = str(answer.events + 1)
+        elif self.kind == "long_count":
+            answer.headers["X-Result-Count"] = "9" * 5000  # more digits than Python converts
         elif self.kind == "repeat_cursor" and "X-Search_after" in answer.headers:
             answer.headers["X-Search_after"] = json.dumps(cursor, separators=(",", ":"))
         elif self.kind in _MISSING:
@@ -176,7 +179,7 @@ _DATES: dict[str, Callable[[float], float | None]] = {
 """The seconds that each fault adds to `Date`; None leaves it out."""
 _OF_PAGING = {"repeat_cursor", "cursor_ignored"}
 _OF_COUNTS = {*_BUCKETS, "counts_ahead"}
-_OF_EVENTS = {*_ROWS, *_QUERIES, *_MISSING, "wrong_count"} - _OF_PAGING
+_OF_EVENTS = {*_ROWS, *_QUERIES, *_MISSING, "wrong_count", "long_count"} - _OF_PAGING
 
 
 class Faults:
