@@ -9,6 +9,7 @@ clock.install()
 
 import contextlib
 import random
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,15 @@ def receiver() -> Iterator[SimulatedReceiver]:
     """A receiver that counts the ids of the records it receives."""
     with SimulatedReceiver(keep=False) as receiver:
         yield receiver
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    """The socket that systemd listens at, NOTIFY_SOCKET."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        yield manager
 
 
 @pytest.fixture

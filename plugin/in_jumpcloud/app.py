@@ -86,10 +86,9 @@ class App:
     def load(self) -> Load:
         """What all streams need of JumpCloud's API, and what is possible."""
         collectors = self.collectors
-        counts, total = self.resources.api.statistics().latencies.read()
         gaps = [each.counters.poll_gap for each in collectors if each.counters.poll_gap and not each.is_behind]
         return required_load(self.resources.settings)._replace(
-            seconds=total / sum(counts) if sum(counts) else 0.0,
+            seconds=self.resources.api.statistics().latencies.mean(),
             gap=sum(gaps) / len(gaps) if gaps else 0.0,
         )
 
@@ -121,10 +120,10 @@ class App:
         if self._fatal or not self._once:
             return self._fatal
         failed = [each.error or each.reconciler.error for each in self.collectors]
-        buried = sum(each.counters.dead_lettered + each.counters.parked for each in self.collectors)
+        undelivered = sum(each.counters.dead_lettered + each.counters.parked for each in self.collectors)
         error = next(filter(None, failed), None)
-        if error is None and buried:
-            return Fatal(f"{plural(buried, 'event')} could not be delivered", advice="see the dead letters")
+        if error is None and undelivered:
+            return Fatal(f"{plural(undelivered, 'event')} could not be delivered", advice="see the dead letters")
         return error
 
     def _join_workers(self) -> None:

@@ -23,7 +23,7 @@ from in_jumpcloud.errors import (
 from in_jumpcloud.insights.api import DirectoryInsights, Scope
 from in_jumpcloud.insights.clock import EarlierClock
 from in_jumpcloud.insights.comparison import Counts
-from in_jumpcloud.insights.pages import Page, Pager
+from in_jumpcloud.insights.pages import Page, PageCalls, Pager
 from in_jumpcloud.insights.window import Position, Window
 from in_jumpcloud.pipeline import Pipeline
 from in_jumpcloud.poller import PollCalls, Poller
@@ -86,23 +86,18 @@ class Collector:
             is_own=stream.scope == Scope(),
             give_up_after=give_up_after,
         )
+        pages = PageCalls(self._pager, self._deliver, self._pipeline.leave_out)
+        self.reconciler = Reconciler(
+            *(stream.name, LateCalls(pages, self._count), resources.state, settings, self.counters, runtime)
+        )
         self.poller = Poller(
             stream.name,
-            PollCalls(
-                *(self._pager, self._probe, self._deliver, self._start_over, self._pipeline.leave_out),
-                done=self._prune,
-                kept_from=self._kept_from,
-            ),
+            PollCalls(pages, self._probe, self.reconciler.start_over, done=self._prune, kept_from=self._kept_from),
             settings.jumpcloud,
             self.counters,
             Position.starting_at(self._start_ms(clock.now_ms()), provisional=True),
             clock=clock,
             runtime=runtime,
-        )
-        self.reconciler = Reconciler(
-            stream.name,
-            LateCalls(self._count, self._pager, self._deliver, self._pipeline.leave_out),
-            *(resources.state, settings, self.counters, runtime),
         )
         self._created_at = self._pruned_at = runtime.monotonic()
         self._loaded = self._begun = False
@@ -278,9 +273,6 @@ class Collector:
         self._state.save_services(name, since)
         for service in sorted(since.keys() - before.keys()) if before else ():
             log.info("%s: service %s is new, polled from %s on", name, service, rfc3339(next_ms))
-
-    def _start_over(self, now_ms: int) -> None:
-        self.reconciler.start_over(now_ms)
 
     def _pager(self, window: Window) -> Pager:
         return Pager(window, self._fetch, self._prefetch, runtime=self._runtime)

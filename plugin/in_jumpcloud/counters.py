@@ -121,6 +121,11 @@ class LatencyHistogram:
             self._counts[bisect_left(BOUNDS, seconds)] += 1
             self._sum += seconds
 
+    def mean(self) -> float:
+        """The mean duration; 0 before the first."""
+        counts, total = self.read()
+        return total / sum(counts) if any(counts) else 0.0
+
     def read(self) -> tuple[list[int], float]:
         """The count of each bucket (one more than BOUNDS, not cumulative), and the sum of all durations."""
         with self._lock:

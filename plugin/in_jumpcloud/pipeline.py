@@ -236,14 +236,22 @@ class Pipeline:
         """Commit what became of a parked record: acknowledged, or refused for `reason`."""
         self._until_written(partial(self._resources.state.settle, letter, reason), stop)
         self._counters.liveness.mark_progress()
+        if reason is None:
+            self._counters.acknowledged += 1
+            log.info("%s: event %s is acknowledged now", self._stream, letter.refused.id)
+        else:
+            self._note_dead_letter(letter.refused.id, reason)
 
     def dead_letter(self, record: PendingRecord, reason: str, after: Position, stop: threading.Event) -> None:
         """Commit the event as a dead letter: the receiver will never accept it."""
         self._commit([record], after, stop, dead_letters=[self._refused(record, reason)])
+        self._note_dead_letter(record.id, reason)
+
+    def _note_dead_letter(self, event_id: str, reason: str) -> None:
         self._counters.dead_lettered += 1
         log.error(
             "%s: event %s cannot be delivered: %s; it is now a dead letter, see `in-jumpcloud dead-letters list`",
-            *(self._stream, record.id, reason),
+            *(self._stream, event_id, reason),
         )
 
     def _refused(self, record: PendingRecord, reason: str) -> Refused:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -23,8 +23,9 @@ from in_jumpcloud.errors import (
     Retryable,
     StateUnavailable,
 )
+from in_jumpcloud.insights.api import PLAN_DAYS
 from in_jumpcloud.insights.clock import WARN_SKEW_SECONDS, EarlierClock
-from in_jumpcloud.insights.pages import Page, Pager, behind
+from in_jumpcloud.insights.pages import Page, PageCalls, Pager, behind
 from in_jumpcloud.insights.window import Position, Window, plan_window
 from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, rfc3339
@@ -33,35 +34,23 @@ log = logging.getLogger(__name__)
 
 REJECTED_DELAY = 300.0
 """Seconds until a request that JumpCloud rejected is repeated."""
-_LICENSED_DAYS = (90, 30, 15, 7, 1)
-"""How far back the plans of JumpCloud reach, in days."""
 _PLAN_MARGIN_MS = MINUTE_MS
 """How far after the beginning of the plan a stream starts, which moves on; twice as far each time that is refused."""
-
 _PLAN_KNOWN_SECONDS = 6 * 3600.0
-"""How long that is believed: a license that has lapsed may be renewed."""
-
-Deliver = Callable[[Page, Position, Position, tuple[int, int], threading.Event], Mapping[int, int]]
-"""Delivers a page; the position is the first until the last commit sets it to the second. Arguments and result are
-those of Pipeline.deliver."""
-LeaveOut = Callable[[Window, PageTooLarge, Position, threading.Event], Mapping[int, int]]
-"""Pipeline.leave_out."""
+"""How long the found reach of the plan is believed: a license that has lapsed may be renewed."""
 
 
 class PollCalls(NamedTuple):
     """What a poller asks of its stream.
 
-    `pager` makes a pager of a window. `probe` requests one event from a moment on, in epoch milliseconds. `start_over`
-    has everything within reach compared again. `leave_out` reports the event at the end of a query that is too large to
-    hold, and commits the position. `done` is called after each completed window. `kept_from` returns from when on the
-    ledger has all ids, in epoch milliseconds.
+    `probe` requests one event from a moment on, in epoch milliseconds. `start_over` has everything within reach
+    compared again. `done` is called after each completed window. `kept_from` returns from when on the ledger has all
+    ids, in epoch milliseconds.
     """
 
-    pager: Callable[[Window], Pager]
+    pages: PageCalls
     probe: Callable[[int, threading.Event], None]
-    deliver: Deliver
     start_over: Callable[[int], None]
-    leave_out: LeaveOut
     done: Callable[[], None]
     kept_from: Callable[[], int]
 
@@ -183,7 +172,7 @@ class Poller:
         Raises:
             NotLicensed: no start helps: Directory Insights is not enabled.
         """
-        for days in _LICENSED_DAYS:
+        for days in PLAN_DAYS:
             start_ms = self._clock.now_ms() - days * DAY_MS + _PLAN_MARGIN_MS
             if start_ms <= wanted_ms:
                 continue
@@ -235,7 +224,7 @@ class Poller:
             self._stepped_over = False
             self.position = self.position.with_window(window)
         self._window_is_old = window.end_ms < now_ms - settings.overlap.ms
-        return self._calls.pager(window)
+        return self._calls.pages.pager(window)
 
     def _is_before_ledger(self, now_ms: int) -> bool:
         """Whether the clock is so far behind the position that it would be polled where ids are forgotten already."""
@@ -260,7 +249,7 @@ class Poller:
         page, before, window = pager.page(stop), self.position, pager.window
         following = pager.next_window(page)
         after = before.with_window(following) if following else before.past(window)
-        minutes = self._calls.deliver(page, before, after, window.span, stop)
+        minutes = self._calls.pages.deliver(page, before, after, window.span, stop)
         pager.advance(page)
         self.position = after
         self._delivered += 1
@@ -291,7 +280,7 @@ class Poller:
             raise error
         self.reset()
         after = self.position.with_window(following)
-        self._calls.leave_out(window, error, after, stop)
+        self._calls.pages.leave_out(window, error, after, stop)
         self.position = after
         self._delivered += 1
         self._stepped_over, self._stepped_ms = True, None

@@ -18,7 +18,7 @@ from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import Counters, plural
 from in_jumpcloud.errors import CountsUnavailable, CursorLost, InJumpCloudError, PageTooLarge, Retryable
 from in_jumpcloud.insights.comparison import PAUSES, Comparisons, Counts, Span, is_credible, spans, tiers
-from in_jumpcloud.insights.pages import Page, Pager, behind
+from in_jumpcloud.insights.pages import PageCalls, Pager, behind
 from in_jumpcloud.insights.window import Position, Window
 from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.state.store import StateStore
@@ -35,17 +35,10 @@ _GIVE_UP_COMPARING_SECONDS = 86_400.0
 
 
 class LateCalls(NamedTuple):
-    """What the reconciler asks of its stream.
+    """What the reconciler asks of its stream. `counts` returns JumpCloud's counts of `[start_ms, end_ms)`."""
 
-    `counts` returns JumpCloud's counts of `[start_ms, end_ms)`. `pager` makes a pager of a window. `deliver` delivers a
-    page of a span, and returns the number of distinct events on it by minute. `leave_out` reports an event that is too
-    large to hold.
-    """
-
+    pages: PageCalls
     counts: Callable[[int, int, threading.Event], Counts]
-    pager: Callable[[Window], Pager]
-    deliver: Callable[[Page, Position, Position, tuple[int, int], threading.Event], Counts]
-    leave_out: Callable[[Window, PageTooLarge, Position, threading.Event], Counts]
 
 
 class _Reread(NamedTuple):
@@ -115,7 +108,7 @@ class Reconciler:
         wait = 0.0
         if self.is_idle and not self._known.due_span(until_ms, now_ms, self._tiers):
             wait = max(1.0, self._known.until_due_ms(until_ms, now_ms, self._tiers) / 1000)
-            wait = min(wait, *(due - now for due in self._due.values()), wait)
+            wait = min([wait, *(due - now for due in self._due.values())])
         return max(0.0, wait, self._not_before - now)
 
     def lag_ms(self, position: Position) -> int:
@@ -139,8 +132,8 @@ class Reconciler:
             InJumpCloudError: as DirectoryInsights and Pipeline; call `failed` with it.
             Stopped: `stop` was set.
         """
-        now = self._runtime.monotonic()
-        self._give_up(self._floor_ms(position, now_ms))
+        now, floor_ms = self._runtime.monotonic(), self._floor_ms(position, now_ms)
+        self._give_up(floor_ms)
         if self._rereads and self._must_count:
             self._settle(self._rereads[0], now_ms, stop)
         elif self._rereads:
@@ -149,7 +142,7 @@ class Reconciler:
             self._rereads.extend(_Reread(span, decides=True, rows=Counter()) for span in spans(minutes))
             self._reread(self._rereads[0], position, stop)
         else:
-            self._compare(position, now_ms, stop)
+            self._compare(position, floor_ms, now_ms, stop)
 
     def failed(self, error: InJumpCloudError, position: Position, now_ms: int) -> float:
         """Reset what `error` left unfinished; returns the seconds until the next try."""
@@ -203,12 +196,12 @@ class Reconciler:
     def _backoff(self) -> float:
         return min(_MAX_BACKOFF_SECONDS, 10 * backoff_delay(self._failures, self._runtime.random))
 
-    def _compare(self, position: Position, now_ms: int, stop: threading.Event) -> None:
+    def _compare(self, position: Position, floor_ms: int, now_ms: int, stop: threading.Event) -> None:
         """Compare at most a day of the span that is due."""
         sweep = self._sweep or self._known.due_span(self._until_ms(position), now_ms, self._tiers)
         if sweep is None:
             return
-        start_ms = max(sweep.start_ms, self._floor_ms(position, now_ms))
+        start_ms = max(sweep.start_ms, floor_ms)
         self._sweep = sweep = sweep._replace(start_ms=min(start_ms, sweep.end_ms))
         span = sweep._replace(end_ms=min(sweep.end_ms, sweep.start_ms + DAY_MS))
         if span.start_ms < span.end_ms:
@@ -253,7 +246,7 @@ class Reconciler:
             services = self._settings.jumpcloud.services
             start_ms, end_ms, _ = reread.span
             window = Window(start_ms=start_ms, end_ms=end_ms, services=services, limit=self._limit)
-            self._pager = self._calls.pager(window)
+            self._pager = self._calls.pages.pager(window)
         window = self._pager.window
         try:
             page = self._pager.page(stop)
@@ -261,10 +254,10 @@ class Reconciler:
             following = behind(window, error)
             if following is None:
                 raise
-            reread.rows.update(self._calls.leave_out(window, error, position, stop))
-            self._pager = self._calls.pager(following)
+            reread.rows.update(self._calls.pages.leave_out(window, error, position, stop))
+            self._pager = self._calls.pages.pager(following)
             return
-        reread.rows.update(self._calls.deliver(page, position, position, reread.span[:2], stop))
+        reread.rows.update(self._calls.pages.deliver(page, position, position, reread.span[:2], stop))
         self._pager.advance(page)
         if not self._pager.done:
             return

@@ -242,7 +242,7 @@ class RecordSender:
             self._suspects.refused_again(suspect, refusal, proofs)
         else:
             self._commits.settle(suspect.letter, None if refusal is None else str(refusal), stop)
-            self._suspects.settled(suspect, refusal)
+            self._suspects.settled(suspect)
 
 
 def _chunk(records: Sequence[PendingRecord], settings: ForwardSettings) -> wire.Chunk:

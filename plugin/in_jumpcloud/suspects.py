@@ -6,7 +6,6 @@ times in a row. A receiver that is full refuses everything for a while, or all b
 
 from __future__ import annotations
 
-import logging
 from typing import NamedTuple
 
 from in_jumpcloud.counters import Counters
@@ -14,8 +13,6 @@ from in_jumpcloud.errors import ReceiverDown
 from in_jumpcloud.forward.failover import Failover, Outcomes
 from in_jumpcloud.state.dead_letters import DeadLetter
 from in_jumpcloud.state.store import StateStore
-
-log = logging.getLogger(__name__)
 
 PROOFS = 3
 """How often in a row that must have happened. Once may be an accident, if the receiver is full now and then."""
@@ -92,19 +89,9 @@ class Suspects:
         changed = Suspect(suspect.letter, self._note(refusal), proofs)
         self._set([changed if each is suspect else each for each in self.all()])
 
-    def settled(self, suspect: Suspect, refusal: ReceiverDown | None) -> None:
-        """It was acknowledged if `refusal` is None, else it is a dead letter now."""
-        letter = suspect.letter
+    def settled(self, suspect: Suspect) -> None:
+        """It was acknowledged, or it is a dead letter now."""
         self._set([each for each in self.all() if each is not suspect])
-        if refusal is None:
-            self._counters.acknowledged += 1
-            log.info("%s: event %s is acknowledged now", self._stream, letter.refused.id)
-        else:
-            self._counters.dead_lettered += 1
-            log.error(
-                "%s: event %s cannot be delivered: %s; it is now a dead letter, see `in-jumpcloud dead-letters list`",
-                *(self._stream, letter.refused.id, refusal),
-            )
 
     def _set(self, suspects: list[Suspect]) -> None:
         self._all = suspects

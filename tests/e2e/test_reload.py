@@ -48,6 +48,11 @@ class Running:
     def _write(self) -> None:
         self._file.write_bytes(msgspec.json.encode(self.settings))
 
+    def use_key_of(self, file: Path) -> None:
+        """Take the key from a file, from the next reload on."""
+        del self.settings["jumpcloud"]["api_key"]
+        self.settings["jumpcloud"]["api_key_file"] = str(file)
+
     def reload(self, expected: str) -> None:
         """Write the settings, send SIGHUP, and wait for a line in the log."""
         before = self.log.count(expected)
@@ -150,8 +155,7 @@ def test_a_refused_key_is_replaced(
         running.wait_for_requests("first")
         key = tmp_path / "key"
         key.write_text("wrong")
-        del running.settings["jumpcloud"]["api_key"]
-        running.settings["jumpcloud"]["api_key_file"] = str(key)
+        running.use_key_of(key)
         running.reload("configuration reloaded: ")
         wait_until(lambda: "401" in running.log)
         key.write_text("simulated-key")
@@ -168,8 +172,8 @@ def test_a_file_that_comes_later(
         running = Running(command, api, receiver)
         running.wait_for_requests("first")
         key = tmp_path / "key"
-        del running.settings["jumpcloud"]["api_key"]
-        running.settings["jumpcloud"] |= {"api_key_file": str(key), "organizations": ["third"]}
+        running.use_key_of(key)
+        running.settings["jumpcloud"]["organizations"] = ["third"]
         running.reload(
             f"configuration not reloaded: {tmp_path}/settings.json: jumpcloud.api_key_file: {key}: cannot be "
         )

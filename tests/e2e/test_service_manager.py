@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from support.command import Command
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 from in_jumpcloud.timestamps import MINUTE_MS, now_ms
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[socket.socket]:
-    """The socket that systemd listens at."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(20)
-        yield manager
 
 
 def wait_for(manager: socket.socket, line: str) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.command import KEY, wait_until
-from support.monitoring import PAGES, Watched, catch_up, refusing, settings_of, watched
+from support.monitoring import PAGES, Watched, catch_up, refusing, serve, settings_of, watched
 from support.streams import open_app, step_now
 
 from in_jumpcloud import app
@@ -315,7 +315,7 @@ def test_host(settings: Config) -> None:
         for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "192.0.2.1", "[::2", "a@b:x"):
             response = seen.get("/status.json", Host=host)
             assert (response.status, "Host header" in response.body) == (421, True), host
-    with open_app(settings, SYSTEM) as plugin, server.serve("0.0.0.0:0", plugin) as url:
+    with open_app(settings, SYSTEM) as plugin, serve("0.0.0.0:0", plugin) as url:
         assert url is not None
         reached = Watched(plugin, url.replace("0.0.0.0", "127.0.0.1"))  # noqa: S104
         assert reached.get("/healthz", Host="pod-1.example").status == 200
@@ -355,10 +355,10 @@ def test_addresses_that_cannot_be_used(settings: Config) -> None:
     """A port in use and an address of another machine are a trouble that names the key; null serves nothing."""
     with socket.create_server(("127.0.0.1", 0)) as taken, app.open_app(settings) as plugin:
         for listen in (f"127.0.0.1:{taken.getsockname()[1]}", "192.0.2.1:2021"):
-            with server.serve(listen, plugin) as url:
+            with serve(listen, plugin) as url:
                 assert url is None
                 assert str(plugin.resources.troubles.current()[0]).startswith(f"http.listen: {listen}: ")
-        with server.serve(None, plugin) as url:
+        with serve(None, plugin) as url:
             assert url is None
 
 

@@ -31,13 +31,13 @@ MUTATIONS = (
     Mutation(
         "the pager advances before the delivery",
         "poller.py",
-        """        minutes = self._calls.deliver(page, before, after, window.span, stop)
+        """        minutes = self._calls.pages.deliver(page, before, after, window.span, stop)
         pager.advance(page)
         self.position = after
 """,
         """        pager.advance(page)
         self.position = after
-        minutes = self._calls.deliver(page, before, after, window.span, stop)
+        minutes = self._calls.pages.deliver(page, before, after, window.span, stop)
 """,
     ),
     Mutation(
@@ -91,8 +91,8 @@ MUTATIONS = (
     Mutation(
         "positions move by this machine's clock",
         "insights/clock.py",
-        "        if trusted is None:\n            return ours",
-        "        if True:\n            return ours",
+        "return self._earlier(self._runtime.now_ms(), self._trusted)",
+        "return self._runtime.now_ms()",
     ),
     Mutation(
         "a position in the future stays",

@@ -16,6 +16,7 @@ from support.command import KEY, ROOT
 from support.streams import open_app
 
 from in_jumpcloud import app
+from in_jumpcloud.app import App
 from in_jumpcloud.collector import Collector
 from in_jumpcloud.config.schema import (
     Config,
@@ -26,7 +27,7 @@ from in_jumpcloud.config.schema import (
     StateSettings,
 )
 from in_jumpcloud.config.types import Secret, Start
-from in_jumpcloud.monitoring import server
+from in_jumpcloud.monitoring.server import StatusServer
 from in_jumpcloud.runtime import SYSTEM
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.timestamps import now_ms
@@ -97,13 +98,21 @@ def catch_up(*collectors: Collector) -> None:
 
 
 @contextmanager
+def serve(listen: str | None, plugin: App, **options: Any) -> Iterator[str | None]:
+    """Serve the endpoints of `plugin` with a StatusServer of these options; yields the URL of the status page."""
+    with StatusServer(listen, plugin.resources.troubles, **options) as server:
+        server.show(plugin)
+        yield server.url
+
+
+@contextmanager
 def watched(
     settings: Config, *, once: bool = False, now_ms: Callable[[], int] = now_ms, **limits: float
 ) -> Iterator[Watched]:
     """Open the plugin and serve its endpoints at a free port; `limits` are arguments of `serve`."""
     with (
         open_app(settings, SYSTEM, once=once) as plugin,
-        server.serve("127.0.0.1:0", plugin, now_ms=now_ms, **limits) as url,
+        serve("127.0.0.1:0", plugin, now_ms=now_ms, **limits) as url,
     ):
         assert url is not None
         yield Watched(plugin, url)

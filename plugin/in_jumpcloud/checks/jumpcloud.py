@@ -34,7 +34,7 @@ from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.transport import Transport
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.load import OVERLOAD_ADVICE, Load
-from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, now_ms, rfc3339
+from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, now_ms, rfc3339, whole_minute
 
 _MAX_CONNECT_TIMEOUT, _MAX_READ_TIMEOUT = Duration(5), Duration(8)
 _MIN_SKEW_SECONDS = 60.0
@@ -165,15 +165,14 @@ class _Queries:
 
     def check_load(self, load: Load) -> CheckResult:
         """Compare what the streams need with the rate limit, at the speed of the requests of this check."""
-        counts, total = self._api.statistics().latencies.read()
-        load = load._replace(seconds=total / sum(counts) if sum(counts) else 0.0)
+        load = load._replace(seconds=self._api.statistics().latencies.mean())
         if load.is_too_high:
             return warning("load", str(load), OVERLOAD_ADVICE)
         return ok("load", str(load))
 
     def check_counts(self, scope: Scope) -> CheckResult:
         """Check that JumpCloud counts events, which finds late events with few requests."""
-        end_ms = self._now_ms - self._now_ms % MINUTE_MS
+        end_ms = whole_minute(self._now_ms)
         try:
             counts = self._api.counts(end_ms - HOUR_MS, end_ms, self._settings.services, scope, self._stop)
         except Stopped:

@@ -80,14 +80,14 @@ class Failover:
 
     def outcomes(self, names: Collection[str] | None) -> Outcomes:
         """What the receivers of these names did with chunks since the process started; None for all of them."""
-        senders = [each for each in self._senders if names is None or str(each.server) in names]
+        senders = self._named(names)
         return Outcomes(sum(each.acknowledged for each in senders), sum(each.doubts for each in senders))
 
     def doubt(self, names: Collection[str] | None) -> None:
         """Note that the receivers of these names, None for all of them, may have taken no records for a while."""
         with self._lock:
-            for sender in self._senders:
-                sender.doubts += names is None or str(sender.server) in names
+            for sender in self._named(names):
+                sender.doubts += 1
 
     def deliver(self, chunk: Chunk, stop: threading.Event) -> None:
         """Send `chunk` to each receiver, one after the other, until one acknowledges it.
@@ -114,7 +114,7 @@ class Failover:
         Raises:
             Stopped: `stop` was set.
         """
-        return any(sender.probe(PROBE_TAG, stop) for sender in self._senders if str(sender.server) in names)
+        return any(sender.probe(PROBE_TAG, stop) for sender in self._named(names))
 
     def connect(self, stop: threading.Event) -> None:
         """Connect to the first receiver that accepts, unless there is a connection already.
@@ -138,6 +138,9 @@ class Failover:
         self._closing.set()
         for sender in self._senders:
             sender.close()
+
+    def _named(self, names: Collection[str] | None) -> list[AckSender]:
+        return [each for each in self._senders if names is None or str(each.server) in names]
 
     def _in_order(self) -> list[AckSender]:
         """The receivers that are not marked down, in the order to try them; all of them if every one is down."""

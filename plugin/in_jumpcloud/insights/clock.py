@@ -60,30 +60,26 @@ class EarlierClock:
     @property
     def skew_seconds(self) -> float | None:
         """How far this machine's clock is ahead of JumpCloud's, negative if it is behind; None if that is unknown."""
-        trusted = self._trusted
-        if trusted is None:
-            return None
-        return self._runtime.now_ns() / 1e9 - trusted.seconds_at(self._runtime.monotonic())
+        return self._ahead_of(self._trusted)
 
     @property
     def newest_skew_seconds(self) -> float | None:
         """The same by the newest answer alone, of whatever status."""
-        newest = self._newest
-        if newest is None:
-            return None
-        return self._runtime.now_ns() / 1e9 - newest.seconds_at(self._runtime.monotonic())
+        return self._ahead_of(self._newest)
 
     def now_ms(self) -> int:
         """The earlier of the two clocks, in epoch milliseconds. Without JumpCloud's it is this machine's."""
-        ours, trusted = self._runtime.now_ms(), self._trusted
-        if trusted is None:
-            return ours
-        return min(ours, int(trusted.seconds_at(self._runtime.monotonic()) * 1000))
+        return self._earlier(self._runtime.now_ms(), self._trusted)
 
     def probable_ms(self) -> int:
         """A moment that is most likely not in JumpCloud's future: good for a question, not for a position."""
-        newest, now_ms = self._newest, self.now_ms()
-        return min(now_ms, int(newest.seconds_at(self._runtime.monotonic()) * 1000)) if newest else now_ms
+        return self._earlier(self.now_ms(), self._newest)
+
+    def _ahead_of(self, reading: _Reading | None) -> float | None:
+        return None if reading is None else self._runtime.now_ns() / 1e9 - reading.seconds_at(self._runtime.monotonic())
+
+    def _earlier(self, ms: int, reading: _Reading | None) -> int:
+        return ms if reading is None else min(ms, int(reading.seconds_at(self._runtime.monotonic()) * 1000))
 
     def observe(self, date: str | None, *, authenticated: bool) -> None:
         """Note the `Date` of an answer that just arrived.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import msgspec
 from in_jumpcloud.errors import CursorLost, PageTooLarge, Retryable, Stopped
 from in_jumpcloud.insights.event import DIGEST_BYTES, UNDATED, EventKey
 from in_jumpcloud.insights.nesting import TOKEN, limit_nesting
-from in_jumpcloud.insights.window import Window
+from in_jumpcloud.insights.window import Position, Window
 from in_jumpcloud.runtime import SYSTEM, Runtime
 from in_jumpcloud.timestamps import MINUTE_MS
 
@@ -209,3 +209,16 @@ class Pager:
         except RuntimeError:
             self._permits.release()
             return None
+
+
+class PageCalls(NamedTuple):
+    """What polls and late events do with pages.
+
+    `pager` makes a pager of a window. `deliver` delivers a page of a span `[start, end)` in epoch milliseconds; the
+    position is the first until the last commit sets it to the second. `leave_out` reports the event at the end of a
+    query that is too large to hold, and commits the position. Both return the number of distinct events by minute.
+    """
+
+    pager: Callable[[Window], Pager]
+    deliver: Callable[[Page, Position, Position, tuple[int, int], threading.Event], Mapping[int, int]]
+    leave_out: Callable[[Window, PageTooLarge, Position, threading.Event], Mapping[int, int]]

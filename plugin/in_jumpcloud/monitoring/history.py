@@ -7,7 +7,7 @@ from collections import deque
 import msgspec
 
 from in_jumpcloud.monitoring.snapshot import Snapshot
-from in_jumpcloud.timestamps import MINUTE_MS
+from in_jumpcloud.timestamps import MINUTE_MS, whole_minute
 
 MAX_POINTS = 360
 
@@ -38,7 +38,7 @@ class History:
         _, before = self._last
         acknowledged = sum(_increase(count, before.get(name, 0)) for name, count in counts.items())
         lag = max((stream.lag for stream in snapshot.streams), default=0.0)
-        self._points.append(Point(snapshot.now_ms // MINUTE_MS * MINUTE_MS, acknowledged, round(lag, 1)))
+        self._points.append(Point(whole_minute(snapshot.now_ms), acknowledged, round(lag, 1)))
         self._next_ms = _next_minute(snapshot.now_ms)
         self._second_last, self._last = self._last, (snapshot.uptime, counts)
 
@@ -65,4 +65,4 @@ def _increase(count: int, before: int) -> int:
 
 
 def _next_minute(now_ms: int) -> int:
-    return (now_ms // MINUTE_MS + 1) * MINUTE_MS
+    return whole_minute(now_ms) + MINUTE_MS

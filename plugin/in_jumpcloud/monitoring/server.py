@@ -7,8 +7,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib import import_module, resources
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -234,18 +233,3 @@ class StatusServer:
         self._closing = True
         if self._server:
             self._server.close()
-
-
-@contextmanager
-def serve(
-    listen: str | None,
-    plugin: App,
-    *,
-    now_ms: Callable[[], int] = now_ms,
-    max_request_seconds: float = MAX_REQUEST_SECONDS,
-) -> Iterator[str | None]:
-    """Serve the endpoints of `plugin` as StatusServer does; yields the URL of the status page."""
-    troubles = plugin.resources.troubles
-    with StatusServer(listen, troubles, now_ms=now_ms, max_request_seconds=max_request_seconds) as server:
-        server.show(plugin)
-        yield server.url

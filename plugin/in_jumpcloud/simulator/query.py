@@ -17,7 +17,7 @@ import msgspec
 
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.templates import templates
-from in_jumpcloud.timestamps import MINUTE_MS, rfc3339
+from in_jumpcloud.timestamps import MINUTE_MS, rfc3339, whole_minute
 
 MAX_LIMIT = 10_000
 MAX_BUCKETS = 65_536
@@ -137,7 +137,7 @@ class _Interval(_Query, frozen=True, kw_only=True):
     timezone: Literal["UTC"] = "UTC"
 
     def answer(self, view: _View) -> Answer:
-        first = view.start_ms - view.start_ms % MINUTE_MS
+        first = whole_minute(view.start_ms)
         if (view.end_ms - first) // MINUTE_MS > MAX_BUCKETS:
             raise Refusal(400, message="Too many buckets: choose a larger interval")
         counts = {key: view.count(key, key + MINUTE_MS) for key in range(first, view.end_ms, MINUTE_MS)}

@@ -25,7 +25,7 @@ from in_jumpcloud.state.dead_letter_file import import_file
 from in_jumpcloud.state.dead_letters import DeadLetter, DeadLetters, Refused, storable
 from in_jumpcloud.state.files import StateLock, corrupt, lock_holder
 from in_jumpcloud.state.ledger import Ledger, Span
-from in_jumpcloud.timestamps import MINUTE_MS, now_ms
+from in_jumpcloud.timestamps import now_ms, whole_minute
 
 log = logging.getLogger(__name__)
 
@@ -85,18 +85,16 @@ class StateReader:
 
     def reconciliation(self, stream: str) -> str | None:
         """What `save_reconciliation` stored; None before the first time."""
-        rows = self._database.read("SELECT reconciliation FROM stream WHERE name = ?", (stream,))
-        return rows[0][0] if rows else None
+        return self._column("reconciliation", stream)
 
     def organization(self, stream: str) -> str | None:
         """The organization that the events of `stream` name, as `commit` stored it."""
-        rows = self._database.read("SELECT organization FROM stream WHERE name = ?", (stream,))
-        return rows[0][0] if rows else None
+        return self._column("organization", stream)
 
     def services(self, stream: str) -> dict[str, int]:
         """From when on each service of `stream` is fetched, as `save_services` stored it; epoch milliseconds."""
-        rows = self._database.read("SELECT services FROM stream WHERE name = ?", (stream,))
-        return msgspec.json.decode(rows[0][0], type=dict[str, int]) if rows and rows[0][0] else {}
+        text = self._column("services", stream)
+        return msgspec.json.decode(text, type=dict[str, int]) if text else {}
 
     def close(self) -> None:
         """Close the file."""
@@ -107,6 +105,11 @@ class StateReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _column(self, name: str, stream: str) -> str | None:
+        """A column of `stream`; None for an unknown stream."""
+        rows = self._database.read(f"SELECT {name} FROM stream WHERE name = ?", (stream,))  # noqa: S608 - our own
+        return rows[0][0] if rows else None
 
     def _position(self, text: str) -> Position:
         try:
@@ -226,8 +229,8 @@ class StateStore(StateReader):
 
     def position(self, stream: str) -> Position | None:
         """The position of `stream`; None if the stream is new."""
-        rows = self._database.read("SELECT position FROM stream WHERE name = ?", (stream,))
-        return self._position(rows[0][0]) if rows else None
+        text = self._column("position", stream)
+        return self._position(text) if text is not None else None
 
     def delivered(self, stream: str, keys: Sequence[EventKey], ids: Sequence[str] = ()) -> set[EventKey]:
         """Those of `keys` that were delivered, are dead letters or are suspects.
@@ -326,7 +329,7 @@ class StateStore(StateReader):
         The ids of events outside their window go when all of that window is before it. `kept_from_ms` becomes the
         start of its minute, and never moves backwards.
         """
-        before_ms = before_ms // MINUTE_MS * MINUTE_MS
+        before_ms = whole_minute(before_ms)
         if before_ms <= self.kept_from_ms(stream):
             return 0
         removed = self._ledger.prune(stream, before_ms)
