@@ -15,7 +15,14 @@ from concurrent.futures import ProcessPoolExecutor
 from simulation.faults import NAMES
 from simulation.run import Result, run_seed, shrink
 
-LANDMARKS = (*NAMES, "a chunk arrived again", "killed between ack and commit", "owed for long")
+LANDMARKS = (
+    *NAMES,
+    "counts are ahead",
+    "counts are behind",
+    "a chunk arrived again",
+    "killed between ack and commit",
+    "owed for long",
+)
 """What some seeds must reach: else the simulation proves less than it says."""
 ENOUGH_SEEDS = 200
 _PAGE_LINES = 60

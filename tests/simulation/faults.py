@@ -63,8 +63,6 @@ TABLE = (
     _row("repeated cursor", "api", rate=(0.05, 0.3)),
     _row("refused cursor", "api"),
     _row("duplicate rows", "api"),
-    _row("counts are ahead", "api", rate=(0.1, 1)),
-    _row("counts are behind", "api", rate=(0.1, 1)),
     _row("counts are impossible", "api", "counts", rate=(0.1, 1)),
     _row("counts are refused", "api", "counts", rate=(0.5, 1)),
     _row("moving retention", "api", episodes=1),

@@ -180,7 +180,10 @@ class JumpCloud:
         faults = self._faults
         if self._count == "refused" or faults.hits("counts are refused", now):
             return _error(400, "too many buckets")
-        found = Counter(event.at // MINUTE for event in organization.between(start, end) if event.counted <= now_ms)
+        events = organization.between(start, end)
+        found = Counter(event.at // MINUTE for event in events if event.counted <= now_ms)
+        faults.landmarks["counts are ahead"] += any(each.counted <= now_ms < each.visible for each in events)
+        faults.landmarks["counts are behind"] += any(each.visible <= now_ms < each.counted for each in events)
         if self._count != "right":
             found = Counter({minute: count // 2 for minute, count in found.items() if self._count == "lower"})
         if random := faults.hits("counts are impossible", now):
