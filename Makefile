@@ -21,7 +21,7 @@ help:
 	@echo "make api-trials  late events, short pages, a wrong clock: OPTIONS=late, short-pages, clock or outage"
 	@echo "make simulation  whole lives in simulated time, decided by seeds: SEEDS=1000, FIRST=0; SEED=7 replays one"
 	@echo "make simulation-load  how many organizations one process polls in time"
-	@echo "make simulation-mutations  undo each mend in a copy, and count the seeds that find it"
+	@echo "make simulation-mutations  undo each mend in a copy, and name the seeds that find it"
 	@echo "make bench     compare with a plain script; see tests/bench/README.md"
 	@echo "make clean     remove the virtual environment and the caches"
 
@@ -69,7 +69,7 @@ simulation: .venv/dev
 	cd tests && ../$(BIN)/python -m simulation $(if $(SEED),--replay $(SEED),$(or $(SEEDS),1000) $(or $(FIRST),0))
 
 simulation-mutations: .venv/dev
-	cd tests && ../$(BIN)/python -m simulation.mutations $(or $(SEEDS),100) $(OPTIONS)
+	cd tests && ../$(BIN)/python -m simulation.mutations $(or $(SEEDS),1000) $(OPTIONS)
 
 bench: .venv/dev
 	PYTHONPATH=tests $(BIN)/python -m bench $(OPTIONS)

@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("first", type=int, nargs="?", default=0)
     parser.add_argument("--replay", type=int)
     parser.add_argument("--no-shrink", action="store_true")
+    parser.add_argument("--enough", type=int, default=sys.maxsize, help="end after so many seeds that fail")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
     if options.replay is not None:
@@ -42,7 +43,7 @@ def main() -> int:
         print("\n".join(result.lines))
         print(_summary(result))
         return bool(result.failure)
-    failed, landmarks = _run_all(options.first, options.seeds, options.workers)
+    failed, landmarks = _run_all(options.first, options.seeds, options.workers, options.enough)
     for name in sorted(landmarks):
         print(f"{landmarks[name]:8} {name}")
     missing = [name for name in LANDMARKS if not landmarks[name]] if options.seeds >= ENOUGH_SEEDS else []
@@ -56,7 +57,7 @@ def main() -> int:
     return bool(failed or missing)
 
 
-def _run_all(first: int, seeds: int, workers: int) -> tuple[list[Result], Counter[str]]:
+def _run_all(first: int, seeds: int, workers: int, enough: int) -> tuple[list[Result], Counter[str]]:
     failed: list[Result] = []
     landmarks: Counter[str] = Counter()
     began = shown = time.monotonic()
@@ -66,10 +67,14 @@ def _run_all(first: int, seeds: int, workers: int) -> tuple[list[Result], Counte
             if result.failure:
                 failed.append(result)
                 print(_summary(result), flush=True)
-            if time.monotonic() - shown > 10 or number == seeds:
+            is_last = number == seeds or len(failed) >= enough
+            if time.monotonic() - shown > 10 or is_last:
                 shown = time.monotonic()
                 rate = number / (shown - began)
                 print(f"{number} seeds, {rate:.1f} a second, {len(failed)} failed", flush=True)
+            if is_last:
+                pool.shutdown(cancel_futures=True)
+                break
     return failed, landmarks
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 POISON = "refuses one record"
 MAX_REQUESTS = 10_000
 """More than any run needs: polls and comparisons at their intervals, and a request for each event."""
+_PROVING_MINUTES = 5
+"""So many minutes that the ledger knows show that counts are wrong; two are enough, but each must be in the ledger."""
 
 
 class Judge:
@@ -159,17 +161,18 @@ class Judge:
         start_ms = self._start_ms(organization)
         if event.at < start_ms:
             return False
-        is_late = event.hidden_until or event.visible > event.at + MINUTE
+        is_late = _is_late(event)
         if self._is_out_of_plan(event) and (self._said["unavailable"] or is_late):
             return False
         # Counts that are wrong but possible hide what is late, until they are right again.
         out_of_reach = (
             event.at < ORIGIN_MS + self._world.plan.seconds * 1000 - self._world.settings.reconcile.reach.ms + 2 * HOUR
         )
-        if (
-            is_late and self._world.plan.counts != "right"
-        ):  # all is read again every six hours, if that is known to be wrong
-            if len(organization.events) < 30:
+        if is_late and self._world.plan.counts != "right":
+            # All is read again every six hours, if the counts are known to be wrong: enough minutes must be lower.
+            minutes = {each.at // MINUTE for each in organization.between(event.at - 6 * HOUR, event.at + 6 * HOUR)}
+            late = {each.at // MINUTE for each in organization.events if _is_late(each)}
+            if len(minutes - late) < _PROVING_MINUTES:
                 return False
             return max(event.visible, event.hidden_until) < event.at + 12 * HOUR and not out_of_reach
         return not (is_late and out_of_reach and self._world.faults.excused("counts"))
@@ -220,3 +223,8 @@ class Judge:
             if count > 1:
                 self._world.fail(f"{uid} was acknowledged and committed {count} times")
                 return
+
+
+def _is_late(event: Event) -> bool:
+    """Whether no poll returned it: it became visible too late, or the answer left it out."""
+    return bool(event.hidden_until) or event.visible > event.at + MINUTE

@@ -1,6 +1,6 @@
-"""Undoes each mend of the delivery path, one at a time, in a copy of the package, and counts the seeds that find it.
+"""Undoes each mend of the delivery path, one at a time, in a copy of the package, and names the seeds that find it.
 
-`make simulation-mutations SEEDS=100` prints a table. A mend that no seed misses is not proven by the simulation.
+`make simulation-mutations SEEDS=1000` prints a table. A mend that no seed misses is not proven by the simulation.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+_ENOUGH = 3
+"""Seeds that find a mistake."""
 PACKAGE = Path(__file__).parents[2] / "plugin" / "in_jumpcloud"
 
 
@@ -199,35 +201,38 @@ def apply(mutation: Mutation, package: Path) -> None:
     path.write_text(text.replace(mutation.old, mutation.new))
 
 
-def seeds_that_find(mutation: Mutation, seeds: int) -> list[int]:
-    """The seeds of the first `seeds` that fail with this mistake."""
+def seeds_that_find(mutation: Mutation, seeds: int) -> tuple[list[int], int]:
+    """The first seeds that fail with this mistake, and how many were run: at most `seeds`."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "in_jumpcloud"
         shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
         apply(mutation, package)
         done = subprocess.run(  # noqa: S603 - our own interpreter
-            [sys.executable, "-m", "simulation", str(seeds), "--no-shrink"],
+            [sys.executable, "-m", "simulation", str(seeds), "--no-shrink", "--enough", str(_ENOUGH)],
             cwd=Path(__file__).parents[1],
             env={**os.environ, "PYTHONPATH": folder},
             capture_output=True,
             text=True,
             check=False,
         )
-    return sorted(map(int, re.findall(r"^SEED=(\d+)", done.stdout, re.MULTILINE)))
+    found, ran = (re.findall(text, done.stdout, re.MULTILINE) for text in (r"^SEED=(\d+)", r"^(\d+) seeds, "))
+    if not ran:
+        raise SystemExit(f"{mutation.name}: the simulation did not run: {done.stderr}")
+    return list(map(int, found)), int(ran[-1])
 
 
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("seeds", type=int, nargs="?", default=100)
+    parser.add_argument("seeds", type=int, nargs="?", default=1000)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
     unfound = 0
     for mutation in MUTATIONS:
         if options.only in mutation.name:
-            found = seeds_that_find(mutation, options.seeds)
+            found, ran = seeds_that_find(mutation, options.seeds)
             unfound += not found
-            print(f"{len(found):5} of {options.seeds}  {mutation.name}  {found[:8]}", flush=True)
+            print(f"{len(found):2} of {ran:4}  {mutation.name}  {', '.join(map(str, found))}", flush=True)
     return bool(unfound)
 
 
