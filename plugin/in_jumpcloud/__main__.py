@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 from in_jumpcloud import __version__
@@ -9,9 +10,11 @@ from in_jumpcloud import __version__
 
 def main() -> None:
     """Run the command. `--version` alone, which scripts often use, is answered without loading anything else."""
-    if sys.argv[1:] == ["--version"]:
-        sys.stdout.write(f"in-jumpcloud {__version__}\n")
-        return
+    if sys.argv[1:] == ["--version"] and sys.stdout:
+        with contextlib.suppress(OSError):  # the command says what is wrong
+            sys.stdout.write(f"in-jumpcloud {__version__}\n")
+            sys.stdout.flush()
+            return
     try:
         from in_jumpcloud import cli  # noqa: PLC0415 - see above
 

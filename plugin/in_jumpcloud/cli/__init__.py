@@ -5,8 +5,11 @@ Exit codes: 0 done; 1 failed; 2 usage or configuration; 3 key refused; 4 no rece
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import logging
+import os
 import sys
 import threading
 import traceback
@@ -55,7 +58,8 @@ class _LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
         except InJumpCloudError as error:
             for line in shown_lines(str(error)):
                 click.echo(f"{NAME}: {line}", err=True)
@@ -63,6 +67,34 @@ class _LazyGroup(click.Group):
         except click.ClickException as error:
             error.message = shown_in_one(error.message)  # type: ignore[misc]  # click shows it
             raise
+        except OSError as error:
+            if error.errno not in _OUTPUT_ERRORS:
+                raise
+            _show_output_error(error)
+            ctx.exit(1)
+        else:
+            return result
+
+
+_OUTPUT_ERRORS = {errno.ENOSPC, errno.EBADF, errno.EIO, errno.EPIPE}
+
+
+def _show_output_error(error: OSError) -> None:
+    click.echo(f"{NAME}: cannot write to standard output: {error.strerror}", err=True)
+    with contextlib.suppress(OSError):  # Python writes what is left in the buffer when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _ClosedOutput(io.RawIOBase):
+    """Standard output of a process that was started without one."""
+
+    def writable(self) -> bool:
+        """It is not, and says so when it is written."""
+        return True
+
+    def write(self, data: object) -> int:  # noqa: ARG002 - the base calls it
+        """Fail."""
+        raise OSError(errno.EBADF, "it is closed")
 
 
 def _hide_surplus_arguments(command: click.Command) -> None:
@@ -182,10 +214,12 @@ def cli() -> None:
 def main() -> None:
     """Run the `in-jumpcloud` command."""
     _show_no_secrets()
+    if sys.stdout is None:
+        sys.stdout = io.TextIOWrapper(_ClosedOutput(), write_through=True)
     try:
         cli.main(prog_name=NAME)
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EBADF, errno.EIO}:  # click handles a closed pipe
+    except OSError as error:  # from options such as --help, which are no command
+        if error.errno not in _OUTPUT_ERRORS:
             raise
-        click.echo(f"{NAME}: cannot write to standard output: {error.strerror}", err=True)
+        _show_output_error(error)
         sys.exit(1)

@@ -140,6 +140,16 @@ def decode_event(raw: bytes | msgspec.Raw) -> DecodedEvent:
     return DecodedEvent(data, problem, strict)
 
 
+def is_json(raw: bytes | msgspec.Raw) -> bool:
+    """Whether `decode_event` can decode it, whether it is an object or not."""
+    try:
+        msgspec.json.decode(raw, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        data, problem = _decode_leniently(limit_nesting(bytes(raw))[0])
+        return data is not None or problem is None
+    return True
+
+
 def _decode_leniently(raw: bytes) -> tuple[Any, str | None]:
     """Decode with Python's own decoder: it accepts lone surrogates, NaN and infinities, which the mapper replaces."""
     problem = None
