@@ -93,6 +93,8 @@ TABLE = (
     # The program.
     _row("undeclared exception", "program", "resend", rate=(0.0005, 0.01), minutes=(10, 600)),
 )
+_AT_START = 0.2
+"""The share of episodes that begin with the run."""
 NAMES = tuple(row.name for row in TABLE)
 
 
@@ -120,7 +122,8 @@ class Faults:
             for _ in range(random.randint(1, row.episodes)):
                 low, high = row.minutes
                 length = 60 * min(low * (high / low) ** random.random(), seconds / 60)
-                begin = random.uniform(-length / 2, seconds)
+                # The first start has the most to do.
+                begin = 0 if random.random() < _AT_START else random.uniform(-length / 2, seconds)
                 episodes.append((begin, begin + length))
 
     def episodes(self, name: str) -> list[tuple[float, float]]:
@@ -148,6 +151,11 @@ class Faults:
             return None
         self.landmarks[name] += 1
         return random
+
+    def acted(self, where: str, since: float) -> bool:
+        """Whether a fault of this kind has acted after `since`."""
+        spans = (span for name, each in self._episodes.items() if self.on[name].where == where for span in each)
+        return any(begin <= self.now and end > since for begin, end in spans)
 
     def excused(self, excuse: Excuse) -> bool:
         """Whether a fault of the run may excuse this."""

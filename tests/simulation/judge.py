@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 POISON = "refuses one record"
 MAX_REQUESTS = 10_000
 """More than any run needs: polls and comparisons at their intervals, and a request for each event."""
+_REQUESTS_FOR_PLAN = 10
+"""So many requests of a stream may find out how far back its plan reaches, now and then."""
 _PROVING_MINUTES = 5
 """So many minutes that the ledger knows show that counts are wrong; two are enough, but each must be in the ledger."""
 
@@ -43,6 +45,10 @@ class Judge:
     def _is_dated(self) -> bool:
         """Whether JumpCloud's dates were right until now."""
         return not any(count for name, count in self._world.landmarks.items() if name.startswith("Date"))
+
+    def begin(self) -> None:
+        """Streams begin: they have time to move."""
+        self._moved_at = self._world.now
 
     def note_counters(self, plugin: App) -> None:
         """Keep what a life said, which ends."""
@@ -109,11 +115,11 @@ class Judge:
 
     def check_health(self, process: Process, plugin: App) -> None:
         """Never ready while something is owed and nothing moves."""
-        now_ms = self._world.now_ms
-        settings = self._world.settings
+        now_ms, settings = self._world.now_ms, self._world.settings
         limit = settings.http.max_lag + settings.jumpcloud.lag + 2 * settings.jumpcloud.interval + 120
-        since = max(self._moved_at, process.began - 1000)
-        if self._world.now - since < limit or any(row.where == "clock" for row in self._world.faults.on.values()):
+        if self._world.now - self._moved_at < limit or self._world.faults.acted(
+            "clock", self._world.now - limit - 3600
+        ):
             return  # with a wrong clock the lag is wrong too
         for organization in self._world.organizations:
             if organization.name not in settings.jumpcloud.organizations:
@@ -142,11 +148,13 @@ class Judge:
         if self._world.api.requests > MAX_REQUESTS:
             self._world.fail(f"{self._world.api.requests} requests")
         settings = self._world.settings.jumpcloud
+        search = _REQUESTS_FOR_PLAN * len(plugin.collectors) / settings.requests_per_second
+        late = 120 + search + settings.interval * (5 if self._world.plan.is_overloaded else 1)
         for collector in plugin.collectors:
             behind = (self._world.now_ms - collector.position.watermark_ms) / 1000 - settings.lag - settings.interval
             if behind < -120 - settings.interval:
                 self._world.fail(f"{collector.stream.name}: the position is in the future")
-            if behind > 120 + settings.interval * (5 if self._world.plan.is_overloaded else 1):
+            if behind > late:
                 self._world.fail(f"{collector.stream.name} is {behind:.0f} s behind: {collector.error}")
         snapshot = take_snapshot(plugin, now_ms=process.runtime.now_ms(), began=process.began)
         reasons = not_alive(snapshot) + not_ready(snapshot)
@@ -180,13 +188,13 @@ class Judge:
     def _is_out_of_plan(self, event: Event) -> bool:
         """Whether the plan did not reach back to the event at some time until now: that was said, then.
 
-        Near its beginning, which moves on, up to a day is left out.
+        Near its beginning, which moves on, up to half of it is left out, and at most a day.
         """
         now, plan_ms = self._world.now, self._world.plan.plan_ms
         ends = [(now, plan_ms)] + [
             (min(now, end), min(DAY, plan_ms)) for begin, end in self._short_plans if begin < now
         ]
-        return any(event.at < ORIGIN_MS + end * 1000 - reach_ms + DAY for end, reach_ms in ends)
+        return any(event.at < ORIGIN_MS + end * 1000 - reach_ms + min(DAY, reach_ms // 2) for end, reach_ms in ends)
 
     def _start_ms(self, organization: Organization) -> int:
         """From when on events are promised: as long before the first commit as the settings say."""

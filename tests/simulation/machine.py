@@ -111,6 +111,7 @@ class Process:
                     open_app(world.settings, runtime=runtime, troubles=troubles, outside=outside)
                 ),
             )
+            world.judge.begin()
             if self.stopping:
                 plugin.stop.set()
             error = plugin.run(lambda: self._tick(plugin))

@@ -21,12 +21,13 @@ PACKAGE = Path(__file__).parents[2] / "plugin" / "in_jumpcloud"
 
 
 class Mutation(NamedTuple):
-    """Replace `old` by `new` in `file`: the package then has this mistake again."""
+    """Replace `old` by `new` in `file`, and each pair of `more`: the package then has this mistake again."""
 
     name: str
     file: str
     old: str
     new: str
+    more: tuple[tuple[str, str], ...] = ()
 
 
 MUTATIONS = (
@@ -115,16 +116,26 @@ MUTATIONS = (
         "if False:",
     ),
     Mutation(
+        "a stream begins within a minute",
+        "collector.py",
+        "return whole_minute(self._settings.jumpcloud.start.resolve(now_ms))",
+        "return whole_minute(0) + self._settings.jumpcloud.start.resolve(now_ms)",
+    ),
+    Mutation(
         "an event is its id",
         "insights/event.py",
         'digest = blake2b(f"{event_id}\\0{timestamp}\\0{event_type}".encode(), digest_size=DIGEST_BYTES).digest()',
         "digest = blake2b(event_id.encode(), digest_size=DIGEST_BYTES).digest()",
     ),
     Mutation(
-        "a moving beginning of the plan is met with the same windows",
+        "a moving beginning of the plan is met with the same windows, from that beginning on",
         "poller.py",
         "self._window_ms = max(MINUTE_MS, min(covered_ms or self._window_ms // 2, self._window_ms // 2))",
         "self._window_ms = self._settings.window.ms + 0 * covered_ms",
+        (
+            ("self._margin_ms = min(DAY_MS, 2 * self._margin_ms)", "self._margin_ms = 1 + MINUTE_MS"),
+            ("watermark_ms = max(limit_ms, reached_ms)", "watermark_ms = max(limit_ms, wanted_ms)"),
+        ),
     ),
     Mutation(
         "the position is committed before the ack",
@@ -196,9 +207,11 @@ def apply(mutation: Mutation, package: Path) -> None:
     """
     path = package / mutation.file
     text = path.read_text()
-    if text.count(mutation.old) != 1:
-        raise ValueError(f"{mutation.name}: {mutation.file} does not contain the text once")
-    path.write_text(text.replace(mutation.old, mutation.new))
+    for old, new in ((mutation.old, mutation.new), *mutation.more):
+        if text.count(old) != 1:
+            raise ValueError(f"{mutation.name}: {mutation.file} does not contain the text once: {old}")
+        text = text.replace(old, new)
+    path.write_text(text)
 
 
 def seeds_that_find(mutation: Mutation, seeds: int) -> tuple[list[int], int]:

@@ -169,7 +169,8 @@ class World:
 
     def _take_state_away(self, seconds: float) -> None:
         path, away = self.settings.state.path, self.folder.with_name("away.db")
-        if not path.exists() or away.exists():
+        is_used = self.process is not None and self.process.app is not None  # a start would make another one
+        if not is_used or not path.exists() or away.exists():
             return
         self.landmarks["state file is missing"] += 1
         self.trace("state file is missing")
@@ -220,7 +221,8 @@ class World:
 
     def _changed_settings(self) -> Any:
         if self.process and self.process.app:
-            self.judge.note_counters(self.process.app)  # a reload starts them again
+            self.judge.note_counters(self.process.app)  # a reload starts the streams again
+            self.judge.begin()
         self.settings = plan.vary(self.plan.settings, self.faults.random("SIGHUP"))
         return self.settings
 

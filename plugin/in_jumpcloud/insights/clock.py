@@ -75,6 +75,11 @@ class EarlierClock:
         """A moment that is most likely not in JumpCloud's future: good for a question, not for a position."""
         return self._earlier(self.now_ms(), self._newest)
 
+    def newest_ms(self) -> int:
+        """JumpCloud's clock by its newest answer alone, of whatever status; this machine's if that had no date."""
+        reading = self._newest
+        return int(reading.seconds_at(self._runtime.monotonic()) * 1000) if reading else self._runtime.now_ms()
+
     def _ahead_of(self, reading: _Reading | None) -> float | None:
         return None if reading is None else self._runtime.now_ns() / 1e9 - reading.seconds_at(self._runtime.monotonic())
 
