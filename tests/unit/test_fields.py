@@ -11,6 +11,7 @@ from in_jumpcloud.ecs import fields
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = ROOT / "tests" / "data" / "seed_fields.csv"
+DECLARED = ROOT / "tests" / "data" / "elastic_declared_fields.csv"
 ECS = ROOT / "tests" / "data" / "ecs_fields.csv"
 
 
@@ -18,6 +19,12 @@ def documented() -> list[tuple[str, str]]:
     """Name and type of every documented field of Elastic's integration."""
     with SEED.open(newline="", encoding="utf-8") as file:
         return [(row["name"], row["type"]) for row in csv.DictReader(file)]
+
+
+def declared_by_elastic() -> dict[str, str]:
+    """The type of every field of an event that Elastic's integration 1.22 declares, by its name."""
+    with DECLARED.open(newline="", encoding="utf-8") as file:
+        return {row["field"]: row["type"] for row in csv.DictReader(file)}
 
 
 def test_every_row() -> None:
@@ -28,9 +35,10 @@ def test_every_row() -> None:
     rows = documented()
     assert len(rows) == 110
     assert [(field.name, field.type) for field in fields.table()[:110]] == rows
-    for index, field in enumerate(fields.table()):
+    of_elastic = {name for name, _ in rows} | declared_by_elastic().keys()
+    for field in fields.table():
         origin = "jumpcloud" if field.name.startswith("jumpcloud.event.") else "ecs"
-        assert field.origin == ("elastic" if index < 110 else origin), field.name
+        assert field.origin == ("elastic" if field.name in of_elastic else origin), field.name
     with ECS.open(newline="", encoding="utf-8") as file:
         known_to_ecs = {row["name"]: row["type"] for row in csv.DictReader(file)}
     assert {field.name: field.type for field in fields.table() if field.origin == "ecs"} == known_to_ecs
@@ -49,7 +57,7 @@ def test_declared() -> None:
             result |= {f"{path}.{name}": inner} if isinstance(inner, str) else leaves(inner, f"{path}.{name}")
         return result
 
-    rows = {name: kind for name, kind in documented() if name.startswith("jumpcloud.event.")}
+    rows = {name: kind for name, kind in documented() if name.startswith("jumpcloud.event.")} | declared_by_elastic()
     assert leaves(fields.declared(), "jumpcloud.event") == rows
     rows |= {field.name: field.type for field in fields.table() if field.origin == "jumpcloud"}
     assert leaves(fields.declared(extended=True), "jumpcloud.event") == rows
