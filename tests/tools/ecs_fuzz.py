@@ -260,11 +260,16 @@ def _holds(base: Any, more: Any, path: Path_) -> bool:
     if path == ("event", "outcome"):  # text results add outcomes; a sign-on that waits for a second factor is unknown
         return base in {more, "unknown"} or (base, more) == ("failure", "unknown")
     if path[1:] == ("ip",):  # IPv4 written as IPv6 becomes IPv4
-        address = ipaddress.ip_address(base)
-        return ipaddress.ip_address(more) in {address, getattr(address, "ipv4_mapped", None)}
+        one, other = (value if type(value) is list else [value] for value in (base, more))
+        return {*map(_plain, one)} <= {*map(_plain, other)}
     if isinstance(base, list) and path[: len(EVENT)] != EVENT:
         return bool(more[: len(base)] == base)
     return repr(base) == repr(more)
+
+
+def _plain(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    address = ipaddress.ip_address(text)
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def strictly(line: bytes) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from in_jumpcloud.ecs.accessors import copy_fields, first_object
 from in_jumpcloud.ecs.coercion import coerce
 from in_jumpcloud.ecs.entity_fields import user_agent
 from in_jumpcloud.ecs.geoip import GeoIPLookup
+from in_jumpcloud.ecs.related_fields import add_related_fields
 from in_jumpcloud.insights.event import RawEvent, decode_event
 from in_jumpcloud.timestamps import rfc3339
 
@@ -118,6 +119,7 @@ class Mapper:
             self._add_base_fields(body, event_fields, data, event, problems)
             if self._extended:
                 extended.extend(body, data, self._event_type_info(data))
+            add_related_fields(body, data)
             if not self._keep_duplicates:
                 _remove_duplicates(data)
             if data:
