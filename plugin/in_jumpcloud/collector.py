@@ -307,7 +307,7 @@ class Collector:
         if passed < _PRUNE_EVERY_SECONDS:
             return
         self._pruned_at += passed
-        kept_ms = self._kept_from()
+        kept_ms = max(self._kept_from(), self.position.origin_ms)
         wanted_ms = self.reconciler.oldest_ms(self._clock.now_ms())
         before_ms = min(wanted_ms, kept_ms + round(passed * _PRUNE_PACE * 1000))
         if before_ms <= kept_ms:

@@ -176,7 +176,7 @@ class Poller:
             NotLicensed: no start helps: Directory Insights is not enabled.
         """
         moments = [self._clock.now_ms(), self._clock.newest_ms()]
-        if abs(moments[1] - moments[0]) < HOUR_MS:
+        if abs(moments[1] - moments[0]) < MINUTE_MS:
             moments.pop()
         # Only answers correct a clock that is behind, and while it is, all that it asks for is beyond the plan.
         for now_ms in moments:
@@ -308,7 +308,8 @@ class Poller:
     def _start_later(self, refusal: NotLicensed, stop: threading.Event) -> None:
         """Move the position to where the plan begins, if it does not reach back to the window. Log the gap.
 
-        The beginning of the plan moves on while old windows are paged, so these are of a page's size from now on.
+        The beginning of the plan moves on: if it did so while the window was paged, windows are of a page's size from
+        now on.
 
         Raises:
             NotLicensed: no later start helps now.
@@ -327,8 +328,9 @@ class Poller:
                 *(self._stream, refusal, rfc3339(limit_ms), rfc3339(reached_ms)),
             )
             self._counters.unavailable_seconds += (limit_ms - reached_ms) / 1000
-        covered_ms = reached_ms - wanted_ms
-        self._window_ms = max(MINUTE_MS, min(covered_ms or self._window_ms // 2, self._window_ms // 2))
+        if self._delivered:
+            covered_ms = reached_ms - wanted_ms
+            self._window_ms = max(MINUTE_MS, min(covered_ms or self._window_ms // 2, self._window_ms // 2))
         # The origin stays: if the plan reaches further again, the comparisons find what is skipped now.
         watermark_ms = max(limit_ms, reached_ms)
         self.position = msgspec.structs.replace(self.position, watermark_ms=watermark_ms, window=None)

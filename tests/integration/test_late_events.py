@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.streams import NOW, Clock, arrived_once, changed, event_queries, open_app, stream_settings
 
+from in_jumpcloud import app
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.config.types import Duration, Start
 from in_jumpcloud.errors import Retryable
@@ -243,6 +244,26 @@ def test_a_clock_that_was_wrong_for_half_an_hour_loses_nothing(
             clock.ahead_ms = ahead_ms
             clock.run(one, NOW + HOUR_MS)
             assert not dated or one.position.watermark_ms <= clock.ms
+            clock.ahead_ms = 0
+            clock.run(one, NOW + 6 * HOUR_MS)
+
+    assert all_arrived_once(receiver, source)
+
+
+def test_a_stream_that_began_in_the_future_goes_back(tmp_path: Path, receiver: SimulatedReceiver) -> None:
+    """The clock is a day ahead at the first start, and answers lose their date. All comes once the clock is right."""
+    source = EventSource(start_ms=NOW + HOUR_MS, end_ms=NOW + 2 * HOUR_MS, per_minute=5)
+    clock = WrongClock()
+    clock.ahead_ms = DAY_MS
+    with SimulatedApi(source, clock=lambda: clock.ms) as api:
+        settings = stream_settings(api, receiver, tmp_path, jumpcloud__start=Start("now"))
+        with app.open_app(settings, once=False, runtime=clock) as plugin:
+            (one,) = plugin.collectors
+            one.step(threading.Event())
+            api.faults.always(Fault("no_date"))
+            clock.run(one, NOW + 30 * MINUTE_MS)
+            assert not one.position.provisional
+            assert one.position.origin_ms > NOW + 23 * HOUR_MS
             clock.ahead_ms = 0
             clock.run(one, NOW + 6 * HOUR_MS)
 

@@ -103,20 +103,14 @@ class TestKept:
         everything = [*keys(3, minute=9), *keys(4, minute=10)]
         for stream in "ab":
             state.commit(stream, everything, POSITION)
-        assert state.kept_from_ms("a") == POSITION.origin_ms
+        assert state.kept_from_ms("a") == 0
         assert state.prune("a", 11 * MINUTE - 1) == 3
         for before_ms in (9 * MINUTE, 10 * MINUTE, 0, 10 * MINUTE + 5):
             assert state.prune("a", before_ms) == 0
         assert state.kept_from_ms("a") == 10 * MINUTE
         assert state.delivered("a", everything) == set(keys(4, minute=10))
         assert state.delivered("b", everything) == set(everything)
-        assert (state.kept_from_ms("b"), state.kept_from_ms("c")) == (POSITION.origin_ms, 0)
-
-    def test_kept_from_follows_an_origin_that_is_corrected(self, state: StateStore) -> None:
-        """Until something is pruned, the ledger has everything from the origin on."""
-        for origin_ms in (50 * MINUTE, 20 * MINUTE):
-            state.commit("a", [], Position.starting_at(origin_ms))
-            assert state.kept_from_ms("a") == origin_ms
+        assert (state.kept_from_ms("b"), state.kept_from_ms("c")) == (0, 0)
 
     def test_reconciliation(self, path: Path) -> None:
         """The reconciler's own text is kept as it is."""

@@ -156,7 +156,7 @@ def test_ledgers_with_digests(tmp_path: Path, version: int) -> None:
         with StateStore(path, new_agent_id="x") as state:
             assert known(state, [*IDS, *STRAY]) == IDS
             assert state.counts("default", LAST, LAST + 1) == {LAST: 3}
-            assert (state.kept_from_ms("default"), state.organization("default")) == (POSITION.origin_ms, None)
+            assert (state.kept_from_ms("default"), state.organization("default")) == (0, None)
             letter = Refused(key(1, "x"), "x", "refused", 0, "tag", b"{}")
             state.commit("default", [letter.key], POSITION, dead_letters=[letter])
             assert state.dead_letters.count == 1

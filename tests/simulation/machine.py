@@ -84,6 +84,7 @@ class Process:
     def committed(self, connection: SimConnection, *, has_keys: bool) -> None:
         """A transaction is on disk, with keys of acknowledged events or without."""
         if has_keys:
+            self.world.judge.note_progress()
             for delivery in self.unsettled.pop(self.world.scheduler.current, ()):
                 delivery.settled = True
                 self.world.trace("settled", *delivery.uids)
@@ -111,7 +112,7 @@ class Process:
                     open_app(world.settings, runtime=runtime, troubles=troubles, outside=outside)
                 ),
             )
-            world.judge.begin()
+            world.judge.note_progress()
             if self.stopping:
                 plugin.stop.set()
             error = plugin.run(lambda: self._tick(plugin))

@@ -130,8 +130,8 @@ MUTATIONS = (
     Mutation(
         "a moving beginning of the plan is met with the same windows, from that beginning on",
         "poller.py",
-        "self._window_ms = max(MINUTE_MS, min(covered_ms or self._window_ms // 2, self._window_ms // 2))",
-        "self._window_ms = self._settings.window.ms + 0 * covered_ms",
+        "        if self._delivered:\n            covered_ms",
+        "        if False:\n            covered_ms",
         (
             ("self._margin_ms = min(DAY_MS, 2 * self._margin_ms)", "self._margin_ms = 1 + MINUTE_MS"),
             ("watermark_ms = max(limit_ms, reached_ms)", "watermark_ms = max(limit_ms, wanted_ms)"),

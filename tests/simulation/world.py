@@ -222,7 +222,7 @@ class World:
     def _changed_settings(self) -> Any:
         if self.process and self.process.app:
             self.judge.note_counters(self.process.app)  # a reload starts the streams again
-            self.judge.begin()
+            self.judge.note_progress()
         self.settings = plan.vary(self.plan.settings, self.faults.random("SIGHUP"))
         return self.settings
 

@@ -24,7 +24,7 @@ CREATE TABLE stream (
 );
 """
 _ADDED_IN_3 = """
-ALTER TABLE stream ADD COLUMN kept_from_ms INTEGER;      -- the ledger has all ids from then on; NULL: from its origin
+ALTER TABLE stream ADD COLUMN kept_from_ms INTEGER;      -- the ledger has all ids from then on; NULL: none was removed
 ALTER TABLE stream ADD COLUMN reconciliation TEXT;       -- the reconciler's own JSON
 ALTER TABLE stream ADD COLUMN v2_read_ms INTEGER;        -- the end of what version 2 had read
 CREATE TABLE ledger (

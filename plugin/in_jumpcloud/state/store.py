@@ -76,12 +76,8 @@ class StateReader:
         return self._ledger.counts(stream, start_minute, end_minute)
 
     def kept_from_ms(self, stream: str) -> int:
-        """The time from which on the ledger has every delivered id; epoch milliseconds, 0 for an unknown stream."""
-        rows = self._database.read("SELECT kept_from_ms, position FROM stream WHERE name = ?", (stream,))
-        if not rows:
-            return 0
-        ((kept_from_ms, position),) = rows
-        return self._position(position).origin_ms if kept_from_ms is None else int(kept_from_ms)
+        """The time from which on the ledger has every delivered id; epoch milliseconds, 0 while it has them all."""
+        return int(self._column("kept_from_ms", stream) or 0)
 
     def reconciliation(self, stream: str) -> str | None:
         """What `save_reconciliation` stored; None before the first time."""
