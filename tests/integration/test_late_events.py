@@ -268,3 +268,23 @@ def test_a_stream_that_began_in_the_future_goes_back(tmp_path: Path, receiver: S
             clock.run(one, NOW + 6 * HOUR_MS)
 
     assert all_arrived_once(receiver, source)
+
+
+def test_each_start_may_correct_an_origin_of_which_no_answer_told_the_time(
+    tmp_path: Path, receiver: SimulatedReceiver
+) -> None:
+    """The clock is ahead at the first start and right at the second; JumpCloud answers at the third, an hour later."""
+    source = EventSource(start_ms=NOW + HOUR_MS, end_ms=NOW + 3 * HOUR_MS, per_minute=5)
+    clock = WrongClock()
+    with SimulatedApi(source, clock=lambda: clock.ms) as api:
+        settings = stream_settings(api, receiver, tmp_path, jumpcloud__start=Start("now"))
+        api.faults.always(Fault("status", status=503))
+        for clock.ahead_ms in (DAY_MS, 0):
+            with app.open_app(settings, once=False, runtime=clock) as plugin:
+                plugin.collectors[0].step(threading.Event())
+            clock.ms += HOUR_MS
+        api.faults.clear()
+        with app.open_app(settings, once=False, runtime=clock) as plugin:
+            clock.run(plugin.collectors[0], NOW + 6 * HOUR_MS)
+
+    assert all_arrived_once(receiver, source)
