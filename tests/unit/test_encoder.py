@@ -25,11 +25,11 @@ SIMULATED = [
     json.loads(item.raw) for item in EventSource(start_ms=0, end_ms=600_000).between(0, 600_000, now_ms=600_000)
 ]
 RECEIVED_NS = 1_698_303_449_823_000_000
-SELECTORS = {"event_type", "service", "type", "field", "severity", "success", "result", "status"}
+SELECTORS = {"event_type", "service", "type", "source_type", "field", "severity", "success", "result", "status"}
 """Names of values that decide which fields or categories a record has."""
 
-PEOPLE = {"initiated_by", "resource"}
-"""Whether these two are one person decides the fields of the record's `user`."""
+PEOPLE = {"initiated_by", "jc_initiated_by_id", "resource", "username"}
+"""Whether these are one person decides the fields of the record's `user`."""
 
 
 def encoder() -> RecordEncoder:

@@ -22,6 +22,9 @@ GEOIP = ROOT / "geoip"
 DOCUMENTED = (ROOT / "tests" / "data" / "documented_events.ndjson").read_bytes().splitlines()
 SIMULATED = [item.raw for item in EventSource(start_ms=0, end_ms=600_000).between(0, 600_000, now_ms=600_000)]
 RARE: list[dict[str, Any]] = [
+    {"username": r"CORP\ann", "process_name": "/usr/sbin/sshd", "resource": {"type": "user", "name": r"CORP\bob"}},
+    {"mdm_device_id": "1", "query_responses": {"model_name": "MacBook Air", "product_name": "Mac14,2"}},
+    {"event_type": "organization_update", "organization": "1", "resource": {"id": "1", "name": "Example"}},
     {"client_ip": "81.2.69.144:1", "src_ip": "[::ffff:81.2.69.144]:1", "scope": "x"},
     {"src_ip": "216.160.83.56", "client_ip": "216.160.83.56"},
     {"system": {"os": "Windows", "version": "10"}, "resource": {"type": "user_group", "id": "1", "name": "G"}},

@@ -80,6 +80,8 @@ def whole(sample: dict[str, Any], raw: str) -> dict[str, Any]:
     record |= expected
     if sample.get("original"):
         record["event"]["original"] = raw
+    if "client" in record and "src_ip" not in sample["event"]:
+        record["source"] = copy.deepcopy(record["client"]) | record.get("source", {})
     for side in ("client", "source"):
         address = record.get(side, {})
         if "geo" in address:

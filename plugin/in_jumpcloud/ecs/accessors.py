@@ -15,6 +15,17 @@ def first_object(value: Any) -> dict[str, Any]:
     return value if type(value) is dict else {}
 
 
+def first_naming(value: Any, names: Names) -> dict[str, Any]:
+    """As first_object; of a list, the first object that has one of `names`, if there is one."""
+    if type(value) is dict:
+        return value
+    if type(value) is list:
+        for each in value:
+            if type(each) is dict and any(name in each for name, _ in names):
+                return each
+    return first_object(value)
+
+
 def get_str(data: dict[str, Any], name: str) -> str:
     """The text under `name`; empty if there is none or it is not text."""
     value = data.get(name)
@@ -26,6 +37,14 @@ def copy_fields(source: dict[str, Any], names: Names, target: dict[str, Any]) ->
     for name, new_name in names:
         if name in source:
             target[new_name] = source[name]
+    return target
+
+
+def copy_texts(source: dict[str, Any], names: Names, target: dict[str, Any]) -> dict[str, Any]:
+    """As copy_fields, but only text, as the types of `source` are not declared."""
+    for name, new_name in names:
+        if type(value := source.get(name)) is str:
+            target[new_name] = value
     return target
 
 

@@ -1,59 +1,97 @@
-"""The entities of an event: groups, hosts, devices, software, files, rules, and `related`."""
+"""The entities of an event: groups, hosts, devices, software, services, files, rules, and `related`.
+
+Where an event names several things for one place, the first of these has it: what the event itself calls `system`,
+`application` or `rule_id`; its `resource`; the ends of its `association`; the phone, the device and the policies of the
+login. Two ends of the same kind are lists of ids and names. `related.hosts` has every host and device that is named.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from in_jumpcloud.ecs import ip_address
-from in_jumpcloud.ecs.accessors import association_ends, copy_fields, distinct, first_object, get_str
+from in_jumpcloud.ecs.accessors import Names, copy_fields, copy_texts, distinct, first_object, get_str
+from in_jumpcloud.ecs.objects import Named
 
 ALERTS = frozenset({"alerts", "alert"})
 """The service of alerts and their rules: both of its names."""
 
 _ID_AND_NAME = (("id", "id"), ("name", "name"))
-_END = (("object_id", "id"), ("name", "name"))
-_ASSOCIATION = (("id", "id"),)
 _AGENT = (("name", "name"), ("version", "version"))
 _AGENT_OS = (("os_name", "name"), ("os_full", "full"), ("os_version", "version"))
-_HOST = (("id", "id"), ("hostname", "hostname"), ("hostname", "name"), ("displayName", "name"))
-_HOST_RESOURCE = (("name", "name"), *_HOST)
+_HOST = (
+    *(("id", "id"), ("host_name", "hostname"), ("hostname", "hostname")),
+    *(("host_name", "name"), ("hostname", "name"), ("displayName", "name")),
+)
 _HOST_OS = (("os", "name"), ("version", "version"))
-_PACKAGE = (("name", "name"), ("version", "version"), ("path", "path"))
+_APPLICATION = (("id", "id"), ("name", "name"), ("display_label", "name"))
+_PACKAGE = (("name", "name"), ("version", "version"), ("path", "path"), ("package_manager", "type"))
 _FILE = (("object_storage_item_version_name", "name"), ("object_storage_item_version_size", "size"))
 _SHA256 = "object_storage_item_version_sha_256_sum"
 _MDM_DEVICE = (("windows_device_uuid", "id"), ("device_object_id", "id"), ("mdm_device_id", "id"))
+_MODEL = (("product_name", "identifier"), ("model", "name"), ("model_name", "name"))
 _PHONE = (("id", "id"), ("make", "manufacturer"))
+_PORTALS = (("type", "name"), ("id", "id"), ("name", "name"))
+
+# The names in an object, by its place in the record; a later name has precedence.
+_PLACES: dict[str, Names] = {
+    "group": _ID_AND_NAME,
+    "host": (("name", "name"), *_HOST),
+    "rule": (("policy_id", "id"), ("id", "id"), ("policy_name", "name"), ("name", "name")),
+    "service": (
+        *(("id", "id"), ("app_id", "id"), ("application_id", "id"), ("name", "name"), ("app_name", "name")),
+        *(("application_name", "name"), ("displayName", "name"), ("display_name", "name"), ("displayLabel", "name")),
+    ),
+    "package": (*_PACKAGE, ("displayName", "name"), ("display_name", "name")),
+    "device": (("id", "id"), ("serial", "id"), ("manufacturer", "manufacturer")),
+    "file": (("name", "name"),),
+}
+_SERVICE_OF_ACCOUNT = (("application_id", "id"), ("application_name", "name"))
+_NAMES_OF_SYSTEM = ("id", "hostname", "displayName")
+_HOST_NAMES = ("id", "serial", "hostname", "host_name", "name", "displayName")
 
 
-def add_entity_fields(body: dict[str, Any], data: dict[str, Any], resource: dict[str, Any], kind: str) -> None:
-    """Add the entities in an event's `data` to `body`. `kind` is the type of its `resource`, in lower case."""
-    service = get_str(data, "service")
+def add_entity_fields(body: dict[str, Any], data: dict[str, Any], objects: list[Named], service: str) -> None:
+    """Add the entities in an event's `data`, of this `service`, to `body`.
+
+    `objects` are those that the event names, its `resource` first.
+    """
     if "organization" in data:
         body["organization"] = {"id": data["organization"]}
-    if group := _group(data, resource, kind):
-        body["group"] = group
-    if host := _host(data, resource, kind):
-        body["host"] = host
-    if "user_agent" not in body and (agent := _other_user_agent(data)):
-        body["user_agent"] = agent
+    hosts = _add_objects(body, objects)
+    if "system" in data and (system := first_object(data["system"])):
+        body["host"] = _host(system)
+    elif "system_object_id" in data and "host" not in body:
+        body["host"] = {"id": data["system_object_id"]}
+    if "system_group" in data and "group" not in body:
+        _add(
+            body, "group", copy_fields(first_object(data["system_group"]), (("object_id", "id"), ("name", "name")), {})
+        )
+    if "user_agent" not in body:
+        _add(body, "user_agent", _other_user_agent(data))
     if "application" in data:
         _add_application(body, first_object(data["application"]), service, get_str(data, "event_type"))
-    if service == "object_storage" and (file := _file(data)):
-        body["file"] = file
+    if "target_resource" in data and "service" not in body:
+        _add(body, "service", copy_texts(first_object(data["target_resource"]), _PORTALS, {}))
+    if service == "object_storage":
+        _add(body, "file", _file(data))
+    if service in ALERTS and objects[0][0] != "rule":
+        rule = copy_fields(first_object(data.get("correlation")), (("id", "id"),), {})
+        _add(body, "rule", copy_fields(data, (("rule_id", "id"),), rule))
 
     phone: dict[str, Any] = {}
+    login_from: dict[str, Any] = {}
     if "auth_context" in data:
         context = first_object(data["auth_context"])
+        if "policies_applied" in context and "rule" not in body:
+            _add(body, "rule", _policies(context["policies_applied"]))
         phone = first_object(context.get("jumpcloud_protect_device"))
-        if "policies_applied" in context and (rule := _policies(context["policies_applied"])):
-            body["rule"] = rule
-    if "auth_meta" in data:
-        phone = phone or first_object(first_object(data["auth_meta"]).get("jumpcloud_protect_device"))
-    if service in ALERTS and (rule := _rule(data, resource, kind)):
-        body["rule"] = rule
-    if device := copy_fields(data, _MDM_DEVICE, {}) or _device(phone):
-        body["device"] = device
-    _add_related(body, phone)
+        login_from = first_object(context.get("system"))
+        hosts += [login_from.get(name) for name in _NAMES_OF_SYSTEM]
+    if "auth_meta" in data and not phone:
+        phone = first_object(first_object(data["auth_meta"]).get("jumpcloud_protect_device"))
+    _add_device(body, data, phone, login_from)
+    _add_related(body, phone, hosts)
 
 
 def user_agent(value: dict[str, Any]) -> dict[str, Any]:
@@ -66,6 +104,11 @@ def user_agent(value: dict[str, Any]) -> dict[str, Any]:
     return agent
 
 
+def _add(body: dict[str, Any], name: str, fields: dict[str, Any]) -> None:
+    if fields:
+        body[name] = fields
+
+
 def _other_user_agent(data: dict[str, Any]) -> dict[str, Any]:
     """The user agent under its other name, or nested in an object of the same name."""
     if "user_agent" in data:
@@ -75,39 +118,59 @@ def _other_user_agent(data: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _group(data: dict[str, Any], resource: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The group in an event: its resource, or an end of its association. Types are `user_group`, `system_group` etc."""
-    if kind.endswith("group"):
-        return copy_fields(resource, _ID_AND_NAME, {})
-    if "association" in data:
-        for end in association_ends(data):
-            if get_str(end, "type").lower().endswith("group"):
-                return copy_fields(end, _END, {})
-        association = first_object(data["association"])
-        if get_str(association, "type").lower().endswith("group"):
-            return copy_fields(association, _ASSOCIATION, {})
-    return {}
+def _add_objects(body: dict[str, Any], objects: list[Named]) -> list[Any]:
+    """Give each object its places; returns the ids and names of hosts and devices among them."""
+    hosts: list[Any] = []
+    shared: set[str] = set()  # places of objects that are not the resource
+    for number, (kind, places, values) in enumerate(objects):
+        for place in places:
+            if place in {"host", "device"}:
+                hosts += [values.get(name) for name in _HOST_NAMES]
+            if place == "host.name":
+                if "host" not in body and (name := get_str(values, "name")):
+                    body["host"] = {"name": name}
+            elif place == "organization":
+                organization = body.get("organization", {})
+                if values.get("id") == organization.get("id") and (name := get_str(values, "name")):
+                    body["organization"] = {**organization, "name": name}
+            elif place in _PLACES:
+                names = _SERVICE_OF_ACCOUNT if (kind, place) == ("account", "service") else _PLACES[place]
+                fields = copy_texts(values, names, {})
+                if place == "device" and (model := copy_texts(values, _MODEL, {})):
+                    fields["model"] = model
+                if place not in body:
+                    _add(body, place, fields)
+                    if number:
+                        shared.add(place)
+                elif place in shared:
+                    body[place] = _both(body[place], fields)
+    return hosts
 
 
-def _host(data: dict[str, Any], resource: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The system that the event happened on; otherwise the system that is its resource."""
-    if "system" in data and (system := first_object(data["system"])):
-        host = copy_fields(system, _HOST, {})
-        if os := copy_fields(system, _HOST_OS, {}):
-            host["os"] = os
-        return host
-    return copy_fields(resource, _HOST_RESOURCE, {}) if kind == "system" else {}
+def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The values of two objects: a list where they differ."""
+    values = {name: distinct(*_listed(one.get(name)), other.get(name)) for name in {**one, **other}}
+    return {name: each if len(each) > 1 else each[0] for name, each in values.items()}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if type(value) is list else [value]
+
+
+def _host(system: dict[str, Any]) -> dict[str, Any]:
+    """The system that the event happened on."""
+    host = copy_fields(system, _HOST, {})
+    if os := copy_fields(system, _HOST_OS, {}):
+        host["os"] = os
+    return host
 
 
 def _add_application(body: dict[str, Any], application: dict[str, Any], service: str, action: str) -> None:
-    """Depending on the service, an application is a single sign-on application or software on a device."""
-    if service == "sso" or action == "sso_auth":
-        if label := copy_fields(application, (("name", "name"), ("display_label", "name")), {}):
-            body["service"] = label
-    elif (service == "software" or action.startswith("software_")) and (
-        package := copy_fields(application, _PACKAGE, {})
-    ):
-        body["package"] = package
+    """An application is software on a device where the event is about software, or else what people sign in to."""
+    if service == "software" or action.startswith("software_"):
+        _add(body, "package", copy_texts(application, _PACKAGE, {}))
+    else:
+        _add(body, "service", copy_texts(application, _APPLICATION, {}))
     if "sso_url" in application:
         body["url"] = {"full": application["sso_url"]}
 
@@ -128,34 +191,43 @@ def _policies(applied: Any) -> dict[str, Any]:
     return {name: values for name, values in rule.items() if values}
 
 
-def _rule(data: dict[str, Any], resource: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The rule that was created, changed or deleted, or that raised an alert."""
-    if kind == "rule":
-        return copy_fields(resource, _ID_AND_NAME, {})
-    return copy_fields(
-        data, (("rule_id", "id"),), copy_fields(first_object(data.get("correlation")), (("id", "id"),), {})
-    )
+def _add_device(body: dict[str, Any], data: dict[str, Any], phone: dict[str, Any], login_from: dict[str, Any]) -> None:
+    """Add the managed mobile device; or else the phone that confirmed a login, or the device that it came from."""
+    device = copy_fields(data, _MDM_DEVICE, {})
+    if "query_responses" in data:
+        answers = first_object(data["query_responses"])
+        if model := copy_texts(answers, _MODEL, {}):
+            device["model"] = model
+        if "host" not in body:
+            _add(body, "host", copy_texts(answers, (("device_name", "name"),), {}))
+    elif device or "device" in body:
+        pass
+    elif phone:
+        device = copy_fields(phone, _PHONE, {})
+        if "model" in phone:
+            device["model"] = {"name": phone["model"]}
+    elif "id" in login_from:
+        device = {"id": login_from["id"]}
+    _add(body, "device", device)
 
 
-def _device(phone: dict[str, Any]) -> dict[str, Any]:
-    """The phone that confirmed a login."""
-    device = copy_fields(phone, _PHONE, {})
-    if "model" in phone:
-        device["model"] = {"name": phone["model"]}
-    return device
-
-
-def _add_related(body: dict[str, Any], phone: dict[str, Any]) -> None:
+def _add_related(body: dict[str, Any], phone: dict[str, Any], hosts: list[Any]) -> None:
     related: dict[str, Any] = body.get("related", {})
-    ips = [body[side]["ip"] for side in ("client", "source") if side in body and "ip" in body[side]]
-    if phone and (address := ip_address.parse_ip(get_str(phone, "ip"))):
-        ips.append(address.ip)
+    ips = [*related["ip"]] if "ip" in related else []
+    for side in ("client", "source"):
+        if side in body and "ip" in (address := body[side]):
+            ips.append(address["ip"])
+            if "address" in address:
+                ips += [each.ip for each in ip_address.parse_ips(address["address"])]
+    if phone and (parsed := ip_address.parse_ip(get_str(phone, "ip"))):
+        ips.append(parsed.ip)
     if ips:
         related["ip"] = distinct(*ips)
     if "host" in body:
         host = body["host"]
-        if hosts := distinct(host.get("id"), host.get("hostname"), host.get("name")):
-            related["hosts"] = hosts
+        hosts = [host.get("id"), host.get("hostname"), host.get("name"), *hosts]
+    if hosts and (names := distinct(*related.get("hosts", ()), *hosts)):
+        related["hosts"] = names
     if "file" in body and "hash" in body["file"] and (hashes := distinct(body["file"]["hash"]["sha256"])):
         related["hash"] = hashes
     if related:

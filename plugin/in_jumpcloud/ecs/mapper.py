@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 from in_jumpcloud import __version__
 from in_jumpcloud.config.schema import EcsSettings
 from in_jumpcloud.ecs import extended, fields, ip_address
-from in_jumpcloud.ecs.accessors import copy_fields, first_object
+from in_jumpcloud.ecs.accessors import copy_fields, first_naming, first_object
 from in_jumpcloud.ecs.coercion import coerce
 from in_jumpcloud.ecs.entity_fields import user_agent
 from in_jumpcloud.ecs.geoip import GeoIPLookup
 from in_jumpcloud.ecs.related_fields import add_related_fields
+from in_jumpcloud.ecs.user_fields import ACTOR
 from in_jumpcloud.insights.event import RawEvent, decode_event
 from in_jumpcloud.timestamps import rfc3339
 
@@ -40,7 +41,6 @@ _CATEGORIES = {
 }
 
 _EVENT_FIELDS = (("id", "id"), ("event_type", "action"), ("service", "module"))
-_ACTOR = (("id", "id"), ("email", "email"), ("username", "name"))
 _HOST = (("id", "id"), ("hostname", "hostname"))
 
 # Fields below jumpcloud.event, and below its objects, whose values are elsewhere in the record.
@@ -166,17 +166,20 @@ class Mapper:
         success = data.get("success", data.get("sso_token_success"))
         event_fields["outcome"] = "success" if success is True else "failure" if success is False else "unknown"
 
-        client = self._address(data, "client_ip", problems)
+        client = self._address(data, "client_ip", problems) if "client_ip" in data else {}
         if client:
             body["client"] = client
-        source = self._address(data, "src_ip", problems)
-        actor = copy_fields(first_object(data.get("initiated_by")), _ACTOR, {})
-        if actor:
+        source = self._address(data, "src_ip", problems) if "src_ip" in data else {}
+        if self._extended and client:
+            source = _complete(client, source, data)
+        initiator = data.get("initiated_by")
+        if actor := copy_fields(
+            first_naming(initiator, ACTOR) if self._extended else first_object(initiator), ACTOR, {}
+        ):
             source["user"] = actor
         if source:
             body["source"] = source
-        host = copy_fields(first_object(data.get("system")), _HOST, {})
-        if host:
+        if "system" in data and (host := copy_fields(first_object(data["system"]), _HOST, {})):
             body["host"] = host
         if "message" in data:
             body["message"] = data["message"]
@@ -184,16 +187,13 @@ class Mapper:
             body["user"] = {"name": data["username"]}
         if "process_name" in data:
             body["process"] = {"name": data["process_name"]}
-        agent = user_agent(first_object(data.get("useragent")))
-        if agent:
+        if "useragent" in data and (agent := user_agent(first_object(data["useragent"]))):
             body["user_agent"] = agent
 
     def _address(self, data: dict[str, Any], name: str, problems: list[str]) -> dict[str, Any]:
-        text = data.get(name)
-        if text is None:
-            return {}
-        ip, port = text, None
-        if self._extended and type(text) is str and (parsed := ip_address.parse_ip(text)):
+        ip = text = data[name]
+        port = None
+        if self._extended and (parsed := ip_address.first_ip(text)):
             ip, port = parsed
         result = self._geo.lookup(ip) if type(ip) is str else None
         if result is None:
@@ -217,12 +217,13 @@ class Mapper:
             return None
         service = service if type(service) is str and len(service) <= _MAX_NAME_LENGTH else None
         info = extended.event_type_info(service, action) if len(action) <= _MAX_NAME_LENGTH else None
-        if info is None:
-            name = action[:_MAX_NAME_LENGTH]
-            with self._counting:
-                by_name = name in self.unknown_types or len(self.unknown_types) < _MAX_UNKNOWN_TYPES
-                self.unknown_types[name if by_name else OTHER] += 1
-        return info
+        if info is not None:
+            return info
+        name = action[:_MAX_NAME_LENGTH]
+        with self._counting:
+            by_name = name in self.unknown_types or len(self.unknown_types) < _MAX_UNKNOWN_TYPES
+            self.unknown_types[name if by_name else OTHER] += 1
+        return None
 
 
 def new_id(random: Random) -> str:
@@ -237,6 +238,22 @@ def _timestamp(event: RawEvent) -> str:
     if text[-1] == "Z" and text[10] == "T" and text[19] in ".Z":
         return text if len(text) == 24 else f"{text[:19]}.{text[20:-1]:0<3.3}Z"  # noqa: PLR2004
     return rfc3339(event.time_ns // 1_000_000)
+
+
+def _complete(client: dict[str, Any], source: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """The source of profile `extended`: the client if there is no other. What only the event knows is added to it."""
+    if "as" not in client and (system := _own_system(data)):
+        client["as"] = system
+    return source if "src_ip" in data else client.copy()
+
+
+def _own_system(data: dict[str, Any]) -> dict[str, Any]:
+    """The autonomous system of the client that the event itself has."""
+    asn = first_object(data.get("asn")) or first_object(first_object(data.get("geoip")).get("asn"))
+    system = copy_fields(asn, (("number", "number"),), {})
+    if "organization" in asn:
+        system["organization"] = {"name": asn["organization"]}
+    return system
 
 
 def _remove_duplicates(data: dict[str, Any]) -> None:
