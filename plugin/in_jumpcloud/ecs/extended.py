@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from in_jumpcloud.ecs import event_types, objects
+from in_jumpcloud.ecs import event_type_guess, event_types, objects
 from in_jumpcloud.ecs.accessors import first_object, get_str
 from in_jumpcloud.ecs.entity_fields import ALERTS, add_entity_fields
 from in_jumpcloud.ecs.message_fields import add_message_fields
@@ -23,12 +23,16 @@ CONSTANT_OF_EVENT = {"kind": "event", "provider": "jumpcloud"}
 
 
 class EventTypeInfo(NamedTuple):
-    """A row of the table of event types, as a record holds it. The lists are shared: do not change them."""
+    """A row of the table of event types, as a record holds it. The lists are shared: do not change them.
+
+    `guessed`: the table has no such row.
+    """
 
     categories: list[str]
     types: list[str]
     subject: str
     is_login: bool
+    guessed: bool = False
 
 
 @lru_cache(maxsize=1024)
@@ -36,6 +40,13 @@ def event_type_info(service: str | None, event_type: str) -> EventTypeInfo | Non
     """The row of an event type; None if the table has none."""
     row = event_types.lookup(service, event_type)
     return _info(row.categories, row.types, row.subject) if row else None
+
+
+@lru_cache(maxsize=1024)
+def guessed_info(event_type: str, resource_type: str) -> EventTypeInfo | None:
+    """What the words of an event type without a row, and of the type of its `resource`, say; None if nothing."""
+    guess = event_type_guess.guess(event_type, resource_type)
+    return _info(guess.categories, guess.types, guess.subject)._replace(guessed=True) if guess else None
 
 
 def _info(categories: tuple[str, ...], types: tuple[str, ...], subject: str) -> EventTypeInfo:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from in_jumpcloud import __version__
 from in_jumpcloud.config.schema import EcsSettings
 from in_jumpcloud.ecs import extended, fields, ip_address
-from in_jumpcloud.ecs.accessors import copy_fields, first_naming, first_object
+from in_jumpcloud.ecs.accessors import copy_fields, first_naming, first_object, get_str
 from in_jumpcloud.ecs.coercion import coerce
 from in_jumpcloud.ecs.entity_fields import user_agent
 from in_jumpcloud.ecs.geoip import GeoIPLookup
@@ -29,6 +29,8 @@ from in_jumpcloud.timestamps import rfc3339
 ECS_VERSION = "8.11.0"
 OTHER = "other"
 """The name under which unknown event types are counted once there are too many names."""
+GUESSED = "guessed_event_type"
+"""The tag of a record whose category and type are guessed, because the table of event types lacks its event type."""
 
 _MAX_UNKNOWN_TYPES = 100
 _MAX_NAME_LENGTH = 100  # characters
@@ -88,6 +90,7 @@ class Mapper:
             tags.insert(0, "preserve_original_event")
         self._tags = tags
         self._tags_with_error = tags if self._keep_original else [*tags, "preserve_original_event"]
+        self._tags_with_guess, self._tags_with_both = [*tags, GUESSED], [*self._tags_with_error, GUESSED]
         self._constant = {
             "ecs": {"version": ECS_VERSION},
             "data_stream": {"type": "logs", "dataset": "jumpcloud.events", "namespace": settings.namespace},
@@ -112,13 +115,16 @@ class Mapper:
         data, problem, strict = decode_event(event.raw)
         service, organization = (data.get("service"), data.get("organization")) if data else (None, None)
         problems = [problem] if problem else []
+        guessed = False
         event_fields: dict[str, Any] = {"created": created, **self._constant_of_event}
         body: dict[str, Any] = {"@timestamp": created, **self._constant, "event": event_fields}
         if data is not None:
             data = coerce(data, self._declared, problems, strict=strict)
             self._add_base_fields(body, event_fields, data, event, problems)
             if self._extended:
-                extended.extend(body, data, self._event_type_info(data))
+                info = self._event_type_info(data)
+                guessed = info is not None and info.guessed
+                extended.extend(body, data, info)
             add_related_fields(body, data)
             if not self._keep_duplicates:
                 _remove_duplicates(data)
@@ -131,7 +137,10 @@ class Mapper:
             event_fields["original"] = bytes(event.raw).decode(errors="replace")
         if self._hash_original:
             event_fields["hash"] = hashlib.sha256(event.raw).hexdigest()
-        body["tags"] = self._tags_with_error if problems else self._tags
+        if guessed:
+            body["tags"] = self._tags_with_both if problems else self._tags_with_guess
+        else:
+            body["tags"] = self._tags_with_error if problems else self._tags
         geo_found = "geo" in body.get("client", ()) or "geo" in body.get("source", ())
         time_ns = received_ns if event.time_ns is None else event.time_ns
         return Record(time_ns, body, service, organization, geo_found)
@@ -211,7 +220,7 @@ class Mapper:
         return address
 
     def _event_type_info(self, data: dict[str, Any]) -> extended.EventTypeInfo | None:
-        """The row of an event's type; a type without one is counted."""
+        """The row of an event's type; a type without one is counted and guessed."""
         service, action = data.get("service"), data.get("event_type")
         if type(action) is not str:
             return None
@@ -223,7 +232,8 @@ class Mapper:
         with self._counting:
             by_name = name in self.unknown_types or len(self.unknown_types) < _MAX_UNKNOWN_TYPES
             self.unknown_types[name if by_name else OTHER] += 1
-        return None
+        resource_type = get_str(first_object(data.get("resource")), "type")
+        return extended.guessed_info(name, resource_type[:_MAX_NAME_LENGTH])
 
 
 def new_id(random: Random) -> str:
