@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
 from support.api import HOUR_END, NOW, START, WINDOW, Client, ids
+from support.command import ROOT
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
@@ -80,6 +82,17 @@ def test_the_window_includes_its_start_and_excludes_its_end(source: EventSource,
     assert [item.event_id for item in source.between(START - MINUTE_MS, START, now_ms=NOW + 1)] == ["B"]
 
 
+def test_every_service_of_the_page_is_known(client: Client) -> None:
+    """JumpCloud's services, as conf/mapping.md lists them, may be asked for, also those that no event here has."""
+    text = (ROOT / "conf" / "mapping.md").read_text(encoding="utf-8").partition("## Services")[2]
+    services = re.findall(r"`([a-z_]+)`[,.]", text)
+    assert len(services) == len(set(services)) == 25
+    assert client.post(service=services).status_code == 200
+    refused = client.post(service=["quantum_badges"]).json()["message"]
+    supported = set(refused.partition("supported: ")[2].split(", "))
+    assert supported == {*services, "all", "alert"}
+
+
 def test_limits_services_and_cursors(client: Client) -> None:
     """`alert` means `alerts`. A cursor of another query is refused."""
     for limit, used in ((None, 1000), (7, 7)):
@@ -105,7 +118,7 @@ def test_a_wrong_query_is_refused(client: Client) -> None:
     wrong: list[tuple[str, dict[str, Any], str]] = [
         ("events", {"service": None}, "`service`"),
         ("events", {"service": "all"}, "`$.service`"),
-        ("events", {"service": ["unknown"]}, "Unsupported service: unknown; supported: access_management"),
+        ("events", {"service": ["unknown"]}, "Unsupported service: unknown; supported: access_certification"),
         ("events", {"start_time": None}, "`start_time`"),
         ("events", {"start_time": "2026-13-01T00:00:00Z"}, "`$.start_time`"),
         ("events", {"end_time": 5}, "`$.end_time`"),

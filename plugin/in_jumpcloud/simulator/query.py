@@ -23,7 +23,10 @@ MAX_LIMIT = 10_000
 MAX_BUCKETS = 65_536
 
 _PREFIX = 14  # characters of a cursor that come from the document id; the other 6 sign the query
-_OTHER_SERVICES = {"all", "alert", "workflows", "aigw", "genai", "di_events"}
+_OTHER_SERVICES = {
+    *("all", "alert", "workflows", "aigw", "genai", "di_events"),
+    *("pam", "password_vault", "access_certification", "ai_admin", "adbridge_user", "generic_di"),
+}
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
