@@ -226,7 +226,7 @@ class Collector:
     def _load(self) -> None:
         """Resume at the position in the state. That of a new stream is committed at once: "now" must not move."""
         position = self._state.position(self.stream.name)
-        # The clock may have been ahead at an earlier start, of which no answer told the time.
+        # The clock may have been ahead at an earlier start, when no answer gave the time.
         if position is None or (position.provisional and position.origin_ms > self.position.origin_ms):
             position = self.position
             self._state.commit(self.stream.name, [], position)
