@@ -99,7 +99,15 @@ class Counters:
     """Events that the receiver refused alone, and that are sent once more."""
     in_flight: tuple[int, int] | None = None
     """The time of the oldest unacknowledged event, and when its page arrived; both in epoch nanoseconds."""
+    awaits_ack: bool = False
+    """Whether a chunk is being sent, or its ack awaited."""
+    held_up: tuple[Exception, float] | None = None
+    """Why the delivery under way cannot go on and is tried again, and since when, by the monotonic clock."""
     liveness: Liveness = field(default_factory=Liveness)
+
+    def hold_up(self, error: Exception) -> None:
+        """The delivery waits because of `error`, for the first time or still."""
+        self.held_up = (error, self.held_up[1] if self.held_up else self.liveness.monotonic())
 
     def found_late(self, seconds: float) -> None:
         """Count one late event, which arrived `seconds` after its timestamp."""

@@ -119,7 +119,7 @@ class Pipeline:
                 self._sender.retry_suspects(stop)
                 self._commit([], after, stop)
         finally:
-            self._counters.in_flight = None
+            self._counters.in_flight = self._counters.held_up = None
         return Counter([minute for minute, _ in keys])
 
     def _records(self, page: Page, before: Position, keys: set[EventKey]) -> Iterator[PendingRecord]:
@@ -287,20 +287,22 @@ class Pipeline:
 
     def _until_written(self, write: Callable[[], None], stop: threading.Event) -> None:
         failures = 0
-        while True:
-            self._counters.liveness.touch()
-            try:
-                write()
-            except StateUnavailable as error:
-                failures += 1
-                if self._give_up_after is not None and failures > _MAX_COMMIT_FAILURES:
-                    raise
-                delay = backoff_delay(failures, self._runtime.random)
-                log.error("%s: %s; retrying in %.0f s", self._stream, error, delay)  # noqa: TRY400 - no traceback
-                if stop.wait(delay):
-                    raise Stopped from None
-            else:
-                return
+        try:
+            while True:
+                self._counters.liveness.touch()
+                try:
+                    return write()
+                except StateUnavailable as error:
+                    failures += 1
+                    if self._give_up_after is not None and failures > _MAX_COMMIT_FAILURES:
+                        raise
+                    self._counters.hold_up(error)
+                    delay = backoff_delay(failures, self._runtime.random)
+                    log.error("%s: %s; retrying in %.0f s", self._stream, error, delay)  # noqa: TRY400 - no traceback
+                    if stop.wait(delay):
+                        raise Stopped from None
+        finally:
+            self._counters.held_up = None
 
 
 def _oldest(records: Sequence[PendingRecord], page: Page) -> tuple[int, int]:

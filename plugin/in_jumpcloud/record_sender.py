@@ -175,7 +175,7 @@ class RecordSender:
             self._counters.sent_bytes += len(chunk.message)
             self._counters.liveness.touch()
             try:
-                self._receivers.deliver(chunk, stop)
+                self._deliver(chunk, stop)
             except ReceiverDown as error:
                 failures += 1
                 refusals += bool(error.reached)
@@ -189,11 +189,19 @@ class RecordSender:
                     return error
                 self._pause(failures, error, stop)
             else:
+                self._counters.held_up = None
                 if is_known:
                     self._receivers.doubt(None)
                 if failures:
                     log.info("%s: the receiver acknowledges again", self._stream)
                 return None
+
+    def _deliver(self, chunk: wire.Chunk, stop: threading.Event) -> None:
+        self._counters.awaits_ack = True
+        try:
+            self._receivers.deliver(chunk, stop)
+        finally:
+            self._counters.awaits_ack = False
 
     def _wait(self, waits: int, refusal: ReceiverDown, stop: threading.Event) -> None:
         if self._give_up_after is not None:
@@ -203,6 +211,7 @@ class RecordSender:
     def _pause(self, failures: int, error: ReceiverDown, stop: threading.Event) -> None:
         delay = backoff_delay(failures, self._runtime.random)
         delay = max(delay, REJECTED_DELAY) if isinstance(error, HandshakeRejected) else delay
+        self._counters.hold_up(error)
         level = logging.INFO if isinstance(error, ReceiverPaused) else logging.WARNING
         log.log(level, "%s: %s; resending the chunk in %.0f s", self._stream, error, delay)
         if stop.wait(delay):

@@ -152,3 +152,34 @@ def test_a_deleted_lock_lets_no_two_processes_deliver(
     assert second.wait(30) == 0
     assert ".lock: was " in command.log.read_text()
     assert sum(receiver.ids.values()) == len(receiver.ids)
+
+
+@pytest.mark.parametrize("cause", ["disk", "dead letters"])
+def test_what_cannot_be_written_is_the_reason_at_once(
+    command: Command, api: SimulatedApi, receiver: SimulatedReceiver, cause: str
+) -> None:
+    """While a commit is tried again `/readyz` and `status` name the state, not the receiver, which acknowledges."""
+    port = free_port()
+    settings = {"jumpcloud__page_limit": 100, "http__listen": f"127.0.0.1:{port}"}
+    says = "no space for another dead letter"
+    if cause == "dead letters":
+        settings |= {"dead_letter__max_bytes": 5000, "forward__message_max_bytes": 1500, "forward__chunk_bytes": 1000}
+    process = command.start("run", *command.settings(api, receiver, **settings))
+    _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    if cause == "disk":
+        says = "cannot be written: disk I/O error"
+        assert receiver.wait_for(200, timeout=30), command.log.read_text()
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (65_536, most))
+    wait_until(lambda: says in command.log.read_text())
+
+    reasons = _ready(port)
+    status = command("status", *command.settings(api, receiver, **settings)).stdout.decode()
+
+    (line,) = reasons.splitlines()
+    assert line.startswith(f"state: {command.state}: ")
+    assert says in line
+    assert f"Z  {command.state}: " in next(line for line in status.splitlines() if "last error" in line)
+    if cause == "disk":
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
+        assert receiver.wait_for(_total(api), timeout=60)
+        wait_until(lambda: not _ready(port).startswith("state"))

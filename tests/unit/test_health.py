@@ -15,6 +15,12 @@ SILENCE = 1200.0
 BEHIND: dict[str, Any] = {"lag": 10 * 86_400.0, "backfilling": True}
 REFUSED: dict[str, Any] = {"error": "JumpCloud answered 403: no", "refused": True}
 
+FULL: dict[str, Any] = {
+    "error": "state.db: full; free some",
+    "state_error": "state.db: full; free some",
+    "since_progress": LAG + 1,
+    **BEHIND,
+}
 
 OVERLOAD = (
     "overload: 160 streams need 5.7 requests/s for polls every 30 s; 5.0 are possible: jumpcloud.requests_per_second "
@@ -67,10 +73,26 @@ def test_ready() -> None:
         ),
         (
             snapshot(stream(lag=LAG + 1, unacknowledged_wait=5.0)),
+            [f"lagging: one: 15m 1s behind now; {SLOW}"],
+        ),
+        (
+            snapshot(stream(lag=LAG + 1, held_up="receiver r0: it refused")),
+            ["lagging: one: 15m 1s behind now: receiver r0: it refused"],
+        ),
+        (
+            snapshot(stream(**FULL), stream("two", **FULL)),
+            ["state: state.db: full; free some"],  # at once, and once for all streams
+        ),
+        (
+            snapshot(stream(**FULL), troubles=(Trouble("state.db: full", 0, "free some", "state.files"),)),
+            ["state: state.db: full; free some"],
+        ),
+        (
+            snapshot(stream(lag=LAG + 1, awaits_ack=True)),
             ["lagging: one: 15m 1s behind now; the receiver is slow: see how long its acks take"],
         ),
         (
-            snapshot(stream(lag=LAG + 1, unacknowledged_wait=5.0), receivers=(down, up)),
+            snapshot(stream(lag=LAG + 1, awaits_ack=True), receivers=(down, up)),
             ["lagging: one: 15m 1s behind now: receiver r0: no ack"],
         ),
         (snapshot(stream("two"), stream(**REFUSED)), [f"refused: one: JumpCloud answered 403: no; {CHECK}"]),

@@ -96,6 +96,7 @@ def _collect(settings: Config) -> dict[str, Any]:
                 "configured": name in configured,
                 **_stream_facts(rows.get(name), services.get(name, {}), now),
                 **{key: live[name][key] if name in live else None for key in _LIVE_KEYS},
+                **_live_error(live.get(name)),
             }
             for name in names
         ],
@@ -130,6 +131,11 @@ def _stream_facts(row: StreamRow | None, services: dict[str, int], now: int) -> 
         "error_time": row.error_ms and rfc3339(row.error_ms),
         "updated": row.updated_ms and rfc3339(row.updated_ms),
     }
+
+
+def _live_error(live: dict[str, Any] | None) -> dict[str, Any]:
+    """The error that the process has now: it cannot store that the state cannot be written."""
+    return {"error": live["error"], "error_time": live["error_since"]} if live and live["error"] else {}
 
 
 def _stream_lines(stream: dict[str, Any]) -> list[tuple[str, str]]:

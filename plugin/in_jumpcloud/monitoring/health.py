@@ -85,17 +85,22 @@ def _refused(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
 
 def _lagging(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     for stream in snapshot.streams:
-        if not stream.refused and not stream.backfilling and is_lagging(stream, snapshot.max_lag):
+        if not stream.backfilling and _lags_otherwise(stream, snapshot):
             text, advice = _cause(stream, snapshot)
             yield f"{stream.name}: {format_duration(stream.lag)} behind now{text}", advice
 
 
 def _stalled(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     for stream in snapshot.streams:
-        if not stream.refused and stream.backfilling and is_lagging(stream, snapshot.max_lag):
+        if stream.backfilling and _lags_otherwise(stream, snapshot):
             for_ = format_duration(stream.since_progress)
             text, advice = _cause(stream, snapshot)
             yield f"{stream.name}: no new event and no completed window for {for_}{text}", advice
+
+
+def _lags_otherwise(stream: StreamStatus, snapshot: Snapshot) -> bool:
+    """Whether the stream lags, and not for a cause that is a reason of its own."""
+    return not stream.refused and not stream.state_error and is_lagging(stream, snapshot.max_lag)
 
 
 def _cause(stream: StreamStatus, snapshot: Snapshot) -> tuple[str, str]:
@@ -103,9 +108,11 @@ def _cause(stream: StreamStatus, snapshot: Snapshot) -> tuple[str, str]:
     if stream.error:
         return f": {stream.error}", "" if stream.has_advice else _CHECK
     failing = [f"receiver {each.name}: {each.error}" for each in snapshot.receivers if each.error]
-    if failing and stream.unacknowledged_wait:
+    if failing and (stream.held_up or stream.awaits_ack):
         return f": {'; '.join(failing)}", ""
-    if stream.unacknowledged_wait:
+    if stream.held_up:
+        return f": {stream.held_up}", ""
+    if stream.awaits_ack:
         return "", "the receiver is slow: see how long its acks take"
     return "", "see the log, and how long requests take; no event is lost"
 
@@ -170,6 +177,14 @@ def troubles(present: Iterable[Trouble]) -> list[Reason]:
     return [Reason(_TROUBLES.get(each.name, "trouble"), each.what, each.advice) for each in present]
 
 
+def _state(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    """What is wrong with the files, and with their use: all streams use the same, so each cause is named once."""
+    found = list(_trouble("state")(snapshot))
+    yield from found
+    errors = dict.fromkeys(stream.state_error for stream in snapshot.streams if stream.state_error)
+    yield from ((error, "") for error in errors if error not in map("; ".join, found))
+
+
 def _trouble(code: str) -> Find:
     return lambda snapshot: [each[1:] for each in troubles(snapshot.troubles) if each.code == code]
 
@@ -204,7 +219,7 @@ REASONS: dict[str, Find] = {
     "comparisons": _not_compared,
     "defect": _failing,
     "receivers": _no_receiver,
-    "state": _trouble("state"),
+    "state": _state,
     "disk": _trouble("disk"),
     "trouble": _trouble("trouble"),
 }

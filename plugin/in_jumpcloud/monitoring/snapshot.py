@@ -35,7 +35,9 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     age of the oldest fetched event that is not acknowledged, `unacknowledged_wait` the time since it was fetched; None
     if there is no such event. `late_error` is why late events cannot be looked for, since `late_error_for` seconds.
     `compared_lag` is how far the comparisons are behind the polls, in the time of events. `error_for` and `error_kind`
-    are since when `error` is there and its class, `has_advice` whether its text says what to do.
+    are since when `error` is there and its class, `has_advice` whether its text says what to do. `state_error` is why
+    the state cannot be read or written for this stream. `held_up` is why the delivery under way is tried again, and
+    `awaits_ack` whether it waits for a receiver at this moment.
     """
 
     name: str
@@ -54,6 +56,9 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     overdue: float | None = None
     unacknowledged_age: float | None = None
     unacknowledged_wait: float | None = None
+    state_error: str | None = None
+    held_up: str | None = None
+    awaits_ack: bool = False
     late_error: str | None = None
     late_error_for: float = 0.0
     compared_lag: float = 0.0
@@ -155,17 +160,22 @@ def _receiver(receiver: ReceiverStatistics, now: float) -> ReceiverStatus:
 
 
 def _stream(collector: Collector, now_ms: int, now: float) -> StreamStatus:
-    position, counters, error = collector.position, collector.counters, collector.error
-    liveness, in_flight, late = counters.liveness, counters.in_flight, collector.reconciler
+    position, counters, late = collector.position, copy.copy(collector.counters), collector.reconciler
+    liveness, in_flight = counters.liveness, counters.in_flight
+    error, error_since = collector.error, collector.poller.error_since
+    held_up, held_up_since = counters.held_up or (None, 0.0)
+    if isinstance(held_up, StateUnavailable):  # a receiver has its own error
+        error, error_since = held_up, held_up_since
+    state_error = next((each for each in (error, late.error) if isinstance(each, StateUnavailable)), None)
     due_at, now_ns = liveness.due_at, now_ms * 1_000_000
     return StreamStatus(
         name=shown(collector.stream.name),
         watermark_ms=position.watermark_ms,
         window=position.window,
         lag=max(0, now_ms - position.watermark_ms) / 1000,
-        counters=copy.copy(counters),
+        counters=counters,
         error=shown_in_one(error) if error else None,
-        error_for=max(0.0, now - collector.poller.error_since) if error else 0.0,
+        error_for=max(0.0, now - error_since) if error else 0.0,
         error_kind=type(error).__name__ if error else "",
         has_advice=bool(error and error.advice),
         refused=isinstance(error, RequestRejected),
@@ -175,6 +185,9 @@ def _stream(collector: Collector, now_ms: int, now: float) -> StreamStatus:
         overdue=now - max(due_at, liveness.touched_at) if due_at is not None and now > due_at else None,
         unacknowledged_age=max(0, now_ns - in_flight[0]) / 1e9 if in_flight else None,
         unacknowledged_wait=max(0, now_ns - in_flight[1]) / 1e9 if in_flight else None,
+        state_error=shown_in_one(state_error) if state_error else None,
+        held_up=shown_in_one(held_up) if held_up else None,
+        awaits_ack=counters.awaits_ack,
         late_error=shown_in_one(late.error) if late.error else None,
         late_error_for=now - late.error_since if late.error else 0.0,
         compared_lag=late.lag_ms(position) / 1000,
