@@ -135,7 +135,7 @@ class Pipeline:
             packed, record = encode(event, received_ns)
             counters.mapped += 1
             counters.looked_up += record.geo_found
-            counters.with_problems += "error" in record.body
+            counters.with_problems += record.has_problems
             time_ns, late = event.time_ns, False
             if time_ns is not None and time_ns < watermark_ns:
                 late = True

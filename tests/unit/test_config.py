@@ -282,7 +282,7 @@ extra: 1
         "jumpcloud.proxy": "expected text, got a number; put it in quotes",
         "jumpcloud.ca_file": "must not be empty",
         "reconcile": "expected a mapping, got text",
-        "ecs.profile": "must be one of extended, elastic (got None)",
+        "ecs.profile": "must be one of extended, elastic, raw (got None)",
         "ecs.tags": "expected a list, got text",
         "ecs.preserve_original_event": "expected true or false, got text",
         "geoip.cache": "must be at least 1 (got 0)",

@@ -20,7 +20,8 @@ import in_jumpcloud
 from in_jumpcloud.config.schema import Config, EcsSettings, GeoIPSettings
 from in_jumpcloud.ecs import event_types
 from in_jumpcloud.ecs.geoip import GeoIPLookup, open_databases
-from in_jumpcloud.ecs.mapper import OTHER, Mapper, Record, new_id
+from in_jumpcloud.ecs.mapper import OTHER, Mapper, new_id
+from in_jumpcloud.ecs.record import Record
 from in_jumpcloud.insights.event import parse_event
 from in_jumpcloud.runtime import SYSTEM
 

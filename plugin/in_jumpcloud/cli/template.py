@@ -29,7 +29,7 @@ from in_jumpcloud.ecs.index_template import TemplateOptions, index_template
 @click.option("--data-stream/--no-data-stream", default=True, show_default=True, help="For data streams or indices.")
 @click.option(
     "--profile",
-    type=click.Choice(["extended", "elastic"]),
+    type=click.Choice(["extended", "elastic", "raw"]),
     default="extended",
     show_default=True,
     help="The value of ecs.profile, which decides the types.",

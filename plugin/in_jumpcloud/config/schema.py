@@ -81,7 +81,8 @@ class ReconcileSettings(Section, frozen=True):
 class EcsSettings(Section, frozen=True):
     """The shape of a record."""
 
-    profile: Literal["extended", "elastic"] = "extended"
+    profile: Literal["extended", "elastic", "raw"] = "extended"
+    raw_fields: tuple[Literal["@timestamp", "client.geo"], ...] = ("@timestamp", "client.geo")
     preserve_original_event: bool = False
     preserve_duplicate_custom_fields: bool = False
     hash_original: bool = False

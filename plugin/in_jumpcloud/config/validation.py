@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from in_jumpcloud.config.addresses import is_loopback, parse_address
-from in_jumpcloud.config.schema import Config, ForwardSettings, JumpCloudSettings, TlsSettings
+from in_jumpcloud.config.schema import Config, EcsSettings, ForwardSettings, JumpCloudSettings, TlsSettings
 from in_jumpcloud.config.types import fits_a_header
 from in_jumpcloud.errors import Problem
 from in_jumpcloud.tags import TagTemplate
@@ -26,6 +26,7 @@ def validate(config: Config) -> Iterator[Problem]:
     """Every problem of `config`."""
     yield from _validate_account(config.jumpcloud)
     yield from _validate_api(config.jumpcloud)
+    yield from _validate_record(config.ecs)
     yield from _validate_receivers(config.forward)
     yield from _validate_handshake(config.forward)
     yield from _validate_tls(config.forward)
@@ -115,6 +116,16 @@ def _validate_encryption(settings: JumpCloudSettings) -> Iterator[Problem]:
     if proxy and not is_loopback(proxy):
         text = f"would receive the key unencrypted, because jumpcloud.url or token_url begins with http:; {advice}"
         yield Problem("jumpcloud.proxy", text)
+
+
+def _validate_record(settings: EcsSettings) -> Iterator[Problem]:
+    """What has no effect is a mistake: somebody expects the effect."""
+    default = EcsSettings()
+    of_others = ("preserve_original_event", "preserve_duplicate_custom_fields", "hash_original", "tags", "namespace")
+    names = of_others if settings.profile == "raw" else ("raw_fields",)
+    for name in names:
+        if getattr(settings, name) != getattr(default, name):
+            yield Problem(f"ecs.{name}", f"has no effect with ecs.profile: {settings.profile}; remove it")
 
 
 def _validate_receivers(settings: ForwardSettings) -> Iterator[Problem]:

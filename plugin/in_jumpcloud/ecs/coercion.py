@@ -33,7 +33,7 @@ def coerce(data: dict[str, Any], declared: Declared, problems: list[str], *, str
     strict decoder read it (see insights.event). Each problem is appended to `problems` as one sentence.
     """
     if not strict:
-        data = _encodable(data, EVENT, problems)
+        data = encodable(data, EVENT, problems)
     if "@version" in data and "version" not in data:
         data["version"] = data.pop("@version")
     return _object(data, declared, EVENT, 1, problems)
@@ -54,7 +54,7 @@ def _object(data: dict[str, Any], declared: Declared, path: str, depth: int, pro
         elif (value_type is float and kind == "float") or (value_type is bool and kind == "boolean"):
             continue
         elif kind is None and ("." in key or not key.strip()):
-            name, kind = _store_name(key, declared)
+            name, kind = store_name(key, declared)
             item = _value(value, kind, path, key, depth + 1, problems)
             if item is not _NOTHING and name != key:
                 renamed = {**(renamed or {}), key: name}
@@ -76,7 +76,7 @@ def _object(data: dict[str, Any], declared: Declared, path: str, depth: int, pro
     return {renamed.get(key, key): value for key, value in data.items()} if renamed else data
 
 
-def _store_name(key: str, declared: Declared) -> tuple[str, Kind]:
+def store_name(key: str, declared: Declared) -> tuple[str, Kind]:
     """The name and type of a key with dots: in a store each dot is one level down, and no part may be whitespace."""
     names = key.split(".")
     if not all(map(str.strip, names)):
@@ -132,11 +132,11 @@ def _deep_value(value: Any, kind: Kind, path: str, key: str, problems: list[str]
 
 def _mistyped(value: Any, kind: Kind, path: str, key: str, problems: list[str]) -> Any:
     expected = kind if type(kind) is str else "object"
-    problems.append(f"{path}.{key}: {_preview(value)} is not of type {expected}; see event.original")
+    problems.append(f"{path}.{key}: {preview(value)} is not of type {expected}; see event.original")
     return _NOTHING
 
 
-def _encodable(value: Any, path: str, problems: list[str]) -> Any:
+def encodable(value: Any, path: str, problems: list[str]) -> Any:
     """`value` without what UTF-8 and JSON cannot encode: lone surrogates, NaN, infinities."""
     if isinstance(value, str):
         text, replacements = _SURROGATE.subn("\ufffd", value)
@@ -148,17 +148,16 @@ def _encodable(value: Any, path: str, problems: list[str]) -> Any:
         return str(value)
     if isinstance(value, dict):
         return {
-            _encodable(key, path, problems): _encodable(
-                each, f"{path}.{key}".encode(errors="replace").decode(), problems
-            )
+            encodable(key, path, problems): encodable(each, f"{path}.{key}".encode(errors="replace").decode(), problems)
             for key, each in value.items()
         }
     if isinstance(value, list):
-        return [_encodable(each, path, problems) for each in value]
+        return [encodable(each, path, problems) for each in value]
     return value
 
 
-def _preview(value: Any) -> str:
+def preview(value: Any) -> str:
+    """A value as JSON text, cut to fit into a message."""
     text = json.dumps(value, ensure_ascii=True)
     return text if len(text) <= _MAX_PREVIEW else f"{text[: _MAX_PREVIEW - 3]}..."
 

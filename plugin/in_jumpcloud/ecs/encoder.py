@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from in_jumpcloud.ecs.mapper import Mapper, Record
+from in_jumpcloud.ecs.mapper import Mapper
+from in_jumpcloud.ecs.record import Record
 from in_jumpcloud.forward import wire
 from in_jumpcloud.insights.event import RawEvent
 

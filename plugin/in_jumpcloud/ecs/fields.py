@@ -6,10 +6,14 @@ import csv
 import sys
 from functools import cache
 from importlib import resources
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 EVENT = "jumpcloud.event"
 """The field that holds the event itself."""
+OWN = "in_jumpcloud"
+"""The field of profile `raw` that holds what had to be changed."""
+
+Profile = Literal["extended", "elastic", "raw"]
 
 
 class Field(NamedTuple):
@@ -34,6 +38,30 @@ def table() -> tuple[Field, ...]:
     """Every row, in the order of the file."""
     text = resources.files(__package__).joinpath("fields.csv").read_text(encoding="utf-8")
     return tuple(Field(**row) for row in csv.DictReader(text.splitlines()))
+
+
+def of_profile(profile: Profile) -> list[Field]:
+    """The rows of the fields that records of a profile can have, under their names in these records."""
+    if profile == "raw":
+        return _raw()
+    return [field for field in table() if profile == "extended" or field.origin != "jumpcloud"]
+
+
+def _raw() -> list[Field]:
+    """The event's own fields at the top level, and what is added.
+
+    Their types are not settled, so a boolean is a keyword: OpenSearch refuses other text in a boolean.
+    """
+    rows = [field for field in table() if field.name == "@timestamp" or field.name.startswith("client.geo.")]
+    for field in table():
+        if field.name.startswith(f"{EVENT}."):
+            name = field.name.removeprefix(f"{EVENT}.")
+            kind = "keyword" if field.type == "boolean" else field.type
+            rows.append(field._replace(name="@version" if name == "version" else name, type=kind))
+    text = "The event as JumpCloud sent it, where something in it had to be changed."
+    rows.append(Field(f"{OWN}.original", "keyword", text, "raw"))
+    rows.append(Field(f"{OWN}.problems", "keyword", "What had to be changed in the event, one sentence each.", "raw"))
+    return rows
 
 
 @cache

@@ -157,7 +157,7 @@ def open_databases(settings: Config, troubles: Troubles | None = None) -> GeoIPL
         settings.geoip.city,
         settings.geoip.asn,
         cache=settings.geoip.cache,
-        extended=settings.ecs.profile == "extended",
+        extended=settings.ecs.profile != "elastic",
         copies=settings.state.path.parent,
         troubles=troubles,
     )

@@ -11,9 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 from in_jumpcloud.ecs import fields
 from in_jumpcloud.ecs.coercion import MAX_DEPTH
+from in_jumpcloud.ecs.fields import Profile
 
 Dialect = Literal["elasticsearch", "opensearch"]
-Profile = Literal["extended", "elastic"]
 
 PATTERNS: dict[Dialect, str] = {"elasticsearch": "logs-jumpcloud.events-*", "opensearch": "jumpcloud-events*"}
 """The default names of the data streams that a template applies to: those in conf/outputs."""
@@ -49,20 +49,26 @@ _FIELDS: dict[Dialect, dict[str, dict[str, Any]]] = {
     },
     "opensearch": {},
 }
+_TIME_KEY = "fluent_bit.time"
+_NOT_INDEXED = {"type": "keyword", "index": False, "doc_values": False}
 _FIELDS_OF_BOTH: dict[str, dict[str, Any]] = {
     # A data stream requires it; the mapper always writes a valid one.
     "@timestamp": {"type": "date", "ignore_malformed": False},
-    "event.original": {"type": "keyword", "index": False, "doc_values": False},
+    "event.original": _NOT_INDEXED,
+    f"{fields.OWN}.original": _NOT_INDEXED,
     # Not in the record: the outputs in conf/outputs add it (time_key).
-    "fluent_bit.time": {"type": "date_nanos"},
+    _TIME_KEY: {"type": "date_nanos"},
 }
+
+
+_FORMS = {"extended": "as ECS", "elastic": "as ECS", "raw": "as JumpCloud sends it"}
 
 
 class TemplateOptions(NamedTuple):
     """The user's choices: `patterns` of names (none: the default of the dialect), and whether they are data streams.
 
     `profile` is the mapper's. With `elastic`, fields that only `extended` declares can have any type: they are not
-    indexed.
+    indexed. With `raw`, the fields of the event are at the top level.
     """
 
     patterns: tuple[str, ...] = ()
@@ -77,7 +83,7 @@ def index_template(dialect: Dialect, options: TemplateOptions = TemplateOptions(
         "index_patterns": list(options.patterns or [PATTERNS[dialect]]),
         "priority": _PRIORITY,
         "template": {"settings": _settings(), "mappings": mappings},
-        "_meta": {"description": "Records of in_jumpcloud: JumpCloud Directory Insights as ECS."},
+        "_meta": {"description": f"Records of in_jumpcloud: JumpCloud Directory Insights {_FORMS[options.profile]}."},
     }
     if options.data_stream:
         template["data_stream"] = {}
@@ -103,9 +109,9 @@ def _settings() -> dict[str, Any]:
 
 def _properties(dialect: Dialect, profile: Profile) -> dict[str, Any]:
     types = _TYPES | {"flattened": _FLATTENED[dialect]}
-    rows = [field for field in fields.table() if profile == "extended" or field.origin != "jumpcloud"]
-    mapped = {field.name: types.get(field.type, {"type": field.type}) for field in rows}
-    mapped |= _FIELDS_OF_BOTH | _FIELDS[dialect]
+    mapped = {field.name: types.get(field.type, {"type": field.type}) for field in fields.of_profile(profile)}
+    special = _FIELDS_OF_BOTH | _FIELDS[dialect]
+    mapped |= {name: mapping for name, mapping in special.items() if name in mapped or name == _TIME_KEY}
     properties: dict[str, Any] = {}
     for name, mapping in sorted(mapped.items()):
         *parents, leaf = name.split(".")

@@ -1,7 +1,7 @@
 """Map a raw event to a record.
 
 Profile `elastic` makes the same fields as Elastic's JumpCloud integration. Profile `extended` adds to them: see
-extended.py.
+extended.py. Profile `raw` maps nothing: see raw.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 import uuid
 from collections import Counter
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 from in_jumpcloud import __version__
 from in_jumpcloud.config.schema import EcsSettings
@@ -21,6 +21,8 @@ from in_jumpcloud.ecs.accessors import copy_fields, first_naming, first_object, 
 from in_jumpcloud.ecs.coercion import coerce
 from in_jumpcloud.ecs.entity_fields import user_agent
 from in_jumpcloud.ecs.geoip import GeoIPLookup
+from in_jumpcloud.ecs.raw import RawMapper
+from in_jumpcloud.ecs.record import Record, timestamp
 from in_jumpcloud.ecs.related_fields import add_related_fields
 from in_jumpcloud.ecs.user_fields import ACTOR
 from in_jumpcloud.insights.event import RawEvent, decode_event
@@ -53,20 +55,6 @@ _DUPLICATES = (
 _INNER_DUPLICATES = {"system": ("id", "hostname"), "initiated_by": ("id", "email", "username")}
 
 
-class Record(NamedTuple):
-    """A mapped event: its time in nanoseconds since the epoch, and `body`, whose parts are shared: do not change it.
-
-    `service` and `organization` are the event's values, of any type. `geo_found`: the city database contains one of
-    its addresses.
-    """
-
-    time_ns: int
-    body: dict[str, Any]
-    service: Any
-    organization: Any
-    geo_found: bool
-
-
 class Mapper:
     """Maps events. Thread-safe.
 
@@ -79,6 +67,7 @@ class Mapper:
         self._counting = threading.Lock()
         self._geo = geo
         self._extended = settings.profile == "extended"
+        self._raw = RawMapper(geo, settings.raw_fields) if settings.profile == "raw" else None
         self._hash_original = self._extended and settings.hash_original
         self._keep_original = settings.preserve_original_event
         self._keep_duplicates = settings.preserve_duplicate_custom_fields
@@ -112,6 +101,8 @@ class Mapper:
     def map(self, event: RawEvent, received_ns: int) -> Record:
         """The record of an event whose page was received at `received_ns`. Never raises, drops no event."""
         created = self._created_at(received_ns)
+        if self._raw:
+            return self._raw.map(event, received_ns, created)
         data, problem, strict = decode_event(event.raw)
         service, organization = (data.get("service"), data.get("organization")) if data else (None, None)
         problems = [problem] if problem else []
@@ -143,7 +134,7 @@ class Mapper:
             body["tags"] = self._tags_with_error if problems else self._tags
         geo_found = "geo" in body.get("client", ()) or "geo" in body.get("source", ())
         time_ns = received_ns if event.time_ns is None else event.time_ns
-        return Record(time_ns, body, service, organization, geo_found)
+        return Record(time_ns, body, service, organization, geo_found, bool(problems))
 
     def _created_at(self, received_ns: int) -> str:
         """`event.created`: the time of collection, the same for all events of a page."""
@@ -160,13 +151,7 @@ class Mapper:
         event: RawEvent,
         problems: list[str],
     ) -> None:
-        if event.time_ns is not None:
-            body["@timestamp"] = _timestamp(event)
-        elif "timestamp" in data:
-            problems.append(
-                f"timestamp: {data['timestamp']!r:.60} is not an RFC 3339 time; used the time of collection"
-            )
-
+        body["@timestamp"] = timestamp(event, data, event_fields["created"], problems)
         action = data.get("event_type")
         category = _CATEGORIES.get(action) if type(action) is str else None
         if category:
@@ -239,15 +224,6 @@ class Mapper:
 def new_id(random: Random) -> str:
     """A new id for `agent.id` or `agent.ephemeral_id`."""
     return str(uuid.UUID(int=random.getrandbits(128), version=4))
-
-
-def _timestamp(event: RawEvent) -> str:
-    """`@timestamp` of an event with a time: UTC, with exactly three fraction digits, as most events have it."""
-    text = event.timestamp
-    assert text is not None and event.time_ns is not None  # noqa: PT018, S101
-    if text[-1] == "Z" and text[10] == "T" and text[19] in ".Z":
-        return text if len(text) == 24 else f"{text[:19]}.{text[20:-1]:0<3.3}Z"  # noqa: PLR2004
-    return rfc3339(event.time_ns // 1_000_000)
 
 
 def _complete(client: dict[str, Any], source: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:

@@ -179,7 +179,7 @@ class SimulatedReceiver(Listener):
 
 
 def _event_id(record: dict[str, Any]) -> str:
-    """`event.id` of a record; empty if it has none."""
+    """`event.id` of a record, or `id` of an event as JumpCloud sent it; empty if it has neither."""
     event = record.get("event")
-    name = event.get("id") if isinstance(event, dict) else None
+    name = event.get("id") if isinstance(event, dict) else record.get("id")
     return name if isinstance(name, str) else ""
