@@ -115,6 +115,17 @@ def test_a_file_that_cannot_be_read_to_its_end(tmp_path: Path) -> None:
     assert cut.startswith(f"in-jumpcloud: {archive}: cannot be read to its end: ")
 
 
+def test_utf_16_that_is_damaged() -> None:
+    """A lone surrogate is a problem of its event only; a file that ends within a character is an error."""
+    half, rest = '{"id": "1", "x": "'.encode("utf-16"), f'"}}\n{TWO}\n'.encode("utf-16-le")
+    done = invoke("map", stdin=half + b"\x00\xd8" + rest)
+    assert (done.returncode, ids(done), errors(done)) == (0, ["1", "2"], [])
+    assert done.stdout.count(b"pipeline_error") == 1
+    done = invoke("map", stdin=(half + rest)[:-3])
+    assert (done.returncode, ids(done)) == (1, ["1"])
+    assert errors(done)[0].startswith("in-jumpcloud: standard input: cannot be read to its end: ")
+
+
 def test_many_errors() -> None:
     """Only the first errors are shown; all are counted."""
     done = invoke("map", stdin=b"nothing\n" * 5000 + ONE.encode())

@@ -71,12 +71,13 @@ def _lines(stream: BinaryIO, name: str, report: Report) -> Iterator[bytes]:
             head = stream.read(len(_UTF_16[0]))
         rest = io.BufferedReader(_Rest(head, stream))
         if head in _UTF_16:
-            text = io.TextIOWrapper(rest, encoding="utf-16", errors="replace", newline="\n")
-            yield from (line.encode(errors="replace") for line in text)
+            # A lone surrogate stays one, and is reported in the record of its event.
+            text = io.TextIOWrapper(rest, encoding="utf-16", errors="surrogatepass", newline="\n")
+            yield from (line.encode(errors="surrogatepass") for line in text)
             return
         yield next(rest, b"").removeprefix(codecs.BOM_UTF8)
         yield from rest
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, UnicodeError) as error:
         report(f"{name}: cannot be read to its end: {getattr(error, 'strerror', None) or error}")
 
 
