@@ -102,6 +102,7 @@ class Collector:
         self._created_at = self._pruned_at = runtime.monotonic()
         self._loaded = self._begun = False
         self._polled_last = False
+        self._unexpected = {False: 0, True: 0}  # in a row, of polls and of late turns
 
     @property
     def position(self) -> Position:
@@ -158,7 +159,7 @@ class Collector:
             elif self.poller.until_due() <= 0:
                 self._poll_turn(stop)
             self.timed_out = False
-            self.counters.unexpected_in_a_row = 0
+            self._unexpected[is_late] = 0
         except (StateCorrupt, Stopped):
             self._drop_pages()
             raise
@@ -167,10 +168,11 @@ class Collector:
         except Exception as error:
             # A defect must not lose the page, nor end the stream.
             self.counters.unexpected += 1
-            self.counters.unexpected_in_a_row += 1
+            self._unexpected[is_late] += 1
             log.exception("%s: unexpected error", self.stream.name)
             failure = Fatal(f"{self.stream.name}: unexpected {type(error).__name__}", advice="see the log")
             self._failed(failure, is_late=is_late, is_unexpected=True)
+        self.counters.unexpected_in_a_row = max(self._unexpected.values())
         return self._until_due()
 
     def _is_late_turn(self) -> bool:
@@ -259,8 +261,8 @@ class Collector:
             self._state.commit(self.stream.name, [], position)
             self.poller.position = position
             log.info("%s: new stream, collecting from %s on", self.stream.name, rfc3339(position.origin_ms))
-        self._note_services()
         self.reconciler.begin(self.position, now_ms)
+        self._note_services()
         self._begun = True
 
     def _note_services(self) -> None:
@@ -272,9 +274,16 @@ class Collector:
         since = {each: before.get(each, next_ms if before else position.origin_ms) for each in settings.services}
         if since == before:
             return
+        if before:
+            for service in sorted(since.keys() - before.keys()):
+                log.info("%s: service %s is new, polled from %s on", name, service, rfc3339(next_ms))
+            from_ms = -(-max(position.watermark_ms, window.end_ms if window else 0) // MINUTE_MS) * MINUTE_MS
+            self.reconciler.services_changed(from_ms, _kept(set(since), set(before)))
+            log.warning(
+                "%s: jumpcloud.services has changed; events from before %s that come late are no longer looked for",
+                *(name, rfc3339(from_ms)),
+            )
         self._state.save_services(name, since)
-        for service in sorted(since.keys() - before.keys()) if before else ():
-            log.info("%s: service %s is new, polled from %s on", name, service, rfc3339(next_ms))
 
     def _pager(self, window: Window) -> Pager:
         return Pager(window, self._fetch, self._prefetch, runtime=self._runtime)
@@ -320,3 +329,11 @@ class Collector:
             log.warning("%s: %s", self.stream.name, error)
         else:
             log.debug("%s: removed %d ids from the ledger", self.stream.name, removed)
+
+
+def _kept(services: set[str], before: set[str]) -> tuple[str, ...]:
+    """The services of both; `all` stands for every other."""
+    for one, other in ((services, before), (before, services)):
+        if "all" in one:
+            return tuple(sorted(other))
+    return tuple(sorted(services & before))

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 _REREAD_WITHOUT_COUNTS_MS = 6 * HOUR_MS
 _MAX_COUNT_FAILURES = 3
 """Failed requests for counts in a row after which spans are read again without counts."""
+_REREADS, _ALL = -1, -2
+"""What fails, besides a tier of comparisons, for itself: to read spans again, or a step before it has begun either."""
 _MAX_BACKOFF_SECONDS = 600.0
 _GIVE_UP_COMPARING_SECONDS = 86_400.0
 """Counts that are unavailable for so long do not keep ids in the ledger beyond the reach."""
@@ -42,11 +44,21 @@ class LateCalls(NamedTuple):
 
 
 class _Reread(NamedTuple):
-    """A span that is being read again. `rows` counts its distinct events. Without `decides` no counts are compared."""
+    """A span that is being read again. `rows` counts its events. Without `decides` no counts are compared."""
 
     span: Span
+    services: tuple[str, ...]
     decides: bool
     rows: Counter[int]
+
+
+class _Trouble(NamedTuple):
+    """Why a tier cannot be compared, or no span read again, and when the next try is. Times are monotonic."""
+
+    error: InJumpCloudError
+    since: float
+    failures: int
+    not_before: float
 
 
 class Reconciler:
@@ -55,10 +67,6 @@ class Reconciler:
     def __init__(
         self, stream: str, calls: LateCalls, state: StateStore, settings: Config, counters: Counters, runtime: Runtime
     ) -> None:
-        self.error: InJumpCloudError | None = None
-        """Why comparisons are impossible now; None while they work."""
-        self.error_since = 0.0
-        """When that began, on the monotonic clock."""
         self._stream = stream
         self._calls = calls
         self._state = state
@@ -70,14 +78,12 @@ class Reconciler:
         self._limit = settings.jumpcloud.page_limit
         self._comparisons: Comparisons | None = None
         self._due: dict[int, float] = {}  # the next try of each open minute, on the monotonic clock
-        self._sweep: Span | None = None  # what is left of the span that is being compared
+        self._sweeps: dict[int, Span] = {}  # by tier, what is left of the span that is being compared
         self._rereads: deque[_Reread] = deque()
         self._pager: Pager | None = None
         self._must_count = False  # the first re-read is read to its end; its counts are next
-        self._failures = 0
-        self._sweep_failed = False  # a part of a sweep that succeeds must not end its backoff
-        self._count_failures = 0
-        self._not_before = 0.0
+        self._at = _ALL  # what the last step did: the tier that it compared, or one of the above
+        self._troubles: dict[int, _Trouble] = {}
         self.plan_ms: int | None = None
         """How far back the plan of the organization reaches, in milliseconds; None while it was not exceeded."""
 
@@ -100,26 +106,54 @@ class Reconciler:
     def start_over(self, now_ms: int) -> None:
         """Compare the whole reach again: the clock was wrong."""
         self._known.start_over(now_ms, self._tiers)
-        self._sweep = None
+        self._sweeps.clear()
+
+    def services_changed(self, from_ms: int, kept: tuple[str, ...]) -> None:
+        """Compare from `from_ms` on: the ledger has the events of other services before, so its counts differ.
+
+        What was late until now is found by reading the last day before once more, with the services that were `kept`.
+        """
+        self._known.comparable_ms = from_ms
+        start_ms = max(from_ms - DAY_MS, self._state.kept_from_ms(self._stream))
+        if kept and start_ms < from_ms:
+            self._rereads.append(_Reread(Span(start_ms, from_ms), kept, decides=False, rows=Counter()))
+        self._save()
 
     def until_due(self, position: Position, now_ms: int) -> float:
         """Seconds until it has something to do; 0 if it has now."""
         now, until_ms = self._runtime.monotonic(), self._until_ms(position)
-        wait = 0.0
-        if self.is_idle and not self._known.due_span(until_ms, now_ms, self._tiers):
-            wait = max(1.0, self._known.until_due_ms(until_ms, now_ms, self._tiers) / 1000)
-            wait = min([wait, *(due - now for due in self._due.values())])
-        return max(0.0, wait, self._not_before - now)
+        if self._rereads:
+            return self._pause(_REREADS)
+        if self._known.due_span(until_ms, now_ms, self._tiers, self._pausing()):
+            return 0.0
+        waits = [max(1.0, ms / 1000) for ms in self._known.until_due_ms(until_ms, now_ms, self._tiers)]
+        waits = [max(wait, self._pause(tier)) for tier, wait in enumerate(waits)]
+        if self._due:
+            waits.append(max(0.0, self._pause(_REREADS), min(self._due.values()) - now))
+        return min(waits)
 
     def lag_ms(self, position: Position) -> int:
-        """How far the comparisons are behind the polls, in the time of events."""
-        known = self._comparisons
-        return max(0, self._until_ms(position) - known.compared_ms[0]) if known else 0
+        """How far the comparisons are behind the polls, in the time of events; of the tier that is most overdue."""
+        if self._comparisons is None:
+            return 0
+        until_ms = self._until_ms(position)
+        due_in = min(self._comparisons.until_due_ms(until_ms, until_ms, self._tiers))
+        return max(0, self._tiers[0].every_ms + MINUTE_MS - due_in)
+
+    @property
+    def error(self) -> InJumpCloudError | None:
+        """Why some comparisons are impossible, for the longest time; None while they work."""
+        return self._oldest.error if self._oldest else None
+
+    @property
+    def error_since(self) -> float:
+        """When that began, on the monotonic clock."""
+        return self._oldest.since if self._oldest else 0.0
 
     @property
     def is_idle(self) -> bool:
         """Whether it is between two pieces of work."""
-        return not (self._sweep or self._rereads)
+        return not (self._sweeps or self._rereads)
 
     def oldest_ms(self, now_ms: int) -> int:
         """The oldest moment whose ids the ledger must keep."""
@@ -132,51 +166,63 @@ class Reconciler:
             InJumpCloudError: as DirectoryInsights and Pipeline; call `failed` with it.
             Stopped: `stop` was set.
         """
-        now, floor_ms = self._runtime.monotonic(), self._floor_ms(position, now_ms)
+        self._at = _ALL
+        floor_ms = self._floor_ms(position, now_ms)
         self._give_up(floor_ms)
-        if self._rereads and self._must_count:
-            self._settle(self._rereads[0], now_ms, stop)
-        elif self._rereads:
-            self._reread(self._rereads[0], position, stop)
-        elif minutes := [minute for minute, due in self._due.items() if due <= now]:
-            self._rereads.extend(_Reread(span, decides=True, rows=Counter()) for span in spans(minutes))
-            self._reread(self._rereads[0], position, stop)
+        if not self._rereads and not self._pause(_REREADS):
+            now, services = self._runtime.monotonic(), self._settings.jumpcloud.services
+            minutes = [minute for minute, due in self._due.items() if due <= now]
+            self._rereads.extend(_Reread(span, services, decides=True, rows=Counter()) for span in spans(minutes))
+        if self._rereads:
+            self._at = _REREADS
+            if self._must_count:
+                self._settle(self._rereads[0], now_ms, stop)
+            else:
+                self._reread(self._rereads[0], position, stop)
         else:
             self._compare(position, floor_ms, now_ms, stop)
 
     def failed(self, error: InJumpCloudError, position: Position, now_ms: int) -> float:
         """Reset what `error` left unfinished; returns the seconds until the next try."""
-        now = self._runtime.monotonic()
-        self._failures += 1
-        self._sweep_failed |= not self._rereads
-        if self.error is None:
-            self.error_since = now
-        self.error = error
+        now, tier = self._runtime.monotonic(), self._at
+        before = self._troubles.get(tier)
+        since, failures = (before.since, before.failures + 1) if before else (now, 1)
         after = error.after if isinstance(error, Retryable) else None
-        delay = after if after is not None else self._backoff()
+        delay = after if after is not None else self._backoff(failures)
         self.reset()
         if isinstance(error, PageTooLarge) and self._limit > 1:
-            self._limit, self._failures, delay = max(1, self._limit // 4), self._failures - 1, 0.0
+            self._limit, failures, delay = max(1, self._limit // 4), failures - 1, 0.0
         elif self._rereads and not isinstance(error, CursorLost):
-            # A span that cannot be read must not hold up the comparisons: those have the next turn.
-            failed = self._rereads.popleft().span
-            for minute in range(failed.start_ms // MINUTE_MS, failed.end_ms // MINUTE_MS):
-                if minute in self._due:
-                    self._due[minute] = now + 2 * delay
-        self._not_before = now + delay
-        if isinstance(error, CountsUnavailable) or self._count_failures >= _MAX_COUNT_FAILURES:
-            self._reread_without_counts(position, now_ms)
-        if now - self.error_since > _GIVE_UP_COMPARING_SECONDS:
-            self._known.compared_ms = [max(each, now_ms - self._reach_ms) for each in self._known.compared_ms]
-            self._give_up(now_ms - self._reach_ms)
+            self._put_off(self._rereads.popleft(), now + 2 * delay)
+        self._troubles[tier] = _Trouble(error, since, failures, now + delay)
+        if isinstance(error, CountsUnavailable) or (tier == 0 and failures >= _MAX_COUNT_FAILURES):
+            self._reread_without_counts(position, now_ms, error)
+        if now - since > _GIVE_UP_COMPARING_SECONDS:
+            self._stop_waiting_for(tier, now_ms)
         return delay
+
+    def _put_off(self, failed: _Reread, until: float) -> None:
+        """A span that cannot be read must not hold up the comparisons: those have the next turn."""
+        if not failed.decides:
+            self._rereads.clear()  # they are read in order: `reread_ms` must not pass this one
+        for minute in range(failed.span.start_ms // MINUTE_MS, failed.span.end_ms // MINUTE_MS):
+            if minute in self._due:
+                self._due[minute] = until
+
+    def _stop_waiting_for(self, tier: int, now_ms: int) -> None:
+        """What cannot be compared does not keep ids in the ledger beyond the reach and a day."""
+        oldest_ms, compared_ms = now_ms - self._reach_ms, self._known.compared_ms
+        if tier >= 0:
+            width_ms = self._tiers[tier].oldest_ms - self._tiers[tier].newest_ms
+            compared_ms[tier] = max(compared_ms[tier], oldest_ms - DAY_MS + width_ms)
+        self._give_up(oldest_ms)
 
     def plan_found(self, plan_ms: int) -> None:
         """Leave out what is beyond the plan, which reaches back `plan_ms` milliseconds: a request was refused."""
         self.reset()
         self.plan_ms = plan_ms
         self._rereads.clear()
-        self._sweep = None
+        self._sweeps.clear()
 
     def reset(self) -> None:
         """Read the span again from its beginning: an error left its page unfinished."""
@@ -193,16 +239,32 @@ class Reconciler:
         """The end of what was polled and is not polled again."""
         return whole_minute(position.watermark_ms - self._settings.jumpcloud.overlap.ms)
 
-    def _backoff(self) -> float:
-        return min(_MAX_BACKOFF_SECONDS, 10 * backoff_delay(self._failures, self._runtime.random))
+    @property
+    def _oldest(self) -> _Trouble | None:
+        return min(self._troubles.values(), key=lambda trouble: trouble.since, default=None)
+
+    def _pausing(self) -> list[int]:
+        """The tiers that are not tried now."""
+        return [tier for tier in range(len(self._tiers)) if self._pause(tier)]
+
+    def _pause(self, tier: int) -> float:
+        """Seconds until the next try of a tier, or of _REREADS, that has failed."""
+        found = filter(None, map(self._troubles.get, (tier, _ALL)))
+        now = self._runtime.monotonic()
+        return max((trouble.not_before - now for trouble in found if trouble.not_before > now), default=0.0)
+
+    def _backoff(self, failures: int) -> float:
+        return min(_MAX_BACKOFF_SECONDS, 10 * backoff_delay(failures, self._runtime.random))
 
     def _compare(self, position: Position, floor_ms: int, now_ms: int, stop: threading.Event) -> None:
         """Compare at most a day of the span that is due."""
-        sweep = self._sweep or self._known.due_span(self._until_ms(position), now_ms, self._tiers)
-        if sweep is None:
+        due = self._known.due_span(self._until_ms(position), now_ms, self._tiers, self._pausing())
+        if due is None:
             return
+        self._at = due.tier
+        sweep = self._sweeps.get(due.tier, due)
         start_ms = max(sweep.start_ms, floor_ms)
-        self._sweep = sweep = sweep._replace(start_ms=min(start_ms, sweep.end_ms))
+        self._sweeps[due.tier] = sweep = sweep._replace(start_ms=min(start_ms, sweep.end_ms))
         span = sweep._replace(end_ms=min(sweep.end_ms, sweep.start_ms + DAY_MS))
         if span.start_ms < span.end_ms:
             theirs, ours = self._counts(span, stop)
@@ -215,12 +277,11 @@ class Reconciler:
             self._schedule(found, now_ms)
         if span.end_ms >= sweep.end_ms:
             self._known.compared_ms[sweep.tier] = sweep.end_ms
-            self._sweep = None
+            del self._sweeps[sweep.tier]
             self._save()
-            self._sweep_failed = False
             self._succeeded()
         else:
-            self._sweep = sweep._replace(start_ms=span.end_ms)
+            self._sweeps[sweep.tier] = sweep._replace(start_ms=span.end_ms)
 
     def _counts(self, span: Span, stop: threading.Event) -> tuple[Counts, Counts]:
         """JumpCloud's counts of `span` and those of the ledger.
@@ -228,7 +289,6 @@ class Reconciler:
         Raises:
             CountsUnavailable: they cannot be true.
         """
-        self._count_failures += 1
         theirs = self._calls.counts(span.start_ms, span.end_ms, stop)
         ours = self._state.counts(self._stream, span.start_ms // MINUTE_MS, span.end_ms // MINUTE_MS)
         if not is_credible(theirs, ours):
@@ -236,16 +296,14 @@ class Reconciler:
                 f"JumpCloud counts {sum(theirs.values())} events from {rfc3339(span.start_ms)} to "
                 f"{rfc3339(span.end_ms)}, and {sum(ours.values())} were delivered: its counts cannot be used"
             )
-        self._count_failures = 0
         return theirs, ours
 
     def _reread(self, reread: _Reread, position: Position, stop: threading.Event) -> None:
         """Deliver one page of a span that is read again."""
         if self._pager is None:
             reread.rows.clear()
-            services = self._settings.jumpcloud.services
             start_ms, end_ms, _ = reread.span
-            window = Window(start_ms=start_ms, end_ms=end_ms, services=services, limit=self._limit)
+            window = Window(start_ms=start_ms, end_ms=end_ms, services=reread.services, limit=self._limit)
             self._pager = self._calls.pages.pager(window)
         window = self._pager.window
         try:
@@ -269,6 +327,7 @@ class Reconciler:
             self._rereads.popleft()
             self._known.reread_ms = max(self._known.reread_ms, reread.span.end_ms)
             self._save()
+            self._succeeded()
 
     def _settle(self, reread: _Reread, now_ms: int, stop: threading.Event) -> None:
         """Count a span after it was read again, and decide about its minutes."""
@@ -278,30 +337,28 @@ class Reconciler:
         given_up = self._known.settle(reread.span, reread.rows, theirs, ours)
         self._schedule(list(self._known.open), now_ms, only=reread.span)
         self._save()
-        if not self._sweep_failed:
-            self._succeeded()
+        self._succeeded()
         self._report(given_up, f"{len(PAUSES) + 1} re-reads returned other events than JumpCloud counts")
 
-    def _reread_without_counts(self, position: Position, now_ms: int) -> None:
+    def _reread_without_counts(self, position: Position, now_ms: int, why: InJumpCloudError) -> None:
         """Queue the newest span to be read again as a whole, at most every six hours."""
         known, end_ms = self._known, self._until_ms(position)
         from_ms = max(known.reread_ms, known.compared_ms[0])
         self._rereads.clear()
         self._must_count = False
-        self._sweep = None
         if end_ms - from_ms < _REREAD_WITHOUT_COUNTS_MS:
             return
         reach_ms = whole_minute(now_ms - self._reach_ms)
         start_ms = max(from_ms - DAY_MS, self._floor_ms(position, now_ms), reach_ms)
-        log.warning("%s: %s; re-reading all from %s on", self._stream, self.error, rfc3339(start_ms))
+        log.warning("%s: %s; re-reading all from %s on", self._stream, why, rfc3339(start_ms))
         while start_ms < end_ms:
             span = Span(start_ms, min(end_ms, start_ms + DAY_MS))
-            self._rereads.append(_Reread(span, decides=False, rows=Counter()))
+            self._rereads.append(_Reread(span, self._settings.jumpcloud.services, decides=False, rows=Counter()))
             start_ms = span.end_ms
 
     def _floor_ms(self, position: Position, now_ms: int) -> int:
         """The oldest moment that can be compared: the ledger has all ids, and the plan reaches there."""
-        floor_ms = max(position.origin_ms, self._state.kept_from_ms(self._stream))
+        floor_ms = max(position.origin_ms, self._state.kept_from_ms(self._stream), self._known.comparable_ms)
         if self.plan_ms is not None:
             floor_ms = max(floor_ms, now_ms - self.plan_ms + HOUR_MS)
         return -(-floor_ms // MINUTE_MS) * MINUTE_MS
@@ -330,9 +387,9 @@ class Reconciler:
         self._counters.open_minutes = len(known.open)
 
     def _succeeded(self) -> None:
-        if self.error:
-            log.info("%s: JumpCloud's counts can be used again", self._stream)
-        self.error, self._failures, self._not_before = None, 0, 0.0
+        ended = [self._troubles.pop(each, None) for each in (self._at, _ALL)]
+        if any(ended) and not self._troubles:
+            log.info("%s: late events can be looked for again", self._stream)
 
     def _save(self) -> None:
         self._state.save_reconciliation(self._stream, msgspec.json.encode(self._known).decode())

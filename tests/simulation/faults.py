@@ -63,6 +63,8 @@ TABLE = (
     _row("repeated cursor", "api", rate=(0.05, 0.3)),
     _row("refused cursor", "api"),
     _row("duplicate rows", "api"),
+    _row("row comes again instead of the next", "api", "unread"),
+    _row("counts of old spans are refused", "api", "counts", rate=(1, 1), minutes=(60, 3000)),
     _row("counts are impossible", "api", "counts", rate=(0.1, 1)),
     _row("counts are refused", "api", "counts", rate=(0.5, 1)),
     _row("moving retention", "api", episodes=1),

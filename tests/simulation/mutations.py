@@ -52,8 +52,8 @@ MUTATIONS = (
     Mutation(
         "comparisons begin a day before now",
         "insights/comparison.py",
-        "start_ms = whole_minute(self.compared_ms[0]) if is_backfill else self._start(number, tier)",
-        "start_ms = min(end_ms, max(self._start(number, tier), whole_minute(now_ms - DAY_MS)))",
+        "due.append((share, Span(start_ms, end_ms, number)))",
+        "due.append((share, Span(min(end_ms, max(start_ms, whole_minute(now_ms - DAY_MS))), end_ms, number)))",
     ),
     Mutation(
         "one re-read settles a minute",
@@ -168,15 +168,16 @@ MUTATIONS = (
         "        if False:\n",
     ),
     Mutation(
-        "a part of a sweep ends the backoff",
+        "a re-read without counts goes on behind a span that failed",
         "reconciler.py",
-        """        else:
-            self._sweep = sweep._replace(start_ms=span.end_ms)
-""",
-        """        else:
-            self._sweep = sweep._replace(start_ms=span.end_ms)
-            self._succeeded()
-""",
+        "            self._rereads.clear()  # they are read in order",
+        "            pass  # they are read in order",
+    ),
+    Mutation(
+        "a row that came twice stands for one that did not come",
+        "insights/comparison.py",
+        " and count <= known\n",
+        "\n",
     ),
     Mutation(
         "the first tier of comparisons always comes first",

@@ -7,7 +7,7 @@ before less often. A minute that differs is open. It is read again, with growing
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -25,6 +25,8 @@ _LAST_TRY_MS = 6 * HOUR_MS
 """How long before it leaves the reach an open minute is tried for the last time."""
 _CHANGED_TRIES = 4
 """Where the pauses continue when the count of an open minute changes: an event may just have appeared."""
+_REGULAR_SHARE = 3
+"""A comparison that is due for less than this many times its distance is a regular one, not one after a stop."""
 _MIN_LOWER = 2
 """Fewer minutes that are lower than the ledger say nothing about all counts."""
 
@@ -74,11 +76,13 @@ class Comparisons(msgspec.Struct, kw_only=True):
 
     `compared_ms`: how far each tier has compared, in the time of events. `reread_ms`: the same for spans that were read
     again without counts. `open` has the minutes that differ. `accepted` has those that differ for good, with
-    JumpCloud's count and ours: a re-read returned exactly what JumpCloud counts, or the minute was given up.
+    JumpCloud's count and ours: a re-read returned exactly what JumpCloud counts, or the minute was given up. Before
+    `comparable_ms` the ledger has the events of other services.
     """
 
     compared_ms: list[int]
     reread_ms: int
+    comparable_ms: int = 0
     open: dict[int, OpenMinute] = {}
     accepted: dict[int, tuple[int, int]] = {}
 
@@ -99,12 +103,15 @@ class Comparisons(msgspec.Struct, kw_only=True):
             min(compared_ms, now_ms - tier.newest_ms) for compared_ms, tier in zip(self.compared_ms, tiers, strict=True)
         ]
         self.compared_ms[0] = self.reread_ms = min(self.compared_ms[0], now_ms - tiers[-1].oldest_ms)
+        self.comparable_ms = min(self.comparable_ms, whole_minute(now_ms))
 
-    def due_span(self, until_ms: int, now_ms: int, tiers: tuple[Tier, ...]) -> Span | None:
-        """The span to compare now; None while no tier is due.
+    def due_span(
+        self, until_ms: int, now_ms: int, tiers: tuple[Tier, ...], without: Container[int] = ()
+    ) -> Span | None:
+        """The span to compare now; None while no tier is due, but those in `without`.
 
-        `until_ms` is the end of what the stream has delivered and does not poll again. A span begins as far before the
-        end of the last one as the tier is wide: what became visible since then is found, also after a long stop. A
+        `until_ms` is the end of what the stream has delivered and does not poll again. A span is as wide as its tier.
+        After a stop it begins so far before the end of the last one: what became visible since then is found. A
         backfill is older than the first tier, which compares it once: the other tiers compare it again.
         """
         due = []
@@ -114,20 +121,23 @@ class Comparisons(msgspec.Struct, kw_only=True):
             end_ms = whole_minute(min(until_ms, now_ms - tier.newest_ms))
             is_backfill = number == 0 and end_ms < now_ms - DAY_MS
             share = (end_ms - self.compared_ms[number]) / (DAY_MS if is_backfill else tier.every_ms)
-            if share >= 1:
-                start_ms = whole_minute(self.compared_ms[0]) if is_backfill else self._start(number, tier)
+            if share >= 1 and number not in without:
+                start_ms = whole_minute(self.compared_ms[number])
+                if not is_backfill:
+                    # The next tier covers what is older. After a stop nothing did.
+                    last_ms = end_ms if share < _REGULAR_SHARE else start_ms
+                    start_ms = last_ms - tier.oldest_ms + tier.newest_ms
                 due.append((share, Span(start_ms, end_ms, number)))
         # The most overdue is next: under overload the first tier is always due.
         return max(due, default=(0, None), key=lambda each: each[0])[1]
 
-    def until_due_ms(self, until_ms: int, now_ms: int, tiers: tuple[Tier, ...]) -> int:
-        """Milliseconds until `due_span` returns a span, if the stream follows the clock."""
+    def until_due_ms(self, until_ms: int, now_ms: int, tiers: tuple[Tier, ...]) -> list[int]:
+        """Milliseconds until each tier is due, if the stream follows the clock; negative if it is overdue."""
         behind_ms = now_ms - until_ms
-        waits = (
+        return [
             self.compared_ms[number] + tier.every_ms + max(tier.newest_ms, behind_ms) - now_ms + MINUTE_MS
             for number, tier in enumerate(tiers)
-        )
-        return max(0, min(waits))
+        ]
 
     def differ(self, theirs: Counts, ours: Counts) -> list[int]:
         """Note the minutes of one comparison; returns those that are open and were not, or whose count has changed.
@@ -162,7 +172,8 @@ class Comparisons(msgspec.Struct, kw_only=True):
             if entry is None:
                 continue
             count, known = theirs.get(minute, 0), ours.get(minute, 0)
-            read_whole = rows.get(minute, 0) == count == entry.count
+            # What it returned is in the ledger now: if that has less, a row came twice, and another did not come.
+            read_whole = rows.get(minute, 0) == count == entry.count and count <= known
             entry.tries, entry.count = entry.tries + 1, count
             exhausted = entry.tries > len(PAUSES)
             if count == known or read_whole or exhausted:
@@ -191,11 +202,9 @@ class Comparisons(msgspec.Struct, kw_only=True):
 
     def oldest_ms(self, tiers: tuple[Tier, ...]) -> int:
         """The oldest moment that may still be compared or read again: the ledger must have all ids from there on."""
-        starts = [self._start(number, tier) for number, tier in enumerate(tiers)]
+        widths = (tier.oldest_ms - tier.newest_ms for tier in tiers)
+        starts = (whole_minute(ms) - width for ms, width in zip(self.compared_ms, widths, strict=True))
         return min([*starts, *(minute * MINUTE_MS for minute in self.open)])
-
-    def _start(self, number: int, tier: Tier) -> int:
-        return whole_minute(self.compared_ms[number]) - (tier.oldest_ms - tier.newest_ms)
 
 
 def is_credible(theirs: Counts, ours: Counts) -> bool:
