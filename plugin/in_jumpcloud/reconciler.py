@@ -387,7 +387,10 @@ class Reconciler:
         self._counters.open_minutes = len(known.open)
 
     def _succeeded(self) -> None:
-        ended = [self._troubles.pop(each, None) for each in (self._at, _ALL)]
+        ends = [self._at, _ALL]
+        if not self._due and not self._rereads:  # what could not be read again has settled without it
+            ends.append(_REREADS)
+        ended = [self._troubles.pop(each, None) for each in ends]
         if any(ended) and not self._troubles:
             log.info("%s: late events can be looked for again", self._stream)
 
