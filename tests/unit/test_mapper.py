@@ -174,7 +174,7 @@ class TestEventTypes:
 
 def test_records_stay_unchanged() -> None:
     """Mapping changes neither the event nor earlier records, and gives the same record again."""
-    for profile in ("extended", "elastic"):
+    for profile in ("extended", "elastic", "raw"):
         mapper = new_mapper(profile=profile)
         events = [parse_event(line) for line in [*DOCUMENTED, EXAMPLE]]
         before = copy.deepcopy(events)
