@@ -189,3 +189,25 @@ def test_any_events(values: list[dict[str, Any]], indent: int | str | None, as_a
     done = invoke("map", stdin=text.encode(errors="surrogatepass"))
     assert (done.returncode, errors(done)) == (0, [])
     assert len(done.stdout.splitlines()) == len(values)
+
+
+@given(
+    st.lists(
+        st.tuples(st.dictionaries(st.text(max_size=5), JSON_VALUES, max_size=4), st.none() | st.floats(0, 1)),
+        max_size=8,
+    ),
+    st.booleans(),
+)
+def test_any_lines_that_are_cut(lines: list[tuple[dict[str, Any], float | None]], as_array: bool) -> None:
+    """Whatever lines are cut wherever: each of them is reported, and all events of the others are mapped."""
+    texts, whole, cut = [], [], []
+    for number, (values, at) in enumerate(lines):
+        text = json.dumps({**values, "id": str(number)})
+        whole += [str(number)] if at is None else []
+        cut += [] if at is None else [number + 1 + as_array]
+        texts.append(text if at is None else text[: 1 + int(at * (len(text) - 2))])
+    content = "[\n" + ",\n".join(texts) + "\n]\n" if as_array else "\n".join(texts)
+    done = invoke("map", stdin=content.encode())
+    assert ids(done) == whole
+    *reports, _ = [*errors(done), ""] if not cut else errors(done)
+    assert [int(line.split(": ")[2].removeprefix("line ")) for line in reports] == cut
