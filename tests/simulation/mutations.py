@@ -168,7 +168,7 @@ MUTATIONS = (
         "        if False:\n",
     ),
     Mutation(
-        "a re-read without counts goes on behind a span that failed",
+        "a re-read without counts continues behind a span that failed",
         "reconciler.py",
         "            self._rereads.clear()  # they are read in order",
         "            pass  # they are read in order",
