@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import resource
+import signal
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -183,3 +184,69 @@ def test_what_cannot_be_written_is_the_reason_at_once(
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
         assert receiver.wait_for(_total(api), timeout=60)
         wait_until(lambda: not _ready(port).startswith("state"))
+
+
+@pytest.mark.parametrize("made", ["at rest", "in use"])
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+def test_a_copy_that_is_put_back_after_the_file_was_deleted(
+    command: Command, api: SimulatedApi, receiver: SimulatedReceiver, made: str, end: str
+) -> None:
+    """The advice works to the letter. What a copy made at rest lacks comes again: the log that is left is not of it.
+
+    A copy that was made since the log began is completed by it.
+    """
+    settings = command.settings(api, receiver, **LIVE)
+    assert command("run", "--once", *settings).returncode == 0
+    copy = command.state.with_name("copy")
+    if made == "at rest":
+        copy.write_bytes(command.state.read_bytes())
+    process = command.start("run", *settings)
+    for number in range(3):
+        _add(api, f"live-{number}")
+        assert receiver.wait_until(lambda name=f"live-{number}": name in receiver.ids, timeout=60)  # type: ignore[misc]
+        wait_until(lambda: command.acknowledged() == len(receiver.ids))
+        if made == "in use" and number == 0:
+            copy.write_bytes(command.state.read_bytes())
+    command.state.unlink()
+    wait_until(lambda: "was deleted while this process is using it" in command.log.read_text())
+    process.send_signal(signal.SIGTERM if end == "stopped" else signal.SIGKILL)
+    process.wait(30)
+    log = command.state.with_name(f"{command.state.name}-wal")
+
+    without = command("run", "--once", *settings)
+
+    assert without.returncode == 1
+    assert f"put the file back, or move {log.name} away to start again at jumpcloud.start" in without.stderr.decode()
+    copy.rename(command.state)
+    seen = command("status", *settings).stderr
+    assert (b"the next start of `in-jumpcloud run` sets it aside" in seen) == (made == "at rest")
+
+    again = command("run", "--once", *settings)
+
+    assert again.returncode == 0, again.stderr
+    assert (f"{log}: this log is of another copy of the state" in again.stderr.decode()) == (made == "at rest")
+    assert log.with_name(f"{log.name}.unused").exists() == (made == "at rest")
+    assert command("run", "--once", *settings).returncode == 0
+    twice = {"live-0", "live-1", "live-2"} if made == "at rest" else set()
+    assert {name: times for name, times in receiver.ids.items() if times > 1} == dict.fromkeys(twice, 2)
+
+
+def test_a_start_without_a_copy_after_the_file_was_deleted(
+    command: Command, api: SimulatedApi, receiver: SimulatedReceiver
+) -> None:
+    """With the log moved away, as the advice says, it starts again, and says so."""
+    settings = command.settings(api, receiver, **LIVE)
+    process = command.start("run", *settings)
+    assert receiver.wait_for(_total(api), timeout=60), command.log.read_text()
+    command.state.unlink()
+    wait_until(lambda: "was deleted while this process is using it" in command.log.read_text())
+    assert f"move {command.state.name} and {command.state.name}-wal away" in command.log.read_text()
+    process.terminate()
+    process.wait(30)
+    command.state.with_name(f"{command.state.name}-wal").rename(command.directory / "away")
+
+    again = command("run", "--once", *settings)
+
+    assert again.returncode == 0, again.stderr
+    assert b"the state that was here is gone; events may be delivered again" in again.stderr
+    assert set(receiver.ids.values()) == {2}

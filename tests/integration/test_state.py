@@ -391,7 +391,7 @@ REFUSED: list[tuple[Callable[[Path], object], type[InJumpCloudError], str]] = [
     (lambda path: path.write_text("state: {}"), StateCorrupt, "not a database; move it away"),
     (other_program, StateCorrupt, "a database of another program; set another path"),
     (changed("PRAGMA application_id = 7"), StateCorrupt, "a database of another program"),
-    (changed("PRAGMA user_version = 5"), StateCorrupt, "newer than version 4 of this program; upgrade in-jumpcloud"),
+    (changed("PRAGMA user_version = 6"), StateCorrupt, "newer than version 5 of this program; upgrade in-jumpcloud"),
     (changed("PRAGMA user_version = 0"), StateCorrupt, "not what in-jumpcloud writes: no version; move it away"),
     (changed("DROP TABLE identity"), StateCorrupt, "not what in-jumpcloud writes; move it away"),
     (changed("DELETE FROM identity"), StateCorrupt, "no identity; move it away"),

@@ -156,8 +156,8 @@ class TestReading:
             "empty": (StateMissing, "empty file; the first `in-jumpcloud run` creates the state"),
             "other": (StateCorrupt, "a database of another program"),
             "junk": (StateCorrupt, "file is not a database; move it away"),
-            "newer": (StateCorrupt, "of version 99, newer than version 4 of this program; upgrade in-jumpcloud"),
-            "older": (StateOutdated, "of version 2, older than version 4 of this program; the next start of"),
+            "newer": (StateCorrupt, "of version 99, newer than version 5 of this program; upgrade in-jumpcloud"),
+            "older": (StateOutdated, "of version 2, older than version 5 of this program; the next start of"),
         }
         for name, (kind, reason) in reasons.items():
             with pytest.raises(kind) as caught, open_readonly(paths[name]):
@@ -211,7 +211,7 @@ class TestDamage:
                 lambda: state.commit("a", keys(1), POSITION),
                 lambda: state.prune("a", 9 * 60_000),
             ):
-                with pytest.raises(StateCorrupt, match="malformed; move it away"):
+                with pytest.raises(StateCorrupt, match=r"malformed; move it and .*-wal away"):
                     use()
 
     def test_a_position_that_makes_no_sense(self, path: Path) -> None:

@@ -37,7 +37,7 @@ def old_state(path: Path, version: int, name: str = "own organization") -> None:
         database.executescript(SCHEMAS[version].read_text())
         database.execute("PRAGMA application_id = 0x696E6A63")
         database.execute(f"PRAGMA user_version = {version}")
-        database.execute("INSERT INTO identity VALUES ('the agent')")
+        database.execute("INSERT INTO identity (agent_id) VALUES ('the agent')")
         position = msgspec.json.encode(POSITION).decode()
         for number, stream in ((1, name), (2, "idle")):
             insert = "INSERT INTO stream (number, name, position, acknowledged) VALUES (?, ?, ?, 7)"

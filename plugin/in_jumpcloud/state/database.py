@@ -22,8 +22,8 @@ from in_jumpcloud.errors import (
     StateUnavailable,
 )
 from in_jumpcloud.file_access import open_private
-from in_jumpcloud.state import schema
-from in_jumpcloud.state.files import corrupt, path_errors, with_suffix
+from in_jumpcloud.state import log_file, schema
+from in_jumpcloud.state.files import corrupt, lock_holder, path_errors, with_suffix
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +111,7 @@ class Database:
             try:
                 self.connection.execute("BEGIN IMMEDIATE")
                 yield self.connection
+                self.connection.execute(schema.NEXT_COMMIT)
                 self.connection.execute("COMMIT")
             except BaseException as error:
                 with contextlib.suppress(sqlite3.Error):
@@ -124,7 +125,12 @@ class Database:
         with self._lock, contextlib.suppress(*FAULTS):
             if self.connection.execute("PRAGMA freelist_count").fetchone()[0] > _GIVE_BACK_PAGES:
                 # A script runs to the end; `execute` would give back one page.
-                self.connection.executescript(f"PRAGMA incremental_vacuum({_GIVE_BACK_PAGES})")
+                vacuum = f"PRAGMA incremental_vacuum({_GIVE_BACK_PAGES})"
+                try:
+                    self.connection.executescript(f"BEGIN IMMEDIATE; {vacuum}; {schema.NEXT_COMMIT}; COMMIT")
+                finally:
+                    if self.connection.in_transaction:
+                        self.connection.execute("ROLLBACK")
 
     def space(self) -> Space:
         """The disk of the state. It does not wait for a commit under way.
@@ -180,6 +186,8 @@ def open_to_write(path: Path, new_agent_id: str, connect: Connect = sqlite3.conn
     with path_errors(path):
         os.close(open_private(path, create=True))
     had_log = with_suffix(path, "-wal").exists()
+    if log_file.is_foreign(path):
+        log_file.set_aside(path)
     with _connected(path, str(path), connect) as connection:
         connection.execute(f"PRAGMA busy_timeout = {_OPEN_WAIT_MS}")
         version = _version(connection, path)
@@ -232,6 +240,11 @@ def open_to_read(path: Path) -> Database:
         raise _missing(path, "no such file")
     if not path.is_file() and not path.is_dir():  # to open a pipe would block
         raise ConfigError(Problem("state.path", f"{path}: not a regular file"))
+    if lock_holder(path) is None and log_file.is_foreign(path):
+        raise StateUnavailable(
+            f"state.path: {path}: {path.name}-wal is of another copy of it, so neither can be read",
+            advice="the next start of `in-jumpcloud run` sets it aside",
+        )
     with _connected(path, f"{path.absolute().as_uri()}?mode=ro", sqlite3.connect, uri=True) as connection:
         version = _version(connection, path)
         if version is None:

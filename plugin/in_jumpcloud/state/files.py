@@ -19,11 +19,13 @@ _LOCK_TRIES = 4
 """Tries to get the lock: `lock_holder` of another process holds it for an instant."""
 _CREATED = "created"
 """The second line of the lock file once the state has its tables."""
-_MOVE_AWAY = "move it away to start again at jumpcloud.start, or set another path"
 
 
-def corrupt(path: Path, what: object, advice: str = _MOVE_AWAY) -> StateCorrupt:
-    """The error for a file that no retry makes usable."""
+def corrupt(path: Path, what: object, advice: str = "") -> StateCorrupt:
+    """The error for a file that no retry makes usable. `advice` is to move it away, unless given."""
+    log = with_suffix(path, "-wal")
+    moved = f"it and {log.name}" if _has_data(log) else "it"
+    advice = advice or f"move {moved} away to start again at jumpcloud.start, or set another path"
     message = " ".join(str(what).split())  # text from a damaged file may contain anything
     return StateCorrupt(f"state.path: {path}: {message}", advice=advice)
 
@@ -106,8 +108,15 @@ class StateLock:
                 what = "was replaced"
             raise StateUnavailable(
                 f"{path}: {what} while this process is using it, so nothing is delivered",
-                advice="stop the process, restore the state if there is a copy, and start the process again",
+                advice=self._advice if path == self._path else "stop the process and start it again",
             )
+
+    @property
+    def _advice(self) -> str:
+        return (
+            f"stop the process, put a copy of {self._path.name} back, or, if there is none, move {self._path.name} and "
+            f"{self._path.name}-wal away to start again at jumpcloud.start, and start the process again"
+        )
 
     def close(self) -> None:
         """Release the lock."""
@@ -154,7 +163,7 @@ def _second_line(lock: IO[str]) -> str:
 
 def _require_database(path: Path, *, was_created: bool) -> None:
     """SQLite takes a file of less than a page for an empty database, and would overwrite it and its log."""
-    magic = b""
+    magic, log = b"", with_suffix(path, "-wal")
     if path.exists() and not path.is_file() and not path.is_dir():  # to open a pipe may block
         raise ConfigError(Problem("state.path", f"{path}: not a regular file"))
     if path.exists():
@@ -162,11 +171,16 @@ def _require_database(path: Path, *, was_created: bool) -> None:
             magic = file.read(len(_MAGIC))
         if magic not in (b"", _MAGIC):
             raise corrupt(path, "file is not a database")
-        if not magic and was_created:
+        if not magic and was_created and not _has_data(log):
             raise corrupt(path, "the file is empty, but it was a state before")
-    log = with_suffix(path, "-wal")
-    if not magic and log.exists() and log.stat().st_size:
-        raise corrupt(path, f"the file is {'empty' if path.exists() else 'missing'}, but {log.name} has data of it")
+    if not magic and _has_data(log):
+        what, moved = ("empty", f"it and {log.name}") if path.exists() else ("missing", log.name)
+        advice = f"put the file back, or move {moved} away to start again at jumpcloud.start"
+        raise corrupt(path, f"the file is {what}, but {log.name} has data of it", advice)
+
+
+def _has_data(log: Path) -> bool:
+    return log.is_file() and log.stat().st_size > 0
 
 
 def lock_holder(path: Path) -> str | None:
@@ -176,14 +190,11 @@ def lock_holder(path: Path) -> str | None:
         ConfigError, StateUnavailable: the lock file cannot be read.
     """
     lock_path = with_suffix(path, ".lock")
-    if lock_path.exists() and not lock_path.is_file():  # to open a pipe may block
+    if not lock_path.is_file():  # to open a pipe may block
         return None
-    try:
-        with path_errors(path, "read"), lock_path.open(errors="replace") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return _holder(lock)
-    except FileNotFoundError:
-        return None
+    with path_errors(path, "read"), lock_path.open(errors="replace") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _holder(lock)
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
-VERSION = 4
+VERSION = 5
 APPLICATION = 0x696E6A63
 """The application id, "injc": it distinguishes our file from other SQLite databases."""
 
@@ -59,6 +59,15 @@ ALTER TABLE stream ADD COLUMN organization TEXT;         -- the one that the eve
 ALTER TABLE stream ADD COLUMN services TEXT;             -- from when on each is fetched, in epoch ms, as JSON
 ALTER TABLE identity ADD COLUMN in_use TEXT;             -- the run that has the file open; NULL: it was closed
 """
+_ADDED_IN_5 = """
+CREATE TABLE last_commit (               -- written by each transaction; its row keeps its size, see state/log_file.py
+    id TEXT NOT NULL,
+    before TEXT NOT NULL                 -- the id of the one before
+);
+INSERT INTO last_commit VALUES (lower(hex(randomblob(16))), '00000000000000000000000000000000');
+"""
+NEXT_COMMIT = "UPDATE last_commit SET before = id, id = lower(hex(randomblob(16)))"
+"""The last statement of each transaction."""
 _KEPT_IN_2_MS = 72 * 3_600_000
 """How long version 2 kept ids, unless configured otherwise. Older rows may be single events with a wrong date."""
 _MIGRATIONS = {
@@ -83,6 +92,7 @@ UPDATE stream SET kept_from_ms = coalesce(max(
     json_extract(position, '$.watermark_ms'));
 """,  # noqa: S608 - our own
     3: _ADDED_IN_4,
+    4: _ADDED_IN_5,
 }
 """From each older version to the next one."""
 
@@ -94,7 +104,7 @@ class ForeignContent(Exception):
 def create(database: sqlite3.Connection, agent_id: str) -> None:
     """Create the tables in an empty database, in one transaction."""
     pragmas = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
-    database.executescript(f"BEGIN IMMEDIATE; {_TABLES} {_ADDED_IN_3} {_ADDED_IN_4} {pragmas}")
+    database.executescript(f"BEGIN IMMEDIATE; {_TABLES} {_ADDED_IN_3} {_ADDED_IN_4} {_ADDED_IN_5} {pragmas}")
     database.execute("INSERT INTO identity (agent_id) VALUES (?)", (agent_id,))
     database.execute("COMMIT")
 

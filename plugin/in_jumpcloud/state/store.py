@@ -335,6 +335,7 @@ class StateStore(StateReader):
     def close(self) -> None:
         """Close the file and release its lock."""
         with contextlib.suppress(InJumpCloudError):
+            self._files.verify()  # otherwise the mark may be that of another process
             self._mark_in_use(None)
         super().close()
         self._files.close()
