@@ -11,18 +11,23 @@ from typing import Any
 import yaml
 from support.command import ROOT
 
-from in_jumpcloud.ecs import event_types, fields
+from in_jumpcloud.ecs import event_types, fields, objects
 
 DATA = ROOT / "tests" / "data"
+
+
+def _of_samples(pattern: str) -> list[dict[str, Any]]:
+    """The events of the samples whose path matches, those without any value excepted."""
+    files = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((DATA / "samples").glob(pattern))]
+    return [each["event"] for entries in files if isinstance(entries, list) for each in entries if each["event"]]
+
+
 DOCUMENTED: list[dict[str, Any]] = [
     *(json.loads(line) for line in (DATA / "documented_events.ndjson").read_bytes().splitlines()),
-    *(
-        sample["event"]
-        for path in sorted((DATA / "samples").glob("*.yaml"))
-        if isinstance(samples := yaml.safe_load(path.read_text(encoding="utf-8")), list)
-        for sample in samples
-    ),
+    *(json.loads(path.read_bytes()) for path in sorted((DATA / "cases").glob("*.ndjson"))),
+    *_of_samples("*.yaml"),
 ]
+OF_RULES = _of_samples("rules/*.yaml")
 DECLARED = [
     tuple(row.name.removeprefix(f"{fields.EVENT}.").split("."))
     for row in fields.table()
@@ -58,6 +63,8 @@ TEXTS = [
     *("2025-06-18T01:40:48.953462371Z", "2025-06-18T01:40:48", "2025-02-30T00:00:00Z", "9999-12-31T23:59:59Z", "1"),
     *("81.2.69.144", "::ffff:81.2.69.144", "81.2.69.144:5", "[2001:db8::1]:443", "fe80::1%eth0", "1.2.3", "999.1.1.1"),
     *("user", "admin", "user_group", "system", "application", "Success", "Error", "High", "email", "username"),
+    *("81.2.69.144, x, [2001:db8::1]:1", ",,,", "CORP\\ann", "\\", "ann@example.com", "/usr/sbin/sshd", "C:\\"),
+    *(kind.upper() for kind in objects.table()),
 ]
 DEEP = [
     *(_nested(depth, opening) for depth in (30, 31, 32, 33, 40, 64, 70, 500) for opening in ("[", '{"a":')),
@@ -92,7 +99,7 @@ def events(count: int, seed: int) -> Iterator[bytes]:
 
 def _mutated(dice: random.Random, _number: int) -> bytes:
     """A documented event with some values replaced."""
-    event = copy.deepcopy(dice.choice(DOCUMENTED))
+    event = copy.deepcopy(dice.choice(DOCUMENTED if dice.random() < 0.7 else OF_RULES))
     if dice.random() < 0.3:
         event["service"], event["event_type"] = dice.choice(TYPES)
     for _ in range(dice.randint(1, 6)):

@@ -73,7 +73,7 @@ def other(value: Any, number: int) -> Any:
         return 770_000 + number
     if type(value) is not str or value.lower() in {"true", "false"} or "]:" in value:
         return None
-    if value[:1].isdigit() and "." in value and ":" in value and not is_time(value):
+    if value[:1].isdigit() and "." in value and (":" in value or ", " in value) and not is_time(value):
         return None
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(value)
