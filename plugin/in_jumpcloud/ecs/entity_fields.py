@@ -30,6 +30,7 @@ _FILE = (("object_storage_item_version_name", "name"), ("object_storage_item_ver
 _SHA256 = "object_storage_item_version_sha_256_sum"
 _MDM_DEVICE = (("windows_device_uuid", "id"), ("device_object_id", "id"), ("mdm_device_id", "id"))
 _MODEL = (("product_name", "identifier"), ("model", "name"), ("model_name", "name"))
+_SYSTEM_GROUP = (("object_id", "id"), ("name", "name"))
 _PHONE = (("id", "id"), ("make", "manufacturer"))
 _PORTALS = (("type", "name"), ("id", "id"), ("name", "name"))
 
@@ -59,15 +60,13 @@ def add_entity_fields(body: dict[str, Any], data: dict[str, Any], objects: list[
     if "organization" in data:
         body["organization"] = {"id": data["organization"]}
     hosts = _add_objects(body, objects)
-    if "system" in data and (system := first_object(data["system"])):
-        body["host"] = _host(system)
+    if "system" in data:
+        _add(body, "host", _host(first_object(data["system"])))
     elif "system_object_id" in data and "host" not in body:
         body["host"] = {"id": data["system_object_id"]}
     if "system_group" in data and "group" not in body:
-        _add(
-            body, "group", copy_fields(first_object(data["system_group"]), (("object_id", "id"), ("name", "name")), {})
-        )
-    if "user_agent" not in body:
+        _add(body, "group", copy_fields(first_object(data["system_group"]), _SYSTEM_GROUP, {}))
+    if "user_agent" not in body and ("user_agent" in data or "useragent" in data):
         _add(body, "user_agent", _other_user_agent(data))
     if "application" in data:
         _add_application(body, first_object(data["application"]), service, get_str(data, "event_type"))
@@ -113,9 +112,7 @@ def _other_user_agent(data: dict[str, Any]) -> dict[str, Any]:
     """The user agent under its other name, or nested in an object of the same name."""
     if "user_agent" in data:
         return user_agent(first_object(data["user_agent"]))
-    if "useragent" in data:
-        return user_agent(first_object(first_object(data["useragent"]).get("useragent")))
-    return {}
+    return user_agent(first_object(first_object(data["useragent"]).get("useragent")))
 
 
 def _add_objects(body: dict[str, Any], objects: list[Named]) -> list[Any]:

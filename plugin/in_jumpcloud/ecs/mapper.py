@@ -112,11 +112,11 @@ class Mapper:
         if data is not None:
             data = coerce(data, self._declared, problems, strict=strict)
             self._add_base_fields(body, event_fields, data, event, problems)
+            add_related_fields(body, data)
             if self._extended:
                 info = self._event_type_info(data)
                 guessed = info is not None and info.guessed
                 extended.extend(body, data, info)
-            add_related_fields(body, data)
             if not self._keep_duplicates:
                 _remove_duplicates(data)
             if data:

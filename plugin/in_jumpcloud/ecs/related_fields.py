@@ -9,14 +9,16 @@ from in_jumpcloud.ecs.accessors import distinct, first_object, get_str
 
 
 def add_related_fields(body: dict[str, Any], data: dict[str, Any]) -> None:
-    """Add the addresses of a phone and of the source, and the name of the actor, before what `related` has already."""
-    phone = first_object(data.get("jumpcloud_protect_device"))
-    address = ip_address.parse_ip(get_str(phone, "ip")) if phone else None
+    """Add the addresses of a phone and of the source, and the name of the actor."""
     source = body.get("source", {})
-    added = {"ip": [address and address.ip, source.get("ip")], "user": [source.get("user", {}).get("name")]}
-    related = body.get("related", {})
-    for name, values in added.items():
-        if all_values := distinct(*values, *related.get(name, ())):
-            related[name] = all_values
+    related: dict[str, Any] = {}
+    if "jumpcloud_protect_device" in data:
+        address = ip_address.parse_ip(get_str(first_object(data["jumpcloud_protect_device"]), "ip"))
+        if ips := distinct(address and address.ip, source.get("ip")):
+            related["ip"] = ips
+    elif "ip" in source:
+        related["ip"] = [source["ip"]]
+    if "user" in source and type(name := source["user"].get("name")) is str:
+        related["user"] = [name]
     if related:
         body["related"] = related

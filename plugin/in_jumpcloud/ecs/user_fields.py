@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from in_jumpcloud.ecs.accessors import Names, copy_fields, distinct, first_naming, get_str
+from in_jumpcloud.ecs.accessors import Names, copy_fields, first_naming, get_str
 from in_jumpcloud.ecs.objects import PERSON, Named
 
 ACTOR: Names = (("id", "id"), ("email", "email"), ("username", "name"))
@@ -60,7 +60,8 @@ def add_user_fields(body: dict[str, Any], data: dict[str, Any], objects: list[Na
     is_actor, is_admin = True, False
     if "user" in body:
         account: Person = body["user"]
-        is_actor = bool(actor) and _names(account, target | actor if _shares_identity(target, actor) else actor)
+        known = target | actor if target and _shares_identity(target, actor) else actor
+        is_actor = bool(known) and _names(account, known)
         user = actor | account if is_actor else account.copy()
         related += actor.values()
     else:
@@ -94,13 +95,15 @@ def add_user_fields(body: dict[str, Any], data: dict[str, Any], objects: list[Na
 
 def _add_related_users(body: dict[str, Any], values: list[Any]) -> None:
     """Add the texts among `values`, and those with a domain also without it."""
+    related = body.get("related", {})
+    texts = list(related.get("user", ()))
     for value in values:
-        if type(value) is str and "\\" in value:
-            values = [*values, value.rpartition("\\")[2]]
-    if "related" in body:
-        values = [*body["related"].get("user", ()), *values]
-    if texts := distinct(*values):
-        body["related"] = {**body["related"], "user": texts} if "related" in body else {"user": texts}
+        if type(value) is str and value not in texts:
+            texts.append(value)
+            if "\\" in value and (name := value.rpartition("\\")[2]) and name not in texts:
+                texts.append(name)
+    if texts:
+        body["related"] = {**related, "user": texts}
 
 
 def _target(objects: list[Named], others: list[Any]) -> tuple[Person, bool]:
