@@ -53,7 +53,7 @@ def _object(data: dict[str, Any], declared: Declared, path: str, depth: int, pro
                 continue
         elif (value_type is float and kind == "float") or (value_type is bool and kind == "boolean"):
             continue
-        elif kind is None and ("." in key or not key.strip()):
+        elif kind is None and ("." in key or "\0" in key or not key.strip()):
             name, kind = store_name(key, declared)
             item = _value(value, kind, path, key, depth + 1, problems)
             if item is not _NOTHING and name != key:
@@ -77,7 +77,11 @@ def _object(data: dict[str, Any], declared: Declared, path: str, depth: int, pro
 
 
 def store_name(key: str, declared: Declared) -> tuple[str, Kind]:
-    """The name and type of a key with dots: in a store each dot is one level down, and no part may be whitespace."""
+    """The name and type of a key with dots: in a store each dot is one level down, and no part may be whitespace.
+
+    A NUL, which Elasticsearch refuses in names of a flattened field, becomes U+FFFD.
+    """
+    key = key.replace("\0", "\ufffd")
     names = key.split(".")
     if not all(map(str.strip, names)):
         return ".".join(name if name.strip() else "_" for name in names), None

@@ -82,7 +82,7 @@ def _object(data: dict[str, Any], declared: Declared, path: str, depth: int, pro
     result: dict[str, Any] = {}
     for key, value in data.items():
         name, kind = key, declared.get(key)
-        if kind is None and ("." in key or not key.strip()):
+        if kind is None and ("." in key or "\0" in key or not key.strip()):
             name, kind = store_name(key, declared)
             if name != key:
                 problems.append(f"{path}{key}: not a valid field name; renamed to {name!r:.60}")
