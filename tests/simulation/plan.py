@@ -95,7 +95,7 @@ def draw(random: Random, folder: Path) -> Plan:
         settings,
         organizations,
         seconds=hours * 3600,
-        calm=calm * 3600,
+        calm=calm * 3600 * (2 if is_overloaded else 1),  # late events have every second turn only
         plan_ms=random.choice((90, 15, 5, 1)) * DAY,
         start_ms=ORIGIN_MS - start_hours * HOUR,
         is_overloaded=is_overloaded,
