@@ -170,7 +170,7 @@ class Collector:
             self.counters.unexpected += 1
             self._unexpected[is_late] += 1
             log.exception("%s: unexpected error", self.stream.name)
-            failure = Fatal(f"{self.stream.name}: unexpected {type(error).__name__}", advice="see the log")
+            failure = Fatal(f"unexpected {type(error).__name__}", advice="see the log")
             self._failed(failure, is_late=is_late, is_unexpected=True)
         self.counters.unexpected_in_a_row = max(self._unexpected.values())
         return self._until_due()

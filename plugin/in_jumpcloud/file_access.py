@@ -48,6 +48,21 @@ def open_private(path: Path, *, create: bool, exclusive: bool = False) -> int:
     return file
 
 
+def create_private_directory(path: Path) -> None:
+    """Create a directory and its parents where they are missing, for their owner only, as `open_private` creates files.
+
+    Raises:
+        OSError: one cannot be created.
+    """
+    if path.is_dir():
+        return
+    create_private_directory(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
+    owner = path.parent.stat()
+    if os.geteuid() == 0 and owner.st_uid:
+        os.chown(path, owner.st_uid, owner.st_gid)
+
+
 def _regular(file: int, path: Path) -> int:
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from in_jumpcloud.counters import plural
+
 OVERLOAD_ADVICE = "raise jumpcloud.interval or jumpcloud.requests_per_second, or run several processes"
 _TOLERANCE = 1.25
 """How much longer than jumpcloud.interval the polls may take."""
@@ -44,9 +46,15 @@ class Load(NamedTuple):
         """The arithmetic, in one line."""
         limits = [f"jumpcloud.requests_per_second is {self.per_second:g}"]
         if self.seconds:
-            limits.append(f"{self.workers} workers send {self.workers / self.seconds:.1f} at {self.seconds:.2f} s each")
+            sent = f"{self.workers / self.seconds:.1f} at {self.seconds:.2f} s each"
+            limits.append(f"{_do(self.workers, 'worker', 'send')} {sent}")
         text = (
-            f"{self.streams} streams need {self.needed:.1f} requests/s for polls every {self.interval:g} s; "
+            f"{_do(self.streams, 'stream', 'need')} {self.needed:.1f} requests/s for polls every {self.interval:g} s; "
             f"{self.possible:.1f} are possible: {', '.join(limits)}"
         )
         return f"{text}. Polls come every {self.gap:.0f} s" if self.gap else text
+
+
+def _do(count: int, noun: str, verb: str) -> str:
+    """`1 worker sends`, `2 workers send`."""
+    return f"{plural(count, noun)} {verb}{'s' if count == 1 else ''}"

@@ -178,7 +178,7 @@ class Pipeline:
             (self._own,) = named
         if self._own and named and self._own not in named:
             raise OtherOrganization(
-                f"{self._stream}: JumpCloud sends events of organization {min(named):.40}, but the state at "
+                f"JumpCloud sends events of organization {min(named):.40}, but the state at "
                 f"{self._resources.state.path} is of organization {self._own:.40}",
                 advice="use the key of that organization again, or set another state.path for the other one",
             )

@@ -109,8 +109,18 @@ def test_wrong_settings(command: Command, api: SimulatedApi, receiver: Simulated
     """Each wrong setting is one failed line with the cause or the remedy, and has its exit code."""
     cases: list[tuple[dict[str, Any], str, str, int]] = [
         ({"jumpcloud__api_key": "wrong"}, "JumpCloud", "the key is wrong, expired or revoked", 3),
-        ({"jumpcloud__url": "https://nowhere.invalid"}, "JumpCloud", "nowhere.invalid", 1),
-        ({"jumpcloud__url": "http://127.0.0.1:1"}, "JumpCloud", "Connection refused", 1),
+        (
+            {"jumpcloud__url": "https://nowhere.invalid"},
+            "JumpCloud",
+            "check the DNS of this machine, and jumpcloud.url",
+            1,
+        ),
+        (
+            {"jumpcloud__url": "http://127.0.0.1:1"},
+            "JumpCloud",
+            "Connection refused; is there a firewall or a proxy in between? check jumpcloud.url",
+            1,
+        ),
         ({"forward__servers": [{"host": "nowhere.invalid"}]}, "receiver", "correct the name in forward.servers", 4),
         ({"forward__servers": [{"host": "127.0.0.1", "port": 1}]}, "receiver", "nothing listens there", 4),
         ({"forward__servers": [{"unix": str(tmp_path / "no")}]}, "receiver", "there is no such socket", 4),
@@ -143,8 +153,8 @@ def test_requests_and_the_oldest_event(command: Command, receiver: SimulatedRece
         settings = command.settings(api, receiver, jumpcloud__start="10d", jumpcloud__requests_per_second=5)
         enough = check(*settings)
         too_many = check(*settings, "-o", "jumpcloud.interval=100ms")
-    assert re.search(r"^ok +load +1 streams need 0\.0 requests/s .*; [\d.]+ are possible", enough.text, re.MULTILINE)
-    line = r"^warning +load +1 streams need 10\.0 requests/s for polls every 0\.1 s; 5\.0 are possible: .*; raise "
+    assert re.search(r"^ok +load +1 stream needs 0\.0 requests/s .*; [\d.]+ are possible", enough.text, re.MULTILINE)
+    line = r"^warning +load +1 stream needs 10\.0 requests/s for polls every 0\.1 s; 5\.0 are possible: .*; raise "
     assert re.search(line, too_many.text, re.MULTILINE)
     assert too_many.code == 0
     oldest = re.search(r"the oldest event since (\S+) is of (\S+)", enough.text)

@@ -102,6 +102,14 @@ def test_no_dead_letters(command: Command, receiver: SimulatedReceiver) -> None:
             StateStore(command.state, new_agent_id="x").close()
 
 
+def test_none_matches(settings: list[str]) -> None:
+    """A selection that matches nothing is not the same as no dead letters."""
+    for name in ("list", "show", "replay"):
+        for option in ("--id", "--reason"):
+            done = _run(name, settings, option, "nope")
+            assert (done.returncode, done.stdout) == (0, b"none of 3 dead letters matches --id and --reason\n")
+
+
 def test_drop(command: Command, settings: list[str]) -> None:
     """What is selected is removed for good; without a selection nothing is, and the exit code is 2."""
     refused = _run("drop", settings)

@@ -379,7 +379,7 @@ def test_a_key_of_another_organization_is_refused(
             step_now(one)
         assert isinstance(one.error, OtherOrganization)
         assert str(one.error).startswith(
-            "default: JumpCloud sends events of organization another tenant, but the state at "
+            "JumpCloud sends events of organization another tenant, but the state at "
             f"{settings.state.path} is of organization {OWN}; "
             "use the key of that organization again, or set another state.path"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -413,6 +414,8 @@ class TestFiles:
         try:
             with reopened(state_path) as state:
                 state.commit("a", keys(1), POSITION)
+                for directory in () if mask else (state_path.parent, state_path.parent.parent):
+                    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
                 modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in state.path.parent.iterdir()}
         finally:
             os.umask(umask)
@@ -476,7 +479,8 @@ class TestFiles:
         target = path.with_name("elsewhere")
         link = path.with_name(f"{path.name}{suffix}")
         link.symlink_to(target)
-        with pytest.raises(ConfigError, match="symbolic link"):
+        says = f"{link.name} is a symbolic link; remove it" if suffix else "it is a symbolic link; name the file itself"
+        with pytest.raises(ConfigError, match=re.escape(f"{path}: cannot be written: {says}")):
             reopened(path)
         assert not target.exists()
 

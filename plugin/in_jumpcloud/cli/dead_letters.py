@@ -55,6 +55,12 @@ def _chosen(state: StateReader, ids: tuple[str, ...], reason: str | None) -> Ite
             yield letter
 
 
+def _show_none(state: StateReader | None) -> None:
+    """Say why nothing was chosen."""
+    count = sum(1 for _ in state.dead_letters.letters()) if state else 0
+    click.echo(f"none of {plural(count, 'dead letter')} matches --id and --reason" if count else "no dead letters")
+
+
 @click.group("dead-letters")
 def command() -> None:
     """Show, replay or drop events that the receiver refused.
@@ -73,9 +79,9 @@ def list_command(path: Path, overrides: tuple[str, ...], ids: tuple[str, ...], r
         for letter in _chosen(state, ids, reason) if state else ():
             refused = letter.refused
             rows.append(tuple(map(shown, (rfc3339(refused.time_ms), letter.stream, refused.id, refused.reason))))
-    if not rows:
-        click.echo("no dead letters")
-        return
+        if not rows:
+            _show_none(state)
+            return
     widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
     for row in (_COLUMNS, *rows):
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -96,8 +102,8 @@ def show_command(path: Path, overrides: tuple[str, ...], ids: tuple[str, ...], r
             for line in _pretty(refused.event).splitlines():
                 show(f"  {line}")
             click.echo()
-    if not found:
-        click.echo("no dead letters")
+        if not found:
+            _show_none(state)
 
 
 @command.command("export", epilog=examples("in-jumpcloud dead-letters export -c jumpcloud.yaml > refused.ndjson"))
@@ -144,7 +150,7 @@ def replay_command(path: Path, overrides: tuple[str, ...], ids: tuple[str, ...],
     with _changing(settings) as state, ExitStack() as resources:
         chosen = [letter.number for letter in _chosen(state, ids, reason)] if state else []
         if not state or not chosen:
-            click.echo("no dead letters")
+            _show_none(state)
             return
         replayer = _Replayer(settings, state.agent_id, resources, stop)
         try:

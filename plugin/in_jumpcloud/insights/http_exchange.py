@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import ssl
 import sys
@@ -25,6 +26,7 @@ from in_jumpcloud.insights.deadline import DeadlineAdapter, RequestDeadline
 _READ_BYTES = 262_144
 _TLS_ALERT = "\x15\x03"  # in a status line
 _MAX_ERROR_BYTES = 65_536
+_UNREACHED = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH}
 
 
 class HttpResponse(NamedTuple):
@@ -174,12 +176,11 @@ def _failure(url: str, error: BaseException, handled: BaseException | None) -> R
         is_tls = line.startswith(_TLS_ALERT)
         reason = "it expects TLS" if is_tls else f"it is not an HTTP server, it sent {line!r:.60}"
         advice = "set jumpcloud.url to https://" if is_tls else "check the port in jumpcloud.url"
-    elif (
-        isinstance(error, requests.ConnectionError)
-        and isinstance(cause, ConnectionError)
-        and not isinstance(cause, ConnectionRefusedError)
-        and url.startswith("http:")
-    ):
+    elif any(isinstance(each, NameResolutionError) for each in causes):
+        advice = "check the DNS of this machine, and jumpcloud.url"
+    elif isinstance(cause, OSError) and cause.errno in _UNREACHED:
+        advice = "is there a firewall or a proxy in between? check jumpcloud.url"
+    elif isinstance(error, requests.ConnectionError) and isinstance(cause, ConnectionError) and url.startswith("http:"):
         advice = "does it expect https:// at this port? check jumpcloud.url"
     return Retryable(f"{url}: {reason}", advice=advice)
 

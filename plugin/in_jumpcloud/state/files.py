@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from in_jumpcloud.errors import ConfigError, Fatal, Problem, StateCorrupt, StateUnavailable, may_pass
-from in_jumpcloud.file_access import open_private
+from in_jumpcloud.file_access import create_private_directory, open_private
 
 _MAGIC = b"SQLite format 3\0"
 _LOCK_TRIES = 4
@@ -43,8 +43,11 @@ def path_errors(path: Path, action: str = "written") -> Iterator[None]:
     except OSError as error:
         if may_pass(error):
             raise StateUnavailable(f"state.path: {path}: cannot be {action}: {error.strerror}") from None
-        is_link = error.errno == errno.ELOOP and path.is_symlink()
-        reason = "it is a symbolic link; name the file itself" if is_link else error.strerror
+        reason = error.strerror
+        if error.errno == errno.ELOOP and path.is_symlink():
+            reason = "it is a symbolic link; name the file itself"
+        elif error.errno == errno.ELOOP and error.filename and Path(error.filename).is_symlink():
+            reason = f"{Path(error.filename).name} is a symbolic link; remove it"
         raise ConfigError(Problem("state.path", f"{path}: cannot be {action}: {reason}")) from None
 
 
@@ -63,7 +66,7 @@ class StateLock:
         self._path = path
         self._lock_path = with_suffix(path, ".lock")
         with path_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            create_private_directory(path.parent)
             # An existing lock is taken first. Opening and closing the database file would release every lock that
             # SQLite has on it in this process (POSIX locks), also one of another StateStore.
             file = _lock(path, self._lock_path) if self._lock_path.exists() else None
