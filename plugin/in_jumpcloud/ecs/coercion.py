@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any
+from typing import Any, TypeAlias
 
 from in_jumpcloud.ecs.fields import EVENT, Declared
 
@@ -24,6 +24,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _NOTHING: Any = object()
 _UNDECLARED: Declared = {}
 Kind = str | Declared | None
+Path: TypeAlias = "str | tuple[Path, str]"
+"""A field's name, or the path of an object and the key in it: it is written out only for a problem."""
 
 
 def coerce(data: dict[str, Any], declared: Declared, problems: list[str], *, strict: bool) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def coerce(data: dict[str, Any], declared: Declared, problems: list[str], *, str
     return _object(data, declared, EVENT, 1, problems)
 
 
-def _object(data: dict[str, Any], declared: Declared, path: str, depth: int, problems: list[str]) -> dict[str, Any]:
+def _object(data: dict[str, Any], declared: Declared, path: Path, depth: int, problems: list[str]) -> dict[str, Any]:
     """`data` itself, since most values stay as they are; another object if a key has another name."""
     removed: list[str] | None = None
     renamed: dict[str, str] | None = None
@@ -48,7 +50,7 @@ def _object(data: dict[str, Any], declared: Declared, path: str, depth: int, pro
         if value_type is str and kind == "keyword" and value:  # two values of three
             continue
         if value_type is dict and type(kind) is dict and depth < MAX_DEPTH:
-            item = _object(value, kind, f"{path}.{key}", depth + 1, problems) or _NOTHING
+            item = _object(value, kind, (path, key), depth + 1, problems) or _NOTHING
             if item is value:
                 continue
         elif (value_type is float and kind == "float") or (value_type is bool and kind == "boolean"):
@@ -58,7 +60,7 @@ def _object(data: dict[str, Any], declared: Declared, path: str, depth: int, pro
             item = _value(value, kind, path, key, depth + 1, problems)
             if item is not _NOTHING and name != key:
                 renamed = {**(renamed or {}), key: name}
-                problems.append(f"{path}.{key}: not a valid field name; renamed to {name!r:.60}")
+                problems.append(f"{_dotted(path, key)}: not a valid field name; renamed to {name!r:.60}")
         elif value_type is str and kind is None and value:
             continue
         else:
@@ -94,7 +96,7 @@ def store_name(key: str, declared: Declared) -> tuple[str, Kind]:
     return key, kind
 
 
-def _value(value: Any, kind: Kind, path: str, key: str, depth: int, problems: list[str]) -> Any:
+def _value(value: Any, kind: Kind, path: Path, key: str, depth: int, problems: list[str]) -> Any:
     value_type = type(value)
     if value_type is dict or value_type is list:
         if not value:
@@ -107,12 +109,12 @@ def _value(value: Any, kind: Kind, path: str, key: str, depth: int, problems: li
             kind = _UNDECLARED
         elif type(kind) is str:
             return _mistyped(value, kind, path, key, problems)
-        return _object(value, kind, f"{path}.{key}", depth, problems) or _NOTHING  # type: ignore[arg-type]
+        return _object(value, kind, (path, key), depth, problems) or _NOTHING  # type: ignore[arg-type]
     if value is None or value == "":
         return _NOTHING
     if kind is None:
         if value_type is int and not -(2**63) <= value < 2**63:
-            problems.append(f"{path}.{key}: integer exceeds 64 bits; kept as text")
+            problems.append(f"{_dotted(path, key)}: integer exceeds 64 bits; kept as text")
             return str(value)
         return value
     convert = _CONVERSIONS.get(kind) if type(kind) is str else None
@@ -120,23 +122,23 @@ def _value(value: Any, kind: Kind, path: str, key: str, depth: int, problems: li
     return _mistyped(value, kind, path, key, problems) if converted is None else converted
 
 
-def _list(value: list[Any], kind: Kind, path: str, key: str, depth: int, problems: list[str]) -> Any:
+def _list(value: list[Any], kind: Kind, path: Path, key: str, depth: int, problems: list[str]) -> Any:
     """Each member has the type declared for the list: in a store a list is a field with several values."""
     items = (_value(each, kind, path, key, depth + 1, problems) for each in value)
     return [item for item in items if item is not _NOTHING] or _NOTHING
 
 
-def _deep_value(value: Any, kind: Kind, path: str, key: str, problems: list[str]) -> Any:
+def _deep_value(value: Any, kind: Kind, path: Path, key: str, problems: list[str]) -> Any:
     """A subtree below MAX_DEPTH, as JSON text where the field can hold text."""
     if kind is not None and kind != "keyword":
         return _mistyped(value, kind, path, key, problems)
-    problems.append(f"{path}.{key}: nested deeper than {MAX_DEPTH} levels; kept as JSON text")
+    problems.append(f"{_dotted(path, key)}: nested deeper than {MAX_DEPTH} levels; kept as JSON text")
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _mistyped(value: Any, kind: Kind, path: str, key: str, problems: list[str]) -> Any:
+def _mistyped(value: Any, kind: Kind, path: Path, key: str, problems: list[str]) -> Any:
     expected = kind if type(kind) is str else "object"
-    problems.append(f"{path}.{key}: {preview(value)} is not of type {expected}; see event.original")
+    problems.append(f"{_dotted(path, key)}: {preview(value)} is not of type {expected}; see event.original")
     return _NOTHING
 
 
@@ -158,6 +160,10 @@ def encodable(value: Any, path: str, problems: list[str]) -> Any:
     if isinstance(value, list):
         return [encodable(each, path, problems) for each in value]
     return value
+
+
+def _dotted(path: Path, key: str) -> str:
+    return f"{path}.{key}" if isinstance(path, str) else f"{_dotted(*path)}.{key}"
 
 
 def preview(value: Any) -> str:

@@ -48,7 +48,6 @@ _PLACES: dict[str, Names] = {
     "file": (("name", "name"),),
 }
 _SERVICE_OF_ACCOUNT = (("application_id", "id"), ("application_name", "name"))
-_NAMES_OF_SYSTEM = ("id", "hostname", "displayName")
 _HOST_NAMES = ("id", "serial", "hostname", "host_name", "name", "displayName")
 
 
@@ -86,7 +85,8 @@ def add_entity_fields(body: dict[str, Any], data: dict[str, Any], objects: list[
             _add(body, "rule", _policies(context["policies_applied"]))
         phone = first_object(context.get("jumpcloud_protect_device"))
         login_from = first_object(context.get("system"))
-        hosts += [login_from.get(name) for name in _NAMES_OF_SYSTEM]
+        if login_from:
+            hosts += (login_from.get("id"), login_from.get("hostname"), login_from.get("displayName"))
     if "auth_meta" in data and not phone:
         phone = first_object(first_object(data["auth_meta"]).get("jumpcloud_protect_device"))
     _add_device(body, data, phone, login_from)
@@ -210,7 +210,7 @@ def _add_device(body: dict[str, Any], data: dict[str, Any], phone: dict[str, Any
 
 def _add_related(body: dict[str, Any], phone: dict[str, Any], hosts: list[Any]) -> None:
     related: dict[str, Any] = body.get("related", {})
-    ips = [*related["ip"]] if "ip" in related else []
+    ips: list[Any] = [*related["ip"]] if "ip" in related else []
     for side in ("client", "source"):
         if side in body and "ip" in (address := body[side]):
             ips.append(address["ip"])

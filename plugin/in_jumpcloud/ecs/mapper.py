@@ -173,7 +173,8 @@ class Mapper:
             source["user"] = actor
         if source:
             body["source"] = source
-        if "system" in data and (host := copy_fields(first_object(data["system"]), _HOST, {})):
+        # Profile extended makes the whole host itself.
+        if "system" in data and not self._extended and (host := copy_fields(first_object(data["system"]), _HOST, {})):
             body["host"] = host
         if "message" in data:
             body["message"] = data["message"]

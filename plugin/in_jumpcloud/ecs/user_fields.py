@@ -53,7 +53,8 @@ def add_user_fields(body: dict[str, Any], data: dict[str, Any], objects: list[Na
     actor: Person = body["source"].get("user", {}) if initiator and "source" in body else {}
     roles = _roles(initiator) if actor else []
     related: list[Any] = []
-    if newer := copy_fields(data, _NEWER_ACTOR, {}):
+    if "jc_initiated_by_id" in data or "jc_initiated_by_email" in data:
+        newer = copy_fields(data, _NEWER_ACTOR, {})
         related += newer.values()
         actor = newer | actor if _may_be_same(newer, actor) else actor
     target, target_is_admin = _target(objects, related)
@@ -176,10 +177,11 @@ def _add_domain(person: Person) -> None:
 
 
 def _roles(initiator: dict[str, Any]) -> list[str]:
-    kind = get_str(initiator, "type")
-    if initiator.get("administrator") is True and kind not in _ADMINISTRATORS:
-        return [kind, "admin"] if kind else ["admin"]
-    return [kind] if kind else []
+    kind = initiator.get("type")
+    roles = [kind] if type(kind) is str else []
+    if "administrator" in initiator and initiator["administrator"] is True and kind not in _ADMINISTRATORS:
+        roles.append("admin")
+    return roles
 
 
 def _changes(changes: Any) -> dict[str, str]:
