@@ -177,8 +177,8 @@ def _add_domain(person: Person) -> None:
 
 
 def _roles(initiator: dict[str, Any]) -> list[str]:
-    kind = initiator.get("type")
-    roles = [kind] if type(kind) is str else []
+    kind = get_str(initiator, "type")
+    roles = [kind] if kind else []
     if "administrator" in initiator and initiator["administrator"] is True and kind not in _ADMINISTRATORS:
         roles.append("admin")
     return roles
