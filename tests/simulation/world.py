@@ -195,6 +195,7 @@ class World:
     def _thaw(self, group: Group, seconds: float) -> None:
         if group.frozen and not group.dead:
             self.clock.suspended += seconds * self.faults.random("machine is suspended").choice((0, 1))
+            self.judge.note_progress()
             self.scheduler.thaw(group)
 
     def point(self, process: Process, kind: str) -> None:
