@@ -90,7 +90,7 @@ class Judge:
         organization = self._world.api.organizations[name.removeprefix("organization ")]
         asked = organization.first_pages.get(watermark)
         if asked is None:
-            if not self._world.faults.on.keys() & {"moving retention"} and self._world.plan.plan_ms > 6 * DAY:
+            if not self._world.faults.on.keys() & {"moving retention"} and self._world.plan.plan_ms > 8 * DAY:
                 self._world.fail(f"{name}: the position is at {watermark}, the end of no window")
             return
         for event in organization.between(max(before, origin), watermark):

@@ -96,7 +96,7 @@ def draw(random: Random, folder: Path) -> Plan:
         organizations,
         seconds=hours * 3600,
         calm=calm * 3600 * (2 if is_overloaded else 1),  # late events have every second turn only
-        plan_ms=random.choice((90, 15, 5, 1)) * DAY,
+        plan_ms=random.choice((90, 15, 7, 1)) * DAY,  # as JumpCloud sells them
         start_ms=ORIGIN_MS - start_hours * HOUR,
         is_overloaded=is_overloaded,
         counts=random.choice(("right",) * 9 + ("refused", "zero", "lower")),
