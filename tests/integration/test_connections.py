@@ -74,7 +74,10 @@ def test_refused_connection(client: Client) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     error = failure(client(url))
     assert type(error) is Retryable
-    assert str(error) == f"{url}/insights/directory/v1/events: Connection refused"
+    assert str(error) == (
+        f"{url}/insights/directory/v1/events: Connection refused; "
+        "is there a firewall or a proxy in between? check jumpcloud.url"
+    )
     try:
         int("something else")
     except ValueError:
