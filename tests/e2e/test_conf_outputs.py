@@ -19,6 +19,7 @@ from support.command import ROOT, wait_until
 from support.fluent_bit import BINARY, FluentBit, needs_fluent_bit
 
 from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
+from in_jumpcloud.config.types import Secret
 from in_jumpcloud.forward import wire
 from in_jumpcloud.forward.sender import AckSender
 
@@ -109,7 +110,7 @@ class Receiver(FluentBit):
 
     def deliver(self, *records: dict[str, Any]) -> None:
         """Deliver these records in one chunk."""
-        settings = ForwardSettings()
+        settings = ForwardSettings(shared_key=Secret(""))  # fluent-bit.yaml has empty_shared_key
         sender = AckSender(ServerSettings(host="127.0.0.1", port=self.port), settings)
         entries = b"".join(wire.pack_entry(TIME_NS, record) for record in records)
         sender.deliver(wire.build_chunk("jumpcloud.events", entries, len(records)), threading.Event())

@@ -67,13 +67,15 @@ def test_an_existing_file_is_kept(tmp_path: Path) -> None:
 
 
 def test_nothing_detected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The file has the defaults, without databases; the output says what is missing."""
+    """The file has the defaults and fits the shipped fluent-bit.yaml; the output says what is missing."""
     path = tmp_path / "jumpcloud.yaml"
     settings = _write(path)
-    assert settings == load_config(None, ["jumpcloud.api_key=simulated-key", "geoip.city=null"])
+    assert settings == load_config(
+        None, ["jumpcloud.api_key=simulated-key", "geoip.city=null", 'forward.shared_key=""']
+    )
     output = capsys.readouterr().out
     assert "which is not set" in output
-    assert "start Fluent Bit, or change forward.servers" in output
+    assert "start Fluent Bit, or change forward\n" in output
     assert f"next: export JUMPCLOUD_API_KEY='your key'; in-jumpcloud check -c {path}" in output
 
 

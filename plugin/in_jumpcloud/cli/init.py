@@ -149,7 +149,7 @@ def write_configuration(
         "organizations": json.dumps(list(organizations)),
         "provider_id": json.dumps(provider_id),
         "server": _server_yaml(receiver.server if receiver else SERVERS[-1]),
-        "shared_key": json.dumps(receiver.shared_key if receiver else None),
+        "shared_key": json.dumps(receiver.shared_key if receiver else ""),  # "" is for the shipped fluent-bit.yaml
         "city": json.dumps(city and str(city)),
         "asn": json.dumps(asn and str(asn)),
     }
@@ -162,7 +162,7 @@ def write_configuration(
     if receiver:
         _print_detected("receiver", f"{receiver.server}: {receiver.note}")
     else:
-        _print_detected("receiver", f"none at {_join(servers)}; start Fluent Bit, or change forward.servers")
+        _print_detected("receiver", f"none at {_join(servers)}; start Fluent Bit, or change forward")
     for name, database in (("city", city), ("asn", asn)):
         none = f"none in {_join(database_directories)}; no lookup until geoip.{name} is set"
         _print_detected(f"geoip.{name}", str(database or none))
