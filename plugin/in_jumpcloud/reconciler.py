@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from in_jumpcloud.backoff import backoff_delay
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import Counters, plural
-from in_jumpcloud.errors import CountsUnavailable, CursorLost, InJumpCloudError, PageTooLarge, Retryable
+from in_jumpcloud.errors import CountsUnavailable, CursorLost, InJumpCloudError, PageTooLarge
+from in_jumpcloud.failures import ALL, Failures
 from in_jumpcloud.insights.comparison import PAUSES, Comparisons, Counts, Span, is_credible, spans, tiers
 from in_jumpcloud.insights.pages import PageCalls, Pager, behind
 from in_jumpcloud.insights.window import Position, Window
@@ -29,9 +29,8 @@ log = logging.getLogger(__name__)
 _REREAD_WITHOUT_COUNTS_MS = 6 * HOUR_MS
 _MAX_COUNT_FAILURES = 3
 """Failed requests for counts in a row after which spans are read again without counts."""
-_REREADS, _ALL = -1, -2
-"""What fails, besides a tier of comparisons, for itself: to read spans again, or a step before it has begun either."""
-_MAX_BACKOFF_SECONDS = 600.0
+_REREADS = -1
+"""What fails for itself besides each tier of comparisons: to read spans again."""
 _GIVE_UP_COMPARING_SECONDS = 86_400.0
 """Counts that are unavailable for so long do not keep ids in the ledger beyond the reach."""
 
@@ -50,15 +49,6 @@ class _Reread(NamedTuple):
     services: tuple[str, ...]
     decides: bool
     rows: Counter[int]
-
-
-class _Trouble(NamedTuple):
-    """Why a tier cannot be compared, or no span read again, and when the next try is. Times are monotonic."""
-
-    error: InJumpCloudError
-    since: float
-    failures: int
-    not_before: float
 
 
 class Reconciler:
@@ -82,8 +72,8 @@ class Reconciler:
         self._rereads: deque[_Reread] = deque()
         self._pager: Pager | None = None
         self._must_count = False  # the first re-read is read to its end; its counts are next
-        self._at = _ALL  # what the last step did: the tier that it compared, or one of the above
-        self._troubles: dict[int, _Trouble] = {}
+        self._at = ALL  # what the last step did: the tier that it compared, or _REREADS
+        self._failures = Failures(runtime)
         self.plan_ms: int | None = None
         """How far back the plan of the organization reaches, in milliseconds; None while it was not exceeded."""
 
@@ -123,13 +113,13 @@ class Reconciler:
         """Seconds until it has something to do; 0 if it has now."""
         now, until_ms = self._runtime.monotonic(), self._until_ms(position)
         if self._rereads:
-            return self._pause(_REREADS)
+            return self._failures.pause(_REREADS)
         if self._known.due_span(until_ms, now_ms, self._tiers, self._pausing()):
             return 0.0
         waits = [max(1.0, ms / 1000) for ms in self._known.until_due_ms(until_ms, now_ms, self._tiers)]
-        waits = [max(wait, self._pause(tier)) for tier, wait in enumerate(waits)]
+        waits = [max(wait, self._failures.pause(tier)) for tier, wait in enumerate(waits)]
         if self._due:
-            waits.append(max(0.0, self._pause(_REREADS), min(self._due.values()) - now))
+            waits.append(max(0.0, self._failures.pause(_REREADS), min(self._due.values()) - now))
         return min(waits)
 
     def lag_ms(self, position: Position) -> int:
@@ -143,12 +133,12 @@ class Reconciler:
     @property
     def error(self) -> InJumpCloudError | None:
         """Why some comparisons are impossible, for the longest time; None while they work."""
-        return self._oldest.error if self._oldest else None
+        return self._failures.oldest.error if self._failures.oldest else None
 
     @property
     def error_since(self) -> float:
         """When that began, on the monotonic clock."""
-        return self._oldest.since if self._oldest else 0.0
+        return self._failures.oldest.since if self._failures.oldest else 0.0
 
     @property
     def is_idle(self) -> bool:
@@ -166,10 +156,10 @@ class Reconciler:
             InJumpCloudError: as DirectoryInsights and Pipeline; call `failed` with it.
             Stopped: `stop` was set.
         """
-        self._at = _ALL
+        self._at = ALL
         floor_ms = self._floor_ms(position, now_ms)
         self._give_up(floor_ms)
-        if not self._rereads and not self._pause(_REREADS):
+        if not self._rereads and not self._failures.pause(_REREADS):
             now, services = self._runtime.monotonic(), self._settings.jumpcloud.services
             minutes = [minute for minute, due in self._due.items() if due <= now]
             self._rereads.extend(_Reread(span, services, decides=True, rows=Counter()) for span in spans(minutes))
@@ -185,21 +175,18 @@ class Reconciler:
     def failed(self, error: InJumpCloudError, position: Position, now_ms: int) -> float:
         """Reset what `error` left unfinished; returns the seconds until the next try."""
         now, tier = self._runtime.monotonic(), self._at
-        before = self._troubles.get(tier)
-        since, failures = (before.since, before.failures + 1) if before else (now, 1)
-        after = error.after if isinstance(error, Retryable) else None
-        delay = after if after is not None else self._backoff(failures)
+        is_our_limit = isinstance(error, PageTooLarge) and self._limit > 1
+        failure = self._failures.add(tier, error, is_retried_at_once=is_our_limit)
         self.reset()
-        if isinstance(error, PageTooLarge) and self._limit > 1:
-            self._limit, failures, delay = max(1, self._limit // 4), failures - 1, 0.0
+        if is_our_limit:
+            self._limit = max(1, self._limit // 4)
         elif self._rereads and not isinstance(error, CursorLost):
-            self._put_off(self._rereads.popleft(), now + 2 * delay)
-        self._troubles[tier] = _Trouble(error, since, failures, now + delay)
-        if isinstance(error, CountsUnavailable) or (tier == 0 and failures >= _MAX_COUNT_FAILURES):
+            self._put_off(self._rereads.popleft(), now + 2 * failure.delay)
+        if isinstance(error, CountsUnavailable) or (tier == 0 and failure.times >= _MAX_COUNT_FAILURES):
             self._reread_without_counts(position, now_ms, error)
-        if now - since > _GIVE_UP_COMPARING_SECONDS:
+        if now - failure.since > _GIVE_UP_COMPARING_SECONDS:
             self._stop_waiting_for(tier, now_ms)
-        return delay
+        return failure.delay
 
     def _put_off(self, failed: _Reread, until: float) -> None:
         """A span that cannot be read must not hold up the comparisons: those have the next turn."""
@@ -239,22 +226,9 @@ class Reconciler:
         """The end of what was polled and is not polled again."""
         return whole_minute(position.watermark_ms - self._settings.jumpcloud.overlap.ms)
 
-    @property
-    def _oldest(self) -> _Trouble | None:
-        return min(self._troubles.values(), key=lambda trouble: trouble.since, default=None)
-
     def _pausing(self) -> list[int]:
         """The tiers that are not tried now."""
-        return [tier for tier in range(len(self._tiers)) if self._pause(tier)]
-
-    def _pause(self, tier: int) -> float:
-        """Seconds until the next try of a tier, or of _REREADS, that has failed."""
-        found = filter(None, map(self._troubles.get, (tier, _ALL)))
-        now = self._runtime.monotonic()
-        return max((trouble.not_before - now for trouble in found if trouble.not_before > now), default=0.0)
-
-    def _backoff(self, failures: int) -> float:
-        return min(_MAX_BACKOFF_SECONDS, 10 * backoff_delay(failures, self._runtime.random))
+        return [tier for tier in range(len(self._tiers)) if self._failures.pause(tier)]
 
     def _compare(self, position: Position, floor_ms: int, now_ms: int, stop: threading.Event) -> None:
         """Compare at most a day of the span that is due."""
@@ -387,11 +361,9 @@ class Reconciler:
         self._counters.open_minutes = len(known.open)
 
     def _succeeded(self) -> None:
-        ends = [self._at, _ALL]
-        if not self._due and not self._rereads:  # what could not be read again has settled without it
-            ends.append(_REREADS)
-        ended = [self._troubles.pop(each, None) for each in ends]
-        if any(ended) and not self._troubles:
+        # With nothing left to read again, what could not be read has settled without it.
+        ended = (self._at,) if self._due or self._rereads else (self._at, _REREADS)
+        if self._failures.end(*ended):
             log.info("%s: late events can be looked for again", self._stream)
 
     def _save(self) -> None:
