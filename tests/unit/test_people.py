@@ -105,3 +105,59 @@ def test_logins(action: str) -> None:
 
     by_the_actor = map_event({"event_type": action, **actor, **target, "username": r"CORP\actor"})["user"]
     assert by_the_actor == {**ACTOR, "name": r"CORP\actor", "domain": "CORP", "roles": ["user"], "target": TARGET}
+
+
+ANN = {"id": "a1", "type": "user", "username": "ann.lee", "email": "ann.lee@c.ex"}
+BEN = {"id": "a1", "type": "admin", "email": "ben@msp.example"}  # without a name
+OTHER_BEN = {"type": "user", "id": "u1", "username": "ben", "email": "ben@corp.example"}
+
+
+@pytest.mark.parametrize("resource", [None, {"type": "user", "id": "a1", "username": "ann.lee"}], ids=["-", "target"])
+@pytest.mark.parametrize("name", ["ann.lee@c.ex", r"CORP\Ann.Lee@c.ex"])
+def test_username_is_the_address_of_an_actor_with_a_name(name: str, resource: dict[str, Any] | None) -> None:
+    """Who logs in with the own address is one person; what is before the @ does not name one who has a name."""
+    event = {"service": "radius", "event_type": "radius_auth_attempt", "username": name, "initiated_by": ANN}
+    user = map_event({**event, **({"resource": resource} if resource else {})})["user"]
+    assert (person(user), user["roles"], "target" in user) == (
+        {"id": "a1", "name": name, "email": "ann.lee@c.ex"},
+        ["user"],
+        False,
+    )
+    named_otherwise = {**event, "username": "ann.lee", "initiated_by": {**ANN, "username": "alee"}}
+    assert map_event(named_otherwise)["user"] == {"name": "ann.lee"}
+
+
+@pytest.mark.parametrize(
+    ("service", "action", "same"),
+    [
+        ("directory", "user_login_attempt", True),
+        ("sso", "sso_auth", True),
+        ("radius", "radius_auth_attempt", True),
+        ("ldap", "ldap_bind", True),
+        ("systems", "login_attempt", False),
+        ("systems", "user_login", False),
+        ("systems", "user_login_attempt", False),
+        ("directory", "user_unlocked", False),
+        ("tomorrow", "login_attempt", False),
+    ],
+)
+def test_username_is_before_the_at_of_an_actor_without_a_name(service: str, action: str, same: bool) -> None:
+    """That is the actor in a login to the directory only, and never where the event says whose username it is."""
+    event = {"service": service, "event_type": action, "username": "ben", "initiated_by": BEN}
+    alone = {"id": "a1", "name": "ben", "email": "ben@msp.example", "roles": ["admin"]} if same else {"name": "ben"}
+    assert map_event(event)["user"] == alone
+
+    body = map_event({**event, "resource": OTHER_BEN})
+    target = {"id": "u1", "name": "ben", "email": "ben@corp.example"}
+    is_login = action != "user_unlocked"
+    assert body["user"] == (target if is_login else {"name": "ben", "target": target})
+    assert body["source"]["user"] == {"id": "a1", "email": "ben@msp.example"}
+
+
+def test_username_is_the_whole_address_and_the_name_of_another() -> None:
+    """An address that the event gives to another as the user name is not the actor."""
+    named = {"type": "user", "id": "u1", "username": "ben@msp.example", "email": "ben@corp.example"}
+    event = {"event_type": "user_unlocked", "username": "ben@msp.example", "initiated_by": BEN, "resource": named}
+    assert person(map_event(event)["user"]) == {"name": "ben@msp.example"}
+    same = map_event({**event, "resource": {"type": "admin", "id": "a1", "email": "BEN@msp.example"}})["user"]
+    assert person(same) == {"id": "a1", "name": "ben@msp.example", "email": "ben@msp.example"}

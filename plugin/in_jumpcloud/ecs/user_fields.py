@@ -15,12 +15,14 @@ the person that it affects, the target (a `resource`, an end of an `association`
 
 Two of them may be one person:
 
-- `username` is the actor if it is the actor's name, or the address, or what is before the @ of it, of an actor without
-  a name. Then `user` has the actor's values too. Case and a domain as in `CORP\ann` do not matter.
+- `username` is the actor if it is the actor's name or address. In a login to the directory it may also be what is
+  before the @ of the address of an actor without a name; on a device anyone may have an account of that name. An
+  address, or what is before the @, is not the actor if it is the name of a target with another id and address. If it is
+  the actor, `user` has the actor's values too. Case and a domain as in `CORP\ann` do not matter.
 - The target of a login is the person who logs in, unless id, name or address, the first that both have, differ. Then
   `user` has the target's values too, and there is no `user.target`.
 
-`source.user` is always the actor, `related.user` has the ids, names and addresses of all three, and the new ones of a
+`source.user` is `initiated_by`, `related.user` has the ids, names and addresses of all three, and the new ones of a
 person who is renamed. The actor in a list is the first object that names a person. An administrator without a name has
 the address as `user.name`. The domain of a name is `user.domain`.
 """
@@ -41,6 +43,7 @@ _NEWER_ACTOR = (("jc_initiated_by_id", "id"), ("jc_initiated_by_email", "email")
 _UPDATES = frozenset({"user_update", "systemuser_update", "user_update_provision", "admin_update"})
 _CHANGED = {"email": "email", "username": "name", "displayname": "full_name"}
 _ADMINISTRATORS = frozenset({"admin", "administrator"})
+_DIRECTORY = frozenset({"directory", "ldap", "radius", "sso"})  # services where people log in to the directory
 _LOCAL = frozenset({"", "."})  # domains that are the device itself
 
 Person = dict[str, Any]
@@ -61,8 +64,10 @@ def add_user_fields(body: dict[str, Any], data: dict[str, Any], objects: list[Na
     is_actor, is_admin = True, False
     if "user" in body:
         account: Person = body["user"]
-        known = target | actor if target and _shares_identity(target, actor) else actor
-        is_actor = bool(known) and _names(account, known)
+        shared = bool(target) and _shares_identity(target, actor)
+        known, other = (target | actor, {}) if shared else (actor, target)
+        to_directory = login and get_str(data, "service") in _DIRECTORY
+        is_actor = bool(known) and _is_actor(account, known, other, to_directory=to_directory)
         user = actor | account if is_actor else account.copy()
         related += actor.values()
     else:
@@ -126,19 +131,25 @@ def _target(objects: list[Named], others: list[Any]) -> tuple[Person, bool]:
     return target, is_admin
 
 
-def _names(account: Person, actor: Person) -> bool:
-    """Whether the account's name is that of the actor."""
-    if account["name"] == actor.get("name"):
-        return True
+def _is_actor(account: Person, actor: Person, other: Person, *, to_directory: bool) -> bool:
+    """Whether the account's name is that of the actor. `other` is a target that is not the actor, or empty."""
     name = _plain(account["name"])
-    if "name" in actor or type(name) is not str:
-        return bool(name == _plain(actor.get("name")))
+    if account["name"] == actor.get("name") or name == _plain(actor.get("name")):
+        return True
     address = _plain(get_str(actor, "email"))
-    return name in {address, address.partition("@")[0]}
+    if not address or name == _plain(other.get("name")):
+        return False
+    return bool(name == address or (to_directory and "name" not in actor and name == address.partition("@")[0]))
 
 
 def _shares_identity(one: Person, other: Person) -> bool:
-    return any(key in one and one[key] == other.get(key) for key in ("id", "email"))
+    return ("id" in one and one["id"] == other.get("id")) or _same_address(one, other) is True
+
+
+def _same_address(one: Person, other: Person) -> bool | None:
+    """Whether both have the same address; None if one has none."""
+    addresses = [_plain(person.get("email", _address(person))) for person in (one, other)]
+    return None if None in addresses else bool(addresses[0] == addresses[1])
 
 
 def _plain(name: Any) -> Any:
@@ -151,9 +162,8 @@ def _may_be_same(one: Person, other: Person) -> bool:
         return bool(one["id"] == other["id"])
     if "name" in one and "name" in other and _plain(one["name"]) == _plain(other["name"]):
         return True
-    addresses = [_plain(person.get("email", _address(person))) for person in (one, other)]
-    if None not in addresses:
-        return bool(addresses[0] == addresses[1])
+    if (same := _same_address(one, other)) is not None:
+        return same
     return not ("name" in one and "name" in other)
 
 
