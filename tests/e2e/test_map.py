@@ -89,10 +89,20 @@ def test_two_indented_objects() -> None:
         (f"[\n{ONE},\n{TWO}\n", ["1", "2"], [1]),
         ('[\n  {\n    "id": 1,\n    "x": {\n  },\n  {\n    "id": "2"\n  }\n]\n', ["2"], [2]),
         (f'{{\n  "id": 1,\n  "x": [\n    {{\n{ONE}\n{TWO}\n', ["1", "2"], [1]),
+        (f'[{ONE}, {{"id": "2", "x": nope}}, {THREE}, {THREE}]\n', ["1", "3", "3"], [1]),
+        (f'{ONE} {{"id": "2", "x": nope}} {THREE}\n', ["1", "3"], [1]),
+        (f'[{ONE}, nope, {{"x": [nope]}}, {THREE}, nope]\n{TWO}\n', ["1", "3", "2"], [1, 1, 1]),
+        (f'{{\n"id": "2",\n"x": nope}} {THREE}\n{ONE}\n', ["3", "1"], [1]),
+        (f'[{ONE}, {{"id": "2", "x": [}}, {THREE}]\n', ["1"], [1]),
+        (f'[{ONE}, {{"id": "2", "x": {{}}, {THREE}]\n[{TWO}]\n', ["1", "2"], [1]),
+        (f'[{ONE}, {{"id": "2", "x": "}}, {THREE}]\n{TWO}\n', ["1", "2"], [1]),
     ],
 )
 def test_what_is_not_json(tmp_path: Path, text: str, expected: list[str], lines: list[int]) -> None:
-    """Each value that is not JSON is an error with its line, exit code 1; all others are mapped."""
+    """Each value that is not JSON is an error with its line, exit code 1; all others are mapped.
+
+    Of those behind it on its own line this is so if its brackets match, or it is between commas of an array.
+    """
     file = tmp_path / "events.json"
     file.write_text(text, encoding="utf-8")
     done = invoke("map", file)
@@ -100,7 +110,9 @@ def test_what_is_not_json(tmp_path: Path, text: str, expected: list[str], lines:
     assert (done.returncode, ids(done)) == (1, expected)
     assert [int(line.split(": ")[2].removeprefix("line ")) for line in reports] == lines
     assert all(line.startswith(f"in-jumpcloud: {file}: line ") for line in reports)
-    assert summary == f"in-jumpcloud: not everything could be read (errors: {len(lines)}); all other events were mapped"
+    assert (
+        summary == f"in-jumpcloud: not everything could be read (errors: {len(lines)}); what could be read was mapped"
+    )
 
 
 def test_a_file_that_cannot_be_read_to_its_end(tmp_path: Path) -> None:
@@ -211,3 +223,22 @@ def test_any_lines_that_are_cut(lines: list[tuple[dict[str, Any], float | None]]
     assert ids(done) == whole
     *reports, _ = [*errors(done), ""] if not cut else errors(done)
     assert [int(line.split(": ")[2].removeprefix("line ")) for line in reports] == cut
+
+
+@given(
+    st.lists(st.tuples(st.dictionaries(st.text(max_size=5), JSON_VALUES, max_size=4), st.booleans()), max_size=6),
+    st.sampled_from(["[%s]\n", "%s\n"]),
+    st.sampled_from([", ", " ", ",\n", "\n"]),
+    st.sampled_from([None, 0, 2]),
+)
+def test_any_broken_values(
+    events: list[tuple[dict[str, Any], bool]], around: str, between: str, indent: int | None
+) -> None:
+    """However events are laid out: each that is not JSON, but ends, is reported; all others are mapped."""
+    texts = [json.dumps({**values, "id": str(number)}, indent=indent) for number, (values, _) in enumerate(events)]
+    broken = [
+        text[:-1] + ', "x": nope}' if is_broken else text for text, (_, is_broken) in zip(texts, events, strict=True)
+    ]
+    done = invoke("map", stdin=(around % between.join(broken)).encode())
+    assert ids(done) == [str(number) for number, (_, is_broken) in enumerate(events) if not is_broken]
+    assert len(errors(done)[:-1]) == sum(is_broken for _, is_broken in events)

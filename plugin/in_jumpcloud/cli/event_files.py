@@ -100,14 +100,15 @@ class _Rest(io.RawIOBase):
 
 
 class _NotJson(Exception):
-    """The value that is being read is not JSON."""
+    """What is being read is not JSON, and its end is not certain; the argument is the rest of the line."""
 
 
 class _Splitter:
     """Splits lines into JSON values: the elements of arrays, and values one after the other.
 
-    A value that is not JSON is reported with the number of its first line. Its other lines are read again, because a
-    value that does not end has swallowed those behind it.
+    What is not JSON is reported with the number of its first line. If its end is certain, because its brackets match
+    or it is between commas of an array, reading continues after it. Otherwise the rest of its first line is left out,
+    and its other lines are read again: a value that does not end has swallowed those behind it.
     """
 
     def __init__(self, lines: Iterable[bytes], name: str, report: Report) -> None:
@@ -115,6 +116,7 @@ class _Splitter:
         self._again: deque[tuple[int, bytes]] = deque()
         self._name, self._report = name, report
         self._array = 0  # the line on which the array begins; 0 outside an array
+        self._may_have_ended = False  # the array: something was left out that has a closing bracket
         self._value: list[tuple[int, bytes]] = []  # the lines of the value that has begun
         self._depth = 0  # its open brackets
         self._indent = 0  # of its first line
@@ -129,9 +131,9 @@ class _Splitter:
                 continue
             try:
                 yield from self._whole(line.strip()) or self._scan(number, line)
-            except _NotJson:
-                self._refuse(number, line)
-        if self._array:
+            except _NotJson as error:
+                self._refuse(number, error.args[0])
+        if self._array and not self._may_have_ended:
             self._report(f"{self._name}: line {self._array}: the array that begins here does not end")
 
     def _next_line(self) -> tuple[int, bytes] | None:
@@ -167,50 +169,73 @@ class _Splitter:
         """The events that end on a line.
 
         Raises:
-            _NotJson: one is not JSON, or the line has something between events.
+            _NotJson: something on the line is not JSON, and where it ends is not certain.
         """
         begin = 0  # of the part of the line that is not used yet
         for token in _TOKEN.finditer(line):
             character = token[0][:1]
             if character == b'"':
                 if not token[1]:
-                    raise _NotJson
+                    raise _NotJson(line[begin:])
             elif self._depth:
                 self._depth += 1 if character in b"{[" else -1 if character in b"]}" else 0
                 if self._depth == 0:
-                    yield _checked(b"".join(part for _, part in self._value) + line[begin : token.end()])
+                    first = self._value[0][0] if self._value else number
+                    value = b"".join(part for _, part in self._value) + line[begin : token.end()]
+                    if self._is_event(first, value, line[begin:]):
+                        yield value
                     self._value, begin = [], token.end()
             else:
-                if text := line[begin : token.start()].strip():
-                    yield _checked(text)
-                begin = token.end()
-                if character == b"{" or (character == b"[" and self._array):
-                    self._depth, self._indent, begin = 1, _indent(line), token.start()
-                elif character == b"[":
-                    self._array = number
+                if self._is_event(number, text := line[begin : token.start()].strip(), line[begin:]):
+                    yield text
+                begin = token.start()
+                if character == b"{" or (character == b"[" and self._array and not self._may_have_ended):
+                    self._depth, self._indent = 1, _indent(line)
+                    continue
+                if character == b"[":
+                    self._array, self._may_have_ended = number, False
                 elif character == b"]" and self._array:
                     self._array = 0
                 elif character != b",":
-                    raise _NotJson
+                    raise _NotJson(line[begin:])
+                begin = token.end()
         if self._depth:
             self._value.append((number, line[begin:]))
-        elif text := line[begin:].strip():
-            yield _checked(text)
+        elif self._is_event(number, text := line[begin:].strip(), line[begin:]):
+            yield text
 
-    def _refuse(self, number: int, line: bytes) -> None:
-        """Report the value that has begun, or else the line; read the lines after its first one again."""
-        lines = [*self._value, (number, line)] if number else self._value
+    def _is_event(self, number: int, text: bytes, rest: bytes) -> bool:
+        """Whether `text` is an event. What is not JSON is reported, or raises _NotJson with the `rest` of the line."""
+        if not text or is_json(text):
+            return bool(text)
+        if not (_brackets_match(text) if text[:1] in (b"{", b"[") else self._array):
+            raise _NotJson(rest)
+        self._report_value(number, text)
+        return False
+
+    def _refuse(self, number: int, rest: bytes) -> None:
+        """Report the value that has begun, or else the rest of a line; read the lines after its first one again."""
+        lines = [*self._value, (number, rest)] if number else self._value
         first, text = lines[0]
         self._again.extendleft(each for each in reversed(lines) if each[0] != first)
         self._skip, self._value, self._depth = bool(self._depth or self._value), [], 0
-        preview = text.strip()[: 4 * _PREVIEW].decode(errors="replace")[:_PREVIEW]
-        self._report(f"{self._name}: line {first}: not JSON: {preview!r}")
+        self._may_have_ended |= b"]" in text
+        self._report_value(first, text, "the rest of the line is ")
+
+    def _report_value(self, number: int, text: bytes, what: str = "") -> None:
+        preview = b" ".join(text[: 4 * _PREVIEW].split()).decode(errors="replace")[:_PREVIEW]
+        self._report(f"{self._name}: line {number}: {what}not JSON: {preview!r}")
 
 
-def _checked(event: bytes) -> bytes:
-    if not is_json(event):
-        raise _NotJson
-    return event
+def _brackets_match(value: bytes) -> bool:
+    """Whether each bracket of a value is closed by one of its kind, the first one by the last."""
+    closing = []
+    for token in _TOKEN.finditer(value):
+        if token[0] in (b"{", b"["):
+            closing.append(b"}" if token[0] == b"{" else b"]")
+        elif token[0] in (b"}", b"]") and closing.pop() != token[0]:
+            return False
+    return not closing
 
 
 def _indent(line: bytes) -> int:

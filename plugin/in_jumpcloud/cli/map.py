@@ -60,7 +60,7 @@ def command(
     UTF-16. Without FILE, or with -, standard input is read. Prints one JSON object per line. Needs no key and no
     receiver.
 
-    What is not JSON is reported with its line; the other events are mapped, and the exit code is 1.
+    What is not JSON is reported with its line and left out, and the exit code is 1.
     """
     settings = load_config(path, overrides, offline=True)
     databases = open_databases(settings)
@@ -83,4 +83,4 @@ def command(
     output.flush()
     databases.close()
     if reports:
-        raise Fatal(f"not everything could be read (errors: {reports}); all other events were mapped")
+        raise Fatal(f"not everything could be read (errors: {reports}); what could be read was mapped")
