@@ -1,8 +1,9 @@
 """The objects that an event names, and the place of each in a record (data: object_kinds.csv).
 
 An event names an object as its `resource`, as an end of its `association`, or as the source of an alert. The kind of an
-object is its `type` in lower case; a `resource` without a type has the subject of the event type (see event_types). A
-kind that the table lacks has the place of its last word: `authn_policy` that of `policy`.
+object is its `type` in lower case. A kind that the table lacks has the place of its last word: `authn_policy` that of
+`policy`. A `resource` without a type, or with one that the table lacks, has the subject of the event type (see
+event_types).
 
 A place is `user.target` (see user_fields), `group`, `host`, `host.name`, `device`, `rule`, `service`, `package`, `file`
 or `organization` (see entity_fields). An object without a place stays below `jumpcloud.event` only.
@@ -42,10 +43,12 @@ def resource(data: dict[str, Any], subject: str) -> Named:
     if "resource" not in data:
         return subject, _NOWHERE, {}
     values = first_object(data["resource"])
-    kind = get_str(values, "type").lower() if "type" in values else subject
+    kind = get_str(values, "type").lower()
     if subject == "asset":  # its type is that of the asset
         kind = f"asset_{kind}" if f"asset_{kind}" in table() else subject
-    return kind, _places(kind), values
+    if (places := _places(kind)) is None:
+        return subject, _places(subject) or _NOWHERE, values
+    return kind, places, values
 
 
 def associated(data: dict[str, Any]) -> list[Named]:
@@ -63,10 +66,11 @@ def alert_source(alert: dict[str, Any]) -> Named:
 
 def _other(kind: str, values: dict[str, Any]) -> Named:
     kind = kind.lower()
-    return kind, _places(kind), values
+    return kind, _places(kind) or _NOWHERE, values
 
 
-def _places(kind: str) -> tuple[str, ...]:
+def _places(kind: str) -> tuple[str, ...] | None:
+    """The places of a kind, or else of its last word; None if the table has neither."""
     kinds = table()
-    places = kinds.get(kind)
-    return kinds.get(kind.replace("-", "_").rpartition("_")[2], _NOWHERE) if places is None else places
+    kind = kind.replace("-", "_")
+    return kinds.get(kind, kinds.get(kind.rpartition("_")[2]))
