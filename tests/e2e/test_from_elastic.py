@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -66,11 +68,13 @@ def test_fields_that_were_missing_once() -> None:
 
 # Values
 
+CREATED = "2026-09-01T12:00:00Z"
 
-def records(profile: str, events: list[bytes], *options: str) -> list[dict[str, Any]]:
-    """The records of events, without a GeoIP database."""
-    settings = [f"ecs.profile={profile}", "geoip.city=null", *options]
-    done = invoke("map", *(word for each in settings for word in ("-o", each)), stdin=b"\n".join(events))
+
+def records(profile: str, events: list[bytes], city: str = "null") -> list[dict[str, Any]]:
+    """The records of events; `city` is the path of a database, none by default."""
+    options = ("-o", f"ecs.profile={profile}", "-o", f"geoip.city={city}")
+    done = invoke("map", "--agent-id", "a", "--created", CREATED, *options, stdin=b"\n".join(events))
     assert (done.returncode, done.stderr) == (0, b"")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -173,13 +177,68 @@ def test_success_as_text() -> None:
     assert outcomes == ("failure", "unknown")
 
 
-def test_a_second_factor() -> None:
-    """A single sign-on that waits for a second factor is a failure for Elastic, and unknown in profile extended."""
-    event = {"service": "sso", "event_type": "sso_auth", "sso_token_success": False}
-    outcomes = [
-        records(profile, [json.dumps(event).encode()])[0]["event"]["outcome"] for profile in ("elastic", "extended")
+# What profile extended changes
+
+CHANGED: list[dict[str, Any]] = [
+    {"service": "mdm", "event_type": "x", "status": "Error"},
+    {"client_ip": "::ffff:203.0.113.9"},
+    {"src_ip": "::ffff:203.0.113.9"},
+    {"client_ip": "1.2.3.4:5"},
+    {"src_ip": ["1.2.3.4", "1.2.3.5"], "event_type": "alert_created"},
+    {"resource": {"id": 7, "reference_id": 8}},
+    {"resource": {"reference_id": {"a": 1}}},
+    {"initiated_by": [{"type": "x"}, {"id": "1", "username": "ann"}], "username": "ben"},
+]
+
+
+def differing(base: Any, more: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where `more` lacks a value of `base`, or does not begin a list with its members; with both values."""
+    if isinstance(base, dict):
+        for name, value in base.items():
+            below = more.get(name) if isinstance(more, dict) else None
+            yield from differing(value, below, f"{path}.{name}" if path else name)
+    else:
+        same_members = more[: len(base)] if isinstance(base, list) and isinstance(more, list) else more
+        if json.dumps(base) != json.dumps(same_members):
+            yield path, base, more
+
+
+def quoted(cell: str) -> list[str]:
+    """The names and values in a cell; one empty text if there are none."""
+    return re.findall("`([^`]+)`", cell) or [""]
+
+
+def test_values_that_profile_extended_changes() -> None:
+    """The table of the page has every field that differs, and none that does not; of outcomes, also the values."""
+    page = (ROOT / "conf" / "from-elastic.md").read_text(encoding="utf-8")
+    section = page.partition("## Values that profile extended changes\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    stated = {
+        (field, base, more)
+        for row in rows
+        for field in quoted(row[0])
+        for base in quoted(row[1])
+        for more in quoted(row[2])
+    }
+    with_values = {field for field, base, _ in stated if base}
+    names = [
+        {field["name"] for field in json.loads(invoke("fields", "--format", "json", "--profile", profile).stdout)}
+        for profile in ("extended", "elastic")
     ]
-    assert outcomes == [elastic.pipeline(event)["event"]["outcome"], "unknown"] == ["failure", "unknown"]
+    only_extended = tuple(f"{name}." for name in names[0] - names[1] if name.startswith("jumpcloud.event."))
+    rules = [
+        json.dumps(rule["event"]).encode()
+        for path in sorted((DATA / "samples" / "rules").glob("*.yaml"))
+        for rule in yaml.safe_load(path.read_text(encoding="utf-8"))
+    ]
+    raws = [*events(), *rules, *(json.dumps(event).encode() for event in CHANGED)]
+    city = str(ROOT / "geoip" / "demo-city.mmdb")
+    found = set()
+    for base, more in zip(records("elastic", raws, city), records("extended", raws, city), strict=True):
+        for path, one, other in differing(base, more):
+            field = "jumpcloud.event" if f"{path}.".startswith(only_extended) else path
+            found.add((field, one, other) if field in with_values else (field, "", ""))
+    assert found == stated
 
 
 def test_unique_users() -> None:

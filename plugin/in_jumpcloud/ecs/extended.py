@@ -1,7 +1,6 @@
 """Profile `extended`: the fields that it adds to a record of the base mapping. Without I/O.
 
-It only adds fields, with one exception: a single sign-on that waits for a second factor is sent as a failure, and its
-outcome becomes `unknown`.
+Few values of the base mapping change: conf/from-elastic.md lists them.
 """
 
 from __future__ import annotations
