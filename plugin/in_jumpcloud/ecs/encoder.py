@@ -1,4 +1,4 @@
-"""Encode an event as an entry of a forward message."""
+"""Encode an event as a record of a forward message."""
 
 from __future__ import annotations
 

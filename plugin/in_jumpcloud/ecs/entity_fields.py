@@ -13,9 +13,6 @@ from in_jumpcloud.ecs import ip_address
 from in_jumpcloud.ecs.accessors import Names, copy_fields, copy_texts, distinct, first_object, get_str
 from in_jumpcloud.ecs.objects import Named
 
-ALERTS = frozenset({"alerts", "alert"})
-"""The service of alerts and their rules: both of its names."""
-
 _ID_AND_NAME = (("id", "id"), ("name", "name"))
 _AGENT = (("name", "name"), ("version", "version"))
 _AGENT_OS = (("os_name", "name"), ("os_full", "full"), ("os_version", "version"))
@@ -51,10 +48,12 @@ _SERVICE_OF_ACCOUNT = (("application_id", "id"), ("application_name", "name"))
 _HOST_NAMES = ("id", "serial", "hostname", "host_name", "name", "displayName")
 
 
-def add_entity_fields(body: dict[str, Any], data: dict[str, Any], objects: list[Named], service: str) -> None:
+def add_entity_fields(
+    body: dict[str, Any], data: dict[str, Any], objects: list[Named], service: str, *, is_alert: bool
+) -> None:
     """Add the entities in an event's `data`, of this `service`, to `body`.
 
-    `objects` are those that the event names, its `resource` first.
+    `objects` are those that the event names, its `resource` first; `is_alert`: the service is that of alerts.
     """
     if "organization" in data:
         body["organization"] = {"id": data["organization"]}
@@ -73,7 +72,7 @@ def add_entity_fields(body: dict[str, Any], data: dict[str, Any], objects: list[
         _add(body, "service", copy_texts(first_object(data["target_resource"]), _PORTALS, {}))
     if service == "object_storage":
         _add(body, "file", _file(data))
-    if service in ALERTS and objects[0][0] != "rule":
+    if is_alert and objects[0][0] != "rule":
         rule = copy_fields(first_object(data.get("correlation")), (("id", "id"),), {})
         _add(body, "rule", copy_fields(data, (("rule_id", "id"),), rule))
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from in_jumpcloud.ecs import event_type_guess, event_types, objects
 from in_jumpcloud.ecs.accessors import first_object, get_str
-from in_jumpcloud.ecs.entity_fields import ALERTS, add_entity_fields
+from in_jumpcloud.ecs.entity_fields import add_entity_fields
 from in_jumpcloud.ecs.message_fields import add_message_fields
 from in_jumpcloud.ecs.user_fields import add_user_fields
 
@@ -19,6 +19,9 @@ CONSTANT = {"observer": {"vendor": "JumpCloud", "product": "Directory Insights"}
 
 CONSTANT_OF_EVENT = {"kind": "event", "provider": "jumpcloud"}
 """Fields of `event` in every record."""
+
+_ALERTS = frozenset({"alerts", "alert"})
+"""The service of alerts and their rules: both of its names."""
 
 
 class EventTypeInfo(NamedTuple):
@@ -71,11 +74,11 @@ def extend(body: dict[str, Any], data: dict[str, Any], info: EventTypeInfo | Non
         named += objects.associated(data)
         if info is not None and info.subject == "association":
             _set_type_of_association(event_fields, data, named)
-    if service in ALERTS:
+    if is_alert := service in _ALERTS:
         named.append(objects.alert_source(named[0][2]))
-    add_message_fields(body, data, service)
+    add_message_fields(body, data, is_alert=is_alert)
     add_user_fields(body, data, named, login=info is not None and info.is_login)
-    add_entity_fields(body, data, named, service)
+    add_entity_fields(body, data, named, service, is_alert=is_alert)
     if type(path := data.get("process_name")) is str and (path[:1] == "/" or path[1:3] == ":\\"):
         body["process"]["executable"] = path
 

@@ -20,9 +20,10 @@ from in_jumpcloud.ecs import extended, fields, ip_address
 from in_jumpcloud.ecs.accessors import copy_fields, first_naming, first_object, get_str
 from in_jumpcloud.ecs.coercion import coerce
 from in_jumpcloud.ecs.entity_fields import user_agent
+from in_jumpcloud.ecs.event_timestamp import timestamp
 from in_jumpcloud.ecs.geoip import GeoIPLookup
 from in_jumpcloud.ecs.raw import RawMapper
-from in_jumpcloud.ecs.record import Record, timestamp
+from in_jumpcloud.ecs.record import Record
 from in_jumpcloud.ecs.related_fields import add_related_fields
 from in_jumpcloud.ecs.user_fields import ACTOR
 from in_jumpcloud.insights.event import RawEvent, decode_event

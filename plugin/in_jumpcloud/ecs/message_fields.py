@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from in_jumpcloud.ecs.accessors import distinct, first_object, get_str
-from in_jumpcloud.ecs.entity_fields import ALERTS
 
 # The numbers that Elastic's detection rules use for these words.
 _SEVERITIES = {"info": 0, "informational": 0, "low": 21, "medium": 47, "high": 73, "critical": 99}
@@ -23,8 +22,8 @@ _CLASSES_OF_CODES = {"2": "success", "4": "failure", "5": "failure"}
 _CHALLENGE_TYPE = ["info"]  # without start: no session starts
 
 
-def add_message_fields(body: dict[str, Any], data: dict[str, Any], service: str) -> None:
-    """Add the words in an event's `data`, of this `service`, to `body`."""
+def add_message_fields(body: dict[str, Any], data: dict[str, Any], *, is_alert: bool) -> None:
+    """Add the words in an event's `data` to `body`; `is_alert`: its service is that of alerts."""
     event_fields = body["event"]
     errors = _errors(data["error_chain"]) if "error_chain" in data else []
     if ("error_message" in data or "outer" in data or errors) and (reason := _reason(data, errors)):
@@ -33,7 +32,6 @@ def add_message_fields(body: dict[str, Any], data: dict[str, Any], service: str)
         event_fields["code"] = code
     if "success" not in data:
         _set_outcome(event_fields, data)
-    is_alert = service in ALERTS
     if is_alert and (severity := get_str(data, "severity").lower()):
         body["log"] = {"level": severity}
         if severity in _SEVERITIES:

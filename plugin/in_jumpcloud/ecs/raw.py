@@ -14,9 +14,10 @@ from typing import Any
 
 from in_jumpcloud.ecs import fields, ip_address
 from in_jumpcloud.ecs.coercion import MAX_DEPTH, encodable, preview, store_name
+from in_jumpcloud.ecs.event_timestamp import timestamp
 from in_jumpcloud.ecs.fields import Declared
 from in_jumpcloud.ecs.geoip import GeoIPLookup
-from in_jumpcloud.ecs.record import Record, timestamp
+from in_jumpcloud.ecs.record import Record
 from in_jumpcloud.insights.event import RawEvent, decode_event
 
 _ADDED = ("@timestamp", "client", fields.OWN)
