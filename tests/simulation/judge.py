@@ -126,7 +126,7 @@ class Judge:
                 continue
             for event in organization.between(self._start_ms(organization), now_ms - int(limit * 1000)):
                 if event.visible < event.at + MINUTE and not self._has(event) and event.uid not in self._letters:
-                    if event.visible + limit * 1000 > now_ms:
+                    if event.visible + limit * 1000 > now_ms or self._is_out_of_plan(event):
                         continue
                     self._world.landmarks["owed for long"] += 1
                     snapshot = take_snapshot(plugin, now_ms=process.runtime.now_ms(), began=process.began)
