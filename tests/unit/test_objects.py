@@ -88,7 +88,7 @@ def test_every_kind(kind: str) -> None:
 def test_every_noun_of_an_event_type_is_a_kind() -> None:
     """What a guess knows as a resource, or as a part of one, has a row, if only to say why it has no place."""
     table = event_type_guess._table()
-    nouns = {*table["resource"], *table.get("attribute", {})}
+    nouns = {*table["resource"], *table["attribute"]}
     assert nouns - set(objects.table()) == set()
 
 
