@@ -57,7 +57,7 @@ def test_words() -> None:
         assert re.fullmatch(r"[A-Z].{5,118}\.", row.description), row.name
         assert re.fullmatch(r"[a-z][a-z0-9_-]+", row.name), row.name
         assert re.fullmatch(r"[a-z_]*", row.service), row.name
-        assert row.origin in {"documented", "live", "both"}, row.name
+        assert row.origin in {"documented", "live", "both", "rule"}, row.name
     counts = Counter((row.service, row.name) for row in rows) + Counter(("", row.description) for row in rows)
     assert [key for key, count in counts.items() if count > 1] == []
     described = set(re.findall(r"^    (\w+)  ", event_types.__doc__ or "", re.MULTILINE))

@@ -4,7 +4,7 @@ A row has categories (`event.category`) and types (`event.type`), or the reason 
 integration gives some event types a category and the type `info`: those come first.
 
 The origin says who names the event type: `documented` by JumpCloud or its tools, `live` (seen in a tenant only), or
-`both`. The service is empty if it is unknown.
+`both`; `rule` if only a published detection rule does. The service is empty if it is unknown.
 
 The subject is the kind of object that an event is about. It is the type of the event's `resource` if the event does not
 state one. Empty: no single object. The kinds:
