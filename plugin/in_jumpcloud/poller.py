@@ -24,7 +24,7 @@ from in_jumpcloud.errors import (
     StateUnavailable,
 )
 from in_jumpcloud.insights.api import PLAN_DAYS
-from in_jumpcloud.insights.clock import WARN_SKEW_SECONDS, EarlierClock
+from in_jumpcloud.insights.clock import ANSWERS_THAT_AGREE, WARN_SKEW_SECONDS, EarlierClock
 from in_jumpcloud.insights.pages import Page, PageCalls, Pager, behind
 from in_jumpcloud.insights.window import Position, Window, plan_window
 from in_jumpcloud.runtime import Runtime
@@ -162,10 +162,7 @@ class Poller:
 
     @property
     def plan_ms(self) -> int | None:
-        """How far back the plan of the organization reaches by the clock of this stream, in milliseconds.
-
-        None if it was not exceeded of late. Negative if the clock is behind by more than the plan.
-        """
+        """How far back the plan of the organization reaches, in milliseconds; None if it was not exceeded of late."""
         is_known = self._runtime.monotonic() - self._plan_found_at < _PLAN_KNOWN_SECONDS
         return self._plan_ms if is_known else None
 
@@ -175,23 +172,22 @@ class Poller:
         Raises:
             NotLicensed: no start helps: Directory Insights is not enabled.
         """
-        moments = [self._clock.now_ms(), self._clock.newest_ms()]
-        if abs(moments[1] - moments[0]) < MINUTE_MS:
-            moments.pop()
-        # Only answers correct a clock that is behind, and while it is, all that it asks for is beyond the plan.
-        for now_ms in moments:
-            for days in PLAN_DAYS:
-                start_ms = now_ms - days * DAY_MS + HOUR_MS
-                if start_ms <= wanted_ms:
-                    continue
-                self._counters.liveness.touch()
-                try:
-                    self._calls.probe(start_ms, stop)
-                except NotLicensed:
-                    continue
-                self._plan_ms = days * DAY_MS - (now_ms - moments[0])
-                self._plan_found_at = self._runtime.monotonic()
-                return self._plan_ms
+        now_ms = self._clock.now_ms()
+        for days in PLAN_DAYS:
+            start_ms = now_ms - days * DAY_MS + HOUR_MS
+            if start_ms <= wanted_ms:
+                continue
+            self._counters.liveness.touch()
+            try:
+                self._calls.probe(start_ms, stop)
+            except NotLicensed:
+                continue
+            self._plan_ms, self._plan_found_at = days * DAY_MS, self._runtime.monotonic()
+            return self._plan_ms
+        if abs(self._clock.newest_ms() - now_ms) > MINUTE_MS:
+            # Only answers correct a clock that is behind, and while it is, all that it asks for is beyond the plan.
+            for _ in range(ANSWERS_THAT_AGREE):
+                self._calls.probe(self._clock.newest_ms() - HOUR_MS, stop)
         raise refusal
 
     def _restart_window(self, *, at_page: bool) -> None:
@@ -312,14 +308,12 @@ class Poller:
         now on.
 
         Raises:
-            NotLicensed: no later start helps now.
+            NotLicensed: no later start helps.
         """
         self.reset()
         window = self.position.window
         wanted_ms = window.start_ms if window else self.position.watermark_ms
         limit_ms = self._clock.now_ms() - self.find_plan(wanted_ms, refusal, stop) + self._margin_ms
-        if limit_ms > self._clock.now_ms():
-            raise refusal
         self._margin_ms = min(DAY_MS, 2 * self._margin_ms)
         reached_ms = self._reached_ms or wanted_ms
         if limit_ms > reached_ms:

@@ -79,7 +79,8 @@ class Judge:
         """
         self._first_ms.setdefault(name, self._world.now_ms - ORIGIN_MS + self._world.plan.start_ms)
         is_right = abs(self._world.clock.wall_ns() // 1_000_000 - self._world.now_ms) < MINUTE
-        if name in self._begun_ms or (position.get("provisional") and not is_right):
+        is_polled = name in self._world.settings.jumpcloud.organizations
+        if name in self._begun_ms or not is_polled or (position.get("provisional") and not is_right):
             return
         begun_ms = self._world.now_ms - ORIGIN_MS + self._world.plan.start_ms
         if not is_right and not self._is_dated:

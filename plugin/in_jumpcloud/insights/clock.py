@@ -22,7 +22,7 @@ MAX_SKEW_SECONDS = 300.0
 """A larger difference makes the plugin not ready."""
 _AGREE_SECONDS = 5.0
 """Two dates agree if they differ from the time that passed between them by at most this much."""
-_ANSWERS = 2
+ANSWERS_THAT_AGREE = 2
 """So many answers in a row must agree, or must have no date: one alone may come from a cache."""
 _MAX_UNSETTLED = 10
 """So many answers in a row whose dates agree with nothing make JumpCloud's clock unknown."""
@@ -102,7 +102,7 @@ class EarlierClock:
                 self._candidate = None
             else:
                 self._compare(reading)
-            if self._undated >= _MAX_UNSETTLED or (reading is None and self._undated >= _ANSWERS):
+            if self._undated >= _MAX_UNSETTLED or (reading is None and self._undated >= ANSWERS_THAT_AGREE):
                 self._trust_ours()
             self._report()
 
