@@ -253,9 +253,9 @@ class Reconciler:
             self._known.compared_ms[sweep.tier] = sweep.end_ms
             del self._sweeps[sweep.tier]
             self._save()
-            self._succeeded()
         else:
-            self._sweeps[sweep.tier] = sweep._replace(start_ms=span.end_ms)
+            self._sweeps[sweep.tier] = sweep._replace(start_ms=span.end_ms)  # an error does not repeat what succeeded
+        self._succeeded()
 
     def _counts(self, span: Span, stop: threading.Event) -> tuple[Counts, Counts]:
         """JumpCloud's counts of `span` and those of the ledger.

@@ -263,7 +263,7 @@ def test_the_simulators_serve_the_plugin(command: Command, tmp_path: Path) -> No
         "--once",
         *("-c", ROOT / "conf" / "jumpcloud.yaml", "-o", f"jumpcloud.url={url}"),
         *("-o", f"forward.servers=[{{host: 127.0.0.1, port: {receiver_port}}}]"),
-        *("-o", f"state.path={tmp_path / 'state.db'}"),
+        *("-o", f"state.path={tmp_path / 'state.db'}", "-o", "jumpcloud.start=1h"),
     )
 
     assert done.returncode == 0, done.stderr
