@@ -30,7 +30,7 @@ from in_jumpcloud.poller import PollCalls, Poller
 from in_jumpcloud.reconciler import LateCalls, Reconciler
 from in_jumpcloud.record_sender import PipelineResources
 from in_jumpcloud.runtime import Runtime
-from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, rfc3339, whole_minute
+from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, rfc3339, whole_minute, whole_minute_from
 
 log = logging.getLogger(__name__)
 
@@ -277,7 +277,7 @@ class Collector:
         if before:
             for service in sorted(since.keys() - before.keys()):
                 log.info("%s: service %s is new, polled from %s on", name, service, rfc3339(next_ms))
-            from_ms = -(-max(position.watermark_ms, window.end_ms if window else 0) // MINUTE_MS) * MINUTE_MS
+            from_ms = whole_minute_from(position.newest_ms)
             self.reconciler.services_changed(from_ms, _kept(set(since), set(before)))
             log.warning(
                 "%s: jumpcloud.services has changed; events from before %s that come late are no longer looked for",

@@ -240,12 +240,11 @@ class Poller:
     def _correct_position(self, now_ms: int) -> None:
         """Take back a position in the future: a clock that was ahead has moved it there."""
         position = self.position
-        newest_ms = max(position.watermark_ms, position.window.end_ms if position.window else 0)
-        if newest_ms <= now_ms + WARN_SKEW_SECONDS * 1000:
+        if position.newest_ms <= now_ms + WARN_SKEW_SECONDS * 1000:
             return
         log.warning(
             "%s: the position %s is ahead of the clock; polling from %s on, and comparing all of reconcile.reach again",
-            *(self._stream, rfc3339(newest_ms), rfc3339(now_ms)),
+            *(self._stream, rfc3339(position.newest_ms), rfc3339(now_ms)),
         )
         self.position = position.not_after(now_ms)
         self._calls.start_over(now_ms)

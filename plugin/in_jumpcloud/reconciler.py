@@ -22,7 +22,7 @@ from in_jumpcloud.insights.pages import PageCalls, Pager, behind
 from in_jumpcloud.insights.window import Position, Window
 from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.state.store import StateStore
-from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, rfc3339, whole_minute
+from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, rfc3339, whole_minute, whole_minute_from
 
 log = logging.getLogger(__name__)
 
@@ -200,8 +200,7 @@ class Reconciler:
         """What cannot be compared does not keep ids in the ledger beyond the reach and a day."""
         oldest_ms, compared_ms = now_ms - self._reach_ms, self._known.compared_ms
         if tier >= 0:
-            width_ms = self._tiers[tier].oldest_ms - self._tiers[tier].newest_ms
-            compared_ms[tier] = max(compared_ms[tier], oldest_ms - DAY_MS + width_ms)
+            compared_ms[tier] = max(compared_ms[tier], oldest_ms - DAY_MS + self._tiers[tier].width_ms)
         self._give_up(oldest_ms)
 
     def plan_found(self, plan_ms: int) -> None:
@@ -335,7 +334,7 @@ class Reconciler:
         floor_ms = max(position.origin_ms, self._state.kept_from_ms(self._stream), self._known.comparable_ms)
         if self.plan_ms is not None:
             floor_ms = max(floor_ms, now_ms - self.plan_ms + HOUR_MS)
-        return -(-floor_ms // MINUTE_MS) * MINUTE_MS
+        return whole_minute_from(floor_ms)
 
     def _give_up(self, before_ms: int) -> None:
         """Give up the open minutes before `before_ms`: they cannot be read again."""

@@ -35,6 +35,11 @@ def whole_minute(ms: int) -> int:
     return ms // MINUTE_MS * MINUTE_MS
 
 
+def whole_minute_from(ms: int) -> int:
+    """The beginning of the first minute that does not begin before `ms`, both in epoch milliseconds."""
+    return whole_minute(ms + MINUTE_MS - 1)
+
+
 def rfc3339(ms: int) -> str:
     """Epoch milliseconds as RFC 3339 in UTC, with three fraction digits."""
     seconds, fraction = divmod(ms, 1000)

@@ -100,8 +100,8 @@ MUTATIONS = (
     Mutation(
         "a position in the future stays",
         "poller.py",
-        "if newest_ms <= now_ms + WARN_SKEW_SECONDS * 1000:",
-        "if newest_ms:",
+        "if position.newest_ms <= now_ms + WARN_SKEW_SECONDS * 1000:",
+        "if position.newest_ms:",
     ),
     Mutation(
         "the wall clock prunes the ledger",

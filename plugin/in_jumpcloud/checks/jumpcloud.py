@@ -34,7 +34,7 @@ from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.transport import Transport
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.load import OVERLOAD_ADVICE, Load
-from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, now_ms, rfc3339, whole_minute
+from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, rfc3339, whole_minute
 
 _MAX_CONNECT_TIMEOUT, _MAX_READ_TIMEOUT = Duration(5), Duration(8)
 _MIN_SKEW_SECONDS = 60.0
@@ -62,7 +62,7 @@ def check_jumpcloud(settings: Config, stop: threading.Event, deadline: float) ->
     yield ok("JumpCloud", f"{limited.base_url}: reachable")
     yield _check_clock(clock)
     # A wrong clock is reported once, not per query.
-    jumpcloud_now_ms = now_ms() - round((clock.newest_skew_seconds or 0.0) * 1000)
+    jumpcloud_now_ms = clock.newest_ms()
     with _Queries(limited, jumpcloud_now_ms, stop) as queries:
         first, *others = app.streams(settings)
         try:

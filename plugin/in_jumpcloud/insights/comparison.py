@@ -46,6 +46,11 @@ class Tier(NamedTuple):
     newest_ms: int
     oldest_ms: int
 
+    @property
+    def width_ms(self) -> int:
+        """The length of its span of ages."""
+        return self.oldest_ms - self.newest_ms
+
 
 def tiers(every_ms: int, reach_ms: int) -> tuple[Tier, ...]:
     """The last day every `every_ms`, the two days before every hour, and the rest of the reach every day."""
@@ -59,9 +64,7 @@ def tiers(every_ms: int, reach_ms: int) -> tuple[Tier, ...]:
 
 def comparisons_per_day(every_ms: int, reach_ms: int) -> float:
     """Requests for counts that one stream sends in a day, at rest. A request covers at most a day."""
-    return sum(
-        DAY_MS / tier.every_ms * -(-(tier.oldest_ms - tier.newest_ms) // DAY_MS) for tier in tiers(every_ms, reach_ms)
-    )
+    return sum(DAY_MS / tier.every_ms * -(-tier.width_ms // DAY_MS) for tier in tiers(every_ms, reach_ms))
 
 
 class OpenMinute(msgspec.Struct, array_like=True):
@@ -126,7 +129,7 @@ class Comparisons(msgspec.Struct, kw_only=True):
                 if not is_backfill:
                     # The next tier covers what is older. After a stop nothing did.
                     last_ms = end_ms if share < _REGULAR_SHARE else start_ms
-                    start_ms = last_ms - tier.oldest_ms + tier.newest_ms
+                    start_ms = last_ms - tier.width_ms
                 due.append((share, Span(start_ms, end_ms, number)))
         # The most overdue is next: under overload the first tier is always due.
         return max(due, default=(0, None), key=lambda each: each[0])[1]
@@ -202,8 +205,7 @@ class Comparisons(msgspec.Struct, kw_only=True):
 
     def oldest_ms(self, tiers: tuple[Tier, ...]) -> int:
         """The oldest moment that may still be compared or read again: the ledger must have all ids from there on."""
-        widths = (tier.oldest_ms - tier.newest_ms for tier in tiers)
-        starts = (whole_minute(ms) - width for ms, width in zip(self.compared_ms, widths, strict=True))
+        starts = (whole_minute(ms) - tier.width_ms for ms, tier in zip(self.compared_ms, tiers, strict=True))
         return min([*starts, *(minute * MINUTE_MS for minute in self.open)])
 
 

@@ -63,6 +63,11 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
         """The position of a new stream."""
         return cls(origin_ms=at_ms, watermark_ms=at_ms, provisional=provisional)
 
+    @property
+    def newest_ms(self) -> int:
+        """The end of what was requested: of the window being paged, or of what is delivered."""
+        return max(self.watermark_ms, self.window.end_ms if self.window else 0)
+
     def with_window(self, window: Window) -> Position:
         """The position while `window` is being paged."""
         return msgspec.structs.replace(self, window=window)
