@@ -88,6 +88,18 @@ def test_after_a_suspension_the_next_answers_correct_it(clock: EarlierClock, tim
     assert clock.skew_seconds == pytest.approx(0, abs=2)
 
 
+def test_slow_answers_agree(clock: EarlierClock, times: Times) -> None:
+    """An answer that takes long was dated at any moment of that time. It corrects a clock that is ahead all the same."""
+    times.ahead = 3600
+    for took, age in [(40, 38), (8, 1), (60, 30), (20, 19)] * 3:
+        times.passed += 60
+        clock.observe(times.date(-age), authenticated=True, took=took)
+    assert clock.confirmed
+    assert 0 <= behind(clock, times) <= 2
+    clock.observe(times.date(40), authenticated=True, took=10)
+    assert 0 <= behind(clock, times) <= 2
+
+
 @pytest.mark.parametrize("dates", [[None, None], [0, -600, 600] * 4])
 def test_without_a_usable_date_ours_counts(
     dates: list[float | None], clock: EarlierClock, times: Times, caplog: pytest.LogCaptureFixture

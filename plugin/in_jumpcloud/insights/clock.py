@@ -21,7 +21,8 @@ WARN_SKEW_SECONDS = 30.0
 MAX_SKEW_SECONDS = 300.0
 """A larger difference makes the plugin not ready."""
 _AGREE_SECONDS = 5.0
-"""Two dates agree if they differ from the time that passed between them by at most this much."""
+"""Two dates agree if they differ from the time that passed between them by at most this much, and by what their answers
+took."""
 ANSWERS_THAT_AGREE = 2
 """So many answers in a row must agree, or must have no date: one alone may come from a cache."""
 _MAX_UNSETTLED = 10
@@ -30,13 +31,28 @@ _WARN_EVERY_SECONDS = 3600.0
 
 
 class _Reading(NamedTuple):
-    """JumpCloud's clock at one moment: epoch seconds, and the moment on the monotonic clock."""
+    """JumpCloud's clock at one moment of the monotonic clock: at least `seconds`, in epoch seconds.
+
+    It may have been up to `unknown` seconds more: an answer that takes long was dated at an unknown moment of that time.
+    """
 
     seconds: float
     at: float
+    unknown: float
 
     def seconds_at(self, at: float) -> float:
         return self.seconds + at - self.at
+
+    def agrees(self, later: _Reading) -> bool:
+        """Whether one clock can have shown both."""
+        difference = later.seconds - self.seconds_at(later.at)
+        return -later.unknown - _AGREE_SECONDS <= difference <= self.unknown + _AGREE_SECONDS
+
+    def with_later(self, later: _Reading) -> _Reading:
+        """What both say together, at the moment of `later`."""
+        earliest = max(self.seconds_at(later.at), later.seconds)
+        latest = min(self.seconds_at(later.at) + self.unknown, later.seconds + later.unknown)
+        return _Reading(earliest, later.at, max(0.0, latest - earliest))
 
 
 class EarlierClock:
@@ -86,13 +102,13 @@ class EarlierClock:
     def _earlier(self, ms: int, reading: _Reading | None) -> int:
         return ms if reading is None else min(ms, int(reading.seconds_at(self._runtime.monotonic()) * 1000))
 
-    def observe(self, date: str | None, *, authenticated: bool) -> None:
-        """Note the `Date` of an answer that just arrived.
+    def observe(self, date: str | None, *, authenticated: bool, took: float = 0.0) -> None:
+        """Note the `Date` of an answer that just arrived, `took` seconds after its request was begun.
 
         `authenticated`: it has status 200, so JumpCloud accepted the key. Others may come from a proxy or a login page.
         """
         moment = parse_http_date(date)
-        reading = _Reading(moment.timestamp(), self._runtime.monotonic()) if moment else None
+        reading = _Reading(moment.timestamp(), self._runtime.monotonic(), took) if moment else None
         with self._lock:
             self._newest = reading or self._newest
             if not authenticated:
@@ -113,12 +129,10 @@ class EarlierClock:
             log.info("JumpCloud's answers have no usable date; positions move by this machine's clock alone")
 
     def _compare(self, reading: _Reading) -> None:
-        if self._trusted and _agree(self._trusted, reading):
+        if self._trusted and self._trusted.agrees(reading):
             self._candidate, self._undated = None, 0
-            # An answer is dated before it arrives, and without a fraction: the later of the two is closer.
-            if reading.seconds > self._trusted.seconds_at(reading.at):
-                self._trusted = reading
-        elif self._candidate and _agree(self._candidate, reading):
+            self._trusted = self._trusted.with_later(reading)
+        elif self._candidate and self._candidate.agrees(reading):
             self._trusted, self._candidate = reading, None
             self._undated, self._is_undated = 0, False
         else:
@@ -141,7 +155,3 @@ class EarlierClock:
                 timedelta(seconds=round(abs(skew))),
                 "ahead of" if skew > 0 else "behind",
             )
-
-
-def _agree(one: _Reading, other: _Reading) -> bool:
-    return abs(other.seconds - one.seconds_at(other.at)) <= _AGREE_SECONDS

@@ -67,9 +67,11 @@ class Transport:
             error.redact(redact)
             raise
         finally:
-            self.requests.count(status, self._runtime.monotonic() - began)
+            took = self._runtime.monotonic() - began
+            self.requests.count(status, took)
         if self._clock:
-            self._clock.observe(response.headers.get("Date"), authenticated=status == requests.codes.ok)
+            date, is_ok = response.headers.get("Date"), status == requests.codes.ok
+            self._clock.observe(date, authenticated=is_ok, took=took)
         return response
 
     def describe(self, response: HttpResponse) -> str:
