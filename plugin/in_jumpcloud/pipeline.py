@@ -116,7 +116,7 @@ class Pipeline:
                 else:
                     self._sender.send(records, before, position, stop)
             if not is_last:
-                self._sender.retry_suspects(stop)
+                self._sender.idle(stop)
                 self._commit([], after, stop)
         finally:
             self._counters.in_flight = self._counters.held_up = None

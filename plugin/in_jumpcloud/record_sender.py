@@ -217,8 +217,8 @@ class RecordSender:
         if stop.wait(delay):
             raise Stopped
 
-    def retry_suspects(self, stop: threading.Event) -> None:
-        """Send suspects once more although no other record came. Call it when there is nothing to send.
+    def idle(self, stop: threading.Event) -> None:
+        """Send suspects once more, and find out whether a receiver that failed is back. Call it with nothing to send.
 
         Raises:
             StateCorrupt, StateUnavailable, DeadLettersFull, ReceiverDown, Stopped: as `send`.
@@ -227,6 +227,7 @@ class RecordSender:
         if self._suspects.all() and self._runtime.monotonic() >= self._retry_at:
             self._retry_at = self._runtime.monotonic() + _RETRY_SUSPECTS_SECONDS
             self._retry_all(stop)
+        self._receivers.check_if_down(stop)
 
     def _retry_all(self, stop: threading.Event) -> None:
         for suspect in self._suspects.all():

@@ -64,6 +64,27 @@ def wait_until_used(failover: Failover, receiver: SimulatedReceiver) -> None:
     wait_until(used, SOON)
 
 
+def test_a_receiver_that_is_back_is_found_with_nothing_to_send(failover_to: FailoverTo, pair: Pair) -> None:
+    """A message without records shows it, at most every 30 s."""
+    receiver, _ = pair
+    failover = failover_to(receiver)
+    failover.check_if_down(NEVER)
+    assert failover.statistics()[0].up is None
+    receiver.faults.refuse_above(1)
+    with pytest.raises(ReceiverDown):
+        deliver(failover, "refused")
+    receiver.faults.clear()
+    failover.check_if_down(NEVER)
+    assert failover.statistics()[0].up
+    receiver.faults.refuse_above(1)
+    with pytest.raises(ReceiverDown):
+        deliver(failover, "refused")
+    refused = receiver.refused
+    failover.check_if_down(NEVER)
+    assert not failover.statistics()[0].up
+    assert receiver.refused == refused
+
+
 class TestFailover:
     """In order of preference."""
 

@@ -64,6 +64,7 @@ class Failover:
         self._turn = itertools.count() if settings.balance == "round_robin" else None
         self._closing = runtime.event()
         self._lock = threading.Lock()
+        self._check_at = runtime.monotonic()
         self._last_used: AckSender | None = None
 
     @property
@@ -115,6 +116,22 @@ class Failover:
             Stopped: `stop` was set.
         """
         return any(sender.probe(PROBE_TAG, stop) for sender in self._named(names))
+
+    def check_if_down(self, stop: threading.Event) -> None:
+        """Probe the receivers if the last try at each of them failed, at most every MAX_CHECK_SECONDS.
+
+        While there is nothing to send, nothing else shows that one is back.
+
+        Raises:
+            Stopped: `stop` was set.
+        """
+        now = self._runtime.monotonic()
+        with self._lock:
+            if now < self._check_at or not all(sender.up is False for sender in self._senders):
+                return
+            self._check_at = now + MAX_CHECK_SECONDS
+        for sender in self._senders:
+            sender.probe(PROBE_TAG, stop)
 
     def connect(self, stop: threading.Event) -> None:
         """Connect to the first receiver that accepts, unless there is a connection already.
