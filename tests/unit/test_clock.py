@@ -89,7 +89,7 @@ def test_after_a_suspension_the_next_answers_correct_it(clock: EarlierClock, tim
 
 
 def test_slow_answers_agree(clock: EarlierClock, times: Times) -> None:
-    """An answer that takes long was dated at any moment of that time. It corrects a clock that is ahead all the same."""
+    """An answer that takes long was dated at some moment of that time. It corrects a clock that is ahead too."""
     times.ahead = 3600
     for took, age in [(40, 38), (8, 1), (60, 30), (20, 19)] * 3:
         times.passed += 60

@@ -33,7 +33,7 @@ _WARN_EVERY_SECONDS = 3600.0
 class _Reading(NamedTuple):
     """JumpCloud's clock at one moment of the monotonic clock: at least `seconds`, in epoch seconds.
 
-    It may have been up to `unknown` seconds more: an answer that takes long was dated at an unknown moment of that time.
+    It may have been up to `unknown` seconds more: an answer that takes long was dated at some moment of that time.
     """
 
     seconds: float
