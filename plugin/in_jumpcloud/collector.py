@@ -6,6 +6,8 @@ import logging
 import threading
 from typing import NamedTuple
 
+import msgspec
+
 from in_jumpcloud.backoff import MAX_DELAY
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import Counters, Liveness
@@ -258,6 +260,8 @@ class Collector:
             running_ms = round((self._runtime.monotonic() - self._created_at) * 1000) - _DATE_PRECISION_MS
             start_ms = self._start_ms(now_ms - running_ms)
             position = Position.starting_at(min(start_ms, self.position.origin_ms))
+            # A commit that fails may have taken effect, so the next try must not begin later.
+            self.poller.position = msgspec.structs.replace(position, provisional=True)
             self._state.commit(self.stream.name, [], position)
             self.poller.position = position
             log.info("%s: new stream, collecting from %s on", self.stream.name, rfc3339(position.origin_ms))

@@ -246,8 +246,8 @@ class Poller:
             "%s: the position %s is ahead of the clock; polling from %s on, and comparing all of reconcile.reach again",
             *(self._stream, rfc3339(position.newest_ms), rfc3339(now_ms)),
         )
+        self._calls.start_over(now_ms)  # first: a stop in between must not leave only the position corrected
         self.position = position.not_after(now_ms)
-        self._calls.start_over(now_ms)
 
     def _deliver_page(self, pager: Pager, stop: threading.Event) -> None:
         page, before, window = pager.page(stop), self.position, pager.window

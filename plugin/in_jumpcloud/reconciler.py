@@ -94,9 +94,16 @@ class Reconciler:
         self._schedule(list(self._comparisons.open), now_ms)
 
     def start_over(self, now_ms: int) -> None:
-        """Compare the whole reach again: the clock was wrong."""
-        self._known.start_over(now_ms, self._tiers)
+        """Compare the whole reach again: the clock was wrong. It is in the state before a position is taken back.
+
+        Raises:
+            StateUnavailable: it cannot be written.
+        """
+        self.reset()
+        self._rereads.clear()
         self._sweeps.clear()
+        self._known.start_over(now_ms, self._tiers)
+        self._save()
 
     def services_changed(self, from_ms: int, kept: tuple[str, ...]) -> None:
         """Compare from `from_ms` on: the ledger has the events of other services before, so its counts differ.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.streams import NOW, Clock, changed, open_app, stream_settings
 
+from in_jumpcloud.collector import Collector
 from in_jumpcloud.config.types import Duration, Start
 from in_jumpcloud.errors import CountsUnavailable, Retryable
 from in_jumpcloud.insights.comparison import Counts, comparisons_per_day
@@ -16,6 +18,7 @@ from in_jumpcloud.insights.pages import Page
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
+from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, rfc3339
 
@@ -186,3 +189,36 @@ def test_a_defect_in_late_work_is_counted_in_a_row(tmp_path: Path, receiver: Sim
             clock.run(one, NOW + 3 * HOUR_MS)
             assert one.error is None
             assert one.counters.unexpected_in_a_row >= 3
+
+
+def test_a_stop_after_a_position_was_taken_back_forgets_nothing(
+    tmp_path: Path, receiver: SimulatedReceiver, clock: Clock
+) -> None:
+    """Both clocks were 12 h ahead for a while, so spans were polled before their events were there. No counts."""
+    true = Clock()
+    source = EventSource(start_ms=NOW - HOUR_MS, end_ms=NOW + DAY_MS, per_minute=0.2)
+    with SimulatedApi(source, clock=true) as api:
+        settings = stream_settings(
+            api, receiver, tmp_path, jumpcloud__start=Start("1h"), jumpcloud__interval=Duration(600)
+        )
+        settings = changed(settings, jumpcloud__window=Duration(DAY_MS // 1000))
+        no_counts = Fault("status", status=404, path="/interval")
+        api.faults.always(no_counts)
+
+        def run(until_ms: int, *, ahead_ms: int = 0, is_enough: Callable[[Collector], bool] = lambda _: False) -> None:
+            clock.ms = true.ms + ahead_ms
+            with open_app(settings, clock) as plugin:
+                (one,) = plugin.collectors
+                while true.ms < until_ms and not is_enough(one):
+                    clock.ms += max(1, round(one.step(threading.Event()) * 1000))
+                    true.ms = clock.ms - ahead_ms
+
+        run(NOW + HOUR_MS)
+        api.faults.always(Fault("date_ahead", seconds=12 * 3600))
+        run(NOW + 2 * HOUR_MS, ahead_ms=12 * HOUR_MS)
+        api.faults.clear()
+        api.faults.always(no_counts)
+        true.ms = NOW + 3 * HOUR_MS
+        run(NOW + 4 * HOUR_MS, is_enough=lambda one: one._begun and one.position.watermark_ms < NOW + 4 * HOUR_MS)
+        run(NOW + 11 * HOUR_MS)
+    assert source.count(0, NOW + 10 * HOUR_MS, now_ms=true.ms) <= len(receiver.ids)
