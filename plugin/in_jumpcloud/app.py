@@ -33,7 +33,10 @@ _BEHIND_SECONDS = 10.0
 """How much longer than the others a stream that is far from now waits for a worker, so that a backfill never delays
 the newest events, and is never starved by them."""
 _TICK_SECONDS = 0.5
-"""How often the main thread checks whether it has something to do."""
+"""How often the main thread checks what it waits for during a reload or a stop."""
+_RETRY_SECONDS = 1.0
+"""How soon the start of a worker is tried again."""
+_MAX_WAIT_SECONDS = 3600.0
 
 
 class _Slot:
@@ -50,7 +53,8 @@ class App:
 
     def __init__(self, resources: Resources, *, once: bool = False, runtime: Runtime = SYSTEM) -> None:
         self.stop = runtime.event()
-        """Set it to stop the process."""
+        """Set when the process is to stop; `end` sets it."""
+        self._woken = runtime.event()  # the main thread has something to do
         self.resources = resources
         self._once = once
         self.runtime = runtime
@@ -70,7 +74,7 @@ class App:
         self._pending_reload: tuple[Callable[[], Config], Callable[[], None]] | None = None
         self._reload_at = 0.0
         self._failed_reloads = 0
-        self._on_tick: Callable[[], None] = lambda: None
+        self._on_tick: Callable[[], float] = lambda: _MAX_WAIT_SECONDS
         self._add_streams()
 
     @property
@@ -92,10 +96,20 @@ class App:
             gap=sum(gaps) / len(gaps) if gaps else 0.0,
         )
 
-    def run(self, on_tick: Callable[[], None] = lambda: None) -> InJumpCloudError | None:
-        """Run until `stop` is set; with `once`, until every stream has caught up.
+    def end(self) -> None:
+        """Stop the process. Safe in any thread."""
+        self.stop.set()
+        self.wake()
 
-        `on_tick` is called about twice a second, on the calling thread.
+    def wake(self) -> None:
+        """Have the main thread call `on_tick` now. Safe in any thread."""
+        self._woken.set()
+
+    def run(self, on_tick: Callable[[], float] = lambda: _MAX_WAIT_SECONDS) -> InJumpCloudError | None:
+        """Run until `end` is called; with `once`, until every stream has caught up.
+
+        `on_tick` is called on the calling thread. It returns the seconds after which it is due again; it may be called
+        earlier. In between the thread sleeps.
 
         Returns:
             The error that ended the run, if any; with `once`, the error of a stream that could not catch up.
@@ -107,11 +121,11 @@ class App:
         if self._once:
             self.resources.receivers.connect(self.stop)
         self._start_workers()
-        while not self.stop.wait(_TICK_SECONDS):
-            self._on_tick()
-            self._start_workers()
-            if self._pending_reload and self.runtime.monotonic() >= self._reload_at:
-                self._reload(*self._pending_reload)
+        while not self.stop.is_set():
+            self._woken.clear()
+            seconds = min(self._on_tick(), self._start_workers(), self._reload_if_due(), _MAX_WAIT_SECONDS)
+            if not self.stop.is_set():
+                self._woken.wait(max(0.0, seconds))
         with self._changed:
             for slot in self._slots.values():
                 slot.stop.set()
@@ -146,6 +160,13 @@ class App:
         """
         self._reload_at, self._failed_reloads = 0.0, 0
         self._pending_reload = (load, done)
+        self.wake()
+
+    def _reload_if_due(self) -> float:
+        """Reload if that is due; returns the seconds until it is due again."""
+        if self._pending_reload and self.runtime.monotonic() >= self._reload_at:
+            self._reload(*self._pending_reload)
+        return self._reload_at - self.runtime.monotonic() if self._pending_reload else _MAX_WAIT_SECONDS
 
     def _reload(self, load: Callable[[], Config], done: Callable[[], None]) -> None:
         """Apply new settings; keep the old ones if the new ones are invalid. Unchanged streams are not interrupted."""
@@ -228,8 +249,8 @@ class App:
                 heapq.heappush(self._later, (self.runtime.monotonic(), next(self._sequence), slot))
             self._changed.notify_all()
 
-    def _start_workers(self) -> None:
-        """Start the workers that are missing. Those that cannot start now are started later."""
+    def _start_workers(self) -> float:
+        """Start the workers that are missing; returns the seconds until those that cannot start now are due."""
         troubles = self.resources.troubles
         try:
             for number in range(len(self._workers), min(WORKERS, len(self._slots))):
@@ -237,8 +258,9 @@ class App:
         except RuntimeError as error:
             advice = "raise the limit of threads (TasksMax, pids.max, ulimit -u) or of memory"
             troubles.begin("threads", f"worker threads: {error}", advice)
-        else:
-            troubles.end("threads")
+            return _RETRY_SECONDS
+        troubles.end("threads")
+        return _MAX_WAIT_SECONDS
 
     def _work(self) -> None:
         while (slot := self._next()) is not None:
@@ -250,7 +272,7 @@ class App:
                 delay = 0.0
             except StateCorrupt as error:
                 self._fatal = error
-                self.stop.set()
+                self.end()
                 return
             except Exception:
                 log.exception("%s: unexpected error; retrying in %.0f s", collector.stream.name, MAX_DELAY)
@@ -278,7 +300,7 @@ class App:
                         slot.busy = True
                         return slot
                 if self._once and not self._later and not any(slot.busy for slot in self._slots.values()):
-                    self.stop.set()  # all streams are done
+                    self.end()  # all streams are done
                     return None
                 self._changed.wait(self._later[0][0] - now if self._later else None)
         return None

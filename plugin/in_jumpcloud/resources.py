@@ -31,8 +31,8 @@ from in_jumpcloud.troubles import Troubles
 
 log = logging.getLogger(__name__)
 
-_WATCH_STATE_SECONDS = 10.0
-"""How often the files of the state and the space on its disk are looked at."""
+_WATCH_STATE_SECONDS, _WATCH_TROUBLE_SECONDS = 60.0, 5.0
+"""How often the files of the state and the space on its disk are looked at: normally, and while there is a trouble."""
 
 
 class Outside(NamedTuple):
@@ -139,22 +139,29 @@ class Resources:
             self.state.dead_letters.max_bytes = settings.dead_letter.max_bytes
             return replaced.pop_all()
 
-    def retry(self) -> None:
-        """Try again to open what is done without for now, and look after the state. Call it often."""
-        self.geo.retry_missing()
+    def retry(self) -> float:
+        """Try again to open what is done without for now, and look after the state.
+
+        Returns:
+            Seconds until it is due again.
+        """
+        until_geo = self.geo.retry_missing()
         now = self._runtime.monotonic()
         if now >= self._watch_state_at:
-            self._watch_state_at = now + _WATCH_STATE_SECONDS
-            self._watch("state.files", self.state.verify)
-            self._watch("state.space", self.state.require_space)
+            is_well = self._watch("state.files", self.state.verify)
+            is_well &= self._watch("state.space", self.state.require_space)
+            self._watch_state_at = now + (_WATCH_STATE_SECONDS if is_well else _WATCH_TROUBLE_SECONDS)
+        return min(until_geo, self._watch_state_at - now)
 
-    def _watch(self, name: str, check: Callable[[], None]) -> None:
+    def _watch(self, name: str, check: Callable[[], None]) -> bool:
+        """Whether the check succeeds; otherwise there is a trouble."""
         try:
             check()
         except StateUnavailable as error:
             self.troubles.begin(name, error.message, error.advice)
-        else:
-            self.troubles.end(name)
+            return False
+        self.troubles.end(name)
+        return True
 
     def close(self) -> None:
         """Close everything."""

@@ -44,14 +44,15 @@ def test_workers_start_later(api: SimulatedApi, receiver: SimulatedReceiver, tmp
         (source,) = api.sources.values()
         total = source.count(0, now_ms(), now_ms=now_ms())
 
-        def on_tick() -> None:
+        def on_tick() -> float:
             troubles = plugin.resources.troubles.current()
             if runtime.full:
                 seen.extend(map(str, troubles))
                 runtime.full = False
             elif len(receiver.ids) == total:
                 assert not troubles
-                plugin.stop.set()
+                plugin.end()
+            return 0.05
 
         assert plugin.run(on_tick) is None
     (trouble,) = seen

@@ -94,5 +94,5 @@ def test_organizations_that_hang_share_one_worker(receiver: SimulatedReceiver, t
             for each in hanging.values():
                 each.answer.set()
             wait_until(lambda: arrived_once(receiver, sum(map(event_count, (good | hanging).values()))))
-            plugin.stop.set()
+            plugin.end()
             running.join()

@@ -147,7 +147,7 @@ def _measure(count: int, latency: float, folder: Path) -> Cell:
     scheduler.run(MINUTES * 60)
     (plugin,) = opened
     load = plugin.load()
-    plugin.stop.set()
+    plugin.end()
     scheduler.run(MINUTES * 60 + 60)
     since = (MINUTES - _MEASURED_MINUTES) * 60
     polls = sum(sum(moment >= since for moment in moments) for moments in exchange.polls.values())

@@ -94,7 +94,7 @@ class Process:
         """SIGTERM."""
         self.stopping = True
         if self.app:
-            self.app.stop.set()
+            self.app.end()
 
     def _main(self) -> None:
         world, runtime = self.world, self.runtime
@@ -114,13 +114,14 @@ class Process:
             )
             world.judge.note_progress()
             if self.stopping:
-                plugin.stop.set()
+                plugin.end()
             error = plugin.run(lambda: self._tick(plugin))
             if error:
                 raise error
         self.ended = True
         world.life_ended(self, None)
 
-    def _tick(self, plugin: App) -> None:
-        plugin.resources.retry()
+    def _tick(self, plugin: App) -> float:
+        seconds = plugin.resources.retry()
         self.world.judge.check_health(self, plugin)
+        return min(seconds, self.world.settings.jumpcloud.interval / 2)

@@ -35,6 +35,8 @@ log = logging.getLogger("in_jumpcloud")
 _GC_THRESHOLD_OBJECTS = 20_000
 """More than the new objects of one page. See https://docs.python.org/3/library/gc.html#gc.set_threshold."""
 
+_MAX_TICK_SECONDS, _RETRY_SECONDS = 60.0, 1.0
+"""How often the main thread looks after what no event tells: in general, and after an error."""
 _OVERLOAD_ENDS_SECONDS = 300.0
 """How long polls must keep their interval until that is logged: one that is late now and then is no new overload."""
 
@@ -70,6 +72,7 @@ class _Run:
         self._load = partial(load_config, path, overrides)
         self._once = once
         self._overloaded_at: float | None = None  # the last time
+        self._note_load_at = 0.0
         self._started = time.monotonic()
         self._manager = ServiceManager()
         self._troubles = Troubles(now_ms)
@@ -151,20 +154,30 @@ class _Run:
             self._page.retry()
         self._manager.starting(waits_for)
 
-    def _tick(self, plugin: app.App, page: StatusServer) -> None:
+    def _tick(self, plugin: app.App, page: StatusServer) -> float:
+        """Do what is due; returns the seconds until something is due again."""
         if self._stop.is_set():  # it was set before there was a plugin
-            plugin.stop.set()
+            plugin.end()
+        seconds = _MAX_TICK_SECONDS
         try:
-            plugin.resources.retry()
-            page.retry()
+            seconds = min(seconds, plugin.resources.retry(), page.retry())
         except Exception:  # collection does not depend on these
             log.exception("unexpected error; continuing")
-        self._manager.alive(lambda: _is_alive(plugin, self._started))
-        self._note_load(plugin)
+            seconds = _RETRY_SECONDS
+        alive = self._manager.alive(lambda: _is_alive(plugin, self._started))
+        return min(seconds, alive, self._note_load(plugin))
 
-    def _note_load(self, plugin: app.App) -> None:
-        """Log when polls cannot keep their interval, and when they can again."""
-        load, now = plugin.load(), time.monotonic()
+    def _note_load(self, plugin: app.App) -> float:
+        """Log when polls cannot keep their interval, and when they can again; returns the seconds until the next look.
+
+        The gaps between polls change once an interval.
+        """
+        now = time.monotonic()
+        if now < self._note_load_at:
+            return self._note_load_at - now
+        interval = min(_MAX_TICK_SECONDS, max(_RETRY_SECONDS, plugin.resources.settings.jumpcloud.interval))
+        self._note_load_at = now + interval
+        load = plugin.load()
         if load.is_too_high:
             if self._overloaded_at is None:
                 log.warning("overload: %s; %s", load, OVERLOAD_ADVICE)
@@ -172,6 +185,7 @@ class _Run:
         elif self._overloaded_at is not None and now > self._overloaded_at + _OVERLOAD_ENDS_SECONDS:
             self._overloaded_at = None
             log.info("polls keep their interval again")
+        return interval
 
     def _sum_up(self, plugin: app.App) -> None:
         counters = [each.counters for each in plugin.collectors]
@@ -189,7 +203,7 @@ class _Run:
     def _end(self) -> None:
         self._stop.set()
         if self._plugin:
-            self._plugin.stop.set()
+            self._plugin.end()
 
     def _reload(self) -> None:
         self._manager.reloading()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -110,10 +111,16 @@ class GeoIPLookup:
             now = self._cached_lookup.cache_info()
             return GeoIPStatistics(databases, self._past_hits + now.hits, self._past_misses + now.misses)
 
-    def retry_missing(self) -> None:
-        """Try again to open a database that could not be used, also while no event needs it. Call it often."""
-        if not all(file.database for file in self._files.values()):
-            self._check_if_due()
+    def retry_missing(self) -> float:
+        """Try again to open a database that could not be used, also while no event needs it.
+
+        Returns:
+            Seconds until it is due again; infinite while all are open.
+        """
+        if all(file.database for file in self._files.values()):
+            return math.inf
+        self._check_if_due()
+        return max(0.0, self._check_at - self._clock())
 
     def close(self) -> None:
         """Release the databases. Later lookups find nothing. A file is unmapped once no thread reads it."""

@@ -32,6 +32,10 @@ class History:
         """Whether the next point is due. A clock that was set back makes it due at once."""
         return not self._next_ms - MINUTE_MS <= now_ms < self._next_ms
 
+    def until_due(self, now_ms: int) -> float:
+        """Seconds until the next point is due."""
+        return 0.0 if self.is_due(now_ms) else (self._next_ms - now_ms) / 1000
+
     def add(self, snapshot: Snapshot) -> None:
         """Add the point of the minute that ended."""
         counts = _acknowledged(snapshot)

@@ -6,7 +6,9 @@ too many, the oldest is closed for a new one: clients that are slow on purpose o
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import math
 import selectors
 import socket
 import time
@@ -19,7 +21,8 @@ MAX_REQUEST_BYTES = 32 * 1024
 """A browser sends the cookies of everything on the same host."""
 _BACKLOG = 128
 _READ_BYTES = 65_536
-_TICK_SECONDS = 0.25
+_EXHAUSTED_SECONDS = 0.25
+"""How long a new connection waits while the system has no more file descriptors."""
 _END = b"\r\n\r\n"
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -58,9 +61,11 @@ class HttpServer:
     """Listens at an address, and answers in `serve`."""
 
     def __init__(
-        self, address: tuple[str, int], respond: Respond, *, on_tick: Callable[[], None], max_request_seconds: float
+        self, address: tuple[str, int], respond: Respond, *, on_tick: Callable[[], float], max_request_seconds: float
     ) -> None:
-        """Listen. `on_tick` is called several times a second; `max_request_seconds` is the time for one connection.
+        """Listen. `max_request_seconds` is the time for one connection.
+
+        `on_tick` is called after each request and returns the seconds after which it is due again.
 
         Raises:
             OSError, UnicodeError: it cannot listen at this address.
@@ -69,7 +74,7 @@ class HttpServer:
         self._on_tick = on_tick
         self._max_request_seconds = max_request_seconds
         self._connections: dict[_Connection, None] = {}  # the oldest first
-        self._closing = False
+        self._closing = self._serving = False
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._listener = socket.socket(family)
         try:
@@ -79,42 +84,69 @@ class HttpServer:
             self._listener.setblocking(False)
             self.address: tuple[str, int] = self._listener.getsockname()[:2]
             self._selector = selectors.DefaultSelector()
+            self._waker, self._woken = socket.socketpair()
         except BaseException:
             self._listener.close()
             raise
+        for each in (self._waker, self._woken):
+            each.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(self._woken, selectors.EVENT_READ)
 
     def serve(self) -> None:
         """Answer until `close`."""
+        self._serving = True
         try:
             while not self._closing:
-                for key, _ in self._selector.select(_TICK_SECONDS):
+                for key, _ in self._selector.select(self._wait_seconds()):
                     if isinstance(key.data, _Connection):
                         self._continue(key.data)
+                    elif key.fileobj is self._woken:
+                        self._woken.recv(_READ_BYTES)
                     else:
                         self._accept()
                 now = time.monotonic()
-                for overdue in [each for each in self._connections if each.deadline < now]:
+                for overdue in [each for each in self._connections if each.deadline <= now]:
                     self._end(overdue)
-                self._on_tick()
         finally:
             self._closing = True
             for connection in list(self._connections):
                 self._end(connection)
-            self._listener.close()
-            self._selector.close()
+            self._release()
 
     def close(self) -> None:
         """Stop listening now; `serve` ends soon. Call it in any thread."""
         self._closing = True
         self._listener.close()
+        self.wake()
+        if not self._serving:
+            self._release()
+
+    def _release(self) -> None:
+        self._listener.close()
+        self._selector.close()
+        self._waker.close()
+        self._woken.close()
+
+    def wake(self) -> None:
+        """Have `on_tick` called now. Call it in any thread."""
+        with contextlib.suppress(OSError):  # it is closed, or many calls wait to be read
+            self._waker.send(b"\0")
+
+    def _wait_seconds(self) -> float | None:
+        """How long there is nothing to do but to wait for clients; None: for ever."""
+        seconds = self._on_tick()
+        if oldest := next(iter(self._connections), None):
+            seconds = min(seconds, oldest.deadline - time.monotonic())
+        return max(0.0, seconds) if seconds < math.inf else None
 
     def _accept(self) -> None:
         try:
             connected, _ = self._listener.accept()
         except OSError as error:
             if error.errno in _EXHAUSTED and not self._end_oldest():
-                time.sleep(_TICK_SECONDS)  # the connection keeps waiting: without a pause, the loop would use the CPU
+                # The connection keeps waiting: without a pause, the loop would use the CPU.
+                time.sleep(_EXHAUSTED_SECONDS)
             return
         if len(self._connections) >= MAX_CONNECTIONS:
             self._end_oldest()

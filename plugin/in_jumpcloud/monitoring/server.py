@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ _HEADERS = (
     ("Cross-Origin-Resource-Policy", "same-origin"),
 )
 _TEXT = "text/plain; charset=utf-8"
+_HISTORY_RETRY_SECONDS = 10.0
 
 
 class StatusEndpoints:
@@ -63,13 +65,15 @@ class StatusEndpoints:
         """The present state of the plugin."""
         return snapshot.take_snapshot(self._plugin, now_ms=self._now_ms(), began=self._began)
 
-    def keep_history(self) -> None:
-        """Add a point to the history if one is due. Call it several times a minute."""
+    def keep_history(self) -> float:
+        """Add a point to the history if one is due; returns the seconds until the next is."""
         try:
             if self._history.is_due(self._now_ms()):
                 self._history.add(self.snapshot())
         except Exception:
             log.exception("cannot add a point to the history of the status page")
+            return _HISTORY_RETRY_SECONDS
+        return self._history.until_due(self._now_ms())
 
     def respond(self, request: Request) -> Response:
         """Answer one request."""
@@ -161,16 +165,27 @@ class StatusServer:
         self._plugin = plugin
         self.retry()
 
-    def retry(self) -> None:
-        """Do what is left to do, if it is time to try again. Call it often."""
+    def retry(self) -> float:
+        """Do what is left to do, if it is time to try again.
+
+        Returns:
+            Seconds until it is due again; infinite if nothing is left.
+        """
         is_done = self._server and (self._endpoints or not self._plugin)
-        if self._listen is None or is_done or time.monotonic() < self._retry_at:
-            return
+        if self._listen is None or is_done:
+            return math.inf
+        if time.monotonic() >= self._retry_at:
+            self._try(self._listen)
+        return max(0.0, self._retry_at - time.monotonic())
+
+    def _try(self, listen: str) -> None:
         try:
             if self._plugin and not self._endpoints:
                 self._endpoints = StatusEndpoints(self._plugin, now_ms=self._now_ms)
+                if self._server:
+                    self._server.wake()  # it keeps the history from now on
             if not self._server:
-                self._listen_at(self._listen)
+                self._listen_at(listen)
         except (OSError, UnicodeError, RuntimeError) as error:  # RuntimeError: no thread can start
             self._fail(error)
         else:
@@ -193,10 +208,9 @@ class StatusServer:
             raise
         log.info("status page at %s", self.url)
 
-    def keep_history(self) -> None:
-        """Add a point to the history if one is due."""
-        if self._endpoints:
-            self._endpoints.keep_history()
+    def keep_history(self) -> float:
+        """Add a point to the history if one is due; returns the seconds until the next is."""
+        return self._endpoints.keep_history() if self._endpoints else math.inf
 
     def _respond(self, request: Request) -> Response:
         host, server = request.headers.get("host"), self._server
@@ -225,6 +239,8 @@ class StatusServer:
         if not self._closing:
             self._retry_at = time.monotonic() + backoff_delay(1, SYSTEM.random)
             self._server = None
+            if self._plugin:
+                self._plugin.wake()
 
     def __enter__(self) -> Self:
         return self

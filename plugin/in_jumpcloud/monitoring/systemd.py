@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import time
@@ -12,6 +13,8 @@ from in_jumpcloud.text import shown_in_one
 
 _EXTEND_SECONDS = 60.0
 _MAX_STATUS_CHARS = 200
+_RECHECK_SECONDS = 1.0
+"""How soon a process that is not alive is looked at again."""
 
 
 class ServiceManager:
@@ -21,7 +24,7 @@ class ServiceManager:
         self._address = environ.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
         watchdog_usec = environ.get("WATCHDOG_USEC", "")
         for_us = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self._interval = int(watchdog_usec) / 1e6 / 3 if watchdog_usec.isdigit() and for_us else None
+        self._interval = int(watchdog_usec) / 1e6 / 2 if watchdog_usec.isdigit() and for_us else None
         self._next_at = self._next_extension_at = 0.0
         self._socket: socket.socket | None = None
         self._notify()
@@ -47,15 +50,21 @@ class ServiceManager:
         """The process begins to stop."""
         self._notify("STOPPING=1")
 
-    def alive(self, is_alive: Callable[[], bool]) -> None:
+    def alive(self, is_alive: Callable[[], bool]) -> float:
         """Reset the watchdog if it is due and `is_alive` returns true. systemd restarts a process that stops doing so.
 
-        Call it often; it notifies three times per watchdog period.
+        Returns:
+            Seconds until it is due again, twice per watchdog period; infinite without a watchdog.
         """
+        if self._interval is None:
+            return math.inf
         now = time.monotonic()
-        if self._interval is not None and now >= self._next_at and is_alive():
-            self._next_at = now + self._interval
-            self._notify("WATCHDOG=1")
+        if now >= self._next_at:
+            is_well = is_alive()
+            self._next_at = now + (self._interval if is_well else min(_RECHECK_SECONDS, self._interval))
+            if is_well:
+                self._notify("WATCHDOG=1")
+        return self._next_at - now
 
     def _notify(self, *lines: str) -> None:
         if not self._address:
