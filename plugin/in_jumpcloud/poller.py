@@ -23,9 +23,9 @@ from in_jumpcloud.errors import (
     Retryable,
     StateUnavailable,
 )
-from in_jumpcloud.insights.api import PLAN_DAYS
 from in_jumpcloud.insights.clock import ANSWERS_THAT_AGREE, WARN_SKEW_SECONDS, EarlierClock
 from in_jumpcloud.insights.pages import Page, PageCalls, Pager, behind
+from in_jumpcloud.insights.plan import find_plan_days
 from in_jumpcloud.insights.window import Position, Window, plan_window
 from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, rfc3339
@@ -173,15 +173,12 @@ class Poller:
             NotLicensed: no start helps: Directory Insights is not enabled.
         """
         now_ms = self._clock.now_ms()
-        for days in PLAN_DAYS:
-            start_ms = now_ms - days * DAY_MS + HOUR_MS
-            if start_ms <= wanted_ms:
-                continue
+
+        def probe(start_ms: int) -> None:
             self._counters.liveness.touch()
-            try:
-                self._calls.probe(start_ms, stop)
-            except NotLicensed:
-                continue
+            self._calls.probe(start_ms, stop)
+
+        if days := find_plan_days(now_ms, wanted_ms, probe):
             self._plan_ms, self._plan_found_at = days * DAY_MS, self._runtime.monotonic()
             return self._plan_ms
         if abs(self._clock.newest_ms() - now_ms) > MINUTE_MS:

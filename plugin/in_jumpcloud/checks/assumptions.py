@@ -14,8 +14,9 @@ from requests import codes
 from in_jumpcloud.checks.result import OTHER, CheckResult, ok, warning
 from in_jumpcloud.checks.tenant import LIMIT, Answer, Broken, Tenant, Untested, as_page
 from in_jumpcloud.config.schema import Config
-from in_jumpcloud.insights.api import PLAN_DAYS, header_number
+from in_jumpcloud.insights.api import header_number
 from in_jumpcloud.insights.clock import MAX_SKEW_SECONDS
+from in_jumpcloud.insights.plan import PLAN_DAYS
 from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, parse_http_date
 
 _ENCODINGS = {"", "identity", "gzip"}

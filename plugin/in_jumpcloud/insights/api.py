@@ -36,8 +36,6 @@ from in_jumpcloud.runtime import SYSTEM, Runtime
 from in_jumpcloud.text import redact
 from in_jumpcloud.timestamps import MINUTE_MS, rfc3339
 
-PLAN_DAYS = (90, 30, 15, 7, 1)
-"""How far back the plans of JumpCloud reach, in days."""
 _STATUSES_WITHOUT_COUNTS = {400, 404, 405, 406, 410, 415, 422, 501}
 _LIKELY_CAUSES = {
     400: "an unknown name in jumpcloud.services, or a wrong clock",
