@@ -33,7 +33,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _COMMANDS = {
     name: name.replace("-", "_")
     for name in (
-        *("run", "init", "check", "status", "health", "audit", "dead-letters", "map", "fields", "template"),
+        *("run", "init", "check", "status", "health", "audit", "dead-letters", "fetch", "map", "fields", "template"),
         *("simulate", "demo", "completion"),
     )
 }

@@ -6,16 +6,20 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+import click
+
 from in_jumpcloud.app import ONCE_SECONDS
 from in_jumpcloud.backoff import backoff_delay
+from in_jumpcloud.cli import NAME
 from in_jumpcloud.errors import Retryable, Stopped
 from in_jumpcloud.runtime import SYSTEM
+from in_jumpcloud.text import shown
 
 T = TypeVar("T")
 
 
 def repeat(attempt: Callable[[], T], stop: threading.Event) -> T:
-    """Call `attempt` until it succeeds, for about as long as `run --once` repeats what may pass.
+    """Call `attempt` until it succeeds, for about as long as `run --once` repeats what may pass. Says why it waits.
 
     Raises:
         Retryable: it did not succeed in time, or the pause that JumpCloud asks for is longer.
@@ -30,5 +34,6 @@ def repeat(attempt: Callable[[], T], stop: threading.Event) -> T:
             delay = error.after if error.after is not None else backoff_delay(failures, SYSTEM.random)
             if SYSTEM.monotonic() + delay - began > ONCE_SECONDS:
                 raise
+            click.echo(f"{NAME}: {shown(error)}; retrying in {delay:.0f} s", err=True)
             if stop.wait(delay):
                 raise Stopped from None

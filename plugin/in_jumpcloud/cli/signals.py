@@ -51,6 +51,19 @@ def ends(end: Callable[[], None]) -> dict[signal.Signals, Callable[[], None]]:
     return {number: action(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
 
+def exits(finish: Callable[[], None]) -> dict[signal.Signals, Callable[[], None]]:
+    """The actions for SIGTERM and Ctrl-C of a command that has nothing to keep: call `finish`, and exit at once."""
+
+    def action(number: signal.Signals) -> Callable[[], None]:
+        def act() -> None:
+            finish()
+            os._exit(128 + number)
+
+        return act
+
+    return {number: action(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+
 def stop_on_signals() -> threading.Event:
     """An event that SIGTERM and Ctrl-C set; the second of them exits at once.
 

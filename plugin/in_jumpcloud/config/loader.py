@@ -12,6 +12,7 @@ from in_jumpcloud.config.schema import Config
 from in_jumpcloud.config.validation import validate
 from in_jumpcloud.errors import ConfigError
 
+_SECTIONS = set(Config.__struct_fields__)
 _ONLINE_SECTIONS = {"jumpcloud", "forward", "state", "dead_letter"}
 _KEYS_OF_THE_ACCOUNT = {
     *("jumpcloud.api_key", "jumpcloud.api_key_file"),
@@ -24,12 +25,14 @@ def load_config(
     overrides: Sequence[str] = (),
     *,
     offline: bool = False,
+    only_api: bool = False,
     needs_key: bool = True,
     environ: Mapping[str, str] = os.environ,
 ) -> Config:
     """Read the file at `path` (None: the defaults), apply `overrides` (`KEY=VALUE` with dotted keys), and check it all.
 
-    `offline` ignores problems with what only a running plugin uses: API, receivers, state, dead letters.
+    `offline` ignores problems with what only a running plugin uses: API, receivers, state, dead letters. `only_api`
+    ignores problems with every section but that of the API.
     Without `needs_key` only problems with the key or the service account are ignored.
 
     Raises:
@@ -43,6 +46,8 @@ def load_config(
     problems = [*reader.problems, *(problem for problem in validate(config) if problem.section not in misread)]
     if offline:
         problems = [problem for problem in problems if problem.section not in _ONLINE_SECTIONS]
+    elif only_api:
+        problems = [problem for problem in problems if problem.section not in _SECTIONS - {"jumpcloud"}]
     elif not needs_key:
         problems = [problem for problem in problems if problem.path not in _KEYS_OF_THE_ACCOUNT]
     if problems:
