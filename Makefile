@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 4
 PYTEST := $(BIN)/pytest -q -n $(WORKERS)
 
-.PHONY: help demo check test coverage lint unit generate soak trials api-trials simulation simulation-load simulation-mutations bench clean
+.PHONY: help demo check test coverage lint unit generate soak trials exec-trial api-trials simulation simulation-load simulation-mutations bench clean
 .NOTPARALLEL:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make generate  write the generated files: conf/fields.md, conf/index-templates/*.json"
 	@echo "make soak      a million events through faults and kills; options: OPTIONS='--events 50000'"
 	@echo "make trials    kill a receiver during delivery; OPTIONS=full; with Fluent Bit: kills, pauses or freezes"
+	@echo "make exec-trial  kill a Fluent Bit that starts the plugin, and the plugin: OPTIONS='--events 150000 --rounds 2'"
 	@echo "make api-trials  late events, short pages, a wrong clock: OPTIONS=late, short-pages, clock or outage"
 	@echo "make simulation  whole lives in simulated time, decided by seeds: SEEDS=1000, FIRST=0; SEED=7 replays one"
 	@echo "make simulation-load  how many organizations one process polls in time"
@@ -58,6 +59,9 @@ soak: .venv/dev
 
 trials: .venv/dev
 	PYTHONPATH=tests $(BIN)/python -m tools.receiver_trials $(or $(OPTIONS),failover)
+
+exec-trial: .venv/dev
+	PYTHONPATH=tests $(BIN)/python -m tools.exec_trial $(OPTIONS)
 
 api-trials: .venv/dev
 	PYTHONPATH=tests $(BIN)/python -m tools.api_trials $(or $(OPTIONS),short-pages)

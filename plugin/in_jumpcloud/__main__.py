@@ -15,6 +15,10 @@ def main() -> None:
             sys.stdout.write(f"in-jumpcloud {__version__}\n")
             sys.stdout.flush()
             return
+    if "--supervised" in sys.argv:  # at once: until then the parent's port is held, whatever happens to the parent
+        from in_jumpcloud.supervised import close_inherited  # noqa: PLC0415 - only for this option
+
+        close_inherited()
     try:
         from in_jumpcloud import cli  # noqa: PLC0415 - see above
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import signal
+import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -12,8 +13,9 @@ from functools import partial
 from pathlib import Path
 
 import click
+import msgspec
 
-from in_jumpcloud import __version__, app
+from in_jumpcloud import __version__, app, supervised
 from in_jumpcloud.checks import local
 from in_jumpcloud.cli import examples, settings_options
 from in_jumpcloud.cli.signals import ends, watch_signals
@@ -50,25 +52,39 @@ _OVERLOAD_ENDS_SECONDS = 300.0
 )
 @settings_options()
 @click.option("--once", is_flag=True, help="Catch up once, then exit.")
-def command(path: Path, overrides: tuple[str, ...], once: bool) -> None:
+@click.option(
+    "--supervised",
+    "is_supervised",
+    is_flag=True,
+    help="For a parent such as Fluent Bit's exec input: log JSON to standard output, and end with the parent.",
+)
+def command(path: Path, overrides: tuple[str, ...], once: bool, is_supervised: bool) -> None:
     """Poll JumpCloud and deliver the events to Fluent Bit.
 
     Runs until it is stopped by SIGTERM or Ctrl-C. SIGHUP reloads the configuration.
     """
+    if is_supervised:
+        supervised.require_output()
     try:
-        failure = _Run(path, overrides, once=once).run()
+        failure = _Run(path, overrides, once=once, is_supervised=is_supervised).run()
+        if failure:
+            raise failure
     except Stopped:
         log.info("stopped before the start was complete")
-        return
-    if failure:
-        raise failure
+    except InJumpCloudError as error:
+        if not is_supervised:
+            raise
+        for line in str(error).splitlines():
+            log.error("%s", line)  # noqa: TRY400 - no traceback
+        click.get_current_context().exit(error.exit_code)
 
 
 class _Run:
     """One run of the plugin: its start, which waits for what may pass, and its end."""
 
-    def __init__(self, path: Path, overrides: tuple[str, ...], *, once: bool) -> None:
+    def __init__(self, path: Path, overrides: tuple[str, ...], *, once: bool, is_supervised: bool) -> None:
         self._path = path
+        self._is_supervised = is_supervised
         self._load = partial(load_config, path, overrides)
         self._once = once
         self._overloaded_at: float | None = None  # the last time
@@ -91,7 +107,9 @@ class _Run:
     def run(self) -> InJumpCloudError | None:
         """Run until the end; the error that ended it, if any."""
         watch_signals({**ends(self._end), signal.SIGHUP: self._reload})
-        logs.configure_logging(LogSettings())
+        self._configure_logging(LogSettings())
+        if self._is_supervised:
+            supervised.end_with_parent(self._end)
         with ExitStack() as stack:
             settings = self._retry("configuration", lambda: self._first_load(stack))
             page = self._apply(stack, settings)
@@ -103,6 +121,12 @@ class _Run:
             self._sum_up(plugin)
         return error
 
+    def _configure_logging(self, settings: LogSettings) -> None:
+        if self._is_supervised:
+            logs.configure_logging(msgspec.structs.replace(settings, format="json"), sys.stdout)
+        else:
+            logs.configure_logging(settings)
+
     def _first_load(self, stack: ExitStack) -> Config:
         """Load the configuration. While only a file that it names is missing, the rest of it is applied already."""
         try:
@@ -113,7 +137,7 @@ class _Run:
             raise
 
     def _apply(self, stack: ExitStack, settings: Config) -> StatusServer:
-        logs.configure_logging(settings.log)
+        self._configure_logging(settings.log)
         if not self._page:
             listen = None if self._once else settings.http.listen
             self._page = stack.enter_context(StatusServer(listen, self._troubles))
@@ -125,7 +149,7 @@ class _Run:
             self._reload_requested = False
             try:
                 settings = self._load()
-                logs.configure_logging(settings.log)
+                self._configure_logging(settings.log)
             except InJumpCloudError as error:
                 log.error("configuration not reloaded: %s", error)  # noqa: TRY400 - no traceback
             self._manager.starting("")
@@ -215,7 +239,7 @@ class _Run:
 
     def _reloaded(self) -> None:
         if self._plugin:
-            logs.configure_logging(self._plugin.resources.settings.log)
+            self._configure_logging(self._plugin.resources.settings.log)
             self._manager.ready(f"{len(self._plugin.collectors)} streams")
 
 

@@ -1,4 +1,4 @@
-"""The plugin's own log on standard error: JSON in the Elastic Common Schema, or text; repeated lines are suppressed."""
+"""The plugin's own log: JSON in the Elastic Common Schema, or text; repeated lines are suppressed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 from collections import OrderedDict
+from typing import TextIO
 
 from in_jumpcloud.config.schema import LogSettings
 from in_jumpcloud.counters import plural
@@ -21,9 +22,9 @@ MAX_LINES_PER_KIND = 20
 _MAX_KINDS = 1000
 
 
-def configure_logging(settings: LogSettings) -> None:
-    """Log as `settings` say from now on. Called at start and after each reload."""
-    handler = logging.StreamHandler(sys.stderr)
+def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
+    """Log as `settings` say from now on, to `stream` or standard error. Called at start and after each reload."""
+    handler = _Handler(stream or sys.stderr)
     handler.setFormatter(_JsonFormatter() if settings.format == "json" else _TextFormatter())
     handler.addFilter(_RepeatFilter())
     logging.lastResort = handler  # what libraries warn of
@@ -31,6 +32,14 @@ def configure_logging(settings: LogSettings) -> None:
     logger.handlers = [handler]
     logger.setLevel(settings.level.upper())
     logger.propagate = False
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """A line that cannot be written is lost: there is no other place that would take it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base calls it
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 class _RepeatFilter(logging.Filter):
