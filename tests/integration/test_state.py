@@ -24,6 +24,7 @@ from in_jumpcloud.errors import ConfigError, Fatal, InJumpCloudError, StateCorru
 from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position, Window
 from in_jumpcloud.state import store
+from in_jumpcloud.state.schema import VERSION
 from in_jumpcloud.state.store import StateStore
 
 WINDOW = Window(start_ms=5, end_ms=86_400_005, services=("sso", "ldap"), limit=1000, cursor='["é", 17, null]')
@@ -392,7 +393,11 @@ REFUSED: list[tuple[Callable[[Path], object], type[InJumpCloudError], str]] = [
     (lambda path: path.write_text("state: {}"), StateCorrupt, "not a database; move it away"),
     (other_program, StateCorrupt, "a database of another program; set another path"),
     (changed("PRAGMA application_id = 7"), StateCorrupt, "a database of another program"),
-    (changed("PRAGMA user_version = 6"), StateCorrupt, "newer than version 5 of this program; upgrade in-jumpcloud"),
+    (
+        changed(f"PRAGMA user_version = {VERSION + 1}"),
+        StateCorrupt,
+        f"newer than version {VERSION} of this program; upgrade in-jumpcloud",
+    ),
     (changed("PRAGMA user_version = 0"), StateCorrupt, "not what in-jumpcloud writes: no version; move it away"),
     (changed("DROP TABLE identity"), StateCorrupt, "not what in-jumpcloud writes; move it away"),
     (changed("DELETE FROM identity"), StateCorrupt, "no identity; move it away"),

@@ -16,6 +16,7 @@ from in_jumpcloud.errors import InJumpCloudError, StateCorrupt, StateMissing, St
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.state.dead_letters import Refused
 from in_jumpcloud.state.files import lock_holder
+from in_jumpcloud.state.schema import VERSION
 from in_jumpcloud.state.store import StateReader, StateStore, open_readonly
 
 NOW = 1_767_225_600_000
@@ -156,8 +157,11 @@ class TestReading:
             "empty": (StateMissing, "empty file; the first `in-jumpcloud run` creates the state"),
             "other": (StateCorrupt, "a database of another program"),
             "junk": (StateCorrupt, "file is not a database; move it away"),
-            "newer": (StateCorrupt, "of version 99, newer than version 5 of this program; upgrade in-jumpcloud"),
-            "older": (StateOutdated, "of version 2, older than version 5 of this program; the next start of"),
+            "newer": (
+                StateCorrupt,
+                f"of version 99, newer than version {VERSION} of this program; upgrade in-jumpcloud",
+            ),
+            "older": (StateOutdated, f"of version 2, older than version {VERSION} of this program; the next start of"),
         }
         for name, (kind, reason) in reasons.items():
             with pytest.raises(kind) as caught, open_readonly(paths[name]):

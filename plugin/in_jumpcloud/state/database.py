@@ -75,7 +75,7 @@ class Database:
         self.connection = connection
         self.identity = identity
         self.is_new = is_new
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
 
     def read(self, query: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         """All rows of a query.
@@ -83,7 +83,7 @@ class Database:
         Raises:
             StateUnavailable, StateCorrupt: it cannot be read.
         """
-        with self._lock:
+        with self.lock:
             try:
                 return self.connection.execute(query, parameters).fetchall()
             except FAULTS as error:
@@ -91,14 +91,14 @@ class Database:
 
     def read_if_idle(self, query: str) -> list[Any]:
         """All rows of a query; none while another thread uses the database, or if it cannot be read."""
-        if not self._lock.acquire(blocking=False):
+        if not self.lock.acquire(blocking=False):
             return []
         try:
             return self.connection.execute(query).fetchall()
         except FAULTS:
             return []
         finally:
-            self._lock.release()
+            self.lock.release()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -107,7 +107,7 @@ class Database:
         Raises:
             StateUnavailable, StateCorrupt: it cannot be written.
         """
-        with self._lock:
+        with self.lock:
             try:
                 self.connection.execute("BEGIN IMMEDIATE")
                 yield self.connection
@@ -122,7 +122,7 @@ class Database:
 
     def give_back_space(self) -> None:
         """Return some free pages to the disk. It does nothing while few are free, or if the state cannot be written."""
-        with self._lock, contextlib.suppress(*FAULTS):
+        with self.lock, contextlib.suppress(*FAULTS):
             if self.connection.execute("PRAGMA freelist_count").fetchone()[0] > _GIVE_BACK_PAGES:
                 # A script runs to the end; `execute` would give back one page.
                 vacuum = f"PRAGMA incremental_vacuum({_GIVE_BACK_PAGES})"
@@ -147,7 +147,7 @@ class Database:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
+        with self.lock:
             self.connection.close()
 
     def _error(self, error: Exception, action: str) -> InJumpCloudError:

@@ -146,21 +146,26 @@ class DeadLetters:
         """
         column = "acknowledged" if refusal is None else "dead_lettered"
         with self._database.transaction() as transaction:
-            if refusal is None:
-                change = "DELETE FROM dead_letter WHERE number = ? AND state = 'suspect'"
-                changed = transaction.execute(change, (letter.number,)).rowcount
-            else:
-                self._require_space(transaction, letter.refused.size)
-                change = (
-                    "UPDATE dead_letter SET state = 'dead', reason = ?, time_ms = ? "
-                    "WHERE number = ? AND state = 'suspect'"
-                )
-                changed = transaction.execute(change, (storable(refusal), now_ms, letter.number)).rowcount
+            changed = self.settle_in(transaction, letter, refusal, stream=letter.stream, now_ms=now_ms)
             transaction.execute(
                 f"UPDATE stream SET {column} = {column} + ?, updated_ms = ? WHERE name = ?",  # noqa: S608 - our own
                 (changed, now_ms, letter.stream),
             )
         self.refresh()
+
+    def settle_in(
+        self, transaction: sqlite3.Connection, letter: DeadLetter, refusal: str | None, *, stream: str, now_ms: int
+    ) -> int:
+        """The same in a transaction, without totals. A dead letter is one of `stream`. Returns how many it settled."""
+        if refusal is None:
+            change = "DELETE FROM dead_letter WHERE number = ? AND state = 'suspect'"
+            return transaction.execute(change, (letter.number,)).rowcount
+        self._require_space(transaction, letter.refused.size)
+        change = (
+            "UPDATE dead_letter SET state = 'dead', reason = ?, time_ms = ?, stream = ? "
+            "WHERE number = ? AND state = 'suspect'"
+        )
+        return transaction.execute(change, (storable(refusal), now_ms, stream, letter.number)).rowcount
 
 
 def insert(transaction: sqlite3.Connection, stream: str, state: Condition, letters: Sequence[Refused]) -> None:

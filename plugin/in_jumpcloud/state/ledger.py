@@ -30,9 +30,8 @@ _KEEP_OUTSIDE = (
 
 @dataclass(slots=True)
 class _Contents:
-    """What the ledger has of one stream: its number, the newest minute (-1: none), which other tables are not empty."""
+    """What the ledger has of one stream: the newest minute (-1: none), and which other tables are not empty."""
 
-    number: int
     newest: int
     has_outside: bool
     has_old: bool
@@ -43,7 +42,8 @@ class Ledger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._contents: dict[str, _Contents] = {}
+        self._numbers: dict[str, int] = {}
+        self._contents: dict[int, _Contents] = {}
 
     def counts(self, stream: str, start_minute: int, end_minute: int) -> dict[int, int]:
         """The number of keys of each minute in `[start_minute, end_minute)`, without empty minutes."""
@@ -58,10 +58,12 @@ class Ledger:
 
     def delivered(self, stream: str, keys: Sequence[EventKey], ids: Sequence[str]) -> set[EventKey]:
         """As StateStore.delivered."""
-        contents = self._contents_of(stream)
-        if contents is None:
-            return set()
-        number = contents.number
+        number = self._number(stream)
+        return set() if number is None else self.find(number, keys, ids)
+
+    def find(self, number: int, keys: Sequence[EventKey], ids: Sequence[str] = ()) -> set[EventKey]:
+        """The same for the number of a stream, or of what has a ledger of its own."""
+        contents = self._contents_of(number)
         # Most events of a backlog are newer than all of the ledger.
         newest = contents.newest
         found = self._find("ledger", number, [key for key in keys if key[0] <= newest])
@@ -76,30 +78,29 @@ class Ledger:
     def add(
         self,
         transaction: sqlite3.Connection,
-        stream: str,
         number: int,
         keys: Collection[EventKey],
         seen: Collection[EventKey],
         span: Span | None,
         read_ms: int,
     ) -> None:
-        """Add `keys` of `stream`, whose number is `number`, in a transaction; keep those of `seen` outside `span`."""
+        """Add `keys` of the stream with this number, in a transaction; keep those of `seen` outside `span`."""
         inside, outside = _split(keys, span)
         transaction.execute(_ADD, (number, *_packed(inside)))
         outside += _split(seen, span)[1]
         transaction.executemany(_KEEP_OUTSIDE, [(number, digest, read_ms, DAY_MS) for _, digest in outside])
-        contents = self._contents.get(stream)
+        contents = self._contents.get(number)
         if contents:  # before the COMMIT: one that fails may have taken effect, and too much costs only a query
             contents.newest = max([contents.newest, *(minute for minute, _ in inside)])
             contents.has_outside |= bool(outside)
 
     def prune(self, stream: str, before_ms: int) -> int:
         """As StateStore.prune; `before_ms` is the start of a minute."""
-        contents = self._contents_of(stream)
-        if contents is None:
+        number = self._number(stream)
+        if number is None:
             return 0
-        number = contents.number
-        self._contents.pop(stream, None)
+        contents = self._contents_of(number)
+        self._contents.pop(number, None)
         with self._database.transaction() as transaction:
             transaction.execute("UPDATE stream SET kept_from_ms = ? WHERE number = ?", (before_ms, number))
             deletions = [
@@ -119,19 +120,25 @@ class Ledger:
         """Whether there are ids that version 2 of the schema wrote."""
         return bool(self._database.read("SELECT 1 FROM sqlite_schema WHERE name = 'ledger_v2'"))
 
-    def _contents_of(self, stream: str) -> _Contents | None:
-        """What the ledger has of `stream`; None if it is new."""
-        if stream not in self._contents:
-            read = self._database.read
-            rows = read("SELECT number FROM stream WHERE name = ?", (stream,))
+    def _number(self, stream: str) -> int | None:
+        """The number of `stream`; None if it is new."""
+        if stream not in self._numbers:
+            rows = self._database.read("SELECT number FROM stream WHERE name = ?", (stream,))
             if not rows:
                 return None
-            number = rows[0][0]
-            newest = read("SELECT max(minute) FROM ledger WHERE stream = ?", (number,))[0][0]
-            outside = read("SELECT 1 FROM outside WHERE stream = ? LIMIT 1", (number,))
-            old = self._has_old_table() and read("SELECT 1 FROM ledger_v2 WHERE stream = ? LIMIT 1", (number,))
-            self._contents[stream] = _Contents(number, -1 if newest is None else newest, bool(outside), bool(old))
-        return self._contents[stream]
+            self._numbers[stream] = rows[0][0]
+        return self._numbers[stream]
+
+    def _contents_of(self, number: int) -> _Contents:
+        """What the ledger has of the stream with this number."""
+        with self._database.lock:  # what another thread adds meanwhile would be missing
+            if number not in self._contents:
+                read = self._database.read
+                newest = read("SELECT max(minute) FROM ledger WHERE stream = ?", (number,))[0][0]
+                outside = read("SELECT 1 FROM outside WHERE stream = ? LIMIT 1", (number,))
+                old = self._has_old_table() and read("SELECT 1 FROM ledger_v2 WHERE stream = ? LIMIT 1", (number,))
+                self._contents[number] = _Contents(-1 if newest is None else newest, bool(outside), bool(old))
+            return self._contents[number]
 
     def _find(self, table: str, number: int, keys: Sequence[EventKey]) -> set[EventKey]:
         """Those of `keys` that are in `table`; `outside` has no minutes."""

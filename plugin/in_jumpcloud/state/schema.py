@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
-VERSION = 5
+VERSION = 6
 APPLICATION = 0x696E6A63
 """The application id, "injc": it distinguishes our file from other SQLite databases."""
 
@@ -66,6 +66,27 @@ CREATE TABLE last_commit (               -- written by each transaction; its row
 );
 INSERT INTO last_commit VALUES (lower(hex(randomblob(16))), '00000000000000000000000000000000');
 """
+_ADDED_IN_6 = """
+CREATE TABLE job (                       -- one stream of a backfill, a span that is delivered next to the streams
+    unit INTEGER PRIMARY KEY AUTOINCREMENT,  -- what it delivered is in the ledger of stream -unit while it is open
+    number INTEGER NOT NULL,             -- of the backfill
+    stream TEXT NOT NULL,                -- its name
+    since_ms INTEGER NOT NULL,
+    until_ms INTEGER NOT NULL,
+    services TEXT NOT NULL,              -- a JSON array
+    again INTEGER NOT NULL,              -- 1: also what the ledger of the stream has
+    created_ms INTEGER NOT NULL,
+    condition TEXT NOT NULL,             -- 'open', 'done', 'failed' or 'cancelled'
+    position TEXT NOT NULL,              -- insights.window.Position as JSON
+    expected INTEGER,                    -- how many events JumpCloud counts in the span; NULL: not known
+    read INTEGER NOT NULL DEFAULT 0,     -- different events
+    acknowledged INTEGER NOT NULL DEFAULT 0,
+    dead_lettered INTEGER NOT NULL DEFAULT 0,
+    error TEXT,                          -- the last error, or why it failed
+    error_ms INTEGER,
+    updated_ms INTEGER NOT NULL          -- time of the last commit
+);
+"""
 NEXT_COMMIT = "UPDATE last_commit SET before = id, id = lower(hex(randomblob(16)))"
 """The last statement of each transaction."""
 _KEPT_IN_2_MS = 72 * 3_600_000
@@ -93,6 +114,7 @@ UPDATE stream SET kept_from_ms = coalesce(max(
 """,  # noqa: S608 - our own
     3: _ADDED_IN_4,
     4: _ADDED_IN_5,
+    5: _ADDED_IN_6,
 }
 """From each older version to the next one."""
 
@@ -104,7 +126,8 @@ class ForeignContent(Exception):
 def create(database: sqlite3.Connection, agent_id: str) -> None:
     """Create the tables in an empty database, in one transaction."""
     pragmas = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
-    database.executescript(f"BEGIN IMMEDIATE; {_TABLES} {_ADDED_IN_3} {_ADDED_IN_4} {_ADDED_IN_5} {pragmas}")
+    tables = f"{_TABLES} {_ADDED_IN_3} {_ADDED_IN_4} {_ADDED_IN_5} {_ADDED_IN_6}"
+    database.executescript(f"BEGIN IMMEDIATE; {tables} {pragmas}")
     database.execute("INSERT INTO identity (agent_id) VALUES (?)", (agent_id,))
     database.execute("COMMIT")
 

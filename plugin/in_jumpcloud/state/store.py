@@ -24,6 +24,7 @@ from in_jumpcloud.state.database import Database, Space
 from in_jumpcloud.state.dead_letter_file import import_file
 from in_jumpcloud.state.dead_letters import DeadLetter, DeadLetters, Refused, storable
 from in_jumpcloud.state.files import StateLock, corrupt, lock_holder
+from in_jumpcloud.state.jobs import JobRow, Jobs, JobState, OpenState
 from in_jumpcloud.state.ledger import Ledger, Span
 from in_jumpcloud.timestamps import now_ms, whole_minute
 
@@ -65,6 +66,7 @@ class StateReader:
         self._ledger = Ledger(opened)
         self.agent_id = opened.identity.agent_id
         self.dead_letters = DeadLetters(opened, max_bytes=max_dead_letter_bytes)
+        self.jobs = Jobs(opened)
 
     def streams(self) -> list[StreamRow]:
         """Every stream that has a position, sorted by name."""
@@ -130,7 +132,7 @@ def open_readonly(path: Path) -> Iterator[StateReader]:
 
 @contextlib.contextmanager
 def open_shared(path: Path) -> Iterator[StateReader]:
-    """Open the state at `path` to change its dead letters, also while another process holds it.
+    """Open the state at `path` to change its dead letters or backfills, also while another process holds it.
 
     Raises:
         StateMissing, StateOutdated, ConfigError, StateCorrupt: as in `open_readonly`.
@@ -276,7 +278,7 @@ class StateStore(StateReader):
             )
             number = transaction.execute("SELECT number FROM stream WHERE name = ?", (stream,)).fetchone()[0]
             read_ms = span[1] if span else position.watermark_ms
-            self._ledger.add(transaction, stream, number, keys, seen, span, read_ms)
+            self._ledger.add(transaction, number, keys, seen, span, read_ms)
             self.dead_letters.add(transaction, stream, "dead", dead_letters)
             self.dead_letters.add(transaction, stream, "suspect", suspects)
         if refused:
@@ -296,6 +298,19 @@ class StateStore(StateReader):
         """
         self._files.verify(lock=False)
         self.dead_letters.settle(suspect, refusal, now_ms=self._now_ms())
+
+    def begin_stream(self, stream: str, position: Position) -> None:
+        """Store the first position of `stream`, unless it has one: its ledger begins with it."""
+        with self._database.transaction() as transaction:
+            transaction.execute(
+                "INSERT OR IGNORE INTO stream (name, position, updated_ms) VALUES (?, ?, ?)",
+                (stream, msgspec.json.encode(position).decode(), self._now_ms()),
+            )
+
+    def for_job(self, row: JobRow, *, shares_ledger: bool) -> JobState:
+        """What the pipeline of a unit of a backfill uses in place of this; see JobState."""
+        parts = OpenState(self._database, self._ledger, self.dead_letters, self._files.verify, self._now_ms)
+        return JobState(parts, row, shares_ledger=shares_ledger)
 
     def save_reconciliation(self, stream: str, text: str) -> None:
         """Store how far the reconciler has come with `stream`. It does nothing for a stream without a position."""
