@@ -8,17 +8,20 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Generic, Protocol, TypeVar
 
+from in_jumpcloud.backfill import Backfill, BackfillWatch
 from in_jumpcloud.backoff import MAX_DELAY, backoff_delay
 from in_jumpcloud.collector import Collector, Stream
 from in_jumpcloud.config.schema import Config
-from in_jumpcloud.counters import plural
+from in_jumpcloud.counters import Counters, plural
 from in_jumpcloud.errors import Fatal, InJumpCloudError, Retryable, StateCorrupt, StateUnavailable, Stopped, may_pass
 from in_jumpcloud.insights.api import Scope
 from in_jumpcloud.insights.comparison import comparisons_per_day
 from in_jumpcloud.load import Load
 from in_jumpcloud.resources import Outside, Resources, same_stream_settings
-from in_jumpcloud.runtime import SYSTEM, Runtime, Task
+from in_jumpcloud.runtime import SYSTEM, Lock, Runtime, Task
+from in_jumpcloud.state.jobs import JobRow
 from in_jumpcloud.troubles import Troubles
 
 log = logging.getLogger(__name__)
@@ -39,34 +42,59 @@ _RETRY_SECONDS = 1.0
 _MAX_WAIT_SECONDS = 3600.0
 
 
-class _Slot:
-    """One stream. `stop` stops this stream only; `busy`: a worker is running a step of it."""
+class _Unit(Protocol):
+    """What the workers run: a stream, a stream of a backfill, or the look for new backfills."""
 
-    def __init__(self, collector: Collector, stop: threading.Event) -> None:
-        self.collector = collector
+    @property
+    def name(self) -> str: ...
+    @property
+    def counters(self) -> Counters: ...
+    @property
+    def timed_out(self) -> bool: ...
+    @property
+    def is_behind(self) -> bool: ...
+    def step(self, stop: threading.Event) -> float: ...
+
+
+_Unit_co = TypeVar("_Unit_co", bound=_Unit, covariant=True)
+
+
+class _Slot(Generic[_Unit_co]):
+    """A place of the workers. `stop` stops its unit only; `busy`: a worker is running a step of it."""
+
+    def __init__(self, unit: _Unit_co, stop: threading.Event) -> None:
+        self.unit = unit
         self.stop = stop
         self.busy = False
 
 
 class App:
-    """The running plugin: one collector for each stream, and the workers that run them."""
+    """The running plugin: one collector for each stream, the open backfills, and the workers that run them."""
 
-    def __init__(self, resources: Resources, *, once: bool = False, runtime: Runtime = SYSTEM) -> None:
+    def __init__(
+        self, resources: Resources, *, once: bool = False, only_backfills: bool = False, runtime: Runtime = SYSTEM
+    ) -> None:
+        """With `only_backfills` no stream is polled."""
         self.stop = runtime.event()
         """Set when the process is to stop; `end` sets it."""
         self._woken = runtime.event()  # the main thread has something to do
         self.resources = resources
         self._once = once
+        self._only_backfills = only_backfills
         self.runtime = runtime
         self._prefetch = threading.Semaphore(WORKERS)
         self._sequence = itertools.count()
-        self._slots: dict[str, _Slot] = {}
-        self._leaving: list[_Slot] = []  # those that the last reload stops
-        # Heaps of (moment, sequence, slot): the streams that wait, those that are due, and those that are due and whose
-        # last request timed out. The sequence number keeps slots from being compared.
-        self._later: list[tuple[float, int, _Slot]] = []
-        self._due: list[tuple[float, int, _Slot]] = []
-        self._hanging: list[tuple[float, int, _Slot]] = []
+        self._slots: dict[str, _Slot[Collector]] = {}
+        self._turns: dict[str, Lock] = {}  # by stream: those that deliver its events take turns
+        self._backfills: dict[int, _Slot[Backfill]] = {}  # by unit
+        self._over: list[Backfill] = []  # with `once`
+        self._watch = _Slot(BackfillWatch(resources.state, self._update_backfills), runtime.event())
+        self._leaving: list[_Slot[_Unit]] = []  # those that the last reload stops
+        # Heaps of (moment, sequence, slot): those that wait, those that are due, and those that are due and whose last
+        # request timed out. The sequence number keeps slots from being compared.
+        self._later: list[tuple[float, int, _Slot[_Unit]]] = []
+        self._due: list[tuple[float, int, _Slot[_Unit]]] = []
+        self._hanging: list[tuple[float, int, _Slot[_Unit]]] = []
         self._hanging_busy = False
         self._workers: list[Task] = []
         self._fatal: StateCorrupt | None = None
@@ -75,12 +103,19 @@ class App:
         self._reload_at = 0.0
         self._failed_reloads = 0
         self._on_tick: Callable[[], float] = lambda: _MAX_WAIT_SECONDS
-        self._add_streams()
+        heapq.heappush(self._later, (runtime.monotonic(), next(self._sequence), self._watch))
+        if not only_backfills:
+            self._add_streams()
 
     @property
     def collectors(self) -> list[Collector]:
         """The collector of each stream."""
-        return [slot.collector for slot in list(self._slots.values())]
+        return [slot.unit for slot in list(self._slots.values())]
+
+    @property
+    def backfills(self) -> list[Backfill]:
+        """The streams of open backfills."""
+        return [slot.unit for slot in list(self._backfills.values()) if not slot.unit.ended]
 
     @property
     def alive(self) -> bool:
@@ -127,14 +162,16 @@ class App:
             if not self.stop.is_set():
                 self._woken.wait(max(0.0, seconds))
         with self._changed:
-            for slot in self._slots.values():
+            for slot in self._all_slots():
                 slot.stop.set()
             self._changed.notify_all()
         self._join_workers()
         if self._fatal or not self._once:
             return self._fatal
         failed = [each.error or each.reconciler.error for each in self.collectors]
-        undelivered = sum(each.counters.dead_lettered + each.counters.parked for each in self.collectors)
+        failed += [each.error for each in self._over]
+        units: list[_Unit] = [*self.collectors, *self._over]
+        undelivered = sum(each.counters.dead_lettered + each.counters.parked for each in units)
         error = next(filter(None, failed), None)
         if error is None and undelivered:
             return Fatal(f"{plural(undelivered, 'event')} could not be delivered", advice="see the dead letters")
@@ -145,8 +182,8 @@ class App:
         began = self.runtime.monotonic()
         for worker in self._workers:
             while worker.is_alive():
-                slots = [*self._slots.values(), *self._leaving]
-                delivers = any(slot.busy and slot.collector.counters.in_flight for slot in slots)
+                slots: list[_Slot[_Unit]] = [*self._all_slots(), *self._leaving]
+                delivers = any(slot.busy and slot.unit.counters.in_flight for slot in slots)
                 seconds = _STOP_GRACE_SECONDS + (self.resources.settings.forward.stop_timeout if delivers else 0)
                 if self.runtime.monotonic() >= began + seconds:
                     return
@@ -207,10 +244,15 @@ class App:
         wanted = {stream.name for stream in streams(settings)}
         stay = wanted if same_stream_settings(old, settings) else set()
         with self._changed:
-            leaving = self._leaving = [slot for name, slot in self._slots.items() if name not in stay]
+            leaving: list[_Slot[_Unit]] = [slot for name, slot in self._slots.items() if name not in stay]
+            backfills = {unit: slot for unit, slot in self._backfills.items() if slot.unit.stream.name not in stay}
+            leaving += backfills.values()
+            self._leaving = leaving
             for slot in leaving:
                 slot.stop.set()
             self._slots = {name: slot for name, slot in self._slots.items() if name in stay}
+            for unit in backfills:  # those whose stream comes back are found again
+                del self._backfills[unit]
             kept = len(self._slots)
             # A stream has one collector at a time: the new one resumes where the old one stopped.
             while any(slot.busy for slot in leaving) and not self.stop.is_set():
@@ -218,7 +260,8 @@ class App:
                 self._on_tick()
         if self.stop.is_set():
             return
-        self._add_streams()
+        if not self._only_backfills:
+            self._add_streams()
         try:
             replaced.close()
         except Exception:
@@ -226,6 +269,40 @@ class App:
         self._start_workers()
         restarted = plural(len(self._slots) - kept, "stream")
         log.info("configuration reloaded: %s restarted, %d unchanged", restarted, kept)
+
+    def _all_slots(self) -> list[_Slot[_Unit]]:
+        return [*self._slots.values(), *self._backfills.values(), self._watch]
+
+    def _turn(self, stream: str) -> Lock:
+        return self._turns.setdefault(stream, self.runtime.lock())
+
+    def _update_backfills(self, rows: list[JobRow]) -> None:
+        """Start the open backfills that do not run, and stop those that are no longer open."""
+        resources, known = self.resources, {stream.name: stream for stream in streams(self.resources.settings)}
+        is_open = {row.unit for row in rows}
+        with self._changed:
+            for unit in self._backfills.keys() - is_open:
+                self._backfills.pop(unit).stop.set()
+            for row in rows:
+                if row.unit in self._backfills or self._watch.stop.is_set():
+                    continue
+                if row.stream not in known:
+                    if not row.error:
+                        text = f"stream {row.stream} is not in the configuration"
+                        resources.state.jobs.record_error(row.unit, text, self.runtime.now_ms())
+                    continue
+                backfill = Backfill(
+                    *(row, known[row.stream], resources.api, resources.for_pipeline, resources.settings),
+                    clock=resources.clock,
+                    prefetch=self._prefetch,
+                    turn=self._turn(row.stream),
+                    give_up_after=ONCE_SECONDS if self._once else None,
+                    runtime=self.runtime,
+                )
+                slot = self._backfills[row.unit] = _Slot(backfill, self.runtime.event())
+                heapq.heappush(self._later, (self.runtime.monotonic(), next(self._sequence), slot))
+            self._changed.notify_all()
+        self.wake()  # more workers may be needed
 
     def _add_streams(self) -> None:
         """Create a collector for each stream that has none."""
@@ -242,6 +319,7 @@ class App:
                     settings,
                     clock=self.resources.clock,
                     prefetch=self._prefetch,
+                    turn=self._turn(stream.name),
                     give_up_after=give_up_after,
                     runtime=self.runtime,
                 )
@@ -253,7 +331,7 @@ class App:
         """Start the workers that are missing; returns the seconds until those that cannot start now are due."""
         troubles = self.resources.troubles
         try:
-            for number in range(len(self._workers), min(WORKERS, len(self._slots))):
+            for number in range(len(self._workers), min(WORKERS, max(1, len(self._slots) + len(self._backfills)))):
                 self._workers.append(self.runtime.start(self._work, name=f"worker-{number}"))
         except RuntimeError as error:
             advice = "raise the limit of threads (TasksMax, pids.max, ulimit -u) or of memory"
@@ -264,10 +342,10 @@ class App:
 
     def _work(self) -> None:
         while (slot := self._next()) is not None:
-            collector = slot.collector
-            was_hanging = collector.timed_out
+            unit = slot.unit
+            was_hanging = unit.timed_out
             try:
-                delay = collector.step(slot.stop)
+                delay = unit.step(slot.stop)
             except Stopped:
                 delay = 0.0
             except StateCorrupt as error:
@@ -275,16 +353,16 @@ class App:
                 self.end()
                 return
             except Exception:
-                log.exception("%s: unexpected error; retrying in %.0f s", collector.stream.name, MAX_DELAY)
+                log.exception("%s: unexpected error; retrying in %.0f s", unit.name, MAX_DELAY)
                 delay = MAX_DELAY
             with self._changed:
                 slot.busy = False
                 self._hanging_busy = self._hanging_busy and not was_hanging
-                if not (slot.stop.is_set() or (self._once and self._is_done(collector, delay))):
+                if not (slot.stop.is_set() or self._is_over(unit, delay)):
                     heapq.heappush(self._later, (self.runtime.monotonic() + delay, next(self._sequence), slot))
                 self._changed.notify_all()
 
-    def _next(self) -> _Slot | None:
+    def _next(self) -> _Slot[_Unit] | None:
         """Wait for the next due stream; None at the end.
 
         The stream that is due for the longest time is next. Streams that hang share one worker.
@@ -296,11 +374,11 @@ class App:
                 while heap := self._next_heap():
                     slot = heapq.heappop(heap)[-1]
                     if not slot.stop.is_set():
-                        self._hanging_busy |= slot.collector.timed_out
+                        self._hanging_busy |= slot.unit.timed_out
                         slot.busy = True
                         return slot
-                if self._once and not self._later and not any(slot.busy for slot in self._slots.values()):
-                    self.end()  # all streams are done
+                if self._once and not self._is_waiting():
+                    self.end()  # all is done
                     return None
                 self._changed.wait(self._later[0][0] - now if self._later else None)
         return None
@@ -308,32 +386,51 @@ class App:
     def _note_due(self, now: float) -> None:
         while self._later and self._later[0][0] <= now:
             since, number, slot = heapq.heappop(self._later)
-            since += _BEHIND_SECONDS if _is_behind(slot.collector) else 0
-            heapq.heappush(self._hanging if slot.collector.timed_out else self._due, (since, number, slot))
+            since += _BEHIND_SECONDS if _is_behind(slot.unit) else 0
+            heapq.heappush(self._hanging if slot.unit.timed_out else self._due, (since, number, slot))
 
-    def _next_heap(self) -> list[tuple[float, int, _Slot]] | None:
+    def _next_heap(self) -> list[tuple[float, int, _Slot[_Unit]]] | None:
         """The heap whose first stream is next; None if no stream can run now."""
         heaps = [self._due] if self._hanging_busy else [self._due, self._hanging]
         return min(filter(None, heaps), key=lambda heap: heap[0], default=None)
 
+    def _is_waiting(self) -> bool:
+        """Whether anything is under way, or waits for its next step."""
+        return any(slot.busy for slot in self._all_slots()) or any(slot is not self._watch for *_, slot in self._later)
+
+    def _is_over(self, unit: _Unit, delay: float) -> bool:
+        """Whether a unit, whose next step is due in `delay` seconds, has no more steps."""
+        if isinstance(unit, Backfill):
+            is_over = bool(unit.ended) or (self._once and self._gives_up(unit.error, unit, delay))
+            if self._once and is_over:
+                self._over.append(unit)
+            return is_over
+        return self._once and isinstance(unit, Collector) and self._is_done(unit, delay)
+
     def _is_done(self, collector: Collector, delay: float) -> bool:
         """Whether `--once` is done with a stream, whose next step is due in `delay` seconds."""
-        error, since = collector.error, collector.poller.error_since
+        if collector.error is not None:
+            return self._gives_up(collector.error, collector, delay)
+        late = collector.reconciler
+        if isinstance(late.error, Retryable | StateUnavailable):
+            return self.runtime.monotonic() + delay - late.error_since > ONCE_SECONDS
+        return collector.caught_up
+
+    def _gives_up(self, error: InJumpCloudError | None, unit: Collector | Backfill, delay: float) -> bool:
+        """Whether `--once` no longer tries what fails with `error`."""
         if error is None:
-            error, since = collector.reconciler.error, collector.reconciler.error_since
-            if not isinstance(error, Retryable | StateUnavailable):
-                return collector.caught_up
-        elif not isinstance(error, Retryable | StateUnavailable) and not collector.counters.unexpected_in_a_row:
+            return False
+        if not isinstance(error, Retryable | StateUnavailable) and not unit.counters.unexpected_in_a_row:
             return True
-        return self.runtime.monotonic() + delay - since > ONCE_SECONDS
+        return self.runtime.monotonic() + delay - unit.poller.error_since > ONCE_SECONDS
 
 
-def _is_behind(collector: Collector) -> bool:
-    """Whether it gives way to others. A defect must not lose the stream, nor end the worker that asks."""
+def _is_behind(unit: _Unit) -> bool:
+    """Whether it gives way to others. A defect must not lose it, nor end the worker that asks."""
     try:
-        return collector.is_behind
+        return unit.is_behind
     except Exception:
-        log.exception("%s: unexpected error; continuing", collector.stream.name)
+        log.exception("%s: unexpected error; continuing", unit.name)
         return False
 
 
@@ -362,6 +459,7 @@ def open_app(
     settings: Config,
     *,
     once: bool = False,
+    only_backfills: bool = False,
     runtime: Runtime = SYSTEM,
     troubles: Troubles | None = None,
     outside: Outside = Outside(),  # noqa: B008 - immutable
@@ -373,6 +471,6 @@ def open_app(
     """
     resources = Resources(settings, runtime=runtime, troubles=troubles, outside=outside)
     try:
-        yield App(resources, once=once, runtime=runtime)
+        yield App(resources, once=once, only_backfills=only_backfills, runtime=runtime)
     finally:
         resources.close()

@@ -31,7 +31,8 @@ from in_jumpcloud.pipeline import Pipeline
 from in_jumpcloud.poller import PollCalls, Poller
 from in_jumpcloud.reconciler import LateCalls, Reconciler
 from in_jumpcloud.record_sender import PipelineResources
-from in_jumpcloud.runtime import Runtime
+from in_jumpcloud.runtime import Lock, Runtime
+from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, rfc3339, whole_minute, whole_minute_from
 
 log = logging.getLogger(__name__)
@@ -57,18 +58,20 @@ class Collector:
         self,
         stream: Stream,
         api: DirectoryInsights,
-        resources: PipelineResources,
+        resources: PipelineResources[StateStore],
         settings: Config,
         *,
         clock: EarlierClock,
         prefetch: threading.Semaphore,
+        turn: Lock | None = None,
         give_up_after: float | None = None,
         runtime: Runtime,
     ) -> None:
         """The first step reads the position in the state. Positions move by `clock`, waits by `runtime`.
 
         `prefetch` bounds the pages that all streams together fetch in advance. A receiver that is down for longer
-        than `give_up_after` seconds is an error; with None, the stream waits.
+        than `give_up_after` seconds is an error; with None, the stream waits. `turn` is held while a page is delivered,
+        also by backfills of the stream.
         """
         self.stream = stream
         self.counters = Counters(liveness=Liveness(runtime.monotonic))
@@ -87,6 +90,7 @@ class Collector:
             organization=stream.scope.organization,
             is_own=stream.scope == Scope(),
             give_up_after=give_up_after,
+            turn=turn,
         )
         pages = PageCalls(self._pager, self._deliver, self._pipeline.leave_out)
         self.reconciler = Reconciler(
@@ -105,6 +109,11 @@ class Collector:
         self._loaded = self._begun = False
         self._polled_last = False
         self._unexpected = {False: 0, True: 0}  # in a row, of polls and of late turns
+
+    @property
+    def name(self) -> str:
+        """What the log calls it."""
+        return self.stream.name
 
     @property
     def position(self) -> Position:

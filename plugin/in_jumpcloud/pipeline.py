@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -24,8 +25,9 @@ from in_jumpcloud.insights.event import EventKey, RawEvent, parse_event
 from in_jumpcloud.insights.pages import Page, key_at
 from in_jumpcloud.insights.window import Position, Window
 from in_jumpcloud.record_sender import REJECTED_DELAY, PendingRecord, PipelineResources, RecordSender
-from in_jumpcloud.runtime import SYSTEM, Runtime
+from in_jumpcloud.runtime import SYSTEM, Lock, Runtime
 from in_jumpcloud.state.dead_letters import DeadLetter, Refused
+from in_jumpcloud.state.jobs import Deliveries
 from in_jumpcloud.tags import TagTemplate
 from in_jumpcloud.timestamps import rfc3339
 
@@ -39,6 +41,8 @@ _UNDECODED = 2
 """An event of more than so many times forward.message_max_bytes is not decoded: no record of it fits a message."""
 _MAX_COMMIT_FAILURES = 3
 """Failed commits in a row after which a run that must end gives up."""
+_TURN_SECONDS = 0.2
+"""How often a pipeline looks whether it is its turn."""
 
 
 class Pipeline:
@@ -47,7 +51,7 @@ class Pipeline:
     def __init__(
         self,
         stream: str,
-        resources: PipelineResources,
+        resources: PipelineResources[Deliveries],
         settings: ForwardSettings,
         counters: Counters,
         *,
@@ -56,10 +60,12 @@ class Pipeline:
         organization: str | None = None,
         is_own: bool = False,
         give_up_after: float | None = None,
+        turn: Lock | None = None,
     ) -> None:
         """`organization` is the requested one, None for any; `is_own`: it is that of the key, which events name.
 
         A receiver that is down for longer than `give_up_after` seconds is an error; with None, `deliver` waits.
+        Pipelines that may have the same events share `turn`: while one delivers a page, the others wait.
         """
         self._stream = stream
         self._organization = organization
@@ -77,6 +83,7 @@ class Pipeline:
             *(stream, resources, settings, counters, self), runtime=runtime, give_up_after=give_up_after
         )
         self._give_up_after = give_up_after
+        self._lock = turn or runtime.lock()
         # Of the page that is being delivered: the window that returned it, and which of its events were known.
         self._span = (0, 0)
         self._seen: list[EventKey] = []
@@ -102,6 +109,12 @@ class Pipeline:
             ReceiverDown: for longer than `give_up_after`.
             Stopped: `stop` was set. Acknowledged chunks are committed.
         """
+        with self._turn(stop) if page.events else nullcontext():
+            return self._deliver(page, before, after, stop, span)
+
+    def _deliver(
+        self, page: Page, before: Position, after: Position, stop: threading.Event, span: tuple[int, int]
+    ) -> Counter[int]:
         is_last = False
         self._span, self._seen = span, []
         keys: set[EventKey] = set()
@@ -121,6 +134,25 @@ class Pipeline:
         finally:
             self._counters.in_flight = self._counters.held_up = None
         return Counter([minute for minute, _ in keys])
+
+    @contextmanager
+    def _turn(self, stop: threading.Event) -> Iterator[None]:
+        while not self._lock.acquire(blocking=False):
+            self._counters.liveness.touch()
+            if stop.wait(_TURN_SECONDS):
+                raise Stopped
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def idle(self, stop: threading.Event) -> None:
+        """Send parked records once more, if it is time. Call it when there is no page.
+
+        Raises:
+            StateCorrupt, StateUnavailable, ReceiverDown, Stopped: as `deliver`.
+        """
+        self._sender.idle(stop)
 
     def _records(self, page: Page, before: Position, keys: set[EventKey]) -> Iterator[PendingRecord]:
         """Map and pack the new events of `page`; adds the keys of all its events to `keys`."""
@@ -205,6 +237,10 @@ class Pipeline:
             StateCorrupt, StateUnavailable: the state cannot be read, or, with `give_up_after`, not written.
             Stopped: `stop` was set.
         """
+        with self._turn(stop):
+            return self._leave_out(window, error, after, stop)
+
+    def _leave_out(self, window: Window, error: PageTooLarge, after: Position, stop: threading.Event) -> Counter[int]:
         cursor = error.cursor or ""
         key = key_at(cursor, window.span)
         self._span = window.span

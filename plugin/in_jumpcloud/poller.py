@@ -68,7 +68,9 @@ class Poller:
         *,
         clock: EarlierClock,
         runtime: Runtime,
+        until_ms: int | None = None,
     ) -> None:
+        """`until_ms` is where the last window ends, in epoch milliseconds; None: windows follow the clock."""
         self.position = position
         """How far the stream has come."""
         self.error: InJumpCloudError | None = None
@@ -85,6 +87,7 @@ class Poller:
         self._counters = counters
         self._clock = clock
         self._runtime = runtime
+        self._until_ms = until_ms
         self._limit = settings.page_limit
         self._window_ms = settings.window.ms
         self._margin_ms = _PLAN_MARGIN_MS
@@ -97,6 +100,12 @@ class Poller:
         self._window_is_old = False  # its events have had their time to appear
         self._contiguous_ms: int | None = None  # a watermark after which no event can be minutes late
         self._poll_at = self._retry_at = runtime.monotonic()
+
+    @property
+    def reached_ms(self) -> int:
+        """How far events were delivered, to the minute: to the watermark, or into the window that is being paged."""
+        reached_ms = self._reached_ms if self.position.window else None
+        return max(self.position.watermark_ms, min(reached_ms or 0, self.position.newest_ms))
 
     def until_due(self) -> float:
         """Seconds until the next page is due."""
@@ -207,6 +216,8 @@ class Poller:
                 self._calls.probe(min(self.position.watermark_ms, self._runtime.now_ms()) - HOUR_MS, stop)
             return None
         self._correct_position(now_ms)
+        if self._until_ms is not None:
+            now_ms = min(now_ms, self._until_ms + settings.lag.ms)
         overlap_ms = 0 if self._contiguous_ms == self.position.watermark_ms else settings.overlap.ms
         window = plan_window(
             self.position,

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -26,7 +26,7 @@ from in_jumpcloud.insights.event import EventKey, parse_event
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.state.dead_letters import DeadLetter
-from in_jumpcloud.state.store import StateStore
+from in_jumpcloud.state.jobs import Deliveries
 from in_jumpcloud.suspects import PROOFS, Suspect, Suspects
 
 log = logging.getLogger(__name__)
@@ -39,12 +39,15 @@ _RETRY_SUSPECTS_SECONDS = 300.0
 """How often suspects are sent while nothing else is."""
 
 
-class PipelineResources(NamedTuple):
+State_co = TypeVar("State_co", bound=Deliveries, covariant=True)
+
+
+class PipelineResources(NamedTuple, Generic[State_co]):
     """The resources that all streams share."""
 
     encoder: RecordEncoder
     receivers: Failover
-    state: StateStore
+    state: State_co
 
 
 class PendingRecord(msgspec.Struct, frozen=True, gc=False):
@@ -79,7 +82,7 @@ class RecordSender:
     def __init__(
         self,
         stream: str,
-        resources: PipelineResources,
+        resources: PipelineResources[Deliveries],
         settings: ForwardSettings,
         counters: Counters,
         commits: Commits,

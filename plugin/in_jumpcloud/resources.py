@@ -97,7 +97,7 @@ class Resources:
             log.info("%s: new state; every stream begins at jumpcloud.start", self.state.path)
 
     @property
-    def for_pipeline(self) -> PipelineResources:
+    def for_pipeline(self) -> PipelineResources[StateStore]:
         """The resources that a pipeline uses."""
         return PipelineResources(self._encoder, self.receivers, self.state)
 

@@ -81,3 +81,16 @@ def _escape_in_json(match: re.Match[str]) -> str:
         return character
     units = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+
+
+_UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+
+
+def format_duration(seconds: float) -> str:
+    """A duration in its two largest units, such as `3d 4h` or `42s`."""
+    left, parts = int(seconds), []
+    for unit, length in _UNITS:
+        count, left = divmod(left, length)
+        parts.append((count, unit))
+    largest = next((index for index, (count, _) in enumerate(parts) if count), -1)
+    return " ".join(f"{count}{unit}" for count, unit in parts[largest:][:2] if count) or "0s"

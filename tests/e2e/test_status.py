@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from support.command import KEY, Command, invoke, wait_until
 
-from in_jumpcloud.monitoring.health import format_duration
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.text import format_duration
 from in_jumpcloud.timestamps import MINUTE_MS, now_ms
 
 

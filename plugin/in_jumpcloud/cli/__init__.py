@@ -33,8 +33,8 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _COMMANDS = {
     name: name.replace("-", "_")
     for name in (
-        *("run", "init", "check", "status", "health", "audit", "dead-letters", "fetch", "map", "fields", "template"),
-        *("simulate", "demo", "completion"),
+        *("run", "init", "check", "status", "health", "audit", "backfill", "dead-letters", "fetch", "map"),
+        *("fields", "template", "simulate", "demo", "completion"),
     )
 }
 """The module of each command, which defines it as `command`."""

@@ -10,14 +10,15 @@ import click
 
 from in_jumpcloud import app
 from in_jumpcloud.cli import examples, json_option, settings_options, show
+from in_jumpcloud.cli.job_progress import backfill_facts, backfill_text
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.errors import InJumpCloudError
 from in_jumpcloud.monitoring import client
-from in_jumpcloud.monitoring.health import format_duration
+from in_jumpcloud.state.jobs import JobRow
 from in_jumpcloud.state.store import StreamRow, open_readonly
-from in_jumpcloud.text import shown
-from in_jumpcloud.timestamps import now_ms, rfc3339
+from in_jumpcloud.text import format_duration, shown
+from in_jumpcloud.timestamps import DAY_MS, now_ms, rfc3339
 
 _RUNNING_KEYS = ("pid", "version", "uptime_seconds", "not_ready", "warnings", "receivers", "streams")
 _LIVE_KEYS = ("events_per_minute", "error_since", "late_error", "late_error_since")
@@ -56,6 +57,8 @@ def command(path: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     for word, key in (("not ready", "not_ready"), ("warning", "warnings")) if running else ():
         for reason in running[key]:
             show(f"{word:12}  {reason['code']}: {'; '.join(filter(None, (reason['text'], reason['advice'])))}")
+    for backfill in status["backfills"]:
+        show(f"backfill      {backfill_text(backfill)}")
     for stream in status["streams"]:
         click.echo()
         show(f"{stream['name']}" + ("" if stream["configured"] else "  (no longer configured)"))
@@ -77,10 +80,12 @@ def _collect(settings: Config) -> dict[str, Any]:
     holder = None
     letters = {"count": 0, "bytes": 0}
     services: dict[str, dict[str, int]] = {}
+    backfills: list[JobRow] = []
     if path.exists():
         with open_readonly(path) as state:
             holder = state.holder
             rows = {row.name: row for row in state.streams()}
+            backfills = [row for row in state.jobs.rows() if row.condition == "open" or now - row.updated_ms < DAY_MS]
             services = {name: state.services(name) for name in rows}
             letters = {"count": state.dead_letters.count, "bytes": state.dead_letters.bytes}
     names = [*configured, *(name for name in rows if name not in configured)]
@@ -90,6 +95,7 @@ def _collect(settings: Config) -> dict[str, Any]:
         "state": {"path": str(path), "exists": path.exists(), "bytes": _database_bytes(path), "held_by": holder},
         "dead_letters": letters,
         "running": running,
+        "backfills": [backfill_facts(row) for row in backfills],
         "streams": [
             {
                 "name": name,

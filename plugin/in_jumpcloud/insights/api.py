@@ -149,6 +149,24 @@ class DirectoryInsights:
             raise CountsUnavailable(redact(message))
         return counts
 
+    def count(self, start_ms: int, end_ms: int, services: Sequence[str], scope: Scope, stop: threading.Event) -> int:
+        """The number of events of `[start_ms, end_ms)`.
+
+        Raises:
+            CountsUnavailable: JumpCloud returned no number.
+            Retryable, RequestRejected, KeyRefused, NotLicensed, Stopped: as `fetch`.
+        """
+        query = {"service": list(services), "start_time": rfc3339(start_ms), "end_time": rfc3339(end_ms)}
+        response = self.ask("events/count", query, scope, stop)
+        if response.status != requests.codes.ok:
+            raise self._error(response)
+        try:
+            return _decode_count(response.body).count
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            beginning = response.body[:80].decode(errors="replace")
+            message = f"JumpCloud returned no count, but {beginning!r}{request_id_suffix(response.headers)}"
+            raise CountsUnavailable(redact(message)) from None
+
     def close(self) -> None:
         """Close the idle connections."""
         self._transport.close()
@@ -210,6 +228,13 @@ def header_number(headers: Mapping[str, str], name: str) -> int | None:
     """The number in a header; None if it is missing, not a number, or absurdly long."""
     text = headers.get(name)
     return int(text) if text and re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
+
+
+class _Count(msgspec.Struct):
+    count: Annotated[int, msgspec.Meta(ge=0)]
+
+
+_decode_count = msgspec.json.Decoder(_Count).decode
 
 
 class _Bucket(msgspec.Struct):

@@ -12,6 +12,7 @@ from in_jumpcloud.counters import Counters, plural
 from in_jumpcloud.insights.clock import MAX_SKEW_SECONDS, WARN_SKEW_SECONDS
 from in_jumpcloud.load import OVERLOAD_ADVICE
 from in_jumpcloud.monitoring.snapshot import ReceiverStatus, Snapshot, StreamStatus
+from in_jumpcloud.text import format_duration
 from in_jumpcloud.troubles import Trouble
 
 _MAX_UNEXPECTED = 3
@@ -20,7 +21,6 @@ _MAX_COMPARED_LAG = 3 * 3600.0
 _CHECK = "`in-jumpcloud check` names the cause"
 _TROUBLES = {"state.files": "state", "state.space": "disk"}
 """The codes of troubles that have one of their own, by the names of the troubles."""
-_UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 
 
 def not_alive(snapshot: Snapshot) -> list[str]:
@@ -269,13 +269,3 @@ def stream_state(stream: StreamStatus, max_lag: float) -> str:
     if is_lagging(stream, max_lag):
         return "lagging"
     return "catching up" if stream.backfilling else "up to date"
-
-
-def format_duration(seconds: float) -> str:
-    """A duration in its two largest units, such as `3d 4h` or `42s`."""
-    left, parts = int(seconds), []
-    for unit, length in _UNITS:
-        count, left = divmod(left, length)
-        parts.append((count, unit))
-    largest = next((index for index, (count, _) in enumerate(parts) if count), -1)
-    return " ".join(f"{count}{unit}" for count, unit in parts[largest:][:2] if count) or "0s"
