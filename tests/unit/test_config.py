@@ -136,7 +136,7 @@ def test_overrides(load: Load) -> None:
         "jumpcloud.interval=2m",
         "jumpcloud.interval=3m",
         "jumpcloud.services=[sso, ldap]",
-        "jumpcloud.start=2026-09-01",
+        "jumpcloud.start=2024-09-01",
         "reconcile.reach=${KEEP}",
         "forward.servers=[{unix: /run/forward.sock}]",
         "geoip.city=null",
@@ -144,7 +144,7 @@ def test_overrides(load: Load) -> None:
     )
     assert (settings.jumpcloud.interval, settings.jumpcloud.region) == (Duration(180), "eu")
     assert settings.jumpcloud.services == ("sso", "ldap")
-    assert settings.jumpcloud.start.resolve(0) == 1_788_220_800_000
+    assert settings.jumpcloud.start.resolve(0) == 1_725_148_800_000
     assert settings.reconcile.reach == Duration(4 * 86_400)
     assert str(settings.forward.servers[0]) == "unix:/run/forward.sock"
     assert settings.geoip.city is None

@@ -11,6 +11,7 @@ from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import TOKEN_URLS, Config
 from in_jumpcloud.config.types import Secret
 from in_jumpcloud.errors import ConfigError
+from in_jumpcloud.timestamps import parse_rfc3339
 
 KEY = "jca_Zw41PqLmN8sT0uV7xY2bC5dE9fG3hJ6kA1rB"
 ID = "5f0c1a2b3c4d"
@@ -57,6 +58,22 @@ def test_urls_and_paths() -> None:
         (problem,) = caught.value.problems
         assert problem.path == override.partition("=")[0]
         assert "sesame" not in str(problem)
+
+
+def test_a_start_in_the_future(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused; but not by a clock that is certainly wrong, such as one at 1970."""
+    starts = ("2026-01-01", "2026-01-01T00:00:01Z", "0s", "now", "15d")
+    text = "jumpcloud: {{api_key: key, start: {}}}"
+    for now in ("2026-01-01T00:00:00Z", "1970-01-02T00:00:00Z"):
+        now_ns = parse_rfc3339(now)
+        monkeypatch.setattr("time.time_ns", lambda now_ns=now_ns: now_ns)
+        refused = [start for start in starts if problems(tmp_path, text.format(start))]
+        assert refused == (["2026-01-01T00:00:01Z"] if now > "2026" else [])
+    monkeypatch.setattr("time.time_ns", lambda: parse_rfc3339("2026-01-01T00:00:00Z"))
+    check_table(
+        tmp_path,
+        [(text.format("2026-01-02"), ["jumpcloud.start: must not be in the future (got 2026-01-02T00:00:00.000Z; "])],
+    )
 
 
 def test_all_at_once(tmp_path: Path) -> None:

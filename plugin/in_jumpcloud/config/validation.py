@@ -14,11 +14,14 @@ from in_jumpcloud.config.schema import Config, EcsSettings, ForwardSettings, Jum
 from in_jumpcloud.config.types import fits_a_header
 from in_jumpcloud.errors import Problem
 from in_jumpcloud.tags import TagTemplate
+from in_jumpcloud.timestamps import now_ms, rfc3339
 
 _DAY_SECONDS = 86_400
 _MAX_REACH_DAYS = 90
 _MAX_NAMES_BYTES = 600
 """Of hostname and username: with both digests a PING must fit into the 1,023 bytes that Fluent Bit reads of it."""
+_EARLIEST_NOW_MS = 1_735_689_600_000
+"""2025-01-01. A clock before that is wrong, and says nothing about a date."""
 _INVALID_CHARACTER = "it contains whitespace or an invalid character"
 
 
@@ -92,6 +95,10 @@ def _validate_api(settings: JumpCloudSettings) -> Iterator[Problem]:
     for index, each in enumerate(settings.organizations):
         if each in settings.organizations[:index]:
             yield Problem(f"jumpcloud.organizations[{index}]", f"duplicate ID {each!r}")
+    now, start_ms = now_ms(), settings.start.resolve(now_ms())
+    if start_ms > now > _EARLIEST_NOW_MS:
+        text = f"must not be in the future (got {rfc3339(start_ms)}; this machine's clock says {rfc3339(now)})"
+        yield Problem("jumpcloud.start", text)
     if settings.window <= settings.overlap:
         yield Problem("jumpcloud.window", "must be longer than jumpcloud.overlap, or windows would not advance")
     if settings.ca_file:
