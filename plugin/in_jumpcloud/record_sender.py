@@ -21,7 +21,7 @@ from in_jumpcloud.counters import Counters
 from in_jumpcloud.ecs.encoder import RecordEncoder
 from in_jumpcloud.errors import HandshakeRejected, ReceiverDown, ReceiverPaused, Stopped
 from in_jumpcloud.forward import wire
-from in_jumpcloud.forward.failover import Failover
+from in_jumpcloud.forward.failover import Receivers
 from in_jumpcloud.insights.event import EventKey, parse_event
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.runtime import Runtime
@@ -46,7 +46,7 @@ class PipelineResources(NamedTuple, Generic[State_co]):
     """The resources that all streams share."""
 
     encoder: RecordEncoder
-    receivers: Failover
+    receivers: Receivers
     state: State_co
 
 

@@ -17,7 +17,7 @@ from in_jumpcloud.ecs.mapper import Mapper, new_id
 from in_jumpcloud.errors import ConfigError, Problem, StateUnavailable
 from in_jumpcloud.forward import connection
 from in_jumpcloud.forward.connection import Network
-from in_jumpcloud.forward.failover import Failover
+from in_jumpcloud.forward.failover import Failover, Receivers
 from in_jumpcloud.insights.api import DirectoryInsights
 from in_jumpcloud.insights.auth import create_auth
 from in_jumpcloud.insights.clock import EarlierClock
@@ -39,12 +39,14 @@ class Outside(NamedTuple):
     """What the process calls outside of itself. The default is the real thing; a simulation replaces it.
 
     `exchange` sends HTTP requests; None: over real connections. `connect` opens the database of the state. `network`
-    connects to the receivers.
+    connects to the receivers. `receivers` takes the chunks instead of those; `open_state` opens the state.
     """
 
     exchange: Exchange | None = None
     connect: Connect = sqlite3.connect
     network: Network = connection
+    receivers: Receivers | None = None
+    open_state: Callable[..., StateStore] = StateStore
 
 
 class Resources:
@@ -76,7 +78,7 @@ class Resources:
         self._watch_state_at = 0.0
         with ExitStack() as on_failure:
             self.state = on_failure.enter_context(
-                StateStore(
+                outside.open_state(
                     settings.state.path,
                     new_agent_id=new_id(runtime.random),
                     max_dead_letter_bytes=settings.dead_letter.max_bytes,
@@ -183,7 +185,9 @@ class Resources:
             settings.jumpcloud, auth, rate_limiter, clock=self.clock, exchange=exchange, runtime=self._runtime
         )
 
-    def _new_receivers(self, settings: Config) -> Failover:
+    def _new_receivers(self, settings: Config) -> Receivers:
+        if self._outside.receivers:
+            return self._outside.receivers
         try:
             return Failover(settings.forward, network=self._outside.network, runtime=self._runtime)
         except OSError as error:  # a file was replaced or removed since the configuration was checked

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from in_jumpcloud.counters import Counters
 from in_jumpcloud.errors import ReceiverDown
-from in_jumpcloud.forward.failover import Failover, Outcomes
+from in_jumpcloud.forward.failover import Outcomes, Receivers
 from in_jumpcloud.state.dead_letters import DeadLetter
 from in_jumpcloud.state.jobs import Deliveries
 
@@ -41,7 +41,7 @@ class Suspect(NamedTuple):
 class Suspects:
     """The parked records of one stream. One thread at a time uses it."""
 
-    def __init__(self, stream: str, receivers: Failover, state: Deliveries, counters: Counters) -> None:
+    def __init__(self, stream: str, receivers: Receivers, state: Deliveries, counters: Counters) -> None:
         self._stream = stream
         self._receivers = receivers
         self._state = state

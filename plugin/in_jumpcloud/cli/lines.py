@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import sys
 import threading
+from typing import Any
 
 from in_jumpcloud.text import printable_json
 
@@ -17,7 +17,9 @@ class LineOutput:
     """Standard output. Threads may share it."""
 
     def __init__(self) -> None:
-        self._output = sys.stdout.buffer
+        buffer = sys.stdout.buffer
+        # Without its buffer, whose lock a thread may hold while the process exits.
+        self._output: Any = getattr(buffer, "raw", buffer)
         self._is_terminal = sys.stdout.isatty()
         self._lock = threading.Lock()
 
@@ -30,12 +32,10 @@ class LineOutput:
         documents = [one_line(each) if b"\n" in each else each for each in documents]
         if self._is_terminal:
             documents = [printable_json(each) for each in documents]
+        rest = memoryview(b"".join([each + b"\n" for each in documents]))
         with self._lock:
-            try:
-                self._output.write(b"".join([each + b"\n" for each in documents]))
-                self._output.flush()
-            except ValueError:  # it was closed
-                raise OSError(errno.EBADF, "it is closed") from None
+            while rest:
+                rest = rest[self._output.write(rest) :]
 
     def finish(self) -> None:
         """Wait a moment for lines that are being written: the process is about to end."""

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
-from functools import partial
 from pathlib import Path
 
 import click
@@ -18,6 +17,8 @@ import msgspec
 from in_jumpcloud import __version__, app, supervised
 from in_jumpcloud.checks import local
 from in_jumpcloud.cli import examples, settings_options
+from in_jumpcloud.cli.destinations import Destination, StandardOutput
+from in_jumpcloud.cli.dry_run import DryRun
 from in_jumpcloud.cli.signals import ends, watch_signals
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config, LogSettings
@@ -48,6 +49,8 @@ _OVERLOAD_ENDS_SECONDS = 300.0
     epilog=examples(
         "in-jumpcloud run -c jumpcloud.yaml",
         "in-jumpcloud run -c jumpcloud.yaml --once -o jumpcloud.start=1d",
+        "in-jumpcloud run -c jumpcloud.yaml --dry-run",
+        "in-jumpcloud run -c jumpcloud.yaml --output - -o jumpcloud.start=now",
     ),
 )
 @settings_options()
@@ -58,15 +61,46 @@ _OVERLOAD_ENDS_SECONDS = 300.0
     is_flag=True,
     help="For a parent such as Fluent Bit's exec input: log JSON to standard output, and end with the parent.",
 )
-def command(path: Path, overrides: tuple[str, ...], once: bool, is_supervised: bool) -> None:
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Catch up once, but send and commit nothing: show what would be sent. Needs no receiver.",
+)
+@click.option(
+    "--output",
+    type=click.Choice(["-"]),
+    help="Print the records instead of sending them: lines of JSON as `map` prints them. Uses no state and gives no "
+    "guarantee. Starts at jumpcloud.start.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with --dry-run.")
+def command(
+    path: Path,
+    overrides: tuple[str, ...],
+    once: bool,
+    is_supervised: bool,
+    dry_run: bool,
+    output: str | None,
+    as_json: bool,
+) -> None:
     """Poll JumpCloud and deliver the events to Fluent Bit.
 
     Runs until it is stopped by SIGTERM or Ctrl-C. SIGHUP reloads the configuration.
     """
+    uses_output = {"--supervised": is_supervised, "--dry-run": dry_run, "--output": output}
+    given = [option for option, value in uses_output.items() if value]
+    if given[1:]:
+        raise ConfigError(f"{given[0]} cannot be used together with {given[1]}: both use standard output")
+    if as_json and not dry_run:
+        raise ConfigError("--json can only be used together with --dry-run")
     if is_supervised:
         supervised.require_output()
+    run = _Run(path, overrides, once=once or dry_run, is_supervised=is_supervised)
+    if dry_run:
+        run.destination = DryRun(as_json=as_json)
+    elif output:
+        run.destination = StandardOutput(run.end)
     try:
-        failure = _Run(path, overrides, once=once, is_supervised=is_supervised).run()
+        failure = run.run()
         if failure:
             raise failure
     except Stopped:
@@ -83,9 +117,10 @@ class _Run:
     """One run of the plugin: its start, which waits for what may pass, and its end."""
 
     def __init__(self, path: Path, overrides: tuple[str, ...], *, once: bool, is_supervised: bool) -> None:
+        self.destination = Destination()
         self._path = path
+        self._overrides = overrides
         self._is_supervised = is_supervised
-        self._load = partial(load_config, path, overrides)
         self._once = once
         self._overloaded_at: float | None = None  # the last time
         self._note_load_at = 0.0
@@ -106,20 +141,23 @@ class _Run:
 
     def run(self) -> InJumpCloudError | None:
         """Run until the end; the error that ended it, if any."""
-        watch_signals({**ends(self._end), signal.SIGHUP: self._reload})
+        watch_signals({**ends(self.end), signal.SIGHUP: self._reload})
         self._configure_logging(LogSettings())
         if self._is_supervised:
-            supervised.end_with_parent(self._end)
+            supervised.end_with_parent(self.end)
         with ExitStack() as stack:
             settings = self._retry("configuration", lambda: self._first_load(stack))
             page = self._apply(stack, settings)
             plugin = self._plugin = self._retry("start", lambda: self._open(stack, settings))
             page.show(plugin)
             self._announce(plugin)
+            self.destination.began(plugin)
             error = plugin.run(lambda: self._tick(plugin, page))
             self._manager.stopping()
-            self._sum_up(plugin)
-        return error
+            return self.destination.ended(plugin, error)
+
+    def _load(self) -> Config:
+        return self.destination.adapt(load_config(self._path, self._overrides))
 
     def _configure_logging(self, settings: LogSettings) -> None:
         if self._is_supervised:
@@ -139,7 +177,7 @@ class _Run:
     def _apply(self, stack: ExitStack, settings: Config) -> StatusServer:
         self._configure_logging(settings.log)
         if not self._page:
-            listen = None if self._once else settings.http.listen
+            listen = None if self._once or self.destination.is_trial else settings.http.listen
             self._page = stack.enter_context(StatusServer(listen, self._troubles))
         return self._page
 
@@ -153,7 +191,8 @@ class _Run:
             except InJumpCloudError as error:
                 log.error("configuration not reloaded: %s", error)  # noqa: TRY400 - no traceback
             self._manager.starting("")
-        return stack.enter_context(app.open_app(settings, once=self._once, troubles=self._troubles))
+        outside = self.destination.outside
+        return stack.enter_context(app.open_app(settings, once=self._once, troubles=self._troubles, outside=outside))
 
     def _announce(self, plugin: app.App) -> None:
         settings = plugin.resources.settings
@@ -166,12 +205,27 @@ class _Run:
             __version__,
             ", ".join(each.stream.name for each in plugin.collectors[:5]) + (", …" if plugin.collectors[5:] else ""),
             settings.jumpcloud.base_url,
-            ", ".join(map(str, settings.forward.servers)),
+            ", ".join(each.name for each in plugin.resources.receivers.statistics()),
         )
+        self._note_ignored_start(plugin)
         # Mapping creates many short-lived objects but no cycles: looking for cycles often is wasted time.
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD_OBJECTS)
         self._manager.ready(f"{len(plugin.collectors)} streams")
+
+    def _note_ignored_start(self, plugin: app.App) -> None:
+        if not any(each.startswith("jumpcloud.start=") for each in self._overrides):
+            return
+        state = plugin.resources.state
+        with suppress(InJumpCloudError):  # the streams will find that out too
+            known = [each.stream.name for each in plugin.collectors if state.position(each.stream.name)]
+            if known:
+                log.warning(
+                    "-o jumpcloud.start is ignored for %s: a stream continues at its position in %s; `in-jumpcloud "
+                    "backfill --since TIME` delivers a span again",
+                    ", ".join(known[:5]) + (", …" if known[5:] else ""),
+                    state.path,
+                )
 
     def _tick_of_start(self, waits_for: str) -> None:
         if self._page:
@@ -211,20 +265,8 @@ class _Run:
             log.info("polls keep their interval again")
         return interval
 
-    def _sum_up(self, plugin: app.App) -> None:
-        counters = [each.counters for each in plugin.collectors]
-        log.info(
-            "stopped after %.1f s: %d events received, %d duplicates, %d records acknowledged (%d late), "
-            "%d dead letters",
-            time.monotonic() - self._started,
-            sum(each.received for each in counters),
-            sum(each.duplicates for each in counters),
-            sum(each.acknowledged for each in counters),
-            sum(each.late for each in counters),
-            sum(each.dead_lettered for each in counters),
-        )
-
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Stop it. Safe in any thread."""
         self._stop.set()
         if self._plugin:
             self._plugin.end()

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Collection
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from in_jumpcloud.config.schema import ForwardSettings
 from in_jumpcloud.counters import LatencyHistogram
@@ -43,6 +43,38 @@ class Outcomes(NamedTuple):
 
     acknowledged: int
     doubts: int
+
+
+class Receivers(Protocol):
+    """Where chunks go. Thread-safe."""
+
+    @property
+    def max_delivery_seconds(self) -> float:
+        """The longest that one `deliver` can take."""
+
+    def statistics(self) -> tuple[ReceiverStatistics, ...]:
+        """The state of each receiver."""
+
+    def outcomes(self, names: Collection[str] | None) -> Outcomes:
+        """What the receivers of these names, None for all of them, did with chunks since the process started."""
+
+    def doubt(self, names: Collection[str] | None) -> None:
+        """Note that these may have taken no records for a while."""
+
+    def deliver(self, chunk: Chunk, stop: threading.Event) -> None:
+        """Return when `chunk` is acknowledged. Raises ReceiverDown or Stopped."""
+
+    def probe(self, names: Collection[str], stop: threading.Event) -> bool:
+        """Whether one of these acknowledges a message without records. Raises Stopped."""
+
+    def check_if_down(self, stop: threading.Event) -> None:
+        """Find out whether one is back, if all are down. Raises Stopped."""
+
+    def connect(self, stop: threading.Event) -> None:
+        """Return when a receiver accepts a connection. Raises ReceiverDown or Stopped."""
+
+    def close(self) -> None:
+        """Close all connections for good."""
 
 
 class Failover:

@@ -31,6 +31,10 @@ _MAX_ANSWER_BYTES = 64 * 1024
 _ENTRY_HEADER = struct.Struct(">3sII")
 _ARRAY_OF_2_WITH_EVENT_TIME = b"\x92\xd7\0"  # EventTime: extension type 0 of 8 bytes, seconds and nanoseconds
 
+_ARRAY_HEADER = struct.Struct(">cI")
+_decode_message = msgspec.msgpack.Decoder(tuple[str, bytes, dict[str, Any]]).decode
+_decode_entries = msgspec.msgpack.Decoder(list[tuple[msgspec.msgpack.Ext, dict[str, Any]]]).decode
+
 Compression = Literal["none", "gzip"]
 
 
@@ -61,6 +65,13 @@ def build_chunk(tag: str, entries: bytes, records: int, *, compress: Compression
         options["compressed"] = "gzip"
         payload = gzip.compress(entries, compresslevel=6, mtime=0)  # no time in it: a resend has the same bytes
     return Chunk(options["chunk"], pack((tag, payload, options)), records)
+
+
+def read_chunk(chunk: Chunk) -> list[dict[str, Any]]:
+    """The records of a chunk that `build_chunk` made, without their times."""
+    _, payload, options = _decode_message(chunk.message)
+    entries = gzip.decompress(payload) if "compressed" in options else payload
+    return [record for _, record in _decode_entries(_ARRAY_HEADER.pack(b"\xdd", chunk.records) + entries)]
 
 
 def message_bytes(tag: str, entries_bytes: int) -> int:

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 FAULTS = (sqlite3.Error, UnicodeDecodeError)
 """What SQLite raises. UnicodeDecodeError: its message quotes bytes of a damaged file."""
 _CACHE_KIB = 256  # ids are written in the order of their minutes, so few pages are in use at a time
+_COPY_CACHE_KIB = 32 * 1024
 _MAX_CHECKED_BYTES = 64 * 1024**2
 """A file up to this size is checked when it is opened: 0.25 s for a million ids (31 MB)."""
 _MIN_FREE_BYTES = 64 * 1024**2
@@ -226,8 +227,35 @@ def open_to_share(path: Path) -> Database:
         return Database(path, connection, schema.identity(connection), is_new=False)
 
 
-def open_to_read(path: Path) -> Database:
+def open_trial(path: Path, new_agent_id: str, *, copies: bool) -> Database:
+    """A database that is thrown away when it is closed: a new one, or with `copies` a copy of that at `path`, if any.
+
+    It is in memory, and where it is large in a temporary file that no path leads to.
+
+    Raises:
+        ConfigError, StateUnavailable, StateCorrupt: as in `open_to_read`.
+    """
+    with contextlib.ExitStack() as stack:
+        source = None
+        if copies:
+            with contextlib.suppress(StateMissing):
+                source = stack.enter_context(contextlib.closing(open_to_read(path, outdated=True)))
+        connection = stack.enter_context(_connected(path, "", sqlite3.connect))
+        connection.execute(f"PRAGMA cache_size = -{_COPY_CACHE_KIB}")
+        if source is None:
+            schema.create(connection, new_agent_id)
+        else:
+            source.connection.backup(connection)
+            version = _version(connection, path)
+            if version is not None and version < schema.VERSION:
+                schema.migrate(connection, version)
+        return Database(path, connection, schema.identity(connection), is_new=source is None)
+
+
+def open_to_read(path: Path, *, outdated: bool = False) -> Database:
     """Open the database at `path` read-only, also while another process writes to it.
+
+    `outdated`: also one that an older program wrote.
 
     Raises:
         StateMissing: there is no state yet.
@@ -249,7 +277,7 @@ def open_to_read(path: Path) -> Database:
         version = _version(connection, path)
         if version is None:
             raise corrupt(path, "file is not a database") if path.stat().st_size else _missing(path, "empty file")
-        if version < schema.VERSION:
+        if version < schema.VERSION and not outdated:
             raise StateOutdated(
                 f"state.path: {path}: of version {version}, older than version {schema.VERSION} of this program",
                 advice="the next start of `in-jumpcloud run` brings it up to date and keeps what is in it",

@@ -1,0 +1,57 @@
+"""A state that is thrown away: for runs that commit nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from in_jumpcloud.state import database
+from in_jumpcloud.state.database import Connect
+from in_jumpcloud.state.files import StateLock
+from in_jumpcloud.state.store import MAX_DEAD_LETTER_BYTES, StateReader, StateStore
+from in_jumpcloud.timestamps import now_ms
+
+
+class _NoFiles(StateLock):
+    """There are no files."""
+
+    def __init__(self) -> None:
+        """There is nothing to lock."""
+
+    def verify(self, *, lock: bool = True) -> None:
+        """None can be replaced."""
+
+    def close(self) -> None:
+        """None is locked."""
+
+
+class TrialStore(StateStore):
+    """Works as the state does, on a copy of the one at `path`, or on a new one. Writes no file, and takes no lock."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        new_agent_id: str,
+        max_dead_letter_bytes: int = MAX_DEAD_LETTER_BYTES,
+        now_ms: Callable[[], int] = now_ms,
+        connect: Connect = sqlite3.connect,  # noqa: ARG002 - it opens no file
+        copies: bool,
+    ) -> None:
+        """With `copies` it begins as a copy of the state at `path`, if there is one.
+
+        Raises:
+            ConfigError, StateUnavailable, StateCorrupt: that state cannot be read.
+        """
+        opened = database.open_trial(path, new_agent_id, copies=copies)
+        StateReader.__init__(self, opened, None, max_dead_letter_bytes)
+        self._now_ms = now_ms
+        self._files = _NoFiles()
+        self.is_new = False  # at the path nothing is new
+
+    def import_dead_letters(self, path: Path) -> None:
+        """They stay in their file."""
+
+    def require_space(self) -> None:
+        """It takes no space on the disk of the state."""
