@@ -13,6 +13,7 @@ from contextlib import suppress
 import msgspec
 
 from in_jumpcloud.backoff import MAX_DELAY
+from in_jumpcloud.catch_up import REPORT_SECONDS
 from in_jumpcloud.collector import Stream
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.config.types import Duration
@@ -46,7 +47,6 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 10.0
 """How often a process looks for new backfills in the state."""
-_REPORT_SECONDS = 60.0
 _NEWEST_SECONDS = 5.0
 """How soon the end of a span is requested that is not over yet, by the clock of JumpCloud."""
 _SETTLE_SECONDS = 60.0
@@ -269,7 +269,7 @@ class Backfill:
         now, spec = self._runtime.monotonic(), self.row.spec
         share = share_done(*(self._state.read, self._expected, self.poller.reached_ms, (spec.since_ms, spec.until_ms)))
         self._pace.note(now, self._state.read, share)
-        if now - self._reported_at >= _REPORT_SECONDS:
+        if now - self._reported_at >= REPORT_SECONDS:
             self._reported_at = now
             log.info("%s: %s", self.name, self.progress)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from in_jumpcloud.backoff import MAX_DELAY
+from in_jumpcloud.catch_up import CatchUp
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import Counters, Liveness
 from in_jumpcloud.errors import (
@@ -105,6 +106,9 @@ class Collector:
             clock=clock,
             runtime=runtime,
         )
+        self.catch_up = CatchUp(stream.name, self._count_all, runtime.monotonic)
+        """How far it has come, while it is behind."""
+        self._said_caught_up = False
         self._created_at = self._pruned_at = runtime.monotonic()
         self._loaded = self._begun = False
         self._polled_last = False
@@ -158,8 +162,17 @@ class Collector:
             delay = self._step(stop)
         finally:
             liveness.idle(delay)
-        liveness.caught_up_once |= self.caught_up
+        self._note_caught_up()
         return delay
+
+    def _note_caught_up(self) -> None:
+        """Log it at the start, and after each backlog."""
+        if not self.caught_up:
+            return
+        self.counters.liveness.caught_up_once = True
+        if not self._said_caught_up:
+            self._said_caught_up = True
+            log.info("%s: caught up", self.stream.name)
 
     def _step(self, stop: threading.Event) -> float:
         is_late = self._is_late_turn()
@@ -229,12 +242,21 @@ class Collector:
                 self._begin()
             recovered = self.poller.step(stop)
             self.reconciler.plan_ms = self.poller.plan_ms
+            self._note_progress(stop)
         else:
             self._ask_time(stop)
             recovered = self.poller.succeeded()
         if recovered:
             log.info("%s: recovered", self.stream.name)
             self._state.record_error(self.stream.name, None, self._clock.now_ms())
+
+    def _note_progress(self, stop: threading.Event) -> None:
+        if self.is_behind:
+            self._said_caught_up = False
+            until_ms = self._clock.now_ms() - self._settings.jumpcloud.lag.ms
+            self.catch_up.note(self.poller.reached_ms, until_ms, self.counters.received, stop)
+        else:
+            self.catch_up.end()
 
     def _load(self) -> None:
         """Resume at the position in the state. That of a new stream is committed at once: "now" must not move."""
@@ -310,6 +332,9 @@ class Collector:
 
     def _count(self, start_ms: int, end_ms: int, stop: threading.Event) -> Counts:
         return self._api.counts(start_ms, end_ms, self._settings.jumpcloud.services, self.stream.scope, stop)
+
+    def _count_all(self, start_ms: int, end_ms: int, stop: threading.Event) -> int:
+        return self._api.count(start_ms, end_ms, self._settings.jumpcloud.services, self.stream.scope, stop)
 
     def _deliver(
         self, page: Page, before: Position, after: Position, span: tuple[int, int], stop: threading.Event

@@ -110,6 +110,8 @@ class JumpCloud:
             return _error(402, "the license does not cover this")
         if path.endswith("/interval"):
             return self._counts(organization, start, end, now, now_ms)
+        if path.endswith("/count"):
+            return self._total(organization, start, end, now, now_ms)
         return self._page(organization, query, start, end, now, now_ms)
 
     def plan_ms(self, now: float) -> int:
@@ -178,6 +180,12 @@ class JumpCloud:
             "X-Search_after": json.dumps(cursor),
         }
         return Answer(200, f"[{','.join(rows)}]".encode(), headers)
+
+    def _total(self, organization: Organization, start: int, end: int, now: float, now_ms: int) -> Answer:
+        if self._count == "refused" or self._faults.hits("counts are refused", now):
+            return _error(404, "no counts")
+        count = sum(each.counted <= now_ms for each in organization.between(start, end))
+        return Answer(200, json.dumps({"count": count}).encode())
 
     def _counts(self, organization: Organization, start: int, end: int, now: float, now_ms: int) -> Answer:
         faults = self._faults

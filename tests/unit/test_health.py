@@ -7,7 +7,8 @@ from typing import Any
 from in_jumpcloud.counters import Counters, LatencyHistogram
 from in_jumpcloud.load import Load
 from in_jumpcloud.monitoring import health
-from in_jumpcloud.monitoring.snapshot import ReceiverStatus, Snapshot, StreamStatus
+from in_jumpcloud.monitoring.snapshot import BackfillStatus, ReceiverStatus, Snapshot, StreamStatus
+from in_jumpcloud.progress import Progress
 from in_jumpcloud.troubles import Trouble
 
 LAG = 900.0
@@ -147,13 +148,17 @@ def test_warnings() -> None:
     """What needs attention, by its code, while the plugin is ready; what makes it not ready is no warning too."""
     assert health.warnings(snapshot(stream(), receivers=(True, None))) == []
     counters = Counters(open_minutes=1, given_up_minutes=2, left_out=3, unavailable_seconds=7200.0, parked=4)
-    seen = snapshot(stream(counters=counters), receivers=(True, False), clock_skew=31.0, dead_letters=1)
+    failing = BackfillStatus(7, "one", Progress(0.5, 1, 2, 0, None), "no answer", 61.0, "Retryable")
+    seen = snapshot(
+        stream(counters=counters), receivers=(True, False), clock_skew=31.0, dead_letters=1, backfills=(failing,)
+    )
     found = health.warnings(seen)
     assert [each.code for each in found] == list(health.WARNINGS)
     assert all(each.text and each.advice for each in found)
     assert str(found[0]) == "clock: this machine's clock is 31s ahead of JumpCloud's; set it (NTP)"
     assert str(found[1]) == "receiver: r1, for 1m 1s: no ack; the others are used meanwhile"
     assert "one: 2h of events" in str(found[5])
+    assert "backfill 7 of one: for 1m 1s: no answer; it is retried; `in-jumpcloud backfill --cancel 7`" in str(found[7])
     assert health.not_ready(seen) == []
     assert health.warnings(snapshot(stream(), receivers=(False,), clock_skew=301.0)) == []
 
@@ -166,6 +171,7 @@ def test_alive() -> None:
         (snapshot(stream(silent=SILENCE + 1)), ["one: no activity for 20m 1s"]),
         (snapshot(stream(), workers_alive=False), ["a worker thread has ended"]),
         (snapshot(waiting, stream("two", silent=3.0)), []),
+        (snapshot(waiting, backfills=(BackfillStatus(1, "one", Progress(0, 0, 0, 0, None), silent=1.0),)), []),
         (snapshot(waiting, stream("two")), ["one: due for 20m 1s, but no worker runs it"]),
     ]:
         assert health.not_alive(seen) == reasons

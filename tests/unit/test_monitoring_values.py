@@ -109,7 +109,8 @@ def test_history_after_the_clock_is_set_back() -> None:
 def test_rates() -> None:
     """Events per minute over the last one to two minutes; a counter that was reset counts from 0."""
     history = History(at(0, a=0))
-    assert history.rates(at(0.5, a=50)) == {"a": 100}
+    assert history.rates(at(0.01, a=3000)) == {"a": 3000}
+    assert history.rates(at(0.5, a=50)) == {"a": 50}
     history.add(at(1, a=100))
     history.add(at(2, a=160))
     assert history.rates(at(3, a=200, b=8)) == {"a": 50, "b": 4}

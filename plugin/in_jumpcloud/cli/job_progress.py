@@ -65,10 +65,19 @@ def backfill_text(facts: dict[str, Any]) -> str:
     services = "" if facts["services"] == ["all"] else f", services {', '.join(facts['services'])}"
     what = f"{facts['since']} to {facts['until']}{services}{', delivered again' if facts['again'] else ''}"
     how = f"{facts['percent']:g} % done" if facts["state"] == "open" else facts["state"]
+    if facts.get("progress"):
+        how = progress_text(facts["progress"])
     dead, sent = facts["dead_lettered"], facts["acknowledged"]
     counts = f"{sent} delivered, {facts['read'] - sent - dead} not sent again, {plural(dead, 'dead letter')}"
     error = f"; {facts['error_time']}  {facts['error']}" if facts["error"] else ""
     return f"{facts['number']} of {facts['stream']}: {what}: {how}, {counts}{error}"
+
+
+def progress_text(facts: dict[str, Any]) -> str:
+    """A line of what the running process knows of a progress, as in `/status.json`."""
+    events = f"{facts['events']:,}" + (f" of {facts['expected']:,}" if facts["expected"] is not None else "")
+    left = "" if facts["left_seconds"] is None else f", {format_duration(facts['left_seconds'])} left"
+    return f"{facts['percent']:g} %, {events} events, {facts['events_per_second']:g} events/s{left}"
 
 
 def describe(row: JobRow) -> str:

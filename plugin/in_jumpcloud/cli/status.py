@@ -10,7 +10,7 @@ import click
 
 from in_jumpcloud import app
 from in_jumpcloud.cli import examples, json_option, settings_options, show
-from in_jumpcloud.cli.job_progress import backfill_facts, backfill_text
+from in_jumpcloud.cli.job_progress import backfill_facts, backfill_text, progress_text
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.errors import InJumpCloudError
@@ -20,8 +20,8 @@ from in_jumpcloud.state.store import StreamRow, open_readonly
 from in_jumpcloud.text import format_duration, shown
 from in_jumpcloud.timestamps import DAY_MS, now_ms, rfc3339
 
-_RUNNING_KEYS = ("pid", "version", "uptime_seconds", "not_ready", "warnings", "receivers", "streams")
-_LIVE_KEYS = ("events_per_minute", "error_since", "late_error", "late_error_since")
+_RUNNING_KEYS = ("pid", "version", "uptime_seconds", "not_ready", "warnings", "receivers", "streams", "backfills")
+_LIVE_KEYS = ("events_per_minute", "backfill", "error_since", "late_error", "late_error_since")
 """What only the process knows of a stream."""
 
 
@@ -91,11 +91,14 @@ def _collect(settings: Config) -> dict[str, Any]:
     names = [*configured, *(name for name in rows if name not in configured)]
     running = _ask_process(settings) if holder else None
     live = {each["name"]: each for each in running["streams"]} if running else {}
+    progresses = {(each["number"], each["stream"]): each for each in running["backfills"]} if running else {}
     return {
         "state": {"path": str(path), "exists": path.exists(), "bytes": _database_bytes(path), "held_by": holder},
         "dead_letters": letters,
         "running": running,
-        "backfills": [backfill_facts(row) for row in backfills],
+        "backfills": [
+            {**backfill_facts(row), "progress": progresses.get((row.number, row.stream))} for row in backfills
+        ],
         "streams": [
             {
                 "name": name,
@@ -164,6 +167,8 @@ def _stream_lines(stream: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if stream["events_per_minute"] is not None:
         lines.append(("rate", f"{stream['events_per_minute']:g} events a minute"))
+    if stream["backfill"]:
+        lines.append(("catching up", progress_text(stream["backfill"])))
     if stream["updated"]:
         lines.append(("last commit", stream["updated"]))
     return lines

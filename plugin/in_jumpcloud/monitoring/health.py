@@ -35,8 +35,9 @@ def not_alive(snapshot: Snapshot) -> list[str]:
         for stream in snapshot.streams
         if stream.silent is not None and stream.silent > limit
     ]
-    # While the workers are busy with other streams, a stream may wait for long. If none is busy, they are stuck.
-    if all(stream.silent is None for stream in snapshot.streams):
+    # While the workers are busy with others, a stream may wait for long. If none is busy, they are stuck.
+    silences = [*(each.silent for each in snapshot.streams), *(each.silent for each in snapshot.backfills)]
+    if all(silent is None for silent in silences):
         reasons += [
             f"{stream.name}: due for {format_duration(stream.overdue)}, but no worker runs it"
             for stream in snapshot.streams
@@ -205,6 +206,15 @@ def _unavailable(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
             yield text, "the log has the time span"
 
 
+def _backfills(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    for backfill in snapshot.backfills:
+        if backfill.error:
+            yield (
+                f"{backfill.name}: for {format_duration(backfill.error_for)}: {backfill.error}",
+                f"it is retried; `in-jumpcloud backfill --cancel {backfill.number}` ends it",
+            )
+
+
 def _dead_letters(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     if snapshot.dead_letters:
         yield f"{plural(snapshot.dead_letters, 'event')} could not be delivered", "see `in-jumpcloud dead-letters list`"
@@ -249,6 +259,7 @@ WARNINGS: dict[str, Find] = {
         "events that the receiver refused alone",
         "they are sent again, and become dead letters if they are refused again",
     ),
+    "backfill": _backfills,
     "dead_letters": _dead_letters,
 }
 """Every warning, by its code, and how to find it. Counts are since the start of the process."""

@@ -51,9 +51,12 @@ class History:
         return list(self._points)
 
     def rates(self, snapshot: Snapshot) -> dict[str, float]:
-        """Events acknowledged per minute, by stream, over the last one to two minutes."""
+        """Events acknowledged per minute, by stream, over the last one to two minutes.
+
+        In the first minute it is what was acknowledged so far: a second is not taken for a minute.
+        """
         began, before = self._second_last
-        minutes = max(1.0, snapshot.uptime - began) / 60
+        minutes = max(60.0, snapshot.uptime - began) / 60
         return {
             name: _increase(count, before.get(name, 0)) / minutes for name, count in _acknowledged(snapshot).items()
         }

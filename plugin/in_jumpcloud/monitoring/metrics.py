@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -19,7 +19,7 @@ from prometheus_client.utils import floatToGoString
 
 from in_jumpcloud.counters import BOUNDS, LatencyHistogram
 from in_jumpcloud.monitoring.health import REASONS, WARNINGS, Reason, not_ready, warnings
-from in_jumpcloud.monitoring.snapshot import Snapshot, StreamStatus
+from in_jumpcloud.monitoring.snapshot import BackfillStatus, ReceiverStatus, Snapshot, StreamStatus
 
 _COUNTERS = (  # metric, field of Counters, help
     ("received_events", "received", "Events received from JumpCloud"),
@@ -65,6 +65,16 @@ _GAUGES: tuple[tuple[str, Callable[[StreamStatus], float | None], str], ...] = (
         lambda stream: stream.backfilling,
         "1 if the stream has not caught up since the process started",
     ),
+    (
+        "stream_backfill_ratio",
+        lambda stream: stream.progress.share if stream.progress else 1,
+        "Share of its backlog that a stream has delivered since it was found to be behind; 1 if it is not",
+    ),
+    (
+        "stream_backfill_left_seconds",
+        lambda stream: stream.progress and stream.progress.seconds_left,
+        "Seconds until the stream has caught up, at its present pace; 0 if that is not known",
+    ),
 )
 
 
@@ -95,6 +105,7 @@ class _SnapshotCollector(Collector):
         build = {"version": snapshot.version, "python": snapshot.python}
         yield InfoMetricFamily("in_jumpcloud_build", "Build information", value=build)
         yield from _streams(snapshot)
+        yield from _backfills(snapshot)
         yield from _api(snapshot)
         yield from _receivers(snapshot)
         yield from _health(snapshot)
@@ -118,6 +129,23 @@ def _streams(snapshot: Snapshot) -> Iterable[Metric]:
     for name, count in snapshot.unknown_types.items():
         unknown_types.add_metric([name], count)
     yield unknown_types
+
+
+def _backfills(snapshot: Snapshot) -> Iterable[Metric]:
+    labels = ["backfill", "stream"]
+    share = GaugeMetricFamily(
+        "in_jumpcloud_backfill_ratio", "Share of an open backfill that is delivered", labels=labels
+    )
+    left = GaugeMetricFamily(
+        "in_jumpcloud_backfill_left_seconds", "Seconds until it is done, at its present pace", labels=labels
+    )
+    for each in snapshot.backfills:
+        values = [str(each.number), each.stream]
+        share.add_metric(values, each.progress.share)
+        if each.progress.seconds_left is not None:
+            left.add_metric(values, each.progress.seconds_left)
+    yield share
+    yield left
 
 
 def _api(snapshot: Snapshot) -> Iterable[Metric]:
@@ -172,9 +200,14 @@ def _reasons(name: str, text: str, codes: Iterable[str], found: list[Reason]) ->
 
 def _errors(snapshot: Snapshot) -> Metric:
     """The class of each present error: a whole message would be a new series at each try."""
-    text = "Seconds since a stream or receiver fails; absent if it does not"
+    text = "Seconds since a stream, receiver or backfill fails; absent if it does not"
     gauge = GaugeMetricFamily("in_jumpcloud_failing_seconds", text, labels=["kind", "name", "error"])
-    for kind, parts in (("stream", snapshot.streams), ("receiver", snapshot.receivers)):
+    failing: dict[str, Sequence[StreamStatus | ReceiverStatus | BackfillStatus]] = {
+        "stream": snapshot.streams,
+        "receiver": snapshot.receivers,
+        "backfill": snapshot.backfills,
+    }
+    for kind, parts in failing.items():
         for part in parts:
             if part.error:
                 gauge.add_metric([kind, part.name, part.error_kind], part.error_for)

@@ -14,12 +14,15 @@ import msgspec
 
 from in_jumpcloud import __version__
 from in_jumpcloud.app import App
+from in_jumpcloud.backfill import Backfill
 from in_jumpcloud.collector import Collector
 from in_jumpcloud.counters import Counters, LatencyHistogram
 from in_jumpcloud.errors import RequestRejected, StateUnavailable
 from in_jumpcloud.forward.failover import ReceiverStatistics
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.load import Load
+from in_jumpcloud.progress import Progress
+from in_jumpcloud.state.jobs import job_name
 from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.text import shown, shown_in_one
 from in_jumpcloud.troubles import Trouble
@@ -28,8 +31,9 @@ from in_jumpcloud.troubles import Trouble
 class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One stream. Durations are in seconds.
 
-    `lag` is the time from the watermark to now. `error` is the last error until the stream recovers, `refused` whether
-    JumpCloud refused the request. `backfilling`: the stream has not caught up since the process started.
+    `lag` is the time from the last delivered event, or from the watermark if that is later, to now. `error` is the last
+    error until the stream recovers, `refused` whether JumpCloud refused the request. `backfilling`: the stream has not
+    caught up since the process started.
     `since_progress` is the time since the last commit. `silent` is the time since the last activity while a worker runs
     the stream, `overdue` the time since it became due while no worker does; None otherwise. `unacknowledged_age` is the
     age of the oldest fetched event that is not acknowledged, `unacknowledged_wait` the time since it was fetched; None
@@ -37,7 +41,7 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     `compared_lag` is how far the comparisons are behind the polls, in the time of events. `error_for` and `error_kind`
     are since when `error` is there and its class, `has_advice` whether its text says what to do. `state_error` is why
     the state cannot be read or written for this stream. `held_up` is why the delivery under way is tried again, and
-    `awaits_ack` whether it waits for a receiver at this moment.
+    `awaits_ack` whether it waits for a receiver at this moment. `progress` is that of a stream far behind now.
     """
 
     name: str
@@ -62,6 +66,27 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     late_error: str | None = None
     late_error_for: float = 0.0
     compared_lag: float = 0.0
+    progress: Progress | None = None
+
+
+class BackfillStatus(msgspec.Struct, frozen=True):
+    """One stream of a backfill that is open. `error` is why it cannot go on, for `error_for` seconds.
+
+    `silent` is the time since the last activity while a worker runs it.
+    """
+
+    number: int
+    stream: str
+    progress: Progress
+    error: str | None = None
+    error_for: float = 0.0
+    error_kind: str = ""
+    silent: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What the log calls it."""
+        return job_name(self.number, self.stream)
 
 
 class ReceiverStatus(msgspec.Struct, frozen=True):
@@ -97,6 +122,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     uptime: float
     streams: tuple[StreamStatus, ...]
     receivers: tuple[ReceiverStatus, ...]
+    backfills: tuple[BackfillStatus, ...] = ()
     max_lag: float
     max_silence: float
     workers_alive: bool = True
@@ -127,6 +153,7 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
         now_ms=now_ms,
         uptime=now - began,
         streams=tuple(_stream(each, now_ms, now) for each in collectors),
+        backfills=tuple(_backfill(each, now) for each in plugin.backfills),
         receivers=tuple(_receiver(each, now) for each in resources.receivers.statistics()),
         max_lag=settings.http.max_lag + settings.jumpcloud.lag + settings.jumpcloud.interval,
         max_silence=max((each.max_silence_seconds for each in collectors), default=0.0),
@@ -159,6 +186,19 @@ def _receiver(receiver: ReceiverStatistics, now: float) -> ReceiverStatus:
     return ReceiverStatus(shown(name), up, latencies, shown_in_one(error), max(0.0, now - since), type(error).__name__)
 
 
+def _backfill(backfill: Backfill, now: float) -> BackfillStatus:
+    error, liveness = backfill.error, backfill.counters.liveness
+    return BackfillStatus(
+        backfill.row.number,
+        shown(backfill.stream.name),
+        backfill.progress,
+        error=shown_in_one(error) if error else None,
+        error_for=max(0.0, now - backfill.poller.error_since) if error else 0.0,
+        error_kind=type(error).__name__ if error else "",
+        silent=max(0.0, now - liveness.touched_at) if liveness.due_at is None else None,
+    )
+
+
 def _stream(collector: Collector, now_ms: int, now: float) -> StreamStatus:
     position, counters, late = collector.position, copy.copy(collector.counters), collector.reconciler
     liveness, in_flight = counters.liveness, counters.in_flight
@@ -172,7 +212,7 @@ def _stream(collector: Collector, now_ms: int, now: float) -> StreamStatus:
         name=shown(collector.stream.name),
         watermark_ms=position.watermark_ms,
         window=position.window,
-        lag=max(0, now_ms - position.watermark_ms) / 1000,
+        lag=max(0, now_ms - collector.poller.reached_ms) / 1000,
         counters=counters,
         error=shown_in_one(error) if error else None,
         error_for=max(0.0, now - error_since) if error else 0.0,
@@ -191,6 +231,7 @@ def _stream(collector: Collector, now_ms: int, now: float) -> StreamStatus:
         late_error=shown_in_one(late.error) if late.error else None,
         late_error_for=now - late.error_since if late.error else 0.0,
         compared_lag=late.lag_ms(position) / 1000,
+        progress=collector.catch_up.progress,
     )
 
 

@@ -9,6 +9,7 @@ import msgspec
 from in_jumpcloud.monitoring import health
 from in_jumpcloud.monitoring.history import History
 from in_jumpcloud.monitoring.snapshot import ReceiverStatus, Snapshot, StreamStatus
+from in_jumpcloud.progress import Progress
 from in_jumpcloud.timestamps import rfc3339
 
 
@@ -29,6 +30,16 @@ def encode_status(snapshot: Snapshot, history: History) -> bytes:
             "not_ready": [each._asdict() for each in health.not_ready(snapshot)],
             "warnings": [each._asdict() for each in health.warnings(snapshot)],
             "streams": [_stream(each, rates[each.name], snapshot) for each in snapshot.streams],
+            "backfills": [
+                {
+                    "number": each.number,
+                    "stream": each.stream,
+                    **_progress(each.progress),
+                    "error": each.error,
+                    "error_since": _since(snapshot.now_ms, each.error_for) if each.error else None,
+                }
+                for each in snapshot.backfills
+            ],
             "receivers": [_receiver(each, snapshot.now_ms) for each in snapshot.receivers],
             "databases": [
                 {"setting": each.setting, "type": each.type, "built": rfc3339(each.built * 1000)}
@@ -56,6 +67,7 @@ def _stream(stream: StreamStatus, rate: float, snapshot: Snapshot) -> dict[str, 
         "lag_seconds": round(stream.lag, 1),
         "window": window and {"start": rfc3339(window.start_ms), "end": rfc3339(window.end_ms)},
         "events_per_minute": round(rate, 1),
+        "backfill": stream.progress and _progress(stream.progress),
         "received": counters.received,
         "duplicates": counters.duplicates,
         "acknowledged": counters.acknowledged,
@@ -70,6 +82,16 @@ def _stream(stream: StreamStatus, rate: float, snapshot: Snapshot) -> dict[str, 
         "open_minutes": counters.open_minutes,
         "given_up_minutes": counters.given_up_minutes,
         "parked": counters.parked,
+    }
+
+
+def _progress(progress: Progress) -> dict[str, Any]:
+    return {
+        "percent": round(100 * progress.share, 1),
+        "events": progress.events,
+        "expected": progress.expected,
+        "events_per_second": round(progress.per_second, 1),
+        "left_seconds": None if progress.seconds_left is None else round(progress.seconds_left),
     }
 
 
