@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -217,6 +221,30 @@ def test_a_reader_that_has_seen_enough(api: SimulatedApi) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr, done.stdout.count(b"\n")) == (128 + signal.SIGPIPE, b"", 1)
+
+
+def test_progress(api: SimulatedApi, tmp_path: Path) -> None:
+    """A bar where standard error is a terminal, up to 100 %. Ctrl-C gives the cursor back that a bar hides."""
+    for is_stopped in (False, True):
+        if is_stopped:
+            api.faults.always(Fault("delay", seconds=30, path="/events"))
+        ours, theirs = pty.openpty()
+        with (tmp_path / "events").open("wb") as events:
+            words = [str(COMMAND), "fetch", *options(api), "--since", "4h"]
+            environ = {"JUMPCLOUD_API_KEY": KEY, "TERM": "xterm"}
+            process = subprocess.Popen(words, stdout=events, stderr=theirs, cwd=ROOT, env=environ)  # noqa: S603
+        os.close(theirs)
+        if is_stopped:
+            wait_until(lambda: api.faults.given["delay"] > 0)
+            process.send_signal(signal.SIGINT)
+        shown = b""
+        with suppress(OSError):  # raised at the end of a terminal
+            while part := os.read(ours, 65_536):
+                shown += part
+        os.close(ours)
+        assert process.wait(20) == (128 + signal.SIGINT if is_stopped else 0), shown
+        assert (b"100%" in shown) != is_stopped
+        assert shown.endswith(b"\x1b[?25h\r\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -64,7 +64,7 @@ def command(
     jumpcloud.event_max_bytes was left out.
     """
     output = LineOutput()
-    watch_signals(exits(output.finish))
+    watch_signals(exits(partial(_finish, output)))
     settings = load_config(path, overrides, only_api=True)
     span, streams = read_span(since, until, now_ms()), choose_streams(settings, names)
     jumpcloud = msgspec.structs.replace(
@@ -75,6 +75,13 @@ def command(
         raise Fatal(
             f"{plural(left_out, 'event')} larger than jumpcloud.event_max_bytes left out", advice="raise it, and repeat"
         )
+
+
+def _finish(output: LineOutput) -> None:
+    """The process is about to end: leave whole lines, and the terminal with its cursor, which a bar hides."""
+    output.finish()
+    if sys.stderr.isatty():
+        os.write(sys.stderr.fileno(), b"\x1b[?25h\n")
 
 
 class _Fetch:
