@@ -237,6 +237,8 @@ class Collector:
     def _poll_turn(self, stop: threading.Event) -> None:
         if not self._loaded:
             self._load()
+        if self.position.provisional:
+            self._settle_origin()
         if self._clock.confirmed:
             if not self._begun:
                 self._begin()
@@ -261,12 +263,24 @@ class Collector:
     def _load(self) -> None:
         """Resume at the position in the state. That of a new stream is committed at once: "now" must not move."""
         position = self._state.position(self.stream.name)
-        # The clock may have been ahead at an earlier start, when no answer gave the time.
-        if position is None or (position.provisional and position.origin_ms > self.position.origin_ms):
-            position = self.position
-            self._state.commit(self.stream.name, [], position)
-        self.poller.position = position
+        if position is None:
+            self._state.commit(self.stream.name, [], self.position)
+        self.poller.position = position or self.position
         self._loaded = True
+
+    def _settle_origin(self) -> None:
+        """Move the origin of a new stream back if the clock was ahead; for good once JumpCloud has answered."""
+        running_ms = round((self._runtime.monotonic() - self._created_at) * 1000) - _DATE_PRECISION_MS
+        start_ms = min(self._start_ms(self._clock.now_ms() - running_ms), self.position.origin_ms)
+        position = Position.starting_at(start_ms, provisional=not self._clock.confirmed)
+        if position == self.position:
+            return
+        # A commit that fails may have taken effect, so the next try must not begin later.
+        self.poller.position = msgspec.structs.replace(position, provisional=True)
+        self._state.commit(self.stream.name, [], position)
+        self.poller.position = position
+        if not position.provisional:
+            log.info("%s: new stream, collecting from %s on", self.stream.name, rfc3339(start_ms))
 
     def _ask_time(self, stop: threading.Event) -> None:
         """Ask for one event, for the date of the answer: no position moves before JumpCloud has answered."""
@@ -285,18 +299,8 @@ class Collector:
         return whole_minute(self._settings.jumpcloud.start.resolve(now_ms))
 
     def _begin(self) -> None:
-        """Confirm the origin of a new stream, and load what is known of late events: now the clock can be trusted."""
-        now_ms = self._clock.now_ms()
-        if self.position.provisional:
-            running_ms = round((self._runtime.monotonic() - self._created_at) * 1000) - _DATE_PRECISION_MS
-            start_ms = self._start_ms(now_ms - running_ms)
-            position = Position.starting_at(min(start_ms, self.position.origin_ms))
-            # A commit that fails may have taken effect, so the next try must not begin later.
-            self.poller.position = msgspec.structs.replace(position, provisional=True)
-            self._state.commit(self.stream.name, [], position)
-            self.poller.position = position
-            log.info("%s: new stream, collecting from %s on", self.stream.name, rfc3339(position.origin_ms))
-        self.reconciler.begin(self.position, now_ms)
+        """Load what is known of late events: now the clock can be trusted."""
+        self.reconciler.begin(self.position, self._clock.now_ms())
         self._note_services()
         self._begun = True
 
