@@ -258,7 +258,7 @@ jumpcloud:
 reconcile: 72h
 ecs: {profile: null, tags: forwarded, preserve_original_event: 'yes'}
 geoip: {cache: 0, asn: [x]}
-forward: {servers: [{host: a, prot: 1}, b, {port: 70000}], tag: '', chunk_bytes: 0}
+forward: {servers: [{host: a, prot: 1, monitor: x}, b, {port: 70000}], tag: '', chunk_bytes: 0}
 state: {path: 5}
 dead_letter: {max_bytes: true}
 http: {max_lag: null}
@@ -288,6 +288,7 @@ extra: 1
         "geoip.cache": "must be at least 1 (got 0)",
         "geoip.asn": "expected text, got a list",
         "forward.servers[0].prot": "unknown key; did you mean port?",
+        "forward.servers[0].monitor": "removed; delete it, and use `in-jumpcloud check --fluent-bit FILE` instead",
         "forward.servers[1]": "expected a mapping, got text",
         "forward.servers[2].port": "must be between 1 and 65535 (got 70000)",
         "forward.tag": "must not be empty",

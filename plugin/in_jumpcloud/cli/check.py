@@ -15,6 +15,7 @@ import click
 
 from in_jumpcloud.checks import local
 from in_jumpcloud.checks.assumptions import check_assumptions
+from in_jumpcloud.checks.fluent_bit import check_fluent_bit
 from in_jumpcloud.checks.jumpcloud import check_jumpcloud
 from in_jumpcloud.checks.receivers import check_receiver
 from in_jumpcloud.checks.result import CONFIGURATION, RECEIVER, CheckResult, exit_code, failed, ok
@@ -37,10 +38,11 @@ _COLOURS = {"ok": "green", "warning": "yellow", "FAILED": "red"}
     epilog=examples(
         "in-jumpcloud check -c jumpcloud.yaml",
         "in-jumpcloud check -c jumpcloud.yaml --probe -o jumpcloud.region=eu",
+        "in-jumpcloud check --fluent-bit fluent-bit.yaml -c jumpcloud.yaml",
         "in-jumpcloud check -c jumpcloud.yaml --json | jq '.checks[] | select(.result == \"failed\")'",
     ),
 )
-@settings_options()
+@settings_options(required=False)
 @json_option
 @click.option("--probe", is_flag=True, help="Send each receiver a message without records, and wait for its ack.")
 @click.option(
@@ -48,7 +50,21 @@ _COLOURS = {"ok": "green", "warning": "yellow", "FAILED": "red"}
     is_flag=True,
     help="Test instead what delivery assumes of JumpCloud's API: read-only, in less than 30 requests.",
 )
-def command(path: Path, overrides: tuple[str, ...], as_json: bool, probe: bool, assumptions: bool) -> None:
+@click.option(
+    "--fluent-bit",
+    "fluent_bit",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Test instead a configuration of Fluent Bit: what loses or duplicates events, and with -c what differs.",
+)
+def command(
+    path: Path | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+    probe: bool,
+    assumptions: bool,
+    fluent_bit: Path | None,
+) -> None:
     """Test the configuration against the real services.
 
     Checks the configuration, secrets, JumpCloud (network, clock, key, region, organizations), databases, state and
@@ -56,7 +72,11 @@ def command(path: Path, overrides: tuple[str, ...], as_json: bool, probe: bool, 
 
     Exit code: 0 nothing failed, 2 configuration, 3 key, 4 receiver, 1 anything else.
     """
-    if assumptions:
+    if fluent_bit:
+        code = _report(_check_fluent_bit(fluent_bit, path, overrides), as_json=as_json)
+    elif path is None:
+        raise click.UsageError("Missing option '-c' / '--config'.")
+    elif assumptions:
         code = _report(_check_assumptions(path, overrides), as_json=as_json)
     else:
         code = check(path, overrides, as_json=as_json, probe=probe)
@@ -81,6 +101,14 @@ def _report(found: Iterable[CheckResult], *, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"exit_code": code, "checks": [_as_json(each) for each in results]}, indent=2))
     return code
+
+
+def _check_fluent_bit(file: Path, path: Path | None, overrides: Sequence[str]) -> Iterator[CheckResult]:
+    try:
+        forward = load_config(path, overrides, needs_key=False).forward if path else None
+        yield from check_fluent_bit(file, forward, os.environ)
+    except ConfigError as error:
+        yield from (failed("configuration", str(problem), code=CONFIGURATION) for problem in error.problems)
 
 
 def _check_assumptions(path: Path, overrides: Sequence[str]) -> Iterator[CheckResult]:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_
 import msgspec
 
 from in_jumpcloud.config.document import describe
-from in_jumpcloud.config.schema import Section
+from in_jumpcloud.config.schema import REMOVED_KEYS, Section
 from in_jumpcloud.config.types import Duration, ProxyUrl, Secret, Size, Start
 from in_jumpcloud.errors import Problem, may_pass
 from in_jumpcloud.file_access import NOT_A_FILE
@@ -62,6 +62,8 @@ class SectionReader:
                     continue
                 if key in fields:
                     values[key] = self._read(fields[key], value, at)
+                elif (kind, key) in REMOVED_KEYS:
+                    raise ValueError(REMOVED_KEYS[kind, key])
                 elif key not in files:
                     near = difflib.get_close_matches(str(key), [*fields, *files], n=1)
                     raise ValueError("unknown key" + (f"; did you mean {near[0]}?" if near else ""))

@@ -172,6 +172,12 @@ class LogSettings(Section, frozen=True):
     format: Literal["json", "text"] = "json"
 
 
+REMOVED_KEYS: dict[tuple[type, str], str] = {
+    (ServerSettings, "monitor"): "removed; delete it, and use `in-jumpcloud check --fluent-bit FILE` instead",
+}
+"""Keys of earlier versions, and what to do about each."""
+
+
 class Config(Section, frozen=True):
     """The whole configuration."""
 
