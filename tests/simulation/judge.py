@@ -179,7 +179,8 @@ class Judge:
         )
         if is_late and self._world.plan.counts != "right":
             # All is read again every six hours, if the counts are known to be wrong: enough minutes must be lower.
-            minutes = {each.at // MINUTE for each in organization.between(event.at - 6 * HOUR, event.at + 6 * HOUR)}
+            end_ms = event.at + 6 * HOUR
+            minutes = {each.at // MINUTE for each in organization.between(max(start_ms, event.at - 6 * HOUR), end_ms)}
             late = {each.at // MINUTE for each in organization.events if _is_late(each)}
             if len(minutes - late) < _PROVING_MINUTES:
                 return False

@@ -158,7 +158,7 @@ MUTATIONS = (
     Mutation(
         "a suspect waits for another record",
         "pipeline.py",
-        "                self._sender.retry_suspects(stop)\n",
+        "                self._sender.idle(stop)\n",
         "",
     ),
     Mutation(
