@@ -15,7 +15,7 @@ help:
 	@echo "make check     lint, types, import contracts, spelling and unit tests; about a minute"
 	@echo "make test      lint and every test that this machine can run"
 	@echo "make coverage  every test, with coverage"
-	@echo "make generate  write the generated files: conf/fields.md, conf/index-templates/*.json"
+	@echo "make generate  write the generated files: conf/fields.md, conf/*.schema.json, conf/index-templates/*.json"
 	@echo "make soak      a million events through faults and kills; options: OPTIONS='--events 50000'"
 	@echo "make trials    kill a receiver during delivery; OPTIONS=full; with Fluent Bit: kills, pauses or freezes"
 	@echo "make exec-trial  kill a Fluent Bit that starts the plugin, and the plugin: OPTIONS='--events 150000 --rounds 2'"
@@ -51,6 +51,7 @@ coverage: .venv/dev
 
 generate: .venv/dev
 	$(BIN)/in-jumpcloud fields --format markdown > conf/fields.md
+	$(BIN)/in-jumpcloud config schema > conf/jumpcloud.schema.json
 	$(BIN)/in-jumpcloud template elasticsearch > conf/index-templates/elasticsearch.json
 	$(BIN)/in-jumpcloud template opensearch > conf/index-templates/opensearch.json
 

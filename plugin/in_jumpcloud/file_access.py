@@ -1,4 +1,4 @@
-"""How files are opened: written for their owner only, and read with a bound."""
+"""How files are found and opened: those of the package, written for their owner only, read with a bound."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ _WAIT_SECONDS = 5.0
 _READ_BYTES = 65_536
 NOT_A_FILE = {errno.EFBIG, errno.EPIPE, errno.ENODATA}
 """What `read_limited` raises for a device or a pipe: waiting does not help."""
+
+
+def package_file(installed: str, checkout: str) -> Path:
+    """A file of the installed package, or the file in the checkout for an editable installation."""
+    package = Path(__file__).parent
+    file = package / installed
+    return file if file.exists() else package.parents[1] / checkout
 
 
 def open_private(path: Path, *, create: bool, exclusive: bool = False) -> int:

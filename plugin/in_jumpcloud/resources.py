@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from in_jumpcloud.config.schema import Config, HttpSettings, JumpCloudSettings, LogSettings
+from in_jumpcloud.config.schema import Config, JumpCloudSettings
 from in_jumpcloud.ecs import geoip
 from in_jumpcloud.ecs.encoder import RecordEncoder
 from in_jumpcloud.ecs.mapper import Mapper, new_id
@@ -206,7 +206,9 @@ def same_stream_settings(old: Config, new: Config) -> bool:
 
 
 def _stream_settings(settings: Config) -> Config:
-    return msgspec.structs.replace(settings, jumpcloud=_api_settings(settings), log=LogSettings(), http=HttpSettings())
+    default = Config()
+    unused = {name: getattr(default, name) for name in ("log", "http")}
+    return msgspec.structs.replace(settings, jumpcloud=_api_settings(settings), **unused)
 
 
 def _api_settings(settings: Config) -> JumpCloudSettings:

@@ -124,8 +124,8 @@ def test_wrong_settings(command: Command, api: SimulatedApi, receiver: Simulated
         ({"forward__servers": [{"host": "nowhere.invalid"}]}, "receiver", "correct the name in forward.servers", 4),
         ({"forward__servers": [{"host": "127.0.0.1", "port": 1}]}, "receiver", "nothing listens there", 4),
         ({"forward__servers": [{"unix": str(tmp_path / "no")}]}, "receiver", "there is no such socket", 4),
-        ({"geoip__city": "nowhere.mmdb"}, "database", "geoip.city: nowhere.mmdb: ", 2),
-        ({"geoip__asn": "README.md"}, "database", "geoip.asn: README.md: ", 2),
+        ({"geoip__city": "nowhere.mmdb"}, "database", f"geoip.city: {ROOT}/nowhere.mmdb: ", 2),
+        ({"geoip__asn": "README.md"}, "database", f"geoip.asn: {ROOT}/README.md: ", 2),
     ]
     for settings, check_name, text, code in cases:
         report = check(*command.settings(api, receiver, **settings))

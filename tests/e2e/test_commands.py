@@ -132,7 +132,7 @@ def _commands(group: click.Group, context: click.Context) -> Iterator[tuple[clic
 def test_help() -> None:
     """Every command has a line of help that fits into 80 columns, and examples with options that it has."""
     context = click.Context(cli, info_name="in-jumpcloud", terminal_width=80)
-    for group in (), ("dead-letters",), ("simulate",):
+    for group in (), ("config",), ("dead-letters",), ("simulate",):
         overview = invoke(*group, "--help", COLUMNS="80").stdout.decode()
         lines = overview.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
         assert len(lines) > 1

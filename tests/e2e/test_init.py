@@ -29,7 +29,22 @@ def _write(path: Path, **options: Any) -> Config:
 def test_as_a_command(tmp_path: Path) -> None:
     """The file is readable only by its owner, has the options, and not the key; the output says what to do next."""
     path = tmp_path / "new" / "jumpcloud.yaml"
-    options = ("--region", "eu", "--organization", "5f1a", "--provider-id", 'p"#', "--server", "127.0.0.1:4711")
+    refused = invoke("init", path)
+    line = f"{path}: there is no directory {path.parent}; create it first: mkdir -p {path.parent}"
+    assert (refused.returncode, refused.stderr.decode()) == (2, f"in-jumpcloud: {line}\n")
+    path.parent.mkdir()
+    options = (
+        "--region",
+        "eu",
+        "--url",
+        "http://127.0.0.1:8080",
+        "--organization",
+        "5f1a",
+        "--provider-id",
+        'p"#',
+        "--server",
+        "127.0.0.1:4711",
+    )
     done = invoke("init", path, *options)
     assert done.returncode == 0, done.stderr
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -42,9 +57,19 @@ def test_as_a_command(tmp_path: Path) -> None:
     assert str(ROOT / "conf" / "jumpcloud.yaml") in text
     settings = load_config(path, environ=ENVIRON)
     assert settings.forward.servers == (ServerSettings(host="127.0.0.1", port=4711),)
-    assert settings.jumpcloud.region == "eu"
+    assert (settings.jumpcloud.region, settings.jumpcloud.url) == ("eu", "http://127.0.0.1:8080")
     assert settings.jumpcloud.organizations == ("5f1a",)
     assert settings.jumpcloud.provider_id == 'p"#'
+
+
+def test_a_url_that_is_none(tmp_path: Path) -> None:
+    """It is refused, and not shown: it may contain a password."""
+    for url in ("api.example.com", "https://user:swordfish@api.example.com"):
+        done = invoke("init", tmp_path / "a.yaml", "--url", url)
+        assert done.returncode == 2
+        assert "'--url': expected a base URL without a user and a query" in done.stderr.decode()
+        assert "swordfish" not in done.stderr.decode()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_existing_file_is_kept(tmp_path: Path) -> None:
@@ -71,7 +96,11 @@ def test_nothing_detected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     path = tmp_path / "jumpcloud.yaml"
     settings = _write(path)
     assert settings == load_config(
-        None, ["jumpcloud.api_key=simulated-key", "geoip.city=null", 'forward.shared_key=""']
+        None,
+        [
+            *("jumpcloud.api_key=simulated-key", "geoip.city=null", 'forward.shared_key=""'),
+            f"state.path={tmp_path}/state/in-jumpcloud.db",
+        ],
     )
     output = capsys.readouterr().out
     assert "which is not set" in output

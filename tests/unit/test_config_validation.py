@@ -94,7 +94,7 @@ reconcile: {{reach: 23h}}
 """
     invalid = "is not a valid ID: it contains whitespace or an invalid character"
     expected = [
-        "jumpcloud.api_key: missing; set api_key or api_key_file, or client_id and client_secret",
+        "jumpcloud.api_key: missing; set api_key, api_key_file or the variable JUMPCLOUD_API_KEY, or client_id",
         "jumpcloud.url: expected a base URL without a user and a query, such as https://api.eu.jumpcloud.com",
         f"jumpcloud.organizations[3]: 'two words' {invalid}",
         f"jumpcloud.organizations[4]: '組織' {invalid}",

@@ -15,7 +15,7 @@ from typing import Any
 
 from in_jumpcloud.checks.result import CONFIGURATION, OTHER, CheckResult, failed, ok, warning
 from in_jumpcloud.config.document import Document
-from in_jumpcloud.config.schema import Config, GeoIPSettings, Section, StateSettings
+from in_jumpcloud.config.schema import Config, GeoIPSettings, StateSettings, settings_of
 from in_jumpcloud.config.types import ProxyUrl, Secret
 from in_jumpcloud.ecs.geoip import GeoIPLookup
 from in_jumpcloud.errors import ConfigError, StateCorrupt, StateMissing, StateOutdated, StateUnavailable
@@ -30,13 +30,13 @@ _TRIAL_BYTES = 64 * 1024
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def check_secrets(path: Path, settings: Config) -> Iterator[CheckResult]:
-    """Check that other users cannot read the files that hold secrets; `path` is the configuration file."""
+def check_secrets(path: Path | None, settings: Config) -> Iterator[CheckResult]:
+    """Check that other users cannot read the files that hold secrets; `path` is the configuration file, if any."""
     secrets = list(_secrets(settings))
     files = {secret.file: name for name, secret in secrets if secret.file}
     values = Document(path).values
     own = [name for name, secret in secrets if not secret.file and _is_literal(values, name)]
-    if own:
+    if path and own:
         files[path] = own[0]
     if settings.forward.tls.key_file:
         files[settings.forward.tls.key_file] = "forward.tls.key_file"
@@ -51,16 +51,11 @@ def check_secrets(path: Path, settings: Config) -> Iterator[CheckResult]:
         yield ok("secrets", "no file holds a secret")
 
 
-def _secrets(section: Section, prefix: str = "") -> Iterator[tuple[str, Secret]]:
+def _secrets(settings: Config) -> Iterator[tuple[str, Secret]]:
     """Every secret that is set, with its dotted key."""
-    for name in section.__struct_fields__:
-        value = getattr(section, name)
-        if isinstance(value, Section):
-            yield from _secrets(value, f"{prefix}{name}.")
-        elif isinstance(value, ProxyUrl) and not value.has_password:
-            continue
-        elif isinstance(value, Secret):
-            yield f"{prefix}{name}", value
+    for key, value in settings_of(settings):
+        if isinstance(value, Secret) and not (isinstance(value, ProxyUrl) and not value.has_password):
+            yield key, value
 
 
 def _is_literal(values: Mapping[str, Any], name: str) -> bool:

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import click
 
 from in_jumpcloud import __version__
+from in_jumpcloud.config.locations import find_config_file
 from in_jumpcloud.config.types import Duration
 from in_jumpcloud.errors import InJumpCloudError
 from in_jumpcloud.text import shown, shown_in_one, shown_lines
@@ -33,8 +34,8 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _COMMANDS = {
     name: name.replace("-", "_")
     for name in (
-        *("run", "init", "check", "status", "health", "audit", "backfill", "dead-letters", "fetch", "map"),
-        *("fields", "template", "simulate", "demo", "completion"),
+        *("run", "init", "check", "config", "status", "health", "audit", "backfill", "dead-letters", "fetch"),
+        *("map", "fields", "template", "simulate", "demo", "completion"),
     )
 }
 """The module of each command, which defines it as `command`."""
@@ -135,14 +136,15 @@ class ParsedType(click.ParamType):  # type: ignore[type-arg]  # it is generic on
 DURATION = ParsedType("DURATION", Duration.parse)
 
 
-def settings_options(*, required: bool = True) -> Callable[[_Command], _Command]:
-    """`-c FILE` and `-o KEY=VALUE`, passed as `path` and `overrides`."""
+def settings_options() -> Callable[[_Command], _Command]:
+    """`-c FILE` and `-o KEY=VALUE`, passed as `path` (None: no file) and `overrides`."""
     config = click.option(
         *("-c", "--config", "path"),
         metavar="FILE",
-        required=required,
+        default=lambda: find_config_file(os.environ),
         type=click.Path(dir_okay=False, path_type=Path),
-        help="The configuration file.",
+        help="The configuration file. Default: $IN_JUMPCLOUD_CONFIG, ./jumpcloud.yaml, "
+        "/etc/in-jumpcloud/jumpcloud.yaml; without one, the environment alone.",
     )
     override = click.option(
         *("-o", "overrides"),
@@ -159,13 +161,6 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 def examples(*lines: str) -> str:
     """The epilog of a command's help: example command lines."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-def package_file(installed: str, checkout: str) -> Path:
-    """A file of the installed package, or the file in the checkout for an editable installation."""
-    package = Path(__file__).parents[1]
-    file = package / installed
-    return file if file.exists() else package.parents[1] / checkout
 
 
 def show(line: object) -> None:
@@ -201,8 +196,8 @@ def _show_no_secrets() -> None:
     epilog=examples(
         "in-jumpcloud demo                    # try it without an account",
         "in-jumpcloud init                    # write jumpcloud.yaml",
-        "in-jumpcloud check -c jumpcloud.yaml # test all of it",
-        "in-jumpcloud run -c jumpcloud.yaml",
+        "in-jumpcloud check                   # test all of it",
+        "in-jumpcloud run                     # or run -c FILE",
     )
     + "\n\n\b\nExit codes:\n  0 done, 1 failed, 2 usage or configuration, 3 key refused, 4 no receiver",
 )

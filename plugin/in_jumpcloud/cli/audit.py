@@ -69,7 +69,7 @@ class _StreamAudit(NamedTuple):
 @settings_options()
 @click.option("--since", default="24h", show_default=True, type=DURATION, help="How far back to compare.")
 @json_option
-def command(path: Path, overrides: tuple[str, ...], since: Duration, as_json: bool) -> None:
+def command(path: Path | None, overrides: tuple[str, ...], since: Duration, as_json: bool) -> None:
     """Compare JumpCloud's counts with the delivered events.
 
     Compares hour by hour. Exit code 1 if any hour differs.

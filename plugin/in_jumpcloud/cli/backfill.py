@@ -90,7 +90,7 @@ class _Wanted(NamedTuple):
 )
 @click.option("--list", "listed", is_flag=True, help="List the backfills.")
 def command(
-    path: Path,
+    path: Path | None,
     overrides: tuple[str, ...],
     since: str | None,
     until: str | None,

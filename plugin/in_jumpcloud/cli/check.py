@@ -18,11 +18,13 @@ from in_jumpcloud.checks.assumptions import check_assumptions
 from in_jumpcloud.checks.fluent_bit import check_fluent_bit
 from in_jumpcloud.checks.jumpcloud import check_jumpcloud
 from in_jumpcloud.checks.receivers import check_receiver
-from in_jumpcloud.checks.result import CONFIGURATION, RECEIVER, CheckResult, exit_code, failed, ok
+from in_jumpcloud.checks.result import CONFIGURATION, RECEIVER, CheckResult, exit_code, failed, ok, warning
 from in_jumpcloud.checks.runner import Check, run_checks
 from in_jumpcloud.cli import examples, json_option, settings_options
 from in_jumpcloud.cli.signals import stop_on_signals
+from in_jumpcloud.config.environment import almost_variables
 from in_jumpcloud.config.loader import load_config
+from in_jumpcloud.config.locations import describe_config_file
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.errors import ConfigError
 from in_jumpcloud.text import redact, shown
@@ -42,7 +44,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "FAILED": "red"}
         "in-jumpcloud check -c jumpcloud.yaml --json | jq '.checks[] | select(.result == \"failed\")'",
     ),
 )
-@settings_options(required=False)
+@settings_options()
 @json_option
 @click.option("--probe", is_flag=True, help="Send each receiver a message without records, and wait for its ack.")
 @click.option(
@@ -55,7 +57,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "FAILED": "red"}
     "fluent_bit",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Test instead a configuration of Fluent Bit: what loses or duplicates events, and with -c what differs.",
+    help="Test instead a configuration of Fluent Bit: what loses or duplicates events, and what differs from ours.",
 )
 def command(
     path: Path | None,
@@ -74,8 +76,6 @@ def command(
     """
     if fluent_bit:
         code = _report(_check_fluent_bit(fluent_bit, path, overrides), as_json=as_json)
-    elif path is None:
-        raise click.UsageError("Missing option '-c' / '--config'.")
     elif assumptions:
         code = _report(_check_assumptions(path, overrides), as_json=as_json)
     else:
@@ -84,7 +84,7 @@ def command(
 
 
 def check(
-    path: Path, overrides: Sequence[str], *, as_json: bool, probe: bool, timeout_seconds: float = TIMEOUT_SECONDS
+    path: Path | None, overrides: Sequence[str], *, as_json: bool, probe: bool, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> int:
     """Run all checks within `timeout_seconds`, print the results, and return the exit code."""
     return _report(_run_checks(path, overrides, probe=probe, timeout_seconds=timeout_seconds), as_json=as_json)
@@ -111,7 +111,7 @@ def _check_fluent_bit(file: Path, path: Path | None, overrides: Sequence[str]) -
         yield from (failed("configuration", str(problem), code=CONFIGURATION) for problem in error.problems)
 
 
-def _check_assumptions(path: Path, overrides: Sequence[str]) -> Iterator[CheckResult]:
+def _check_assumptions(path: Path | None, overrides: Sequence[str]) -> Iterator[CheckResult]:
     """Test what delivery relies on.
 
     Raises:
@@ -121,13 +121,17 @@ def _check_assumptions(path: Path, overrides: Sequence[str]) -> Iterator[CheckRe
     yield from check_assumptions(settings, stop_on_signals())
 
 
-def _run_checks(path: Path, overrides: Sequence[str], *, probe: bool, timeout_seconds: float) -> Iterator[CheckResult]:
+def _run_checks(
+    path: Path | None, overrides: Sequence[str], *, probe: bool, timeout_seconds: float
+) -> Iterator[CheckResult]:
     try:
         settings = load_config(path, overrides)
     except ConfigError as error:
         yield from (failed("configuration", str(problem), code=CONFIGURATION) for problem in error.problems)
         return
-    yield ok("configuration", f"{path}: valid")
+    yield ok("configuration", f"{describe_config_file(path)}: valid")
+    for name, meant in almost_variables(os.environ):
+        yield warning("configuration", f"the environment variable {name} is not used", f"did you mean {meant}?")
     stop = threading.Event()
     deadline = time.monotonic() + timeout_seconds
     timer = threading.Timer(timeout_seconds - _SLACK_SECONDS, stop.set)
@@ -140,7 +144,7 @@ def _run_checks(path: Path, overrides: Sequence[str], *, probe: bool, timeout_se
         stop.set()
 
 
-def _checks(path: Path, settings: Config, stop: threading.Event, deadline: float, *, probe: bool) -> list[Check]:
+def _checks(path: Path | None, settings: Config, stop: threading.Event, deadline: float, *, probe: bool) -> list[Check]:
     forward = settings.forward
     return [
         Check("secrets", partial(local.check_secrets, path, settings)),

@@ -72,7 +72,7 @@ def command() -> None:
 @command.command("list", epilog=examples("in-jumpcloud dead-letters list -c jumpcloud.yaml --reason larger"))
 @settings_options()
 @_selection
-def list_command(path: Path, overrides: tuple[str, ...], ids: tuple[str, ...], reason: str | None) -> None:
+def list_command(path: Path | None, overrides: tuple[str, ...], ids: tuple[str, ...], reason: str | None) -> None:
     """List the refused events: time, stream, id, reason."""
     rows = []
     with _reading(load_config(path, overrides, needs_key=False)) as state:
@@ -90,7 +90,7 @@ def list_command(path: Path, overrides: tuple[str, ...], ids: tuple[str, ...], r
 @command.command("show", epilog=examples("in-jumpcloud dead-letters show -c jumpcloud.yaml --id 5f1b3c0a"))
 @settings_options()
 @_selection
-def show_command(path: Path, overrides: tuple[str, ...], ids: tuple[str, ...], reason: str | None) -> None:
+def show_command(path: Path | None, overrides: tuple[str, ...], ids: tuple[str, ...], reason: str | None) -> None:
     """Show the refused events with all their fields."""
     with _reading(load_config(path, overrides, needs_key=False)) as state:
         found = False
@@ -109,7 +109,7 @@ def show_command(path: Path, overrides: tuple[str, ...], ids: tuple[str, ...], r
 @command.command("export", epilog=examples("in-jumpcloud dead-letters export -c jumpcloud.yaml > refused.ndjson"))
 @settings_options()
 @_selection
-def export_command(path: Path, overrides: tuple[str, ...], ids: tuple[str, ...], reason: str | None) -> None:
+def export_command(path: Path | None, overrides: tuple[str, ...], ids: tuple[str, ...], reason: str | None) -> None:
     """Print one JSON object per line.
 
     It has the time, stream, id and reason, and the event as JumpCloud sent it.
@@ -124,7 +124,7 @@ def export_command(path: Path, overrides: tuple[str, ...], ids: tuple[str, ...],
 @_selection
 @click.option("--all", "everything", is_flag=True, help="Drop all of them.")
 def drop_command(
-    path: Path, overrides: tuple[str, ...], ids: tuple[str, ...], reason: str | None, everything: bool
+    path: Path | None, overrides: tuple[str, ...], ids: tuple[str, ...], reason: str | None, everything: bool
 ) -> None:
     """Remove refused events for good. They are never delivered."""
     if not (ids or reason or everything):
@@ -139,7 +139,7 @@ def drop_command(
 @command.command("replay", epilog=examples("in-jumpcloud dead-letters replay -c jumpcloud.yaml"))
 @settings_options()
 @_selection
-def replay_command(path: Path, overrides: tuple[str, ...], ids: tuple[str, ...], reason: str | None) -> None:
+def replay_command(path: Path | None, overrides: tuple[str, ...], ids: tuple[str, ...], reason: str | None) -> None:
     """Map the refused events again and deliver them.
 
     An acknowledged event is removed, any other stays. Exit code 1 if some stay. A replay that is killed delivers at

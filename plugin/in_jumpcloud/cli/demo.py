@@ -20,7 +20,7 @@ import click
 import msgspec
 
 from in_jumpcloud import app
-from in_jumpcloud.cli import examples, package_file
+from in_jumpcloud.cli import examples
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.errors import Fatal
@@ -98,10 +98,10 @@ def _settings(url: str, port: int, directory: Path) -> Config:
         "forward.shared_key": "",
         "forward.ack_timeout": "10s",
         "state.path": f"{directory}/state.db",
+        "geoip.city": "demo",
+        "geoip.asn": "demo",
     }
-    for kind in ("city", "asn"):
-        values[f"geoip.{kind}"] = str(package_file(f"simulator/demo-{kind}.mmdb", f"geoip/demo-{kind}.mmdb"))
-    return load_config(None, [f"{key}={json.dumps(value)}" for key, value in values.items()])
+    return load_config(None, [f"{key}={json.dumps(value)}" for key, value in values.items()], environ={})
 
 
 def _run_plugin(settings: Config, total: int) -> app.App:

@@ -47,7 +47,7 @@ _Note = Callable[[NewEvents], None]
 @settings_options()
 @span_options()
 def command(
-    path: Path,
+    path: Path | None,
     overrides: tuple[str, ...],
     since: str,
     until: str | None,

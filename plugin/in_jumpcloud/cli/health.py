@@ -22,7 +22,7 @@ from in_jumpcloud.monitoring import client
 )
 @settings_options()
 @click.option("--live", is_flag=True, help="Only ask whether its workers are alive. If not, a restart may help.")
-def command(path: Path, overrides: tuple[str, ...], live: bool) -> None:
+def command(path: Path | None, overrides: tuple[str, ...], live: bool) -> None:
     """Ask the running plugin whether it is ready.
 
     Prints why it is not. Exit code 1 if it is not ready. Needs no key.

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 import click
 import maxminddb
 
-from in_jumpcloud.cli import ParsedType, examples, package_file, show
+from in_jumpcloud.cli import ParsedType, examples, show
 from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
 from in_jumpcloud.config.types import Duration, Secret
+from in_jumpcloud.config.validation import url_problem
 from in_jumpcloud.errors import ConfigError, HandshakeRejected, ReceiverDown, ReceiverPaused
-from in_jumpcloud.file_access import open_private
+from in_jumpcloud.file_access import open_private, package_file
 from in_jumpcloud.forward.sender import AckSender
 
 SERVERS = (ServerSettings(unix=Path("/run/fluent-bit/forward.sock")), ServerSettings(host="127.0.0.1"))
@@ -34,6 +35,7 @@ _HELO_SECONDS = 2
 """How long a receiver may take to begin a handshake, before it counts as one without a shared key."""
 
 _TEMPLATE = Template("""\
+# yaml-language-server: $$schema=$schema
 # Configuration of in_jumpcloud, written by `in-jumpcloud init`. Test it with `in-jumpcloud check`.
 # A key that is not here has its default. Every key, with its default and an explanation, is in
 # $documentation
@@ -43,6 +45,8 @@ jumpcloud:
   $key
   # us, eu or in: where the tenant is. A key works only in its own region.
   region: $region
+  # Base URL of the API. null: the region's.
+  url: $url
   # IDs of organizations, for a key with access to several. Empty: the key's own organization.
   organizations: $organizations
   # ID of a managed service provider, to collect its own events too.
@@ -67,7 +71,8 @@ geoip:
 
 # Positions, the IDs of delivered events, and events that the receiver refuses. Keep it on persistent storage.
 state:
-  path: state/in-jumpcloud.db
+  # null: in-jumpcloud.db in $$STATE_DIRECTORY, which systemd sets; else state/in-jumpcloud.db next to this file.
+  path: null
 """)
 
 
@@ -81,6 +86,13 @@ def _parse_server(text: str) -> ServerSettings:
     if not match or not 1 <= port <= 65_535:  # noqa: PLR2004
         raise ValueError(f"expected HOST, HOST:PORT or the path of a unix socket (got {text})")
     return ServerSettings(host=match[1] or match[2], port=port)
+
+
+def _parse_url(text: str) -> str:
+    problem = url_problem(text)
+    if problem:
+        raise ValueError(problem)
+    return text
 
 
 _SERVER = ParsedType("ADDRESS", _parse_server)
@@ -100,10 +112,12 @@ class _Receiver(NamedTuple):
         "in-jumpcloud init",
         "in-jumpcloud init /etc/in-jumpcloud/jumpcloud.yaml --region eu --organization 5f1a",
         "in-jumpcloud init --api-key-file /run/secrets/key --server collector.example.com:24224",
+        "in-jumpcloud init --url http://127.0.0.1:8080    # `in-jumpcloud simulate api`",
     ),
 )
 @click.argument("path", metavar="[FILE]", default="jumpcloud.yaml", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--region", type=click.Choice(["us", "eu", "in"]), help="JumpCloud region of the tenant.")
+@click.option("--url", type=ParsedType("URL", _parse_url), help="Base URL of the API, such as that of `simulate api`.")
 @click.option("--organization", "organizations", multiple=True, metavar="ID", help="ID of an organization. Repeatable.")
 @click.option("--provider-id", metavar="ID", help="ID of a managed service provider.")
 @click.option("--api-key-file", metavar="KEYFILE", type=click.Path(path_type=Path), help="File containing the API key.")
@@ -123,6 +137,7 @@ def write_configuration(
     *,
     force: bool,
     region: str | None = None,
+    url: str | None = None,
     organizations: Sequence[str] = (),
     provider_id: str | None = None,
     api_key_file: Path | None = None,
@@ -145,7 +160,9 @@ def write_configuration(
     values = {
         "documentation": package_file("jumpcloud.yaml", "conf/jumpcloud.yaml"),
         "key": key,
+        "schema": package_file("jumpcloud.schema.json", "conf/jumpcloud.schema.json"),
         "region": region or "us",
+        "url": json.dumps(url),
         "organizations": json.dumps(list(organizations)),
         "provider_id": json.dumps(provider_id),
         "server": _server_yaml(receiver.server if receiver else SERVERS[-1]),
@@ -244,7 +261,6 @@ def _write_file(path: Path, text: str, *, force: bool) -> None:
     """Create the file with mode 0600 from the start; replace an existing one as a whole, and only with `force`."""
     target = path.with_name(f".{path.name}.new") if force else path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if force:
             target.unlink(missing_ok=True)
         elif os.path.lexists(path):
@@ -253,5 +269,9 @@ def _write_file(path: Path, text: str, *, force: bool) -> None:
             file.write(text)
         if force:
             target.replace(path)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: there is no directory {path.parent}; create it first: mkdir -p {shlex.quote(str(path.parent))}"
+        ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None

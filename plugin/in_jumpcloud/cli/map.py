@@ -37,7 +37,7 @@ def _parse_time(text: str) -> int:
         "zcat events.json.gz | in-jumpcloud map --agent-id a --created 2026-01-01T00:00:00Z -",
     ),
 )
-@settings_options(required=False)
+@settings_options()
 @click.option(
     "--agent-id",
     metavar="ID",

@@ -21,6 +21,7 @@ from in_jumpcloud.cli.destinations import Destination, StandardOutput
 from in_jumpcloud.cli.dry_run import DryRun
 from in_jumpcloud.cli.signals import ends, watch_signals
 from in_jumpcloud.config.loader import load_config
+from in_jumpcloud.config.locations import describe_config_file
 from in_jumpcloud.config.schema import Config, LogSettings
 from in_jumpcloud.errors import ConfigError, InJumpCloudError, Stopped
 from in_jumpcloud.load import OVERLOAD_ADVICE
@@ -74,7 +75,7 @@ _OVERLOAD_ENDS_SECONDS = 300.0
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with --dry-run.")
 def command(
-    path: Path,
+    path: Path | None,
     overrides: tuple[str, ...],
     once: bool,
     is_supervised: bool,
@@ -116,7 +117,7 @@ def command(
 class _Run:
     """One run of the plugin: its start, which waits for what may pass, and its end."""
 
-    def __init__(self, path: Path, overrides: tuple[str, ...], *, once: bool, is_supervised: bool) -> None:
+    def __init__(self, path: Path | None, overrides: tuple[str, ...], *, once: bool, is_supervised: bool) -> None:
         self.destination = Destination()
         self._path = path
         self._overrides = overrides
@@ -200,6 +201,7 @@ class _Run:
             for result in local.check_secrets(self._path, settings):
                 if result.status == "warning":
                     log.warning("%s; %s", result.message, result.advice)
+        log.info("configuration: %s; state: %s", describe_config_file(self._path), settings.state.path)
         log.info(
             "in_jumpcloud %s: %s, from %s to %s",
             __version__,

@@ -34,7 +34,7 @@ _LIVE_KEYS = ("events_per_minute", "backfill", "error_since", "late_error", "lat
 )
 @settings_options()
 @json_option
-def command(path: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def command(path: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show the position, counters and last error of each stream.
 
     Reads the state, whether the plugin is running or not. If it is running and has a status page, also shows rates

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_
 
 import msgspec
 
-from in_jumpcloud.config.document import describe
+from in_jumpcloud.config.document import AsGiven, Document, describe
 from in_jumpcloud.config.schema import REMOVED_KEYS, Section
 from in_jumpcloud.config.types import Duration, ProxyUrl, Secret, Size, Start
 from in_jumpcloud.errors import Problem, may_pass
@@ -36,11 +36,17 @@ S = TypeVar("S", bound=Section)
 
 
 class SectionReader:
-    """Reads sections; `problems` has what is wrong with them, in the order of the document."""
+    """Reads sections; `problems` has what is wrong with them, in the order of the document.
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    A relative path of the configuration file starts at the file's directory, any other at the working directory.
+    """
+
+    def __init__(self, document: Document, environ: Mapping[str, str]) -> None:
         """`environ` has the values that replace `${NAME}`."""
         self.problems: list[Problem] = []
+        self.relative: dict[str, Path] = {}
+        """The paths that are relative in the file, as they are there."""
+        self._document = document
         self._environ = environ
 
     def section(self, kind: type[S], data: Any, path: str) -> S:
@@ -68,7 +74,7 @@ class SectionReader:
                     near = difflib.get_close_matches(str(key), [*fields, *files], n=1)
                     raise ValueError("unknown key" + (f"; did you mean {near[0]}?" if near else ""))
                 elif data.get(files[key]) is not None:
-                    raise ValueError(f"{files[key]} is set too; remove one of the two")
+                    raise ValueError(f"{self._other(at, files[key])} is set too; remove one of the two")
                 else:
                     values[files[key]] = self._read_secret(value, at)
         return kind(**values)
@@ -89,15 +95,33 @@ class SectionReader:
                 return None
             kind = get_args(kind)[0]
         kind, limits = get_args(kind) if get_origin(kind) is Annotated else (kind, msgspec.Meta())
+        if limits.extra and (value is None or isinstance(value, str)) and value in limits.extra:
+            return limits.extra[value]
         if get_origin(kind) is tuple:
             return self._read_list(get_args(kind)[0], limits, value, path)
-        if isinstance(value, str) and _VARIABLE.search(value):
-            value = _from_text(kind, _Substituted(_VARIABLE.sub(self._variable, value), value))
+        value = self._replace_variables(kind, value)
         if get_origin(kind) is Literal:
             return _choice(get_args(kind), value)
         converted = _CONVERTERS[kind](value)
         _check_limits(limits, converted, value)
-        return converted
+        return self._absolute(converted, path) if kind is Path else converted
+
+    def _other(self, path: str, name: str) -> str:
+        """The key `name` next to that at `path`, with its place if that is another."""
+        key = f"{path.rpartition('.')[0]}.{name}"
+        same = self._document.origin(key).kind == self._document.origin(path).kind
+        return name if same else self._document.location(key)
+
+    def _absolute(self, value: Path, path: str) -> Path:
+        if value.is_absolute():
+            return value
+        if self._document.directory and self._document.origin(path).kind == "file":
+            self.relative[path] = value
+            return self._document.directory / value
+        try:
+            return value.absolute()
+        except OSError:
+            raise ValueError("is relative, but the working directory was removed; give an absolute path") from None
 
     def _read_list(self, kind: Any, limits: msgspec.Meta, value: Any, path: str) -> tuple[Any, ...]:
         if len(_expect(list, "a list", value)) < (limits.min_length or 0):
@@ -108,6 +132,13 @@ class SectionReader:
             with self._collect_problem(at):
                 items.append(self._read(kind, item, at))
         return tuple(items)
+
+    def _replace_variables(self, kind: Any, value: Any) -> Any:
+        if isinstance(value, AsGiven):
+            return _from_text(kind, value)
+        if isinstance(value, str) and _VARIABLE.search(value):
+            return _from_text(kind, _Substituted(_VARIABLE.sub(self._variable, value), value))
+        return value
 
     def _variable(self, match: re.Match[str]) -> str:
         if match[0] == "$${":
@@ -121,12 +152,13 @@ class SectionReader:
         return value
 
     def _read_secret(self, value: Any, path: str) -> Secret:
-        file = self._read(Path, value, path)
+        given = _path(self._replace_variables(Path, value))
+        file = self._absolute(given, path)
         try:
             return Secret.from_file(file)
         except (OSError, UnicodeError) as error:
             reason = str(error.strerror if isinstance(error, OSError) else "not text")
-            if os.sep not in str(file):  # a common mistake is the secret in place of its path
+            if os.sep not in str(given):  # a common mistake is the secret in place of its path
                 raise _FileError(f"cannot be read: {reason} (name not shown: it may be the secret)", error) from None
             raise _FileError(f"{file}: cannot be read: {reason}", error) from None
 
@@ -154,7 +186,7 @@ class _Substituted(str):
         return repr(self._written)
 
 
-def _from_text(kind: Any, text: _Substituted) -> Any:
+def _from_text(kind: Any, text: str) -> Any:
     """Text from the environment as a value of this type; the text itself if it is not one."""
     if kind is bool:
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)

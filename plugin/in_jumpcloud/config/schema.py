@@ -1,16 +1,19 @@
 """The settings: every key, its type, its limits and its default.
 
-Text must not be empty, except for a secret. A list and a number have the limits of their `Meta`.
+Text must not be empty, except for a secret. A list and a number have the limits of their `Meta`, whose `extra` has what
+words stand for. Paths are absolute once they are read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from in_jumpcloud.config.types import Duration, ProxyUrl, Secret, Size, Start
+from in_jumpcloud.file_access import package_file
 
 HOSTS = {  # https://docs.jumpcloud.com, and JumpCloud's own command-line client for the newer regions
     "us": "https://api.jumpcloud.com",
@@ -28,9 +31,24 @@ _Positive = msgspec.Meta(gt=0)
 PositiveDuration = Annotated[Duration, _Positive]
 PositiveSize = Annotated[Size, _Positive]
 
+DEMO_CITY = package_file("geoip/demo-city.mmdb", "geoip/demo-city.mmdb")
+DEMO_ASN = package_file("geoip/demo-asn.mmdb", "geoip/demo-asn.mmdb")
+DEFAULT_STATE = Path("state/in-jumpcloud.db")
+"""Only its name or all of it: `locations.default_state_path` says where it is."""
+
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
     """A mapping in the configuration. Each key has a default."""
+
+
+def settings_of(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of a section and of the sections in it: its dotted key and its value."""
+    for name in section.__struct_fields__:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from settings_of(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 class JumpCloudSettings(Section, frozen=True):
@@ -93,8 +111,8 @@ class EcsSettings(Section, frozen=True):
 class GeoIPSettings(Section, frozen=True):
     """The databases for IP addresses; None turns one off."""
 
-    city: Path | None = Path("geoip/demo-city.mmdb")
-    asn: Path | None = None
+    city: Annotated[Path, msgspec.Meta(extra={"demo": DEMO_CITY})] | None = DEMO_CITY
+    asn: Annotated[Path, msgspec.Meta(extra={"demo": DEMO_ASN})] | None = None
     cache: Annotated[int, msgspec.Meta(ge=1)] = 10_000
 
 
@@ -145,7 +163,7 @@ class ForwardSettings(Section, frozen=True):
 class StateSettings(Section, frozen=True):
     """The database with positions and the ledger."""
 
-    path: Path = Path("state/in-jumpcloud.db")
+    path: Annotated[Path, msgspec.Meta(extra={None: DEFAULT_STATE})] = DEFAULT_STATE
 
 
 class DeadLetterSettings(Section, frozen=True):

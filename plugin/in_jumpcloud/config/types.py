@@ -18,6 +18,8 @@ _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _MAX_DURATION_SECONDS = 100 * 365 * 86_400
 _BYTES = {"": 1, "B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2, "GB": 1000**3, "GiB": 1024**3}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+DURATION_PATTERN = r"\s*(\d+(\.\d+)?(ms|s|m|h|d|w))+\s*"
+SIZE_PATTERN = rf"\s*\d+(\.\d+)?\s*({'|'.join(_BYTES)})\s*"
 _MAX_SECRET_BYTES = 65_536
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
@@ -45,6 +47,14 @@ class Duration(float):
         """Whole milliseconds."""
         return round(self * 1000)
 
+    def notation(self) -> str:
+        """As `parse` reads it."""
+        rest, text = self.ms, ""
+        for unit in ("d", "h", "m", "s", "ms"):
+            count, rest = divmod(rest, round(_SECONDS[unit] * 1000))
+            text += f"{count}{unit}" if count else ""
+        return text or "0s"
+
 
 class Size(int):
     """Bytes, written as a plain number, `16MiB` or `64 kB`."""
@@ -63,6 +73,11 @@ class Size(int):
         if size > sys.maxsize:
             raise ValueError(f"expected a size below 8 EiB (got {value!r:.40})")
         return cls(size)
+
+    def notation(self) -> int | str:
+        """As `parse` reads it."""
+        unit = next((unit for unit in ("GiB", "MiB", "KiB") if self and not self % _BYTES[unit]), None)
+        return f"{self // _BYTES[unit]}{unit}" if unit else int(self)
 
 
 class Start:
@@ -103,6 +118,9 @@ class Start:
 
     def __hash__(self) -> int:
         return hash(self._text)
+
+    def __str__(self) -> str:
+        return self._text
 
     def __repr__(self) -> str:
         return f"Start({self._text!r})"

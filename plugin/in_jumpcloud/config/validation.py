@@ -50,7 +50,7 @@ def _validate_account(settings: JumpCloudSettings) -> Iterator[Problem]:
     names = ("client_id", "client_secret")
     given = [name for name in names if getattr(settings, name) is not None]
     if settings.api_key is None and not given:
-        text = "missing; set api_key or api_key_file, or client_id and client_secret"
+        text = "missing; set api_key, api_key_file or the variable JUMPCLOUD_API_KEY, or client_id and client_secret"
         yield Problem("jumpcloud.api_key", text)
     if settings.api_key is not None and given:
         yield Problem(f"jumpcloud.{given[0]}", "api_key is set too; use either the key or the service account")
@@ -83,8 +83,7 @@ def _validate_account(settings: JumpCloudSettings) -> Iterator[Problem]:
 
 
 def _validate_api(settings: JumpCloudSettings) -> Iterator[Problem]:
-    if not _host(settings.base_url) or _has_more_than_a_path(settings.base_url):  # it may contain a password
-        text = "expected a base URL without a user and a query, such as https://api.eu.jumpcloud.com"
+    if text := url_problem(settings.base_url):
         yield Problem("jumpcloud.url", text)
     yield from _validate_encryption(settings)
     ids = [(f"organizations[{index}]", each) for index, each in enumerate(settings.organizations)]
@@ -105,6 +104,13 @@ def _validate_api(settings: JumpCloudSettings) -> Iterator[Problem]:
         yield from _validate_ca_file("jumpcloud.ca_file", settings.ca_file)
     if settings.proxy and not _host(settings.proxy.reveal()):
         yield Problem("jumpcloud.proxy", "expected a URL such as http://proxy.example.com:3128")
+
+
+def url_problem(url: str) -> str | None:
+    """What is wrong with a base URL of the API, which is not shown, since it may contain a password."""
+    if _host(url) and not _has_more_than_a_path(url):
+        return None
+    return "expected a base URL without a user and a query, such as https://api.eu.jumpcloud.com"
 
 
 def _validate_encryption(settings: JumpCloudSettings) -> Iterator[Problem]:
