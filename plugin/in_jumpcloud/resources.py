@@ -207,7 +207,7 @@ def same_stream_settings(old: Config, new: Config) -> bool:
 
 def _stream_settings(settings: Config) -> Config:
     default = Config()
-    unused = {name: getattr(default, name) for name in ("log", "http")}
+    unused = {name: getattr(default, name) for name in ("log", "http", "reload")}
     return msgspec.structs.replace(settings, jumpcloud=_api_settings(settings), **unused)
 
 

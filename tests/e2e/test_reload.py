@@ -23,7 +23,9 @@ DAY = 86_400_000
 class Running:
     """The plugin with a configuration file that changes."""
 
-    def __init__(self, command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
+    def __init__(
+        self, command: Command, api: SimulatedApi, receiver: SimulatedReceiver, *, reload: str = "signal"
+    ) -> None:
         self._command = command
         self._api = api
         self._file = command.directory / "settings.json"
@@ -41,6 +43,7 @@ class Running:
             "state": {"path": str(command.state)},
             "http": {"listen": None},
             "log": {"format": "text"},
+            "reload": reload,
         }
         self._write()
         self._process = command.start("run", "-c", self._file)
@@ -181,4 +184,33 @@ def test_a_file_that_comes_later(
         key.write_text("simulated-key")
         wait_until(lambda: "configuration reloaded: 1 stream restarted, 0 unchanged" in running.log)
         running.wait_for_requests("third")
+        assert running.end() == 0
+
+
+def test_a_changed_file(command: Command, api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path) -> None:
+    """With `reload: auto` no signal is needed, also where a ConfigMap is mounted; an invalid file changes nothing."""
+    with api:
+        running = Running(command, api, receiver, reload="auto")
+        running.wait_for_requests("first")
+        link = tmp_path / "settings.json"
+
+        def replace(settings: dict[str, Any], name: str) -> None:
+            """As Kubernetes does it: a new directory, and a link that leads to it from one moment to the next."""
+            (tmp_path / name).mkdir()
+            (tmp_path / name / link.name).write_bytes(msgspec.json.encode(settings))
+            (tmp_path / "..data_tmp").symlink_to(name)
+            (tmp_path / "..data_tmp").rename(tmp_path / "..data")
+            if not link.is_symlink():
+                (tmp_path / "link").symlink_to(f"..data/{link.name}")
+                (tmp_path / "link").rename(link)
+
+        replace(running.settings | {"log": {"formatt": "text"}}, "..1")
+        wait_until(lambda: "configuration not reloaded: " in running.log)
+        assert f"{link}: log.formatt: unknown key; did you mean format?" in running.log
+        running.settings["jumpcloud"]["organizations"] = ["second", "third"]
+        replace(running.settings, "..2")
+        wait_until(lambda: "configuration reloaded: 1 stream restarted, 1 unchanged" in running.log)
+        assert f"{link}: changed; reloading the configuration" in running.log
+        running.wait_for_requests("third")
+        assert running.log.count("configuration not reloaded: ") == 1
         assert running.end() == 0

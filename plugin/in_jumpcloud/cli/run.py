@@ -23,6 +23,7 @@ from in_jumpcloud.cli.signals import ends, watch_signals
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.locations import describe_config_file
 from in_jumpcloud.config.schema import Config, LogSettings
+from in_jumpcloud.config.watch import ConfigWatch
 from in_jumpcloud.errors import ConfigError, InJumpCloudError, Stopped
 from in_jumpcloud.load import OVERLOAD_ADVICE
 from in_jumpcloud.monitoring import logs, snapshot
@@ -85,7 +86,8 @@ def command(
 ) -> None:
     """Poll JumpCloud and deliver the events to Fluent Bit.
 
-    Runs until it is stopped by SIGTERM or Ctrl-C. SIGHUP reloads the configuration.
+    Runs until it is stopped by SIGTERM or Ctrl-C. SIGHUP reloads the configuration; with reload: auto, so does a change
+    of the file.
     """
     uses_output = {"--supervised": is_supervised, "--dry-run": dry_run, "--output": output}
     given = [option for option, value in uses_output.items() if value]
@@ -122,6 +124,7 @@ class _Run:
         self._path = path
         self._overrides = overrides
         self._is_supervised = is_supervised
+        self._watch = ConfigWatch(path)
         self._once = once
         self._overloaded_at: float | None = None  # the last time
         self._note_load_at = 0.0
@@ -158,6 +161,7 @@ class _Run:
             return self.destination.ended(plugin, error)
 
     def _load(self) -> Config:
+        self._watch.loading()
         return self.destination.adapt(load_config(self._path, self._overrides))
 
     def _configure_logging(self, settings: LogSettings) -> None:
@@ -245,7 +249,18 @@ class _Run:
             log.exception("unexpected error; continuing")
             seconds = _RETRY_SECONDS
         alive = self._manager.alive(lambda: _is_alive(plugin, self._started))
-        return min(seconds, alive, self._note_load(plugin))
+        return min(seconds, alive, self._note_load(plugin), self._look_after_files(plugin))
+
+    def _look_after_files(self, plugin: app.App) -> float:
+        """Reload when a file has changed, if that is wanted; returns the seconds until the next look."""
+        settings = plugin.resources.settings
+        if settings.reload != "auto":
+            return _MAX_TICK_SECONDS
+        look = self._watch.look(settings)
+        if look.changed:
+            log.info("%s: changed; reloading the configuration", ", ".join(map(str, look.changed)))
+            self._reload()
+        return look.seconds
 
     def _note_load(self, plugin: app.App) -> float:
         """Log when polls cannot keep their interval, and when they can again; returns the seconds until the next look.

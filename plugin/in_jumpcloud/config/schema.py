@@ -197,7 +197,7 @@ REMOVED_KEYS: dict[tuple[type, str], str] = {
 
 
 class Config(Section, frozen=True):
-    """The whole configuration."""
+    """The whole configuration. `reload`: on SIGHUP, or also when the file changes."""
 
     jumpcloud: JumpCloudSettings = JumpCloudSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
@@ -208,3 +208,4 @@ class Config(Section, frozen=True):
     dead_letter: DeadLetterSettings = DeadLetterSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
+    reload: Literal["signal", "auto"] = "signal"
