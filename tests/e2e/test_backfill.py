@@ -22,8 +22,8 @@ from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, now_ms, rfc3339
 NOW = now_ms()
 SINCE, UNTIL = NOW - 2 * DAY_MS + 12_345, NOW - DAY_MS - 6789
 SPAN = ("--since", rfc3339(SINCE), "--until", rfc3339(UNTIL))
-PAGE_RECORDS = 100
-"""More than a chunk has."""
+PAGE_LIMIT, CHUNK_BYTES, CHUNK_RECORDS = 400, 20_000, 100
+"""A chunk has fewer simulated records than this, and a page has several chunks."""
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,9 @@ def _ids(source: EventSource, start_ms: int, end_ms: int) -> set[str]:
 
 
 def _settings(command: Command, api: SimulatedApi, receiver: SimulatedReceiver, **more: object) -> list[str]:
-    """Small pages; streams begin an hour ago."""
-    options = {"jumpcloud__start": "1h", "jumpcloud__page_limit": PAGE_RECORDS, **more}
+    """Small pages and chunks; streams begin an hour ago."""
+    limits = {"jumpcloud__page_limit": PAGE_LIMIT, "forward__chunk_bytes": CHUNK_BYTES}
+    options = {"jumpcloud__start": "1h", **limits, **more}
     return command.settings(api, receiver, **options)
 
 
@@ -63,7 +64,7 @@ def _killed_after(process: subprocess.Popen[bytes], receiver: SimulatedReceiver,
 
 def _check_sent(receiver: SimulatedReceiver, wanted: set[str], *, kills: int) -> None:
     assert set(receiver.ids) == wanted
-    assert sum(receiver.ids.values()) - len(wanted) <= kills * PAGE_RECORDS
+    assert sum(receiver.ids.values()) - len(wanted) <= kills * CHUNK_RECORDS
 
 
 def test_kills(command: Command, source: EventSource, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
@@ -71,7 +72,7 @@ def test_kills(command: Command, source: EventSource, api: SimulatedApi, receive
 
     A repetition sends nothing. With --again it sends exactly the span once more.
     """
-    settings, wanted = _settings(command, api, receiver, jumpcloud__requests_per_second=20), _ids(source, SINCE, UNTIL)
+    settings, wanted = _settings(command, api, receiver, jumpcloud__requests_per_second=3), _ids(source, SINCE, UNTIL)
     assert len(wanted) > 1500
     for _ in range(3):
         _killed_after(command.start("backfill", *settings, *SPAN), receiver, random.randrange(100, 400))
@@ -93,7 +94,7 @@ def test_kills(command: Command, source: EventSource, api: SimulatedApi, receive
     assert done.returncode == 0, done.stderr
     sent = receiver.ids - before
     assert set(sent) == wanted
-    assert sum(sent.values()) - len(wanted) <= PAGE_RECORDS
+    assert sum(sent.values()) - len(wanted) <= CHUNK_RECORDS
 
     before = Counter(receiver.ids)
     run = command("run", "--once", *settings, "-o", "jumpcloud.start=4d")
@@ -106,7 +107,7 @@ def test_next_to_a_running_process(
     command: Command, source: EventSource, api: SimulatedApi, receiver: SimulatedReceiver
 ) -> None:
     """`run` takes the backfill over, is killed, continues it; the stream is not disturbed. Then one is cancelled."""
-    settings = _settings(command, api, receiver, jumpcloud__requests_per_second=25)
+    settings = _settings(command, api, receiver, jumpcloud__requests_per_second=3)
     wanted = _ids(source, SINCE, UNTIL)
     run = command.start("run", *settings, "-o", "jumpcloud.interval=1s")
     wait_until(lambda: command.acknowledged() >= len(_ids(source, NOW - 58 * MINUTE_MS, NOW - MINUTE_MS)))
@@ -127,6 +128,7 @@ def test_next_to_a_running_process(
     assert after["origin_ms"] == position["origin_ms"]
     assert after["watermark_ms"] > position["watermark_ms"]
     assert command.acknowledged() < len(of_stream) + 10, "what a backfill delivers is not the stream's"
+    assert command.log.read_text().count("default: caught up") == 2, "not once in each run"
 
     follower = command.start("backfill", *settings, *SPAN, "--again")
     before = receiver.received
@@ -144,7 +146,7 @@ def test_next_to_a_running_process(
 
 def test_stopped(command: Command, source: EventSource, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
     """Ctrl-C: one line that says how to continue. --resume sends the rest, and nothing twice."""
-    settings = _settings(command, api, receiver, jumpcloud__requests_per_second=20)
+    settings = _settings(command, api, receiver, jumpcloud__requests_per_second=3)
     process = command.start("backfill", *settings, *SPAN)
     receiver.wait_for(100, timeout=60)
     process.send_signal(signal.SIGINT)
@@ -220,7 +222,7 @@ def test_what_jumpcloud_refuses(command: Command, source: EventSource, receiver:
 
 def test_progress_bar(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
     """A terminal shows a bar with per cent, events, their rate and the time that is left."""
-    settings = _settings(command, api, receiver, jumpcloud__requests_per_second=10)
+    settings = _settings(command, api, receiver, jumpcloud__requests_per_second=3)
     terminal, other = pty.openpty()
     process = subprocess.Popen(  # noqa: S603 - our own command
         [COMMAND, "backfill", *settings, *SPAN],

@@ -92,6 +92,8 @@ TABLE = (
     _row("no more descriptors", "machine", rate=(0.2, 1), minutes=(1, 120)),
     _row("state file is missing", "disk", "resend", minutes=(1, 30)),
     _row("settings change", "program", "resend"),
+    # A person: an episode begins with the command.
+    _row("backfill", "commands"),
     # The program.
     _row("undeclared exception", "program", "resend", rate=(0.0005, 0.01), minutes=(10, 600)),
 )

@@ -146,6 +146,8 @@ class Judge:
         self.note_letters(process.connections[-1])
         self._check_delivered()
         self._check_duplicates()
+        for row in plugin.resources.state.jobs.rows(only_open=True):
+            self._world.fail(f"{row.name} is still open: {row.error}")
         if self._world.api.requests > MAX_REQUESTS:
             self._world.fail(f"{self._world.api.requests} requests")
         settings = self._world.settings.jumpcloud

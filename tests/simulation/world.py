@@ -18,12 +18,15 @@ from simulation.faults import Faults
 from simulation.judge import Judge
 from simulation.jumpcloud import JumpCloud
 from simulation.machine import MachineClock, Process
-from simulation.plan import ORIGIN_MS
+from simulation.plan import HOUR, ORIGIN_MS
 from simulation.receiver import Receiver
 from simulation.scheduler import Group, Killed, Scheduler, SimTask
 from simulation.seams import SimConnection
 
-from in_jumpcloud.errors import ConfigError, InJumpCloudError, Stopped
+from in_jumpcloud.errors import ConfigError, InJumpCloudError, StateUnavailable, Stopped
+from in_jumpcloud.state.database import Database
+from in_jumpcloud.state.jobs import Jobs, JobSpec
+from in_jumpcloud.state.schema import Identity
 
 MAX_LIVES = 12
 
@@ -110,6 +113,8 @@ class World:
         for name in ("machine is suspended", "long stop", "state file is missing"):
             for begin, end in self.faults.episodes(name):
                 self._plan_stop(name, begin, min(end, self.plan.seconds))
+        for begin, _ in self.faults.episodes("backfill"):
+            self.scheduler.at(max(1.0, begin), self._begin_backfill)
         self.scheduler.run(self.plan.seconds)
         self._check()
         self.faults.stop()
@@ -162,6 +167,43 @@ class World:
             self.scheduler.at(begin, lambda: self._freeze(end - begin))
         else:
             self.scheduler.at(begin, lambda: self._take_state_away(end - begin))
+
+    def _begin_backfill(self) -> None:
+        """As the command does, in another process: again later, while there is no state, or it is in use."""
+        path, random = self.settings.state.path, self.faults.random("backfill")
+        self.faults.now = self.scheduler.now
+        try:
+            with self._jobs() as jobs:
+                since = self.now_ms - int(24 * HOUR * random.random())
+                until = min(self.now_ms, since + random.choice((1, 4, 24)) * HOUR)
+                streams = [f"organization {each}" for each in self.settings.jumpcloud.organizations]
+                number = jobs.create(streams, JobSpec(since, until, ("all",), again=False), self.now_ms)
+        except InJumpCloudError:
+            if not self._calm:
+                self.later(60, self._begin_backfill)
+            return
+        self.trace("backfill", number, path.name)
+        self.landmarks["backfill"] += 1
+        if random.random() < 0.2:
+            self.later(600 * random.random(), partial(self._cancel_backfill, number))
+
+    def _cancel_backfill(self, number: int) -> None:
+        self.trace("backfill is cancelled", number)
+        with contextlib.suppress(InJumpCloudError), self._jobs() as jobs:
+            jobs.cancel(number, self.now_ms)
+
+    @contextlib.contextmanager
+    def _jobs(self) -> Iterator[Jobs]:
+        """The backfills in the state, over a connection of another process.
+
+        Raises:
+            StateUnavailable, StateCorrupt: there is no state yet, or it is in use.
+        """
+        path = self.settings.state.path
+        if not path.exists():
+            raise StateUnavailable("there is no state")
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as connection:
+            yield Jobs(Database(path, connection, Identity("", None), is_new=False))
 
     def _stop_for_long(self, seconds: float) -> None:
         if self.process:

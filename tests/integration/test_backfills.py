@@ -1,13 +1,15 @@
-"""What monitoring shows of backfills and of streams that catch up."""
+"""A backfill and its stream at the same time; what monitoring shows of it, and of streams that catch up."""
 
 from __future__ import annotations
 
 import threading
 from pathlib import Path
 
+import pytest
 from support.monitoring import catch_up, settings_of, watched
 
 from in_jumpcloud.backfill import Backfill
+from in_jumpcloud.collector import Collector
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
@@ -55,6 +57,33 @@ def test_a_backfill_that_fails(tmp_path: Path, receiver: SimulatedReceiver) -> N
             assert backfill.ended == "done"
             assert seen.get("/status.json").json["backfills"] == []
             assert f"in_jumpcloud_backfill_ratio{NAME}" not in seen.metrics()
+
+
+@pytest.mark.parametrize("backfill_first", [False, True])
+def test_turns(tmp_path: Path, receiver: SimulatedReceiver, backfill_first: bool) -> None:
+    """While a stream or its backfill waits for an ack, the other does not send the same events."""
+    now, source, stop = now_ms(), _source(), threading.Event()
+    with SimulatedApi(source) as api, watched(settings_of(api.url, tmp_path, receiver.port)) as seen:
+        plugin = seen.plugin
+        (collector,) = plugin.collectors
+        spec = JobSpec(now - 2 * HOUR_MS, now - HOUR_MS, ("all",), again=False)
+        plugin.resources.state.jobs.create(["default"], spec, now)
+        plugin._watch.unit.step(stop)
+        (backfill,) = plugin.backfills
+        while not backfill._began:
+            backfill.step(stop)
+        receiver.faults.stall(1.5)
+        units: list[Backfill | Collector] = [backfill, collector] if backfill_first else [collector, backfill]
+        first = threading.Thread(target=units[0].step, args=(stop,))
+        first.start()
+        assert receiver.wait_for(1, timeout=20)
+        units[1].step(stop)
+        first.join()
+        catch_up(collector)
+        while not backfill.ended:
+            backfill.step(stop)
+    wanted = source.count(collector.position.origin_ms, now, now_ms=now)
+    assert (len(receiver.ids), sum(receiver.ids.values())) == (wanted, wanted)
 
 
 def _steps(backfill: Backfill, stop: threading.Event, *, pages: int) -> None:
