@@ -137,6 +137,14 @@ def test_differences_from_ours(tmp_path: Path) -> None:
         assert "a shared key" not in report.text
 
 
+def test_ours_from_the_environment() -> None:
+    """Without a file ours is what the environment says, if it says anything."""
+    path = CONF / "fluent-bit.yaml"
+    assert check(path, IN_JUMPCLOUD_FORWARD__SHARED_KEY="", IN_JUMPCLOUD_FORWARD__TAG="jumpcloud.x").code == 0
+    assert "another key" not in check(path, IN_JUMPCLOUD_FORWARD__SHARED_KEY="another key").text
+    assert "shared_key: " in check(path, IN_JUMPCLOUD_FORWARD__SHARED_KEY="another key").failure
+
+
 def test_only_the_input_that_receives_ours(tmp_path: Path) -> None:
     """Another forward input, and outputs that get nothing of ours, may have any settings."""
     text = (CONF / "fluent-bit.yaml").read_text()

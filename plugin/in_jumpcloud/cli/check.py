@@ -22,7 +22,7 @@ from in_jumpcloud.checks.result import CONFIGURATION, RECEIVER, CheckResult, exi
 from in_jumpcloud.checks.runner import Check, run_checks
 from in_jumpcloud.cli import examples, json_option, settings_options
 from in_jumpcloud.cli.signals import stop_on_signals
-from in_jumpcloud.config.environment import almost_variables
+from in_jumpcloud.config.environment import almost_variables, read_variables
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.locations import describe_config_file
 from in_jumpcloud.config.schema import Config
@@ -104,8 +104,10 @@ def _report(found: Iterable[CheckResult], *, as_json: bool) -> int:
 
 
 def _check_fluent_bit(file: Path, path: Path | None, overrides: Sequence[str]) -> Iterator[CheckResult]:
+    """Check it. Without any configuration of ours there is nothing to compare it with."""
+    is_configured = path or overrides or any(read_variables(os.environ))
     try:
-        forward = load_config(path, overrides, needs_key=False).forward if path else None
+        forward = load_config(path, overrides, needs_key=False).forward if is_configured else None
         yield from check_fluent_bit(file, forward, os.environ)
     except ConfigError as error:
         yield from (failed("configuration", str(problem), code=CONFIGURATION) for problem in error.problems)
