@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 4
 PYTEST := $(BIN)/pytest -q -n $(WORKERS)
 
-.PHONY: help demo check test coverage lint unit generate soak trials exec-trial api-trials simulation simulation-load simulation-mutations bench clean
+.PHONY: help demo check test coverage lint unit generate soak trials exec-trial api-trials simulation simulation-load simulation-mutations bench idle clean
 .NOTPARALLEL:
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make simulation-load  how many organizations one process polls in time"
 	@echo "make simulation-mutations  undo each mend in a copy, and name the seeds that find it"
 	@echo "make bench     compare with a plain script; see tests/bench/README.md"
+	@echo "make idle      wake-ups, CPU and writes of an idle process, for two hours; OPTIONS='--streams 1 --seconds 600'"
 	@echo "make clean     remove the virtual environment and the caches"
 
 demo: .venv/runtime
@@ -78,6 +79,9 @@ simulation-mutations: .venv/dev
 
 bench: .venv/dev
 	PYTHONPATH=tests $(BIN)/python -m bench $(OPTIONS)
+
+idle: .venv/dev
+	PYTHONPATH=tests $(BIN)/python -m bench.idle $(OPTIONS)
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.*

@@ -50,7 +50,7 @@ def streams(counts: list[int], seconds: float, directory: Path) -> list[dict[str
     """
     events = write_events(directory, 0)
     with contextlib.ExitStack() as stack:
-        running = [(count, stack.enter_context(_idle(count, events, directory))) for count in counts]
+        running = [(count, stack.enter_context(idle(count, events, directory))) for count in counts]
         began = time.monotonic()
         before = {count: cpu_seconds(process.pid) for count, process in running}
         time.sleep(seconds)
@@ -67,7 +67,7 @@ def streams(counts: list[int], seconds: float, directory: Path) -> list[dict[str
 
 
 @contextlib.contextmanager
-def _idle(count: int, events: Path, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+def idle(count: int, events: Path, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The plugin with `count` streams, after each has polled and compared counts."""
     place = directory / f"streams-{count}"
     place.mkdir()

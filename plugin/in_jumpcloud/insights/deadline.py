@@ -1,19 +1,71 @@
 """The time limit of a whole response.
 
-A read timeout limits the wait for the next byte only, so it never ends a response that arrives byte by byte. A timer
-shuts the connection down instead.
+A read timeout limits the wait for the next byte only, so it never ends a response that arrives byte by byte. A thread
+shuts the connection down instead: one for all requests, since one for each would cost as much as an empty poll.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import threading
+import time
 from typing import Any, Self
 
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
+
+
+class _Timers:
+    """Expires deadlines, on one thread. It wakes once in a while for a deadline that ended, not for each request."""
+
+    def __init__(self) -> None:
+        self._due: dict[RequestDeadline, float] = {}  # on the monotonic clock
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._wakes_at = math.inf
+
+    def start(self, deadline: RequestDeadline, seconds: float) -> None:
+        """Expire `deadline` in `seconds`.
+
+        Raises:
+            RuntimeError: the system has no more threads.
+        """
+        with self._changed:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
+                thread.start()
+                self._thread = thread
+            at = self._due[deadline] = time.monotonic() + seconds
+            if at < self._wakes_at:
+                self._changed.notify()
+
+    def cancel(self, deadline: RequestDeadline) -> None:
+        """Do not expire it."""
+        with self._changed:
+            self._due.pop(deadline, None)
+
+    def _run(self) -> None:
+        while True:
+            for each in self._wait():
+                each.expire()
+
+    def _wait(self) -> list[RequestDeadline]:
+        """The deadlines that are over."""
+        with self._changed:
+            now = time.monotonic()
+            over = [each for each, at in self._due.items() if at <= now]
+            if not over:
+                self._wakes_at = min(self._due.values(), default=math.inf)
+                self._changed.wait(self._wakes_at - now if self._due else None)
+            for each in over:
+                del self._due[each]
+            return over
+
+
+_timers = _Timers()
 
 
 class RequestDeadline:
@@ -22,8 +74,8 @@ class RequestDeadline:
     def __init__(self, seconds: float) -> None:
         self.expired = False
         self.message = f"the response took longer than {seconds:g} s"
-        self._timer = threading.Timer(seconds, self._expire)
-        self._timer.daemon = True
+        self._seconds = seconds
+        self._started = False
         self._socket: Any = None
         self._lock = threading.Lock()
 
@@ -33,20 +85,22 @@ class RequestDeadline:
 
     def __exit__(self, *_: object) -> None:
         _current.deadline = None
-        self._timer.cancel()
+        _timers.cancel(self)
         with self._lock:
             self._socket = None
 
     def watch(self, connection: Any) -> None:
-        """Shut down this socket when the time is over. The first call starts the timer."""
+        """Shut down this socket when the time is over. The first call starts the time."""
         with self._lock:
             self._socket = connection
         if self.expired:
-            self._expire()
-        elif self._timer.ident is None:
-            self._timer.start()
+            self.expire()
+        elif not self._started:
+            self._started = True
+            _timers.start(self, self._seconds)
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """The time is over."""
         with self._lock:
             self.expired = True
             connection = getattr(self._socket, "socket", self._socket)  # TLS inside TLS wraps the socket
