@@ -130,7 +130,7 @@ class Pipeline:
                     self._sender.send(records, before, position, stop)
             if not is_last:
                 self._sender.idle(stop)
-                self._commit([], after, stop)
+                self._advance(after, stop)
         finally:
             self._counters.in_flight = self._counters.held_up = None
         return Counter([minute for minute, _ in keys])
@@ -246,7 +246,7 @@ class Pipeline:
         self._span = window.span
         self._seen = list(self._resources.state.delivered(self._stream, [key], [cursor]))
         if self._seen:
-            self._commit([], after, stop)
+            self._advance(after, stop)
             return Counter([key.minute])
         reason = (
             f"the event at cursor {cursor} of the window from {rfc3339(window.start_ms)} to {rfc3339(window.end_ms)} "
@@ -320,6 +320,18 @@ class Pipeline:
         self._counters.acknowledged += len(keys) - len(dead_letters) - len(suspects)
         if keys:
             self._counters.liveness.mark_progress()
+
+    def _advance(self, after: Position, stop: threading.Event) -> None:
+        """Set the position where nothing new was delivered."""
+        advance = partial(
+            self._resources.state.advance,
+            *(self._stream, after),
+            span=self._span,
+            seen=self._seen,
+            organization=self._own,
+        )
+        self._until_written(advance, stop)
+        self._seen = []
 
     def _until_written(self, write: Callable[[], None], stop: threading.Event) -> None:
         failures = 0

@@ -94,7 +94,7 @@ class Reconciler:
         self._schedule(list(self._comparisons.open), now_ms)
 
     def start_over(self, now_ms: int) -> None:
-        """Compare the whole reach again: the clock was wrong. It is in the state before a position is taken back.
+        """Compare the whole reach again: the clock was wrong. Any write of a position that is taken back has it too.
 
         Raises:
             StateUnavailable: it cannot be written.

@@ -83,6 +83,7 @@ class Resources:
                     new_agent_id=new_id(runtime.random),
                     max_dead_letter_bytes=settings.dead_letter.max_bytes,
                     now_ms=runtime.now_ms,
+                    monotonic=runtime.monotonic,
                     connect=outside.connect,
                 )
             )

@@ -6,11 +6,13 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from simulation.jumpcloud import DAY, MINUTE, Event, Organization
 from simulation.plan import HOUR, ORIGIN_MS
 from simulation.seams import SimConnection
 
 from in_jumpcloud.app import App
+from in_jumpcloud.insights.window import Position
 from in_jumpcloud.monitoring.health import not_alive, not_ready
 from in_jumpcloud.monitoring.snapshot import take_snapshot
 
@@ -36,7 +38,8 @@ class Judge:
         self._parked: set[str] = set()
         self._said: Counter[str] = Counter()  # what could not be had, by the counters of all lives
         self._short_plans = world.faults.episodes("moving retention")
-        self._watermarks: dict[str, int] = {}
+        self._watermarks: dict[str, int] = {}  # in the memory of the process
+        self._on_disk: dict[str, int] = {}
         self._first_ms: dict[str, int] = {}
         self._begun_ms: dict[str, int] = {}
         self._moved_at = 0.0
@@ -50,6 +53,10 @@ class Judge:
         """New events are delivered, or streams begin and have time to move."""
         self._moved_at = self._world.now
 
+    def forget_memory(self) -> None:
+        """A life ends: the next one begins with the positions that are on disk."""
+        self._watermarks = dict(self._on_disk)
+
     def note_counters(self, plugin: App) -> None:
         """Keep what a life said, which ends."""
         for collector in plugin.collectors:
@@ -57,20 +64,28 @@ class Judge:
             self._said["given up"] += collector.counters.given_up_minutes
 
     def committed(self, connection: SimConnection) -> None:
-        """A transaction is on disk: the positions must not have passed what was there and is not delivered."""
+        """A transaction is on disk."""
         for name, text in connection.rows("SELECT name, position FROM stream"):
             position = json.loads(text)
-            watermark = position["watermark_ms"]
             self._note_beginning(name.removeprefix("organization "), position)
-            before = self._watermarks.get(name, position["origin_ms"])
-            self._watermarks[name] = watermark
-            if watermark > self._world.now_ms + 10_000 and self._is_dated and not position.get("provisional"):
-                self._world.fail(
-                    f"{name}: the position is {(watermark - self._world.now_ms) / 1000:.0f} s in the future"
-                )
-            if watermark > before:
-                self._moved_at = self._world.now
-                self._check_passed(connection, name, position["origin_ms"], before, watermark)
+            if position["watermark_ms"] != self._on_disk.get(name):
+                self._on_disk[name] = position["watermark_ms"]
+                self._moved(connection, name, position)
+
+    def advanced(self, process: Process, name: str, position: Position) -> None:
+        """A position has moved past nothing new. It may be on disk only later."""
+        self._moved(process.connections[-1], name, msgspec.to_builtins(position))
+
+    def _moved(self, connection: SimConnection, name: str, position: dict[str, Any]) -> None:
+        """A position has moved: it must not have passed what was there and is not delivered."""
+        watermark = position["watermark_ms"]
+        before = self._watermarks.get(name, position["origin_ms"])
+        self._watermarks[name] = watermark
+        if watermark > self._world.now_ms + 10_000 and self._is_dated and not position["provisional"]:
+            self._world.fail(f"{name}: the position is {(watermark - self._world.now_ms) / 1000:.0f} s in the future")
+        if watermark > before:
+            self._moved_at = self._world.now
+            self._check_passed(connection, name, position["origin_ms"], before, watermark)
 
     def _note_beginning(self, name: str, position: dict[str, Any]) -> None:
         """From when on a stream has promised its events: from the first commit, if the clock was right then.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simulation.faults import Faults
 from simulation.plan import ORIGIN_MS
@@ -14,8 +14,10 @@ from simulation.scheduler import Group, Killed, Scheduler, SimTask
 from simulation.seams import SimConnection, SimExchange, SimNetwork, connect_factory
 
 from in_jumpcloud.app import App, open_app
+from in_jumpcloud.insights.window import Position
 from in_jumpcloud.resources import Outside
 from in_jumpcloud.retry import Retry
+from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.troubles import Troubles
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class Process:
         self.stopping = False
         self.ended = False
         self.began = self.runtime.monotonic()
+        self._check_at = 0.0
         self.main = world.scheduler.start(self._main, "main", self.group)
 
     def sleep(self, seconds: float) -> None:
@@ -112,6 +115,7 @@ class Process:
                     open_app(world.settings, runtime=runtime, troubles=troubles, outside=outside)
                 ),
             )
+            self._watch_positions(plugin.resources.state)
             world.judge.note_progress()
             if self.stopping:
                 plugin.end()
@@ -121,7 +125,18 @@ class Process:
         self.ended = True
         world.life_ended(self, None)
 
+    def _watch_positions(self, state: StateStore) -> None:
+        """Show the judge the positions that need not be on disk at once."""
+        advance = state.advance
+
+        def advanced(stream: str, position: Position, **options: Any) -> None:
+            advance(stream, position, **options)
+            self.world.judge.advanced(self, stream, position)
+
+        vars(state)["advance"] = advanced
+
     def _tick(self, plugin: App) -> float:
-        seconds = plugin.resources.retry()
-        self.world.judge.check_health(self, plugin)
-        return min(seconds, self.world.settings.jumpcloud.interval / 2)
+        if self.world.now >= self._check_at:
+            self._check_at = self.world.now + self.world.settings.jumpcloud.interval / 2
+            self.world.judge.check_health(self, plugin)
+        return min(plugin.resources.retry(), self._check_at - self.world.now)

@@ -313,6 +313,7 @@ class World:
 
     def _throw_away(self, process: Process) -> None:
         self.scheduler.end(process.group)
+        self.judge.forget_memory()
         if process.app:
             self.judge.note_counters(process.app)
             process.app.resources.geo.close()

@@ -16,13 +16,16 @@ from in_jumpcloud.config.schema import Config
 from in_jumpcloud.errors import InJumpCloudError
 from in_jumpcloud.monitoring import client
 from in_jumpcloud.state.jobs import JobRow
+from in_jumpcloud.state.notes import WRITE_SECONDS
 from in_jumpcloud.state.store import StreamRow, open_readonly
 from in_jumpcloud.text import format_duration, shown
-from in_jumpcloud.timestamps import DAY_MS, now_ms, rfc3339
+from in_jumpcloud.timestamps import DAY_MS, MINUTE_MS, now_ms, rfc3339
 
 _RUNNING_KEYS = ("pid", "version", "uptime_seconds", "not_ready", "warnings", "receivers", "streams", "backfills")
 _LIVE_KEYS = ("events_per_minute", "backfill", "error_since", "late_error", "late_error_since")
 """What only the process knows of a stream."""
+_WRITTEN_WITHIN_MS = round(1000 * WRITE_SECONDS) + MINUTE_MS
+"""The state has the position of an idle stream as it was at most so long ago, while the process is running."""
 
 
 @click.command(
@@ -103,7 +106,8 @@ def _collect(settings: Config) -> dict[str, Any]:
             {
                 "name": name,
                 "configured": name in configured,
-                **_stream_facts(rows.get(name), services.get(name, {}), now),
+                **_stream_facts(rows.get(name), services.get(name, {}), now, is_held=holder is not None),
+                **_live_position(live.get(name) if name in rows else None, now),
                 **{key: live[name][key] if name in live else None for key in _LIVE_KEYS},
                 **_live_error(live.get(name)),
             }
@@ -123,13 +127,20 @@ def _ask_process(settings: Config) -> dict[str, Any] | None:
         return None
 
 
-def _stream_facts(row: StreamRow | None, services: dict[str, int], now: int) -> dict[str, Any]:
+def _stream_facts(row: StreamRow | None, services: dict[str, int], now: int, *, is_held: bool) -> dict[str, Any]:
+    """What the state has of a stream. `is_held`: a process is running, which may know a later position.
+
+    `lag_seconds` is how far the position was behind at `lag_time`.
+    """
     if row is None:
         return {"position": None}
     window = row.position.window
+    is_recent = is_held and row.updated_ms is not None and 0 <= now - row.updated_ms < _WRITTEN_WITHIN_MS
+    lag_at = row.updated_ms if is_recent and row.updated_ms is not None else now
     return {
         "position": rfc3339(row.position.watermark_ms),
-        "lag_seconds": max(0, now - row.position.watermark_ms) // 1000,
+        "lag_seconds": max(0, lag_at - row.position.watermark_ms) // 1000,
+        "lag_time": rfc3339(lag_at),
         "window": window
         and {"start": rfc3339(window.start_ms), "end": rfc3339(window.end_ms), "cursor": window.cursor is not None},
         "services_since": {name: rfc3339(since_ms) for name, since_ms in services.items()},
@@ -140,6 +151,12 @@ def _stream_facts(row: StreamRow | None, services: dict[str, int], now: int) -> 
         "error_time": row.error_ms and rfc3339(row.error_ms),
         "updated": row.updated_ms and rfc3339(row.updated_ms),
     }
+
+
+def _live_position(live: dict[str, Any] | None, now: int) -> dict[str, Any]:
+    """The position that the process has now."""
+    keys = ("position", "lag_seconds")
+    return {**{key: live[key] for key in keys}, "lag_time": rfc3339(now)} if live else {}
 
 
 def _live_error(live: dict[str, Any] | None) -> dict[str, Any]:
@@ -154,8 +171,9 @@ def _stream_lines(stream: dict[str, Any]) -> list[tuple[str, str]]:
     if stream["window"]:
         pages = "first pages delivered" if stream["window"]["cursor"] else "no page delivered yet"
         window = f"{stream['window']['start']} to {stream['window']['end']} in progress, {pages}"
+    behind = "at the last commit" if stream["lag_time"] == stream["updated"] else "now"
     lines = [
-        ("position", f"{stream['position']}, {format_duration(stream['lag_seconds'])} behind now"),
+        ("position", f"{stream['position']}, {format_duration(stream['lag_seconds'])} behind {behind}"),
         ("window", window),
         *_service_lines(stream["services_since"]),
         ("acknowledged", str(stream["acknowledged"])),

@@ -175,6 +175,17 @@ class Deliveries(Protocol):
     ) -> None:
         """Write what was acknowledged or refused, and the position."""
 
+    def advance(
+        self,
+        stream: str,
+        position: Position,
+        *,
+        span: Span | None = None,
+        seen: Collection[EventKey] = (),
+        organization: str | None = None,
+    ) -> None:
+        """Set the position where nothing new was delivered."""
+
     def parked(self, stream: str) -> list[DeadLetter]:
         """The suspects, oldest first."""
 
@@ -264,6 +275,18 @@ class JobState:
         self._reread.difference_update(seen)
         if dead_letters or suspects:
             self._dead_letters.refresh()
+
+    def advance(
+        self,
+        stream: str,
+        position: Position,
+        *,
+        span: Span | None = None,
+        seen: Collection[EventKey] = (),
+        organization: str | None = None,
+    ) -> None:
+        """Write the position at once: what was read is counted with it."""
+        self.commit(stream, [], position, span=span, seen=seen, organization=organization)
 
     def _share(
         self,

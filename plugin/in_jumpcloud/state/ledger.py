@@ -94,26 +94,51 @@ class Ledger:
             contents.newest = max([contents.newest, *(minute for minute, _ in inside)])
             contents.has_outside |= bool(outside)
 
-    def prune(self, stream: str, before_ms: int) -> int:
-        """As StateStore.prune; `before_ms` is the start of a minute."""
+    def must_keep(self, stream: str, seen: Collection[EventKey], span: Span | None, read_ms: int) -> bool:
+        """Whether `add` has to write something for `seen`."""
+        outside = {key.digest: key for key in _split(seen, span)[1]}
+        number = self._number(stream)
+        if not outside or number is None:
+            return bool(outside)
+        kept = self._database.read(
+            f"SELECT count(*) FROM json_each(?2) AS wanted CROSS JOIN outside "  # noqa: S608 - our own
+            f"WHERE stream = ?1 AND digest = {_DIGEST} AND ?4 <= read_ms + ?5",
+            (number, *_packed(outside.values()), read_ms, DAY_MS),
+        )
+        return int(kept[0][0]) < len(outside)
+
+    def has_before(self, stream: str, before_ms: int) -> bool:
+        """Whether `prune` may have something to remove."""
+        number = self._number(stream)
+        if number is None or self._contents_of(number).has_old:
+            return number is not None
+        return bool(
+            self._database.read(
+                "SELECT 1 WHERE EXISTS (SELECT 1 FROM ledger WHERE stream = ?1 AND minute < ?2) "
+                "OR EXISTS (SELECT 1 FROM outside WHERE stream = ?1 AND read_ms < ?3)",
+                (number, before_ms // MINUTE_MS, before_ms),
+            )
+        )
+
+    def prune(self, transaction: sqlite3.Connection, stream: str, before_ms: int) -> int:
+        """As StateStore.prune, in a transaction; `before_ms` is the start of a minute."""
         number = self._number(stream)
         if number is None:
             return 0
         contents = self._contents_of(number)
         self._contents.pop(number, None)
-        with self._database.transaction() as transaction:
-            transaction.execute("UPDATE stream SET kept_from_ms = ? WHERE number = ?", (before_ms, number))
-            deletions = [
-                ("DELETE FROM ledger WHERE stream = ? AND minute < ?", before_ms // MINUTE_MS),
-                ("DELETE FROM outside WHERE stream = ? AND read_ms < ?", before_ms),
-            ]
-            if contents.has_old:
-                # Also its rows for events outside their windows must stay until none of those is read again.
-                all_read = "(SELECT v2_read_ms FROM stream WHERE number = ?1) <= ?2"
-                deletions.append((f"DELETE FROM ledger_v2 WHERE stream = ?1 AND {all_read}", before_ms))  # noqa: S608 - our own
-            removed = sum(transaction.execute(query, (number, bound)).rowcount for query, bound in deletions)
-            if contents.has_old and not transaction.execute("SELECT 1 FROM ledger_v2 LIMIT 1").fetchone():
-                transaction.execute("DROP TABLE ledger_v2")
+        transaction.execute("UPDATE stream SET kept_from_ms = ? WHERE number = ?", (before_ms, number))
+        deletions = [
+            ("DELETE FROM ledger WHERE stream = ? AND minute < ?", before_ms // MINUTE_MS),
+            ("DELETE FROM outside WHERE stream = ? AND read_ms < ?", before_ms),
+        ]
+        if contents.has_old:
+            # Also its rows for events outside their windows must stay until none of those is read again.
+            all_read = "(SELECT v2_read_ms FROM stream WHERE number = ?1) <= ?2"
+            deletions.append((f"DELETE FROM ledger_v2 WHERE stream = ?1 AND {all_read}", before_ms))  # noqa: S608 - our own
+        removed = sum(transaction.execute(query, (number, bound)).rowcount for query, bound in deletions)
+        if contents.has_old and not transaction.execute("SELECT 1 FROM ledger_v2 LIMIT 1").fetchone():
+            transaction.execute("DROP TABLE ledger_v2")
         return removed
 
     def _has_old_table(self) -> bool:

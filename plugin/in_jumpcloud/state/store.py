@@ -1,7 +1,7 @@
 """What each stream has delivered: its position, the ledger, and its dead letters, in one SQLite file.
 
 A commit writes the keys of one acknowledged chunk and the position of the stream in one transaction. It is on disk
-when `commit` returns.
+when `commit` returns. What a crash may forget waits for the next commit, see state/notes.py.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +27,8 @@ from in_jumpcloud.state.dead_letters import DeadLetter, DeadLetters, Refused, st
 from in_jumpcloud.state.files import StateLock, corrupt, lock_holder
 from in_jumpcloud.state.jobs import JobRow, Jobs, JobState, OpenState
 from in_jumpcloud.state.ledger import Ledger, Span
-from in_jumpcloud.timestamps import now_ms, whole_minute
+from in_jumpcloud.state.notes import Notes
+from in_jumpcloud.timestamps import now_ms, rfc3339, whole_minute
 
 log = logging.getLogger(__name__)
 
@@ -158,12 +160,13 @@ class StateStore(StateReader):
         new_agent_id: str,
         max_dead_letter_bytes: int = MAX_DEAD_LETTER_BYTES,
         now_ms: Callable[[], int] = now_ms,
+        monotonic: Callable[[], float] = time.monotonic,
         connect: database.Connect = sqlite3.connect,
     ) -> None:
         """Open the state at `path`, or create it with `new_agent_id`. `is_new`: whether it was created.
 
-        `now_ms` dates commits for `in-jumpcloud status`; nothing else depends on the clock. `connect` opens the
-        database.
+        `now_ms` dates commits for `in-jumpcloud status`, `monotonic` says when notes are written; nothing else depends
+        on the clocks. `connect` opens the database.
 
         Raises:
             ConfigError: the path cannot be used.
@@ -172,6 +175,8 @@ class StateStore(StateReader):
             Fatal: another process holds the state.
         """
         self._now_ms = now_ms
+        self._monotonic = monotonic
+        self._notes = Notes(monotonic)
         with contextlib.ExitStack() as on_failure:
             self._files = StateLock(path)
             on_failure.callback(self._files.close)
@@ -227,8 +232,20 @@ class StateStore(StateReader):
 
     def position(self, stream: str) -> Position | None:
         """The position of `stream`; None if the stream is new."""
+        if noted := self._notes.of(stream).position:
+            return noted
         text = self._column("position", stream)
         return self._position(text) if text is not None else None
+
+    def kept_from_ms(self, stream: str) -> int:
+        """As StateReader.kept_from_ms."""
+        noted = self._notes.of(stream).kept_from_ms
+        return super().kept_from_ms(stream) if noted is None else noted
+
+    def reconciliation(self, stream: str) -> str | None:
+        """As StateReader.reconciliation."""
+        noted = self._notes.of(stream).reconciliation
+        return super().reconciliation(stream) if noted is None else noted
 
     def delivered(self, stream: str, keys: Sequence[EventKey], ids: Sequence[str] = ()) -> set[EventKey]:
         """Those of `keys` that were delivered, are dead letters or are suspects.
@@ -268,7 +285,8 @@ class StateStore(StateReader):
         refused = len(dead_letters) + len(suspects)
         values = (stream, msgspec.json.encode(position).decode(), len(keys) - refused, late, len(dead_letters))
         self._files.verify(lock=False)  # what was acknowledged must be known to whoever has the lock now
-        with self._database.transaction() as transaction:
+        began = self._monotonic()
+        with self._writing(stream) as transaction:
             transaction.execute(
                 "INSERT INTO stream (name, position, acknowledged, late, dead_lettered, updated_ms, organization) "
                 "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (name) DO UPDATE SET position = ?2, "
@@ -283,6 +301,30 @@ class StateStore(StateReader):
             self.dead_letters.add(transaction, stream, "suspect", suspects)
         if refused:
             self.dead_letters.refresh()
+        if log.isEnabledFor(logging.DEBUG):
+            self._log_commit(stream, len(keys), position, self._monotonic() - began)
+
+    def advance(
+        self,
+        stream: str,
+        position: Position,
+        *,
+        span: Span | None = None,
+        seen: Collection[EventKey] = (),
+        organization: str | None = None,
+    ) -> None:
+        """Set the position of `stream`, which has one, where nothing new was delivered. Arguments as of `commit`.
+
+        It is on disk with the next commit of the stream, with the notes of all streams after WRITE_SECONDS, and when
+        the state is closed; at once if some of `seen` must be kept longer. Reads of this object know it at once.
+        """
+        if self._ledger.must_keep(stream, seen, span, span[1] if span else position.watermark_ms):
+            self.commit(stream, [], position, span=span, seen=seen, organization=organization)
+            return
+        self._files.verify()
+        with self._database.lock:
+            self._notes.change(stream, position=position, organization=organization)
+        self._write_due_notes()
 
     def parked(self, stream: str) -> list[DeadLetter]:
         """The suspects of `stream`, oldest first: events that were refused alone and are to be sent once more.
@@ -313,13 +355,19 @@ class StateStore(StateReader):
         return JobState(parts, row, shares_ledger=shares_ledger)
 
     def save_reconciliation(self, stream: str, text: str) -> None:
-        """Store how far the reconciler has come with `stream`. It does nothing for a stream without a position."""
-        with self._database.transaction() as transaction:
-            transaction.execute("UPDATE stream SET reconciliation = ?2 WHERE name = ?1", (stream, text))
+        """Store how far the reconciler has come with `stream`; on disk as what `advance` sets.
+
+        It does nothing for a stream without a position.
+        """
+        if self.position(stream) is None:
+            return
+        with self._database.lock:
+            self._notes.change(stream, reconciliation=text)
+        self._write_due_notes()
 
     def save_services(self, stream: str, since_ms: dict[str, int]) -> None:
         """Store from when on each service of `stream` is fetched. It does nothing for a stream without a position."""
-        with self._database.transaction() as transaction:
+        with self._writing(stream) as transaction:
             text = msgspec.json.encode(since_ms).decode()
             transaction.execute("UPDATE stream SET services = ?2 WHERE name = ?1", (stream, text))
 
@@ -328,7 +376,7 @@ class StateStore(StateReader):
 
         It does nothing for a stream without a position, or if the state cannot be written: the log has the error.
         """
-        with contextlib.suppress(InJumpCloudError), self._database.transaction() as transaction:
+        with contextlib.suppress(InJumpCloudError), self._writing(stream) as transaction:
             transaction.execute(
                 "UPDATE stream SET error = ?2, error_ms = ?3 WHERE name = ?1 AND (error, error_ms) IS NOT (?2, ?3)",
                 (stream, error and storable(error), None if error is None else now_ms),
@@ -343,12 +391,18 @@ class StateStore(StateReader):
         before_ms = whole_minute(before_ms)
         if before_ms <= self.kept_from_ms(stream):
             return 0
-        removed = self._ledger.prune(stream, before_ms)
+        if not self._ledger.has_before(stream, before_ms):
+            if self.position(stream) is not None:
+                with self._database.lock:
+                    self._notes.change(stream, kept_from_ms=before_ms)
+            return 0
+        with self._writing(stream) as transaction:
+            removed = self._ledger.prune(transaction, stream, before_ms)
         self._database.give_back_space()
         return removed
 
     def close(self) -> None:
-        """Close the file and release its lock."""
+        """Write the notes, close the file and release its lock."""
         with contextlib.suppress(InJumpCloudError):
             self._files.verify()  # otherwise the mark may be that of another process
             self._mark_in_use(None)
@@ -357,7 +411,40 @@ class StateStore(StateReader):
 
     def _mark_in_use(self, run: str | None) -> None:
         """Note in the file itself that it is in use: a copy that was made without its log is recognized by that."""
-        with self._database.transaction() as transaction:
+        with self._writing(*self._notes.streams) as transaction:
             transaction.execute("UPDATE identity SET in_use = ?", (run,))
         if run:
             self._database.read("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _log_commit(self, stream: str, ids: int, position: Position, seconds: float) -> None:
+        moment = rfc3339(position.watermark_ms)
+        log.debug(
+            "%s: committed %d ids, position %s, %.0f ms",
+            *(stream, ids, moment, 1000 * seconds),
+            extra={
+                "fields": {
+                    "in_jumpcloud.stream": stream,
+                    "in_jumpcloud.ids": ids,
+                    "in_jumpcloud.position": moment,
+                    "event.duration": round(seconds * 1e9),
+                }
+            },
+        )
+
+    @contextlib.contextmanager
+    def _writing(self, *streams: str) -> Iterator[sqlite3.Connection]:
+        """A transaction that also writes the notes of these streams: what it writes of them is newer."""
+        with self._database.lock:
+            with self._database.transaction() as transaction:
+                self._notes.write(transaction, streams, self._now_ms())
+                yield transaction
+            self._notes.forget(streams)
+
+    def _write_due_notes(self) -> None:
+        """Write the notes of all streams in one transaction, if that is due."""
+        if self._notes.are_due:
+            self._files.verify()
+            with self._database.lock:
+                if self._notes.are_due:  # no other thread has written them meanwhile
+                    with self._writing(*self._notes.streams):
+                        pass

@@ -1,0 +1,77 @@
+"""What need not be on disk at once: a position that moved past nothing new, and how far comparisons have come.
+
+A process that is killed forgets its notes. It then polls and compares some minutes again, and the ledger knows their
+events.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from in_jumpcloud.insights.window import Position
+
+WRITE_SECONDS = 1200.0
+"""How long notes wait at most. All streams' notes are written together: each transaction costs the disk 20 kB."""
+
+
+class Note(msgspec.Struct, frozen=True):
+    """What changed of one stream since it was last written; None: nothing. As the columns of the table `stream`."""
+
+    position: Position | None = None
+    organization: str | None = None
+    reconciliation: str | None = None
+    kept_from_ms: int | None = None
+
+
+_NOTHING = Note()
+
+
+class Notes:
+    """The notes of all streams. Its caller holds the lock of the database, but for `of`."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._notes: dict[str, Note] = {}
+        self._write_at = monotonic() + WRITE_SECONDS
+
+    @property
+    def streams(self) -> list[str]:
+        """The streams that have notes."""
+        return list(self._notes)
+
+    @property
+    def are_due(self) -> bool:
+        """Whether all notes are to be written now."""
+        return bool(self._notes) and self._monotonic() >= self._write_at
+
+    def of(self, stream: str) -> Note:
+        """The note of a stream."""
+        return self._notes.get(stream, _NOTHING)
+
+    def change(self, stream: str, **changes: object) -> None:
+        """Change the note of a stream."""
+        self._notes[stream] = msgspec.structs.replace(self.of(stream), **changes)
+
+    def write(self, transaction: sqlite3.Connection, streams: Iterable[str], now_ms: int) -> None:
+        """Write the notes of these streams in a transaction; call `forget` after it."""
+        for stream in streams:
+            note = self._notes.get(stream)
+            if note is None:
+                continue
+            position = note.position and msgspec.json.encode(note.position).decode()
+            transaction.execute(
+                "UPDATE stream SET position = coalesce(?2, position), organization = coalesce(organization, ?3), "
+                "reconciliation = coalesce(?4, reconciliation), kept_from_ms = coalesce(?5, kept_from_ms), "
+                "updated_ms = ?6 WHERE name = ?1",
+                (stream, position, note.organization, note.reconciliation, note.kept_from_ms, now_ms),
+            )
+
+    def forget(self, streams: Iterable[str]) -> None:
+        """The notes of these streams are on disk."""
+        for stream in streams:
+            self._notes.pop(stream, None)
+        if not self._notes:
+            self._write_at = self._monotonic() + WRITE_SECONDS
