@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from in_jumpcloud.forward.handshake import ClientHandshake, Credentials
 from in_jumpcloud.forward.late_acks import LateAcks
 from in_jumpcloud.forward.wire import PROBE_TAG, AckReader, AnswerReader, Chunk
 from in_jumpcloud.runtime import SYSTEM, Runtime
+
+log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 15.0
 """The limit for TLS, for HELO and for PONG, each. A client that sends nothing can block a Fluent Bit for 10 s."""
@@ -146,7 +149,26 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         self._has_answered = True
         self._answered_at = self._runtime.monotonic()
         self.acknowledged += chunk.records > 0
-        self.latencies.observe(self._answered_at - started_at)
+        seconds = self._answered_at - started_at
+        self.latencies.observe(seconds)
+        if log.isEnabledFor(logging.DEBUG):
+            self._log_chunk(chunk, seconds)
+
+    def _log_chunk(self, chunk: Chunk, seconds: float) -> None:
+        log.debug(
+            "receiver %s acknowledged chunk %s: %d records, %d bytes, tag %s, %.0f ms",
+            *(self.server, chunk.id, chunk.records, len(chunk.message), chunk.tag, 1000 * seconds),
+            extra={
+                "fields": {
+                    "server.address": str(self.server),
+                    "in_jumpcloud.chunk.id": chunk.id,
+                    "in_jumpcloud.chunk.records": chunk.records,
+                    "in_jumpcloud.chunk.bytes": len(chunk.message),
+                    "in_jumpcloud.chunk.tag": chunk.tag,
+                    "event.duration": round(seconds * 1e9),
+                }
+            },
+        )
 
     def _deadline(self, seconds: float, stop: threading.Event, error: ReceiverDown, *, grace: float = 0) -> IoDeadline:
         return IoDeadline(seconds, stop, error, grace=grace, runtime=self._runtime)

@@ -44,6 +44,7 @@ class Chunk(NamedTuple):
     id: str
     message: bytes
     records: int
+    tag: str = ""
 
 
 pack = msgspec.msgpack.Encoder().encode
@@ -64,7 +65,7 @@ def build_chunk(tag: str, entries: bytes, records: int, *, compress: Compression
     if compress == "gzip" and len(entries) <= SAFE_COMPRESSED_BYTES:
         options["compressed"] = "gzip"
         payload = gzip.compress(entries, compresslevel=6, mtime=0)  # no time in it: a resend has the same bytes
-    return Chunk(options["chunk"], pack((tag, payload, options)), records)
+    return Chunk(options["chunk"], pack((tag, payload, options)), records, tag)
 
 
 def read_chunk(chunk: Chunk) -> list[dict[str, Any]]:
@@ -82,7 +83,7 @@ def message_bytes(tag: str, entries_bytes: int) -> int:
 def build_probe(tag: str) -> Chunk:
     """A message without records, in Forward mode: a receiver acknowledges it and stores nothing."""
     chunk_id = base64.b64encode(os.urandom(16)).decode()
-    return Chunk(chunk_id, msgpack.packb((tag, [], {"chunk": chunk_id, "size": 0})), 0)
+    return Chunk(chunk_id, msgpack.packb((tag, [], {"chunk": chunk_id, "size": 0})), 0, tag)
 
 
 class AnswerReader:

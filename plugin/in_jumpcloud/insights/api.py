@@ -30,6 +30,7 @@ from in_jumpcloud.insights.clock import EarlierClock
 from in_jumpcloud.insights.http_exchange import Exchange, HttpResponse, request_id_suffix
 from in_jumpcloud.insights.pages import Page, is_cursor, split_page
 from in_jumpcloud.insights.rate_limit import RateLimiter
+from in_jumpcloud.insights.request_log import log_request
 from in_jumpcloud.insights.transport import MAX_RETRY_AFTER, Transport, common_error
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.runtime import SYSTEM, Runtime
@@ -187,7 +188,17 @@ class DirectoryInsights:
         self._auth.prepare(stop)
         self._rate_limiter.acquire(stop)
         headers = {"Content-Type": "application/json", "Accept": "application/json", **scope.headers}
-        return self._transport.post(f"{self._base}/{path}", msgspec.json.encode(query), headers, self._auth)
+        outcome: HttpResponse | InJumpCloudError | None = None
+        began = self._runtime.monotonic()
+        try:
+            outcome = self._transport.post(f"{self._base}/{path}", msgspec.json.encode(query), headers, self._auth)
+        except InJumpCloudError as error:
+            outcome = error
+            raise
+        finally:
+            if outcome is not None:
+                log_request(path, query, scope.organization, outcome, 1000 * (self._runtime.monotonic() - began))
+        return outcome
 
     def _error(self, response: HttpResponse) -> InJumpCloudError:
         description = self._transport.describe(response)

@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 from collections import OrderedDict
-from typing import TextIO
+from typing import Any, TextIO
 
 from in_jumpcloud.config.schema import LogSettings
 from in_jumpcloud.counters import plural
@@ -43,7 +43,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 class _RepeatFilter(logging.Filter):
-    """Suppresses repeated lines. The next line of the same kind says how many were suppressed."""
+    """Suppresses repeated lines, but for those of level debug. The next line of the same kind says how many."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,6 +55,8 @@ class _RepeatFilter(logging.Filter):
             return self._filter(record)
 
     def _filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno == logging.DEBUG:
+            return True
         key = (record.name, str(record.msg))
         kind = self._kinds.setdefault(key, _Kind())
         self._kinds.move_to_end(key)
@@ -92,6 +94,7 @@ class _JsonFormatter(logging.Formatter):
             "ecs.version": ECS_VERSION,
             "log.logger": record.name,
             "process.pid": record.process,
+            **_fields(record),
         }
         if record.exc_info:
             line["error.stack_trace"] = "\n".join(shown_lines(self.formatException(record.exc_info)))
@@ -104,6 +107,16 @@ class _TextFormatter(logging.Formatter):
         # Indented, so that no line of an exception's text looks like a line of the log.
         trace = shown_lines(self.formatException(record.exc_info)) if record.exc_info else []
         return "\n    ".join([line, *trace])
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What a line says as fields too, by their names: ECS's, or ours below `in_jumpcloud`."""
+    fields = getattr(record, "fields", {})
+    return {
+        name: shown_in_one(value) if isinstance(value, str) else value
+        for name, value in fields.items()
+        if value is not None
+    }
 
 
 def _message(record: logging.LogRecord) -> str:
