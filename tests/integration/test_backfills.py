@@ -26,8 +26,8 @@ def _source() -> EventSource:
 
 def test_a_backfill_that_fails(tmp_path: Path, receiver: SimulatedReceiver) -> None:
     """It is shown with its error, as a warning with a code; the plugin stays ready. Then its progress is shown."""
-    now, stop = now_ms(), threading.Event()
-    with SimulatedApi(_source()) as api:
+    now, source, stop = now_ms(), _source(), threading.Event()
+    with SimulatedApi(source) as api:
         settings = settings_of(api.url, tmp_path, receiver.port, jumpcloud__page_limit=100)
         with watched(settings) as seen:
             plugin = seen.plugin
@@ -50,8 +50,10 @@ def test_a_backfill_that_fails(tmp_path: Path, receiver: SimulatedReceiver) -> N
             api.faults.clear()
             _steps(backfill, stop, pages=2)
             shown = seen.get("/status.json").json["backfills"][0]
-            assert (shown["events"], shown["expected"], shown["percent"], shown["error"]) == (200, 300, 66.7, None)
-            assert seen.metrics()[f"in_jumpcloud_backfill_ratio{NAME}"] == 200 / 300
+            count = source.count(spec.since_ms, spec.until_ms, now_ms=now)
+            assert (shown["events"], shown["expected"], shown["error"]) == (200, count, None)
+            assert shown["percent"] == round(20_000 / count, 1)
+            assert seen.metrics()[f"in_jumpcloud_backfill_ratio{NAME}"] == 200 / count
             while not backfill.ended:
                 backfill.step(stop)
             assert backfill.ended == "done"
