@@ -13,6 +13,7 @@ import msgspec
 from in_jumpcloud.config.schema import Config, JumpCloudSettings
 from in_jumpcloud.ecs import geoip
 from in_jumpcloud.ecs.encoder import RecordEncoder
+from in_jumpcloud.ecs.geoip_database import OLD_ADVICE, DatabaseInfo
 from in_jumpcloud.ecs.mapper import Mapper, new_id
 from in_jumpcloud.errors import ConfigError, Problem, StateUnavailable
 from in_jumpcloud.forward import connection
@@ -96,6 +97,8 @@ class Resources:
             on_failure.callback(self.api.close)
             self.receivers = self._new_receivers(settings)
             on_failure.pop_all()
+        self._ages_logged: set[tuple[DatabaseInfo, bool]] = set()
+        self._log_ages()
         if self.state.is_new:
             log.info("%s: new state; every stream begins at jumpcloud.start", self.state.path)
 
@@ -140,6 +143,7 @@ class Resources:
             if (old.geoip, old.ecs) != (settings.geoip, settings.ecs):
                 self._set_mapper(settings)
             self.state.dead_letters.max_bytes = settings.dead_letter.max_bytes
+            self._log_ages()
             return replaced.pop_all()
 
     def retry(self) -> float:
@@ -149,6 +153,7 @@ class Resources:
             Seconds until it is due again.
         """
         until_geo = self.geo.retry_missing()
+        self._log_ages()
         now = self._runtime.monotonic()
         if now >= self._watch_state_at:
             is_well = self._watch("state.files", self.state.verify)
@@ -173,6 +178,19 @@ class Resources:
             stack.callback(self.geo.close)
             stack.callback(self.api.close)
             stack.callback(self.receivers.close)
+
+    def _log_ages(self) -> None:
+        """Log once how old each database is: when it is opened, and when it has become old."""
+        now = self._runtime.now_ms() / 1000
+        for database in self.geo.statistics().databases:
+            is_old = database.is_old(now)
+            if (database, is_old) in self._ages_logged:
+                continue
+            self._ages_logged.add((database, is_old))
+            if is_old:
+                log.warning("%s: %s is %d days old; %s", database.setting, database, database.days_old(now), OLD_ADVICE)
+            else:
+                log.info("%s: %s, %d days old", database.setting, database, database.days_old(now))
 
     def _end_geoip_troubles(self) -> None:
         for setting in ("geoip.city", "geoip.asn"):

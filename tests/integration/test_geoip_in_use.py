@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -15,9 +16,13 @@ from typing import Any
 
 import maxminddb
 import pytest
+from support.command import Command
 from support.geoip import ASN, CITY, Clock, build, city, named
 
 from in_jumpcloud.ecs.geoip import GeoIPLookup, GeoResult
+from in_jumpcloud.simulator.api import SimulatedApi
+from in_jumpcloud.simulator.events import EventSource
+from in_jumpcloud.simulator.receiver import SimulatedReceiver
 from in_jumpcloud.timestamps import now_ms
 from in_jumpcloud.troubles import Troubles
 
@@ -302,3 +307,17 @@ class TestCache:
             thread.join()
         assert not wrong
         assert {city(geoip, f"192.0.2.{last}") for last in range(60)} == {"New"}
+
+
+def test_the_age_of_a_database_is_logged(command: Command, receiver: SimulatedReceiver, tmp_path: Path) -> None:
+    """Once, at the start: with a warning and advice if it is older than a month."""
+    now = time.time()
+    city = build(tmp_path / "city.mmdb", {NETWORK: named("Old")}, "GeoLite2-City", built=now - 40 * 86_400)
+    asn = build(tmp_path / "asn.mmdb", {NETWORK: named("New")}, "GeoLite2-ASN", built=now - 20 * 86_400)
+    with SimulatedApi(EventSource(start_ms=0, end_ms=1, per_minute=0)) as api:
+        settings = command.settings(api, receiver, geoip__city=str(city), geoip__asn=str(asn))
+        process = command.start("run", *settings, "--once")
+        assert process.wait(60) == 0
+    first, second = (line for line in command.log.read_text().splitlines() if "days old" in line)
+    assert re.search(r"warning .*geoip.city: GeoLite2-City of .* is 40 days old; .*`in-jumpcloud geoip update`", first)
+    assert re.search(r"info .*geoip.asn: GeoLite2-ASN of .*, 20 days old$", second)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmdb_writer import MMDBWriter
+from mmdb_writer import MMDBWriter, TreeWriter
 from netaddr import IPSet
 
 from in_jumpcloud.ecs.geoip import GeoIPLookup
@@ -14,13 +14,16 @@ GEOIP = Path(__file__).resolve().parents[2] / "geoip"
 CITY, ASN = GEOIP / "demo-city.mmdb", GEOIP / "demo-asn.mmdb"
 
 
-def build(path: Path, records: dict[str, Any], kind: str = "Test-City", *, version: int = 6) -> Path:
-    """Write a database of network → record to `path`; by rename, like geoipupdate."""
+def build(
+    path: Path, records: dict[str, Any], kind: str = "Test-City", *, version: int = 6, built: float | None = None
+) -> Path:
+    """Write a database of network → record to `path`, built at `built` or now; by rename, like geoipupdate."""
     writer = MMDBWriter(ip_version=version, database_type=kind, ipv4_compatible=version == 6)
     for network, record in records.items():
         writer.insert_network(IPSet([network]), record)
     new = path.with_suffix(".new")
-    writer.to_db_file(str(new))
+    metadata = writer._build_meta()
+    TreeWriter(writer.tree, metadata | ({"build_epoch": int(built)} if built else {})).write(str(new))
     return new.replace(path)
 
 

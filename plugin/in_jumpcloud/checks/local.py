@@ -18,12 +18,10 @@ from in_jumpcloud.config.document import Document
 from in_jumpcloud.config.schema import Config, GeoIPSettings, StateSettings, settings_of
 from in_jumpcloud.config.types import ProxyUrl, Secret
 from in_jumpcloud.ecs.geoip import GeoIPLookup
+from in_jumpcloud.ecs.geoip_database import OLD_ADVICE
 from in_jumpcloud.errors import ConfigError, StateCorrupt, StateMissing, StateOutdated, StateUnavailable
 from in_jumpcloud.state.store import open_readonly
-from in_jumpcloud.timestamps import rfc3339
 
-_DAY_SECONDS = 86_400
-_MAX_DATABASE_AGE_DAYS = 30
 MIN_FREE_BYTES = 200 * 1024**2
 """The size of a state with five million ids."""
 _TRIAL_BYTES = 64 * 1024
@@ -79,15 +77,14 @@ def check_databases(settings: GeoIPSettings, *, now: float | None = None) -> Ite
             continue
         (database,) = lookup.statistics().databases
         lookup.close()
-        days = int(now - database.built) // _DAY_SECONDS
-        message = f"geoip.{name}: {path}: {database.type} of {rfc3339(database.built * 1000)[:10]}"
-        if "Demo" in database.type:
+        message = f"geoip.{name}: {path}: {database}"
+        if database.is_demo:
             advice = "see geoip/README.md for a real one"
             yield warning("database", f"{message}: it contains test addresses only", advice)
-        elif days > _MAX_DATABASE_AGE_DAYS:
-            yield warning("database", f"{message}: {days} days old", "update it, for example weekly with geoipupdate")
+        elif database.is_old(now):
+            yield warning("database", f"{message}: {database.days_old(now)} days old", OLD_ADVICE)
         else:
-            yield ok("database", message)
+            yield ok("database", f"{message}: {database.days_old(now)} days old")
 
 
 def check_state(settings: StateSettings, *, min_free_bytes: int = MIN_FREE_BYTES) -> Iterator[CheckResult]:

@@ -35,7 +35,7 @@ _COMMANDS = {
     name: name.replace("-", "_")
     for name in (
         *("run", "init", "check", "config", "status", "health", "audit", "backfill", "dead-letters", "fetch"),
-        *("map", "fields", "template", "simulate", "demo", "completion"),
+        *("map", "fields", "template", "geoip", "simulate", "demo", "completion"),
     )
 }
 """The module of each command, which defines it as `command`."""
@@ -62,8 +62,7 @@ class _LazyGroup(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except InJumpCloudError as error:
-            for line in shown_lines(str(error)):
-                click.echo(f"{NAME}: {line}", err=True)
+            show_error(error)
             ctx.exit(error.exit_code)
         except click.ClickException as error:
             error.message = shown_in_one(error.message)  # type: ignore[misc]  # click shows it
@@ -166,6 +165,12 @@ def examples(*lines: str) -> str:
 def show(line: object) -> None:
     """Print a line whose text may come from outside: without secrets, and without characters that mislead."""
     click.echo(shown(line))
+
+
+def show_error(error: InJumpCloudError) -> None:
+    """Print an error as one line, or as one for each problem of a configuration, on standard error."""
+    for line in shown_lines(str(error)):
+        click.echo(f"{NAME}: {line}", err=True)
 
 
 class _PlainFormatter(logging.Formatter):

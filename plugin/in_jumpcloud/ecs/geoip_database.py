@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple, TypeAlias
 import maxminddb
 
 from in_jumpcloud.errors import ConfigError, Problem
+from in_jumpcloud.timestamps import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +35,9 @@ TYPES = {"geoip.city": ("City", "Country", "Enterprise"), "geoip.asn": ("ASN", "
 _DAMAGE_WARNING_SECONDS = 60.0
 _MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS = 5.0, 300.0
 """The pause until an unchanged file that could not be used is tried again; each one is twice as long."""
+_DAY_SECONDS, _MAX_AGE_DAYS = 86_400, 30
+"""MaxMind's terms: an old database is removed within 30 days of a newer one, and there are two a week."""
+OLD_ADVICE = "update it, for example weekly with `in-jumpcloud geoip update`"
 _COPY_BYTES = 1024 * 1024
 _IPV4 = 4
 
@@ -44,6 +48,23 @@ class DatabaseInfo(NamedTuple):
     setting: str
     type: str
     built: int
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether it contains test addresses only."""
+        return "Demo" in self.type
+
+    def days_old(self, now: float) -> int:
+        """Its age at `now`, in epoch seconds."""
+        return int(now - self.built) // _DAY_SECONDS
+
+    def is_old(self, now: float) -> bool:
+        """Whether there have been newer releases for a month at `now`, in epoch seconds."""
+        return not self.is_demo and self.days_old(now) > _MAX_AGE_DAYS
+
+    def __str__(self) -> str:
+        """Its type and date."""
+        return f"{self.type} of {rfc3339(self.built * 1000)[:10]}"
 
 
 class _Unusable(Exception):
