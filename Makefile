@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 4
 PYTEST := $(BIN)/pytest -q -n $(WORKERS)
 
-.PHONY: help demo check test coverage lint unit generate soak trials exec-trial api-trials simulation simulation-load simulation-mutations bench idle clean
+.PHONY: help demo check test coverage lint unit generate lock dist deb package-trial soak trials exec-trial api-trials simulation simulation-load simulation-mutations bench idle clean
 .NOTPARALLEL:
 
 help:
@@ -16,6 +16,10 @@ help:
 	@echo "make test      lint and every test that this machine can run"
 	@echo "make coverage  every test, with coverage"
 	@echo "make generate  write the generated files: conf/fields.md, conf/*.schema.json, conf/index-templates/*.json"
+	@echo "make lock      pin the requirements of the image and the Debian package: conf/requirements.txt"
+	@echo "make dist      build the sdist and the wheel, in dist/"
+	@echo "make deb       build the Debian packages, in dist/"
+	@echo "make package-trial  install, upgrade, remove and purge the package in a clean SUITE=bookworm; needs root, debootstrap"
 	@echo "make soak      a million events through faults and kills; options: OPTIONS='--events 50000'"
 	@echo "make trials    kill a receiver during delivery; OPTIONS=full; with Fluent Bit: kills, pauses or freezes"
 	@echo "make exec-trial  kill a Fluent Bit that starts the plugin, and the plugin: OPTIONS='--events 150000 --rounds 2'"
@@ -55,6 +59,20 @@ generate: .venv/dev
 	$(BIN)/in-jumpcloud config schema > conf/jumpcloud.schema.json
 	$(BIN)/in-jumpcloud template elasticsearch > conf/index-templates/elasticsearch.json
 	$(BIN)/in-jumpcloud template opensearch > conf/index-templates/opensearch.json
+
+lock: .venv/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--custom-compile-command "make lock" --output-file conf/requirements.txt pyproject.toml
+
+dist: .venv/dev
+	$(BIN)/python -m build
+
+deb: .venv/dev
+	$(BIN)/python conf/debian/build.py $(ARCHITECTURES)
+
+package-trial: deb
+	tests/tools/package_trial.sh $(or $(SUITE),bookworm) dist/in-jumpcloud_*_$(shell dpkg --print-architecture).deb
 
 soak: .venv/dev
 	PYTHONPATH=tests $(BIN)/python -m tools.soak $(OPTIONS)
