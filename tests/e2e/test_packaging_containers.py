@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from support.command import KEY, ROOT, Command, wait_until
 from support.fluent_bit import free_port
+from support.geoip import ASN, CITY
+from support.kustomize import render
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
@@ -31,9 +32,8 @@ def instruction(name: str) -> Any:
 
 
 def manifests(name: str) -> dict[str, Any]:
-    """The documents of a Kubernetes file, by kind."""
-    text = (ROOT / "conf" / "kubernetes" / f"{name}.yaml").read_text()
-    return {each["kind"]: each for each in yaml.safe_load_all(text)}
+    """The documents of a Kubernetes directory, by kind and name."""
+    return {f"{each['kind']} {each['metadata']['name']}": each for each in render(ROOT / "conf" / "kubernetes" / name)}
 
 
 @pytest.mark.parametrize("name", ["compose", "sidecar", "standalone"])
@@ -44,8 +44,8 @@ def test_the_container_delivers_and_stops(command: Command, tmp_path: Path, name
         text = (ROOT / "conf" / "docker" / "jumpcloud.yaml").read_text()
     else:
         documents = manifests(name)
-        text = documents["ConfigMap"]["data"]["jumpcloud.yaml"]
-        container = documents["StatefulSet"]["spec"]["template"]["spec"]["containers"][0]
+        text = documents["ConfigMap in-jumpcloud"]["data"]["jumpcloud.yaml"]
+        container = documents["StatefulSet in-jumpcloud"]["spec"]["template"]["spec"]["containers"][0]
         assert "command" not in container
         assert "args" not in container
         probes = [value["httpGet"]["path"] for key, value in container.items() if key.endswith("Probe")]
@@ -65,6 +65,8 @@ def test_the_container_delivers_and_stops(command: Command, tmp_path: Path, name
             "/run/secrets/in-jumpcloud": str(tmp_path),
             "/run/secrets": str(tmp_path),
             "/var/lib/in-jumpcloud": str(tmp_path),
+            "/var/lib/GeoIP/GeoLite2-City.mmdb": str(CITY),
+            "/var/lib/GeoIP/GeoLite2-ASN.mmdb": str(ASN),
             "0.0.0.0:2021": f"127.0.0.1:{port}",
         }
         for shipped, ours in changes.items():

@@ -1,4 +1,4 @@
-"""The Dockerfile, compose.yaml, the Kubernetes manifests and conf/README.md are valid and fit together."""
+"""The Dockerfile, compose.yaml and conf/README.md are valid and fit together."""
 
 from __future__ import annotations
 
@@ -25,13 +25,7 @@ CONF = ROOT / "conf"
 DOCKER = CONF / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text())
-MANIFESTS = {path.name: list(yaml.safe_load_all(path.read_text())) for path in (CONF / "kubernetes").glob("*.yaml")}
 HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-
-
-def document(name: str, kind: str) -> dict[str, Any]:
-    """The one document of this kind in a manifest."""
-    return next(each for each in MANIFESTS[name] if each["kind"] == kind)
 
 
 @pytest.mark.skipif(HADOLINT is None, reason="no hadolint")
@@ -58,37 +52,6 @@ def test_the_build_has_every_source_of_the_wheel() -> None:
         assert (ROOT / path).exists(), path
         assert any(path == source or path.startswith(f"{source}/") for source in copied), path
         assert any(fnmatch.fnmatch(path, each) or path.startswith(f"{each}/") for each in included), path
-
-
-def test_the_manifests_are_valid_and_safe() -> None:
-    """Kubernetes accepts them; one replica, with the image's user and no privileges; every reference has its target."""
-    validator = pytest.importorskip("kubernetes_validate", reason="no kubernetes_validate (from the package index)")
-    for name, documents in MANIFESTS.items():
-        for each in documents:
-            validator.validate(each, validator.latest_version(), strict=True)
-        stateful, config = document(name, "StatefulSet")["spec"], document(name, "ConfigMap")
-        template = stateful["template"]
-        pod = template["spec"]
-        assert stateful["replicas"] == 1, name
-        assert pod["automountServiceAccountToken"] is False, name
-        assert f"USER {pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}\n" in DOCKERFILE, (
-            name
-        )
-        labels = template["metadata"]["labels"]
-        assert stateful["selector"]["matchLabels"] == document(name, "Service")["spec"]["selector"] == labels, name
-        claims = [claim["metadata"]["name"] for claim in stateful["volumeClaimTemplates"]]
-        for container in [*pod.get("initContainers", []), *pod["containers"]]:
-            security = container["securityContext"]
-            assert (security["readOnlyRootFilesystem"], security["allowPrivilegeEscalation"]) == (True, False), name
-            assert security["capabilities"] == {"drop": ["ALL"]}, name
-            mounted = {mount["name"] for mount in container["volumeMounts"]}
-            assert mounted <= {*(volume["name"] for volume in pod["volumes"]), *claims}, name
-            ports = {port["name"] for port in container["ports"]}
-            assert {value["httpGet"]["port"] for key, value in container.items() if key.endswith("Probe")} <= ports
-        for volume in pod["volumes"]:
-            if "configMap" in volume:
-                assert volume["configMap"]["name"] == config["metadata"]["name"], name
-                assert {item["key"] for item in volume["configMap"].get("items", [])} <= config["data"].keys(), name
 
 
 def test_the_services_of_compose_are_safe() -> None:
@@ -132,7 +95,7 @@ def test_fluent_bit_has_the_shipped_settings() -> None:
     shipped = yaml.safe_load((CONF / "fluent-bit-unix.yaml").read_text())
     for text in (
         (DOCKER / "fluent-bit.yaml").read_text(),
-        document("sidecar.yaml", "ConfigMap")["data"]["fluent-bit.yaml"],
+        (CONF / "kubernetes" / "sidecar" / "fluent-bit.yaml").read_text(),
     ):
         copy = yaml.safe_load(text)
         for service in (copy["service"], shipped["service"]):

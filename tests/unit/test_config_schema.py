@@ -24,13 +24,13 @@ VALIDATOR = jsonschema.Draft202012Validator(json.loads(SHIPPED.read_text(encodin
 
 
 def configurations() -> Iterator[tuple[str, Any]]:
-    """Every configuration of the plugin in conf/, also those in Kubernetes manifests."""
+    """Every configuration of the plugin in conf/, also the one in a Kubernetes manifest."""
     for path in sorted(CONF.rglob("jumpcloud*.yaml")):
-        yield path.name, load_yaml(path.read_bytes())
-    for path in sorted(CONF.glob("kubernetes/**/*.yaml")):
-        for each in yaml.safe_load_all(path.read_text(encoding="utf-8")):
-            if each and each["kind"] == "ConfigMap" and "jumpcloud.yaml" in each["data"]:
-                yield path.name, load_yaml(each["data"]["jumpcloud.yaml"])
+        yield str(path.relative_to(CONF)), load_yaml(path.read_bytes())
+    path = CONF / "helm" / "in-jumpcloud.yaml"
+    for each in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+        if each["kind"] == "ConfigMap":
+            yield str(path.relative_to(CONF)), load_yaml(each["data"]["jumpcloud.yaml"])
 
 
 def test_it_is_current() -> None:
@@ -59,7 +59,9 @@ def test_every_key_is_described() -> None:
 def test_the_shipped_files_pass() -> None:
     """All of them, and there are some."""
     found = list(configurations())
-    assert {"jumpcloud.yaml", "jumpcloud-tls.yaml", "sidecar.yaml", "standalone.yaml"} <= {name for name, _ in found}
+    names = {"jumpcloud.yaml", "systemd/jumpcloud-tls.yaml", "helm/in-jumpcloud.yaml"}
+    names |= {f"kubernetes/{base}/jumpcloud.yaml" for base in ("sidecar", "standalone")}
+    assert names <= {name for name, _ in found}
     problems = {name: [each.message for each in VALIDATOR.iter_errors(document)] for name, document in found}
     assert {name: messages for name, messages in problems.items() if messages} == {}
 
