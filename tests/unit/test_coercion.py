@@ -67,6 +67,15 @@ def test_converted() -> None:
     assert [row for row in rows if repr(coerced(**{row[0]: row[1]})) != repr(({row[0]: row[2]}, []))] == []
 
 
+def test_mistyped_below_a_name_with_dots() -> None:
+    """An object in place of a declared value is reported as it was sent, although all that it holds is empty."""
+    data, problems = coerced(**{"command.managed_apps_only": {"type": []}, "dn": "x"})
+    assert data == {"dn": "x"}
+    assert problems == [
+        'jumpcloud.event.command.managed_apps_only: {"type": []} is not of type boolean; see event.original'
+    ]
+
+
 def test_mistyped() -> None:
     """A value that cannot be converted is removed, with a problem that names the field and shows the value's start."""
     rows: dict[str, list[Any]] = {

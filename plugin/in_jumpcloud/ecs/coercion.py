@@ -11,7 +11,7 @@ import math
 import re
 from typing import Any, TypeAlias
 
-from in_jumpcloud.ecs.fields import EVENT, Declared
+from in_jumpcloud.ecs.fields import EVENT, PYTHON_TYPES, Declared
 
 MAX_DEPTH = 32
 """Levels of nesting that are kept; a deeper subtree becomes its JSON text."""
@@ -22,7 +22,12 @@ _INTEGRAL = re.compile(r"[+-]?\d{1,30}(?:\.0*)?", re.ASCII)
 _NUMERIC = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NOTHING: Any = object()
-_UNDECLARED: Declared = {}
+_UNDECLARED = Declared()
+_UNTYPED = (None, "flattened")
+_INTEGERS = (None, "long")
+_NUMBERS = (bool, int, float)
+_MAX_USUAL_DEPTH = 16
+"""Levels of an event that needs no conversion: far fewer than MAX_DEPTH, so nothing in it is cut."""
 Kind = str | Declared | None
 Path: TypeAlias = "str | tuple[Path, str]"
 """A field's name, or the path of an object and the key in it: it is written out only for a problem."""
@@ -38,7 +43,61 @@ def coerce(data: dict[str, Any], declared: Declared, problems: list[str], *, str
         data = encodable(data, EVENT, problems)
     if "@version" in data and "version" not in data:
         data["version"] = data.pop("@version")
+    if strict and _is_usual(data, declared, 1):
+        return data
     return _object(data, declared, EVENT, 1, problems)
+
+
+def _is_usual(data: dict[str, Any], declared: Declared, depth: int) -> bool:
+    """Whether each value is empty, of its declared type, or undeclared; removes the empty ones.
+
+    Nearly all events are usual. `_object` does the same to them, but takes longer: it also converts and reports.
+    """
+    if depth > _MAX_USUAL_DEPTH:
+        return False
+    python_type = declared.python_types.get
+    empty: list[str] = []
+    for key, value in data.items():
+        if python_type(key) is type(value) and value:  # two values of three
+            continue
+        kind = declared.get(key)
+        if kind is None and not _is_name(key):
+            return False
+        if not _is_usual_value(value, kind, depth):
+            return False
+        if not value and type(value) not in _NUMBERS:
+            empty.append(key)
+    for key in empty:
+        del data[key]
+    return True
+
+
+def _is_usual_value(value: Any, kind: Kind, depth: int) -> bool:
+    """As _is_usual, of any value, at this depth."""
+    value_type = type(value)
+    if value_type is dict:
+        if type(kind) is Declared:
+            return _is_usual(value, kind, depth + 1)
+        return not value or (kind in _UNTYPED and _is_usual(value, _UNDECLARED, depth + 1))
+    if value_type is list:
+        if depth > _MAX_USUAL_DEPTH:
+            return False
+        for each in value:
+            if not _is_usual_value(each, kind, depth + 1):
+                return False
+        if not all(value):
+            value[:] = [each for each in value if each or type(each) in _NUMBERS]
+        return True
+    if value is None or value == "":
+        return True
+    if value_type is int:
+        return kind in _INTEGERS and -(2**63) <= value < 2**63
+    return kind is None or (type(kind) is str and PYTHON_TYPES.get(kind) is value_type)
+
+
+def _is_name(key: str) -> bool:
+    """Whether a store takes the key of an undeclared field as it is, see store_name."""
+    return "." not in key and "\0" not in key and bool(key.strip())
 
 
 def _object(data: dict[str, Any], declared: Declared, path: Path, depth: int, problems: list[str]) -> dict[str, Any]:
@@ -49,13 +108,13 @@ def _object(data: dict[str, Any], declared: Declared, path: Path, depth: int, pr
         kind, value_type = declared.get(key), type(value)
         if value_type is str and kind == "keyword" and value:  # two values of three
             continue
-        if value_type is dict and type(kind) is dict and depth < MAX_DEPTH:
+        if value_type is dict and type(kind) is Declared and depth < MAX_DEPTH:
             item = _object(value, kind, (path, key), depth + 1, problems) or _NOTHING
             if item is value:
                 continue
         elif (value_type is float and kind == "float") or (value_type is bool and kind == "boolean"):
             continue
-        elif kind is None and ("." in key or "\0" in key or not key.strip()):
+        elif kind is None and not _is_name(key):
             name, kind = store_name(key, declared)
             item = _value(value, kind, path, key, depth + 1, problems)
             if item is not _NOTHING and name != key:
@@ -89,7 +148,7 @@ def store_name(key: str, declared: Declared) -> tuple[str, Kind]:
         return ".".join(name if name.strip() else "_" for name in names), None
     kind: Kind = declared
     for level, name in enumerate(names):
-        if type(kind) is not dict:
+        if type(kind) is not Declared:
             conflict = kind is not None and kind != "flattened"
             return key, f"{kind}, the type of {'.'.join(names[:level])}" if conflict else None
         kind = kind.get(name)

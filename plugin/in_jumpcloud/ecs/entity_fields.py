@@ -209,7 +209,7 @@ def _add_device(body: dict[str, Any], data: dict[str, Any], phone: dict[str, Any
 
 def _add_related(body: dict[str, Any], phone: dict[str, Any], hosts: list[Any]) -> None:
     related: dict[str, Any] = body.get("related", {})
-    ips: list[Any] = [*related["ip"]] if "ip" in related else []
+    ips: list[str] = [*related["ip"]] if "ip" in related else []
     for side in ("client", "source"):
         if side in body and "ip" in (address := body[side]):
             ips.append(address["ip"])
@@ -218,7 +218,7 @@ def _add_related(body: dict[str, Any], phone: dict[str, Any], hosts: list[Any]) 
     if phone and (parsed := ip_address.parse_ip(get_str(phone, "ip"))):
         ips.append(parsed.ip)
     if ips:
-        related["ip"] = distinct(*ips)
+        related["ip"] = [*dict.fromkeys(ips)]
     if "host" in body:
         host = body["host"]
         hosts = [host.get("id"), host.get("hostname"), host.get("name"), *hosts]

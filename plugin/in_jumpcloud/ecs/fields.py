@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 EVENT = "jumpcloud.event"
 """The field that holds the event itself."""
@@ -29,8 +31,18 @@ class Field(NamedTuple):
     origin: str
 
 
-Declared = dict[str, "str | Declared"]
-"""Field types by name, nested like the fields."""
+PYTHON_TYPES: dict[str, type] = {"keyword": str, "float": float, "boolean": bool}
+"""The field types that every value of one Python type has."""
+
+
+class Declared(dict[str, "str | Declared"]):
+    """Field types by name, nested like the fields. `python_types`: those of PYTHON_TYPES, by name."""
+
+    def __init__(self, types: Mapping[str, str | Declared] = MappingProxyType({})) -> None:
+        super().__init__(types)
+        self.python_types = {
+            name: PYTHON_TYPES[kind] for name, kind in types.items() if type(kind) is str and kind in PYTHON_TYPES
+        }
 
 
 @cache
@@ -67,15 +79,18 @@ def _raw() -> list[Field]:
 @cache
 def declared(parent: str = EVENT, *, extended: bool = False) -> Declared:
     """The types of the fields below `parent`, of profile `elastic` or `extended`. Shared: do not change it."""
-    tree: Declared = {}
+    tree: dict[str, Any] = {}
     for field in table():
         if not field.name.startswith(f"{parent}.") or (field.origin != "elastic" and not extended):
             continue
         *parents, leaf = field.name.removeprefix(f"{parent}.").split(".")
         level = tree
         for name in parents:
-            inner = level.setdefault(name, {})
-            assert isinstance(inner, dict), f"{field.name} is below a field with a type"  # noqa: S101
-            level = inner
+            level = level.setdefault(name, {})
+            assert isinstance(level, dict), f"{field.name} is below a field with a type"  # noqa: S101
         level[leaf] = sys.intern(field.type)  # compared for every value
-    return tree
+    return _typed(tree)
+
+
+def _typed(tree: dict[str, Any]) -> Declared:
+    return Declared({name: _typed(each) if isinstance(each, dict) else each for name, each in tree.items()})

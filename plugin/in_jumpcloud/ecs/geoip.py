@@ -98,7 +98,8 @@ class GeoIPLookup:
         Private, loopback, link-local and unspecified addresses are not looked up. IPv4-mapped IPv6 addresses are
         looked up as IPv4.
         """
-        self._check_if_due()
+        if self._clock() >= self._check_at:
+            self._check_files()
         if type(text) is not str or len(text) > _MAX_TEXT_LENGTH:  # before the cache: long texts would fill the memory
             return None
         return self._cached_lookup(text)
@@ -119,7 +120,8 @@ class GeoIPLookup:
         """
         if all(file.database for file in self._files.values()):
             return math.inf
-        self._check_if_due()
+        if self._clock() >= self._check_at:
+            self._check_files()
         return max(0.0, self._check_at - self._clock())
 
     def close(self) -> None:
@@ -128,9 +130,7 @@ class GeoIPLookup:
             self._files = {}
             self._renew_cache()
 
-    def _check_if_due(self) -> None:
-        if self._clock() < self._check_at:
-            return
+    def _check_files(self) -> None:
         if not self._checking.acquire(blocking=False):
             return  # another thread checks; the open databases answer meanwhile
         try:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
+import socket
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 _MAX_TEXT_LENGTH = 53  # characters: an IPv4-mapped address written in full, in brackets, with a port
 _MAX_PORT = 65_535
+_MAPPED = bytes(10) + b"\xff\xff"
+"""How an IPv4 address begins that is written as IPv6."""
 _MAX_LIST_LENGTH = 1024  # characters of a list, or its texts
 _BRACKETS = re.compile(r"\[([^]%]+)\](?::(\d{1,5}))?", re.ASCII)
 _IPV4_AND_PORT = re.compile(r"((?:[0-9a-f:]*:)?\d+\.\d+\.\d+\.\d+):(\d{1,5})", re.ASCII | re.IGNORECASE)
@@ -47,17 +49,23 @@ def parse_ips(value: Any) -> list[IpAndPort]:
 
 @lru_cache(maxsize=8192)
 def _parse(text: str) -> IpAndPort | None:
-    ip, port = text, None
-    if match := _BRACKETS.fullmatch(text) or _IPV4_AND_PORT.fullmatch(text):
-        ip, digits = match.groups()
-        port = int(digits) if digits else None
-        if port is not None and port > _MAX_PORT:
-            return None
-    if "%" in ip:
+    if ip := _plain(text):
+        return IpAndPort(ip, None)
+    match = _BRACKETS.fullmatch(text) or _IPV4_AND_PORT.fullmatch(text)
+    if match is None:
         return None
-    try:
-        address = ipaddress.ip_address(ip)
-    except ValueError:
+    address, digits = match.groups()
+    port = int(digits) if digits else None
+    if port is not None and port > _MAX_PORT:
         return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return IpAndPort(str(mapped) if mapped else ip, port)
+    ip = _plain(address)
+    return IpAndPort(ip, port) if ip else None
+
+
+def _plain(text: str) -> str | None:
+    """`text` if it is an address alone; an IPv4 address that is written as IPv6, as IPv4."""
+    try:  # the ipaddress module takes ten times as long
+        packed = socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+    except (OSError, ValueError):
+        return None
+    return ".".join(map(str, packed[len(_MAPPED) :])) if packed.startswith(_MAPPED) else text

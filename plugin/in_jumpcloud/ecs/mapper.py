@@ -49,11 +49,11 @@ _EVENT_FIELDS = (("id", "id"), ("event_type", "action"), ("service", "module"))
 _HOST = (("id", "id"), ("hostname", "hostname"))
 
 # Fields below jumpcloud.event, and below its objects, whose values are elsewhere in the record.
-_DUPLICATES = (
+_DUPLICATES = {
     *("version", "timestamp", "client_ip", "src_ip", "id", "message"),
     *("username", "useragent", "event_type", "service", "process_name"),
-)
-_INNER_DUPLICATES = {"system": ("id", "hostname"), "initiated_by": ("id", "email", "username")}
+}
+_INNER_DUPLICATES = (("system", ("id", "hostname")), ("initiated_by", ("id", "email", "username")))
 
 
 class Mapper:
@@ -245,12 +245,12 @@ def _own_system(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _remove_duplicates(data: dict[str, Any]) -> None:
-    for name in _DUPLICATES:
-        data.pop(name, None)
-    for name, inner_names in _INNER_DUPLICATES.items():
-        inner = data.get(name)
-        if type(inner) is dict:
+    for name in _DUPLICATES & data.keys():
+        del data[name]
+    for name, inner_names in _INNER_DUPLICATES:
+        if name in data and type(inner := data[name]) is dict:
             for inner_name in inner_names:
-                inner.pop(inner_name, None)
+                if inner_name in inner:
+                    del inner[inner_name]
             if not inner:
                 del data[name]

@@ -72,5 +72,7 @@ def _other(kind: str, values: dict[str, Any]) -> Named:
 def _places(kind: str) -> tuple[str, ...] | None:
     """The places of a kind, or else of its last word; None if the table has neither."""
     kinds = table()
+    if kind in kinds:  # nearly always
+        return kinds[kind]
     kind = kind.replace("-", "_")
     return kinds.get(kind, kinds.get(kind.rpartition("_")[2]))

@@ -76,7 +76,7 @@ def clean(data: dict[str, Any], problems: list[str], *, strict: bool) -> dict[st
 
 @cache
 def _declared() -> Declared:
-    return {**fields.declared(extended=True), "@version": "keyword"}
+    return Declared({**fields.declared(extended=True), "@version": "keyword"})
 
 
 def _object(data: dict[str, Any], declared: Declared, path: str, depth: int, problems: list[str]) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def _object(data: dict[str, Any], declared: Declared, path: str, depth: int, pro
 
 def _value(value: Any, kind: Kind, path: str, depth: int, problems: list[str]) -> Any:
     value_type = type(value)
-    is_object_declared = type(kind) is dict or kind == "flattened"
+    is_object_declared = isinstance(kind, Declared) or kind == "flattened"
     if type(kind) is str and not is_object_declared and kind not in _SCALARS:  # see store_name
         problems.append(f"{path}: others have a single value above it; left out")
         return _NOTHING
@@ -104,7 +104,7 @@ def _value(value: Any, kind: Kind, path: str, depth: int, problems: list[str]) -
             return _as_text(value, kind, path, "an object where others have a single value", problems)
         if depth > MAX_DEPTH:
             return _as_text(value, kind, path, f"nested deeper than {MAX_DEPTH} levels", problems)
-        return _object(value, kind if type(kind) is dict else {}, f"{path}.", depth, problems)
+        return _object(value, kind if isinstance(kind, Declared) else Declared(), f"{path}.", depth, problems)
     if value_type is list:
         if depth > MAX_DEPTH:
             return _as_text(value, kind, path, f"nested deeper than {MAX_DEPTH} levels", problems)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """A mapped event: its time in nanoseconds since the epoch, and `body`, whose parts are shared: do not change it.
 
     `service` and `organization` are the event's values, of any type. `geo_found`: the city database contains one of
