@@ -6,7 +6,8 @@ import logging
 import sqlite3
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -36,6 +37,22 @@ _WATCH_STATE_SECONDS, _WATCH_TROUBLE_SECONDS = 60.0, 5.0
 """How often the files of the state and the space on its disk are looked at: normally, and while there is a trouble."""
 
 
+class OpenState(Protocol):
+    """Opens the state, as StateStore does."""
+
+    def __call__(
+        self,
+        path: Path,
+        *,
+        new_agent_id: str,
+        max_dead_letter_bytes: int,
+        now_ms: Callable[[], int],
+        monotonic: Callable[[], float],
+        connect: Connect,
+    ) -> StateStore:
+        """See there."""
+
+
 class Outside(NamedTuple):
     """What the process calls outside of itself. The default is the real thing; a simulation replaces it.
 
@@ -47,7 +64,7 @@ class Outside(NamedTuple):
     connect: Connect = sqlite3.connect
     network: Network = connection
     receivers: Receivers | None = None
-    open_state: Callable[..., StateStore] = StateStore
+    open_state: OpenState = StateStore
 
 
 class Resources:

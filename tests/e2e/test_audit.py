@@ -143,7 +143,7 @@ def test_an_error_is_one_line(command: Command, receiver: SimulatedReceiver) -> 
     table: list[tuple[list[str], int, str]] = [
         (["-o", "jumpcloud.api_key=wrong"], 3, "JumpCloud answered 401"),
         (["-o", "jumpcloud.api_key=null"], 2, "jumpcloud.api_key: missing"),
-        (["-o", "state.path=nowhere.db"], 2, "state.path: nowhere.db: "),
+        (["-o", "state.path=nowhere.db"], 2, "nowhere.db: no such file"),
     ]
     with SimulatedApi(EventSource(start_ms=now_ms() - 20 * MINUTE_MS, per_minute=5)) as api:
         settings = command.settings(api, receiver)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
+from typing import Any
 
 import pytest
 from support.command import KEY, Command, wait_until
@@ -57,7 +60,14 @@ class Running:
 
     def wait_for_stream(self, state: str) -> None:
         """Wait until the stream has this state."""
-        wait_until(lambda: json.loads(self.get("/status.json"))["streams"][0]["state"] == state)
+        wait_until(lambda: self.stream().get("state") == state)
+
+    def stream(self) -> dict[str, Any]:
+        """The first stream; empty until the start is complete."""
+        with contextlib.suppress(urllib.error.HTTPError):
+            stream: dict[str, Any] = json.loads(self.get("/status.json"))["streams"][0]
+            return stream
+        return {}
 
 
 def test_health(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
@@ -190,7 +200,7 @@ def test_no_secret_in_a_process(command: Command, api: SimulatedApi, receiver: S
         for name, value in SECRETS.items():
             settings += ["-o", f"{name}={value}"]
         running = Running(command, settings)
-        wait_until(lambda: json.loads(running.get("/status.json"))["streams"][0]["error"] is not None)
+        wait_until(lambda: running.stream().get("error") is not None)
         texts = [*map(running.get, PAGES), command.log.read_text()]
     assert "proxy" in texts[PAGES.index("/status.json")]
     for secret in (KEY, "shared-key-9aK27xQ", "password-7Lm31pW", "proxy-word-4Hd88sN"):

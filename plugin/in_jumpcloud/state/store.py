@@ -174,22 +174,28 @@ class StateStore(StateReader):
             StateCorrupt: the file is damaged, not ours, or of a newer version.
             Fatal: another process holds the state.
         """
-        self._now_ms = now_ms
-        self._monotonic = monotonic
-        self._notes = Notes(monotonic)
         with contextlib.ExitStack() as on_failure:
             self._files = StateLock(path)
             on_failure.callback(self._files.close)
             opened = database.open_to_write(path, new_agent_id, connect)
             on_failure.callback(opened.close)
-            super().__init__(opened, None, max_dead_letter_bytes)
+            self._use(opened, max_dead_letter_bytes, now_ms, monotonic)
             with contextlib.suppress(StateUnavailable):  # a full disk: commits wait for space
                 self._mark_in_use(uuid.uuid4().hex)
             self._files.opened()
             on_failure.pop_all()
-        self.is_new = opened.is_new
         if opened.is_new and self._files.was_created:
             log.warning("%s: the state that was here is gone; events may be delivered again", path)
+
+    def _use(
+        self, opened: Database, max_dead_letter_bytes: int, now_ms: Callable[[], int], monotonic: Callable[[], float]
+    ) -> None:
+        """Work on an open database."""
+        super().__init__(opened, None, max_dead_letter_bytes)
+        self._now_ms = now_ms
+        self._monotonic = monotonic
+        self._notes = Notes(monotonic)
+        self.is_new = opened.is_new
 
     def import_dead_letters(self, path: Path) -> None:
         """Move the dead letters that an earlier version kept in a file at `path` into the state. Never raises."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from in_jumpcloud.state import database
 from in_jumpcloud.state.database import Connect
 from in_jumpcloud.state.files import StateLock
-from in_jumpcloud.state.store import MAX_DEAD_LETTER_BYTES, StateReader, StateStore
+from in_jumpcloud.state.store import MAX_DEAD_LETTER_BYTES, StateStore
 from in_jumpcloud.timestamps import now_ms
 
 
@@ -36,6 +37,7 @@ class TrialStore(StateStore):
         new_agent_id: str,
         max_dead_letter_bytes: int = MAX_DEAD_LETTER_BYTES,
         now_ms: Callable[[], int] = now_ms,
+        monotonic: Callable[[], float] = time.monotonic,
         connect: Connect = sqlite3.connect,  # noqa: ARG002 - it opens no file
         copies: bool,
     ) -> None:
@@ -45,8 +47,7 @@ class TrialStore(StateStore):
             ConfigError, StateUnavailable, StateCorrupt: that state cannot be read.
         """
         opened = database.open_trial(path, new_agent_id, copies=copies)
-        StateReader.__init__(self, opened, None, max_dead_letter_bytes)
-        self._now_ms = now_ms
+        self._use(opened, max_dead_letter_bytes, now_ms, monotonic)
         self._files = _NoFiles()
         self.is_new = False  # at the path nothing is new
 
