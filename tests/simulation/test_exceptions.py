@@ -27,6 +27,11 @@ from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.state.dead_letters import DeadLetters
 from in_jumpcloud.state.store import StateReader, StateStore
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # a run that fails closes nothing
+    pytest.mark.timeout(900),  # a hundred runs for one class
+]
+
 SEED = 25
 """A short run with two organizations, several pages a window, and late events."""
 DECLARED: dict[type[Any], Callable[[], InJumpCloudError]] = {
