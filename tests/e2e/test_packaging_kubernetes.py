@@ -17,6 +17,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from support.command import ROOT
+from support.fluent_bit import BINARY, needs_fluent_bit
 from support.kustomize import Document, render
 
 from in_jumpcloud.cli import cli
@@ -235,3 +236,29 @@ def test_the_fluent_bits_of_the_charts_have_the_shipped_settings() -> None:
         for key in ("listen", "port", "shared_key", "self_hostname", "empty_shared_key"):
             forward.pop(key, None)
     assert (config["service"], config["pipeline"]) == (shipped_yaml["service"], shipped_yaml["pipeline"])
+
+
+@needs_fluent_bit
+@pytest.mark.parametrize("name", CHARTS)
+def test_fluent_bit_accepts_what_the_charts_make_of_the_values(tmp_path: Path, name: str) -> None:
+    """A file as the chart writes it, with its variables."""
+    values = yaml.safe_load((HELM / f"{name}.yaml").read_text())
+    config = values["config"]
+    if name == "fluent-bit":
+        file = tmp_path / "fluent-bit.conf"
+        sections = "\n".join(config[section] for section in ("service", "inputs", "filters", "outputs"))
+        file.write_text(sections.replace("{{ .Values.metricsPort }}", "2020"))
+    else:
+        file = tmp_path / "fluent-bit.yaml"
+        document = {
+            "env": {"STORAGE_PATH": str(tmp_path), "ADDITIONAL_PORT_0": "24224"},
+            "service": {**config["service"], "http_server": True, "storage.path": "${STORAGE_PATH}"},
+            "pipeline": config["pipeline"],
+        }
+        file.write_text(yaml.safe_dump(document))
+    environ = {"FORWARD_SHARED_KEY": "key"}
+    done = subprocess.run(  # noqa: S603
+        [str(BINARY), "--dry-run", "-c", file], env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "configuration test is successful" in done.stdout + done.stderr
