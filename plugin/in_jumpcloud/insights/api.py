@@ -100,14 +100,14 @@ class DirectoryInsights:
         counters = self._transport.requests
         return ApiStatistics(counters.codes(), counters.latencies)
 
-    def fetch(self, window: Window, scope: Scope, stop: threading.Event) -> Page:
-        """The page of `window` at its cursor.
+    def fetch(self, window: Window, scope: Scope, stop: threading.Event, *, backfill: bool = False) -> Page:
+        """The page of `window` at its cursor. With `backfill` the request gives way to those without.
 
         Raises:
             Retryable, CursorLost, PageTooLarge, RequestRejected, KeyRefused, NotLicensed: see errors.py.
             Stopped: `stop` was set before the request was sent.
         """
-        response = self.ask("events", window.query(), scope, stop)
+        response = self.ask("events", window.query(), scope, stop, backfill=backfill)
         if response.status == requests.codes.bad_request and window.cursor is not None:
             raise CursorLost(self._transport.describe(response))
         if response.status != requests.codes.ok:
@@ -119,9 +119,18 @@ class DirectoryInsights:
             raise type(error)(message) from None
 
     def counts(
-        self, start_ms: int, end_ms: int, services: Sequence[str], scope: Scope, stop: threading.Event
+        self,
+        start_ms: int,
+        end_ms: int,
+        services: Sequence[str],
+        scope: Scope,
+        stop: threading.Event,
+        *,
+        backfill: bool = False,
     ) -> dict[int, int]:
         """The number of events in each minute of `[start_ms, end_ms)`, by minutes since the epoch, without zeros.
+
+        `backfill` is as in `fetch`.
 
         Raises:
             CountsUnavailable: JumpCloud returned no counts, or impossible ones.
@@ -136,7 +145,7 @@ class DirectoryInsights:
             "timezone": "UTC",
         }
         try:
-            response = self.ask("events/interval", query, scope, stop)
+            response = self.ask("events/interval", query, scope, stop, backfill=backfill)
         except PageTooLarge as error:
             raise CountsUnavailable(str(error)) from None
         if response.status in _STATUSES_WITHOUT_COUNTS:
@@ -172,21 +181,25 @@ class DirectoryInsights:
         """Close the idle connections."""
         self._transport.close()
 
-    def ask(self, path: str, query: Mapping[str, Any], scope: Scope, stop: threading.Event) -> HttpResponse:
+    def ask(
+        self, path: str, query: Mapping[str, Any], scope: Scope, stop: threading.Event, *, backfill: bool = False
+    ) -> HttpResponse:
         """The answer to a query at `path`, such as "events", of whatever status.
 
         Raises:
             RequestTimeout, PageTooLarge, Retryable: there is no whole answer.
             KeyRefused, Stopped: as `fetch`.
         """
-        response = self._post(path, query, scope, stop)
+        response = self._post(path, query, scope, stop, backfill=backfill)
         if response.status == requests.codes.unauthorized and self._auth.retry_refused(response.request_headers):
-            response = self._post(path, query, scope, stop)
+            response = self._post(path, query, scope, stop, backfill=backfill)
         return response
 
-    def _post(self, path: str, query: Mapping[str, Any], scope: Scope, stop: threading.Event) -> HttpResponse:
+    def _post(
+        self, path: str, query: Mapping[str, Any], scope: Scope, stop: threading.Event, *, backfill: bool
+    ) -> HttpResponse:
         self._auth.prepare(stop)
-        self._rate_limiter.acquire(stop)
+        self._rate_limiter.acquire(stop, backfill=backfill)
         headers = {"Content-Type": "application/json", "Accept": "application/json", **scope.headers}
         outcome: HttpResponse | InJumpCloudError | None = None
         began = self._runtime.monotonic()
