@@ -18,6 +18,7 @@ from in_jumpcloud.counters import Counters, plural
 from in_jumpcloud.errors import Fatal, InJumpCloudError, Retryable, StateCorrupt, StateUnavailable, Stopped, may_pass
 from in_jumpcloud.insights.api import Scope
 from in_jumpcloud.insights.comparison import comparisons_per_day
+from in_jumpcloud.insights.pages_ahead import AheadLimit
 from in_jumpcloud.load import Load
 from in_jumpcloud.resources import Outside, Resources, same_stream_settings
 from in_jumpcloud.runtime import SYSTEM, Lock, Runtime, Task
@@ -82,7 +83,7 @@ class App:
         self._once = once
         self._only_backfills = only_backfills
         self.runtime = runtime
-        self._prefetch = threading.Semaphore(WORKERS)
+        self._ahead_limit = AheadLimit()
         self._sequence = itertools.count()
         self._slots: dict[str, _Slot[Collector]] = {}
         self._turns: dict[str, Lock] = {}  # by stream: those that deliver its events take turns
@@ -294,7 +295,7 @@ class App:
                 backfill = Backfill(
                     *(row, known[row.stream], resources.api, resources.for_pipeline, resources.settings),
                     clock=resources.clock,
-                    prefetch=self._prefetch,
+                    ahead_limit=self._ahead_limit,
                     turn=self._turn(row.stream),
                     give_up_after=ONCE_SECONDS if self._once else None,
                     runtime=self.runtime,
@@ -318,7 +319,7 @@ class App:
                     self.resources.for_pipeline,
                     settings,
                     clock=self.resources.clock,
-                    prefetch=self._prefetch,
+                    ahead_limit=self._ahead_limit,
                     turn=self._turn(stream.name),
                     give_up_after=give_up_after,
                     runtime=self.runtime,

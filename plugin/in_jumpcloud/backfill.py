@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 
@@ -33,6 +34,7 @@ from in_jumpcloud.insights.api import DirectoryInsights, Scope
 from in_jumpcloud.insights.clock import EarlierClock
 from in_jumpcloud.insights.comparison import Counts
 from in_jumpcloud.insights.pages import Page, PageCalls, Pager
+from in_jumpcloud.insights.pages_ahead import AheadLimit, PagesAhead
 from in_jumpcloud.insights.window import Position, Window
 from in_jumpcloud.pipeline import Pipeline
 from in_jumpcloud.poller import PollCalls, Poller
@@ -64,7 +66,7 @@ class Backfill:
         settings: Config,
         *,
         clock: EarlierClock,
-        prefetch: threading.Semaphore,
+        ahead_limit: AheadLimit,
         turn: Lock,
         give_up_after: float | None = None,
         runtime: Runtime,
@@ -87,7 +89,6 @@ class Backfill:
         self._store = resources.state
         self._settings = settings
         self._clock = clock
-        self._prefetch = prefetch
         self._runtime = runtime
         self._waits_for_parked = give_up_after is None
         polled = settings.jumpcloud.services
@@ -104,11 +105,13 @@ class Backfill:
             give_up_after=give_up_after,
             turn=turn,
         )
+        ahead = PagesAhead(self._fetch, ahead_limit, runtime=runtime)
+        new_pager = partial(Pager, fetch=ahead.page, ask=ahead.ask)
         self.poller = Poller(
             row.name,
             PollCalls(
-                PageCalls(self._pager, self._deliver, self._pipeline.leave_out),
-                *(self._probe, lambda _: None),
+                PageCalls(new_pager, self._deliver, self._pipeline.leave_out),
+                *(ahead, self._probe, lambda _: None),
                 done=lambda: None,
                 kept_from=lambda: 0,
             ),
@@ -267,7 +270,8 @@ class Backfill:
     def _note_progress(self) -> None:
         """Log a line a minute."""
         now, spec = self._runtime.monotonic(), self.row.spec
-        share = share_done(*(self._state.read, self._expected, self.poller.reached_ms, (spec.since_ms, spec.until_ms)))
+        span, reached_ms = (spec.since_ms, spec.until_ms), self.poller.position.reached_ms
+        share = share_done(self._state.read, self._expected, reached_ms, span)
         self._pace.note(now, self._state.read, share)
         if now - self._reported_at >= REPORT_SECONDS:
             self._reported_at = now
@@ -290,11 +294,8 @@ class Backfill:
         self._store.jobs.end(self.row.unit, condition, reason, self._clock.now_ms())
         self.ended = condition
 
-    def _pager(self, window: Window) -> Pager:
-        return Pager(window, self._fetch, self._prefetch, runtime=self._runtime)
-
     def _fetch(self, window: Window, stop: threading.Event) -> Page:
-        return self._api.fetch(window, self.stream.scope, stop)
+        return self._api.fetch(window, self.stream.scope, stop, backfill=True)
 
     def _probe(self, start_ms: int, stop: threading.Event) -> None:
         window = Window(start_ms=start_ms, end_ms=start_ms + 1000, services=self.row.spec.services, limit=1)

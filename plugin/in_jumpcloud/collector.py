@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -27,6 +28,7 @@ from in_jumpcloud.insights.api import DirectoryInsights, Scope
 from in_jumpcloud.insights.clock import EarlierClock
 from in_jumpcloud.insights.comparison import Counts
 from in_jumpcloud.insights.pages import Page, PageCalls, Pager
+from in_jumpcloud.insights.pages_ahead import AheadLimit, PagesAhead
 from in_jumpcloud.insights.window import Position, Window
 from in_jumpcloud.pipeline import Pipeline
 from in_jumpcloud.poller import PollCalls, Poller
@@ -63,14 +65,14 @@ class Collector:
         settings: Config,
         *,
         clock: EarlierClock,
-        prefetch: threading.Semaphore,
+        ahead_limit: AheadLimit,
         turn: Lock | None = None,
         give_up_after: float | None = None,
         runtime: Runtime,
     ) -> None:
         """The first step reads the position in the state. Positions move by `clock`, waits by `runtime`.
 
-        `prefetch` bounds the pages that all streams together fetch in advance. A receiver that is down for longer
+        `ahead_limit` bounds the pages that all streams together request ahead. A receiver that is down for longer
         than `give_up_after` seconds is an error; with None, the stream waits. `turn` is held while a page is delivered,
         also by backfills of the stream.
         """
@@ -81,7 +83,6 @@ class Collector:
         self._api = api
         self._state = resources.state
         self._settings = settings
-        self._prefetch = prefetch
         self._clock = clock
         self._runtime = runtime
         self._pipeline = Pipeline(
@@ -93,13 +94,22 @@ class Collector:
             give_up_after=give_up_after,
             turn=turn,
         )
-        pages = PageCalls(self._pager, self._deliver, self._pipeline.leave_out)
+        late_pages = PageCalls(self._late_pager, self._deliver, self._pipeline.leave_out)
         self.reconciler = Reconciler(
-            *(stream.name, LateCalls(pages, self._count), resources.state, settings, self.counters, runtime)
+            *(stream.name, LateCalls(late_pages, self._count), resources.state, settings, self.counters, runtime)
         )
+        ahead = PagesAhead(self._fetch, ahead_limit, runtime=runtime)
+        pages = late_pages._replace(pager=partial(Pager, fetch=ahead.page, ask=ahead.ask))
         self.poller = Poller(
             stream.name,
-            PollCalls(pages, self._probe, self.reconciler.start_over, done=self._prune, kept_from=self._kept_from),
+            PollCalls(
+                pages,
+                ahead,
+                self._probe,
+                self.reconciler.start_over,
+                done=self._prune,
+                kept_from=self._kept_from,
+            ),
             settings.jumpcloud,
             self.counters,
             Position.starting_at(self._start_ms(clock.now_ms()), provisional=True),
@@ -112,6 +122,7 @@ class Collector:
         self._created_at = self._pruned_at = runtime.monotonic()
         self._loaded = self._begun = False
         self._polled_last = False
+        self._late_at = float("-inf")  # when late events had their last turn, on the monotonic clock
         self._unexpected = {False: 0, True: 0}  # in a row, of polls and of late turns
 
     @property
@@ -200,10 +211,18 @@ class Collector:
         return self._until_due()
 
     def _is_late_turn(self) -> bool:
-        """Late events have a turn where they are due: every second one of a stream whose polls are always due."""
+        """Late events have a turn where they are due: every second one of a stream whose polls are always due.
+
+        A backfill gives them such turns every reconcile.every: more would cost it requests, and find little.
+        """
         if not self._begun or self.reconciler.until_due(self.position, self._clock.now_ms()) > 0:
             return False
-        return self._polled_last or self.poller.until_due() > 0
+        if self.poller.until_due() > 0:
+            return True
+        since = self._runtime.monotonic() - self._late_at
+        if self.poller.is_backfilling and self.reconciler.is_idle and since < self._settings.reconcile.every:
+            return False
+        return self._polled_last
 
     def _until_due(self) -> float:
         until_poll = self.poller.until_due()
@@ -229,6 +248,7 @@ class Collector:
         self.reconciler.reset()
 
     def _late_turn(self, stop: threading.Event) -> None:
+        self._late_at = self._runtime.monotonic()
         try:
             self.reconciler.step(self.position, self._clock.now_ms(), stop)
         except NotLicensed as error:
@@ -256,7 +276,7 @@ class Collector:
         if self.is_behind:
             self._said_caught_up = False
             until_ms = self._clock.now_ms() - self._settings.jumpcloud.lag.ms
-            self.catch_up.note(self.poller.reached_ms, until_ms, self.counters.received, stop)
+            self.catch_up.note(self.position.reached_ms, until_ms, self.counters.received, stop)
         else:
             self.catch_up.end()
 
@@ -324,18 +344,20 @@ class Collector:
             )
         self._state.save_services(name, since)
 
-    def _pager(self, window: Window) -> Pager:
-        return Pager(window, self._fetch, self._prefetch, runtime=self._runtime)
+    def _late_pager(self, window: Window) -> Pager:
+        return Pager(window, self._fetch)
 
     def _fetch(self, window: Window, stop: threading.Event) -> Page:
-        return self._api.fetch(window, self.stream.scope, stop)
+        return self._api.fetch(window, self.stream.scope, stop, backfill=self.poller.is_backfilling)
 
     def _probe(self, start_ms: int, stop: threading.Event) -> None:
         services = self._settings.jumpcloud.services
-        self._fetch(Window(start_ms=start_ms, end_ms=start_ms + 1000, services=services, limit=1), stop)
+        window = Window(start_ms=start_ms, end_ms=start_ms + 1000, services=services, limit=1)
+        self._api.fetch(window, self.stream.scope, stop)
 
     def _count(self, start_ms: int, end_ms: int, stop: threading.Event) -> Counts:
-        return self._api.counts(start_ms, end_ms, self._settings.jumpcloud.services, self.stream.scope, stop)
+        services, backfill = self._settings.jumpcloud.services, self.poller.is_backfilling
+        return self._api.counts(start_ms, end_ms, services, self.stream.scope, stop, backfill=backfill)
 
     def _count_all(self, start_ms: int, end_ms: int, stop: threading.Event) -> int:
         return self._api.count(start_ms, end_ms, self._settings.jumpcloud.services, self.stream.scope, stop)

@@ -20,13 +20,16 @@ from in_jumpcloud.errors import (
     InJumpCloudError,
     NotLicensed,
     PageTooLarge,
+    RequestTimeout,
     Retryable,
     StateUnavailable,
 )
 from in_jumpcloud.insights.clock import ANSWERS_THAT_AGREE, WARN_SKEW_SECONDS, EarlierClock
-from in_jumpcloud.insights.pages import Page, PageCalls, Pager, behind
+from in_jumpcloud.insights.page_limit import PageLimit
+from in_jumpcloud.insights.pages import PageCalls, Pager, behind
+from in_jumpcloud.insights.pages_ahead import PagesAhead
 from in_jumpcloud.insights.plan import find_plan_days
-from in_jumpcloud.insights.window import Position, Window, plan_window
+from in_jumpcloud.insights.window import Position, Window, WindowLength, plan_ahead, plan_window
 from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, rfc3339
 
@@ -43,12 +46,13 @@ _PLAN_KNOWN_SECONDS = 6 * 3600.0
 class PollCalls(NamedTuple):
     """What a poller asks of its stream.
 
-    `probe` requests one event from a moment on, in epoch milliseconds. `start_over` has everything within reach
-    compared again. `done` is called after each completed window. `kept_from` returns from when on the ledger has all
-    ids, in epoch milliseconds.
+    `ahead` has the pages that are requested before they are needed. `probe` requests one event from a moment on, in
+    epoch milliseconds. `start_over` has everything within reach compared again. `done` is called after each completed
+    window. `kept_from` returns from when on the ledger has all ids, in epoch milliseconds.
     """
 
     pages: PageCalls
+    ahead: PagesAhead
     probe: Callable[[int, threading.Event], None]
     start_over: Callable[[int], None]
     done: Callable[[], None]
@@ -79,6 +83,8 @@ class Poller:
         """When polls began to fail, on the monotonic clock."""
         self.failures = 0
         """Failures of the window, without those for which JumpCloud named the delay."""
+        self.is_backfilling = False
+        """Whether the window ends so far before now that more windows follow it."""
         self._plan_ms: int | None = None
         self._plan_found_at = 0.0
         self._stream = stream
@@ -88,10 +94,11 @@ class Poller:
         self._clock = clock
         self._runtime = runtime
         self._until_ms = until_ms
-        self._limit = settings.page_limit
-        self._window_ms = settings.window.ms
+        self._limit = PageLimit(settings.page_limit, settings.page_bytes)
+        self._length = WindowLength(settings.window.ms)
         self._margin_ms = _PLAN_MARGIN_MS
         self._pager: Pager | None = None
+        self._planned: list[Window] = []  # those after the window, whose first pages are requested
         self._delivered = self._furthest = 0  # pages of the window, now and before its last failure
         self._page_ms: int | None = None  # the minute of the oldest event on the last page of the window
         self._stepped_over = False  # an event too large to hold
@@ -100,12 +107,6 @@ class Poller:
         self._window_is_old = False  # its events have had their time to appear
         self._contiguous_ms: int | None = None  # a watermark after which no event can be minutes late
         self._poll_at = self._retry_at = runtime.monotonic()
-
-    @property
-    def reached_ms(self) -> int:
-        """How far events were delivered, to the minute: to the watermark, or into the window that is being paged."""
-        reached_ms = self._reached_ms if self.position.window else None
-        return max(self.position.watermark_ms, min(reached_ms or 0, self.position.newest_ms))
 
     def until_due(self) -> float:
         """Seconds until the next page is due."""
@@ -150,12 +151,13 @@ class Poller:
         self.error = error
         self._furthest = max(self._furthest, self._delivered)
         asked = error.after if isinstance(error, Retryable) else None
-        if isinstance(error, PageTooLarge) and self._limit > 1:
-            self._limit = max(1, self._limit // 4)
+        if isinstance(error, PageTooLarge) and self._limit.too_large():
             asked = 0.0  # it is our limit, so a smaller page needs no pause
         self.failures += asked is None
-        if isinstance(error, CursorLost | PageTooLarge):
-            self._restart_window(at_page=isinstance(error, PageTooLarge))
+        if isinstance(error, CursorLost | PageTooLarge) or (
+            isinstance(error, RequestTimeout) and self._limit.too_slow()
+        ):
+            self._restart_window(at_page=not isinstance(error, CursorLost))
         if asked is not None:
             delay = asked
         elif is_temporary or isinstance(error, Retryable | StateUnavailable):
@@ -166,8 +168,10 @@ class Poller:
         return delay
 
     def reset(self) -> None:
-        """Drop the pages at hand: none counts as delivered before its commit."""
+        """Drop the pages at hand, and those requested ahead: none counts as delivered before its commit."""
         self._pager = None
+        self._planned.clear()
+        self._calls.ahead.drop()
 
     @property
     def plan_ms(self) -> int | None:
@@ -202,7 +206,7 @@ class Poller:
         window = self.position.window
         if window:
             start_ms = max(window.start_ms, self._page_ms or 0) if at_page else window.start_ms
-            limit = min(window.limit, self._limit)
+            limit = min(window.limit, self._limit.events)
             window = msgspec.structs.replace(window, start_ms=start_ms, limit=limit, cursor=None)
             self.position = self.position.with_window(window)
 
@@ -216,28 +220,63 @@ class Poller:
                 self._calls.probe(min(self.position.watermark_ms, self._runtime.now_ms()) - HOUR_MS, stop)
             return None
         self._correct_position(now_ms)
-        if self._until_ms is not None:
-            now_ms = min(now_ms, self._until_ms + settings.lag.ms)
-        overlap_ms = 0 if self._contiguous_ms == self.position.watermark_ms else settings.overlap.ms
-        window = plan_window(
-            self.position,
-            now_ms,
-            services=settings.services,
-            limit=self._limit,
-            length_ms=max(self._window_ms, overlap_ms + MINUTE_MS),
-            overlap_ms=overlap_ms,
-            lag_ms=settings.lag.ms,
-        )
+        now_ms = self._up_to(now_ms)
+        window = self._next_window(now_ms)
         if window is None or window.end_ms >= now_ms - settings.lag.ms:
             self._poll_at = now + settings.interval
+        self.is_backfilling = window is not None and window.end_ms < self._settled_ms(now_ms)
         if window is None:
             return None
         if window is not self.position.window:
             self._delivered, self._reached_ms, self._page_ms = 0, None, None
             self._stepped_over = False
             self.position = self.position.with_window(window)
-        self._window_is_old = window.end_ms < now_ms - settings.overlap.ms
         return self._calls.pages.pager(window)
+
+    def _up_to(self, now_ms: int) -> int:
+        """The moment that windows follow: now, but no later than the end of the last window needs."""
+        return now_ms if self._until_ms is None else min(now_ms, self._until_ms + self._settings.lag.ms)
+
+    def _settled_ms(self, now_ms: int) -> int:
+        """The moment before which no poll is repeated: windows that end before it are contiguous."""
+        return now_ms - self._settings.lag.ms - self._settings.overlap.ms
+
+    def _next_window(self, now_ms: int) -> Window | None:
+        """The unfinished window, the one that was planned to follow the last, or a new one."""
+        settings, position = self._settings, self.position
+        if self._planned and not position.window:
+            window = self._planned.pop(0)
+            if window.start_ms == position.watermark_ms and window.end_ms <= self._settled_ms(now_ms):
+                return window
+            self.reset()
+        overlap_ms = 0 if self._contiguous_ms == position.watermark_ms else settings.overlap.ms
+        planned = plan_window(
+            position,
+            now_ms,
+            services=settings.services,
+            limit=self._limit.events,
+            length_ms=max(self._length.ms(self._limit.events), overlap_ms + MINUTE_MS),
+            overlap_ms=overlap_ms,
+            lag_ms=settings.lag.ms,
+        )
+        if planned and planned.cursor is None:  # else it was requested earlier
+            self._window_is_old = planned.end_ms < now_ms - settings.overlap.ms
+        return planned
+
+    def _ask_ahead(self, window: Window) -> None:
+        """Request the first pages of the windows after `window`, which is old, and before them the page at its cursor.
+
+        Near now nothing is requested ahead: a poll there is repeated, because events still appear.
+        """
+        if not (self._window_is_old and self._length.is_known):
+            return
+        limit, until_ms = self._limit.events, self._settled_ms(self._up_to(self._clock.now_ms()))
+        while len(self._planned) < self._settings.pages_ahead:
+            last = self._planned[-1] if self._planned else window
+            following = plan_ahead(last, limit=limit, length_ms=self._length.ms(limit), until_ms=until_ms)
+            if following is None or not (self._calls.ahead.ask(window) and self._calls.ahead.ask(following)):
+                return
+            self._planned.append(following)
 
     def _is_before_ledger(self, now_ms: int) -> bool:
         """Whether the clock is so far behind the position that it would be polled where ids are forgotten already."""
@@ -258,7 +297,9 @@ class Poller:
         self.position = position.not_after(now_ms)
 
     def _deliver_page(self, pager: Pager, stop: threading.Event) -> None:
-        page, before, window = pager.page(stop), self.position, pager.window
+        before, window = self.position, pager.window
+        self._ask_ahead(window)
+        page = pager.page(stop)
         following = pager.next_window(page)
         after = before.with_window(following) if following else before.past(window)
         minutes = self._calls.pages.deliver(page, before, after, window.span, stop)
@@ -268,13 +309,12 @@ class Poller:
         moments = [minute * MINUTE_MS for minute in minutes]
         self._reached_ms = max(moments, default=self._reached_ms)
         self._page_ms = min((ms for ms in moments if window.start_ms <= ms < window.end_ms), default=self._page_ms)
-        self._adapt_limit(page, window)
+        self._limit.note(page, window)
+        self._length.note(len(page.events), (following.reached_ms if following else window.end_ms) - window.reached_ms)
         if pager.done:
             self._pager = None
             self._contiguous_ms = window.end_ms if self._window_is_old else None
             self._margin_ms = _PLAN_MARGIN_MS
-            if self._delivered <= 1:
-                self._window_ms = min(self._settings.window.ms, 2 * self._window_ms)
             self._counters.liveness.mark_progress()
             self._calls.done()
         elif self._stepped_over:
@@ -304,15 +344,14 @@ class Poller:
         elif self._page_ms > self._stepped_ms:
             self.reset()
             self._stepped_over = False
-            self._limit = self._settings.page_limit
-            window = msgspec.structs.replace(window, start_ms=self._page_ms, limit=self._limit, cursor=None)
+            self._limit.reset()
+            window = msgspec.structs.replace(window, start_ms=self._page_ms, limit=self._limit.events, cursor=None)
             self.position = self.position.with_window(window)
 
     def _start_later(self, refusal: NotLicensed, stop: threading.Event) -> None:
         """Move the position to where the plan begins, if it does not reach back to the window. Log the gap.
 
-        The beginning of the plan moves on: if it did so while the window was paged, windows are of a page's size from
-        now on.
+        The beginning of the plan moves on, and may do so while a window is paged: most windows have one page.
 
         Raises:
             NotLicensed: no later start helps.
@@ -329,17 +368,6 @@ class Poller:
                 *(self._stream, refusal, rfc3339(limit_ms), rfc3339(reached_ms)),
             )
             self._counters.unavailable_seconds += (limit_ms - reached_ms) / 1000
-        if self._delivered:
-            covered_ms = reached_ms - wanted_ms
-            self._window_ms = max(MINUTE_MS, min(covered_ms or self._window_ms // 2, self._window_ms // 2))
         # The origin stays: if the plan reaches further again, the comparisons find what is skipped now.
         watermark_ms = max(limit_ms, reached_ms)
         self.position = msgspec.structs.replace(self.position, watermark_ms=watermark_ms, window=None)
-
-    def _adapt_limit(self, page: Page, window: Window) -> None:
-        """Request fewer events a page after a page that was too large, and more after a full page that was small."""
-        settings = self._settings
-        if page.size > settings.page_bytes:
-            self._limit = max(1, window.limit * settings.page_bytes // page.size)
-        elif page.cursor is not None and page.size < settings.page_bytes // 4:  # the last page may be small anyway
-            self._limit = min(settings.page_limit, max(self._limit, window.limit * 2))

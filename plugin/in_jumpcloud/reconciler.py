@@ -15,9 +15,10 @@ import msgspec
 
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import Counters, plural
-from in_jumpcloud.errors import CountsUnavailable, CursorLost, InJumpCloudError, PageTooLarge
+from in_jumpcloud.errors import CountsUnavailable, CursorLost, InJumpCloudError, PageTooLarge, RequestTimeout
 from in_jumpcloud.failures import ALL, Failures
 from in_jumpcloud.insights.comparison import PAUSES, Comparisons, Counts, Span, is_credible, spans, tiers
+from in_jumpcloud.insights.page_limit import PageLimit
 from in_jumpcloud.insights.pages import PageCalls, Pager, behind
 from in_jumpcloud.insights.window import Position, Window
 from in_jumpcloud.runtime import Runtime
@@ -65,7 +66,7 @@ class Reconciler:
         self._runtime = runtime
         self._reach_ms = settings.reconcile.reach.ms
         self._tiers = tiers(settings.reconcile.every.ms, self._reach_ms)
-        self._limit = settings.jumpcloud.page_limit
+        self._limit = PageLimit(settings.jumpcloud.page_limit, settings.jumpcloud.page_bytes)
         self._comparisons: Comparisons | None = None
         self._due: dict[int, float] = {}  # the next try of each open minute, on the monotonic clock
         self._sweeps: dict[int, Span] = {}  # by tier, what is left of the span that is being compared
@@ -182,12 +183,12 @@ class Reconciler:
     def failed(self, error: InJumpCloudError, position: Position, now_ms: int) -> float:
         """Reset what `error` left unfinished; returns the seconds until the next try."""
         now, tier = self._runtime.monotonic(), self._at
-        is_our_limit = isinstance(error, PageTooLarge) and self._limit > 1
+        is_our_limit = isinstance(error, PageTooLarge) and self._limit.too_large()
+        if isinstance(error, RequestTimeout) and tier == _REREADS:
+            self._limit.too_slow()
         failure = self._failures.add(tier, error, is_retried_at_once=is_our_limit)
         self.reset()
-        if is_our_limit:
-            self._limit = max(1, self._limit // 4)
-        elif self._rereads and not isinstance(error, CursorLost):
+        if not is_our_limit and self._rereads and not isinstance(error, CursorLost):
             self._put_off(self._rereads.popleft(), now + 2 * failure.delay)
         if isinstance(error, CountsUnavailable) or (tier == 0 and failure.times >= _MAX_COUNT_FAILURES):
             self._reread_without_counts(position, now_ms, error)
@@ -283,7 +284,7 @@ class Reconciler:
         if self._pager is None:
             reread.rows.clear()
             start_ms, end_ms, _ = reread.span
-            window = Window(start_ms=start_ms, end_ms=end_ms, services=reread.services, limit=self._limit)
+            window = Window(start_ms=start_ms, end_ms=end_ms, services=reread.services, limit=self._limit.events)
             self._pager = self._calls.pages.pager(window)
         window = self._pager.window
         try:
@@ -296,11 +297,11 @@ class Reconciler:
             self._pager = self._calls.pages.pager(following)
             return
         reread.rows.update(self._calls.pages.deliver(page, position, position, reread.span[:2], stop))
+        self._limit.note(page, window)
         self._pager.advance(page)
         if not self._pager.done:
             return
         self._pager = None
-        self._limit = min(self._settings.jumpcloud.page_limit, 2 * self._limit)
         if reread.decides:
             self._must_count = True
         else:

@@ -475,7 +475,7 @@ def test_a_stop_interrupts_the_wait_for_the_receiver(
 ) -> None:
     """The wait between two tries ends at once, and the position stays where it was."""
     receiver.stop()
-    with open_app(settings, clock) as plugin:
+    with open_app(changed(settings, jumpcloud__start=Start("2h")), clock) as plugin:
         (one,) = plugin.collectors
         before = one.position.watermark_ms
         threading.Timer(0.3, stop.set).start()

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.streams import NOW, Clock, changed, open_app, stream_settings
@@ -40,18 +41,18 @@ def test_a_row_that_comes_twice_does_not_stand_for_one_that_does_not_come(
         settings = stream_settings(api, receiver, tmp_path, jumpcloud__start=Start("1h"), jumpcloud__page_limit=2)
         with open_app(settings, clock) as plugin:
             (one,) = plugin.collectors
-            fetch = one._fetch
+            fetch = one._api.fetch
             last: dict[str, bytes] = {}
 
-            def shifted(window: Window, stop: threading.Event) -> Page:
-                page = fetch(window, stop)
+            def shifted(*arguments: Any, **options: Any) -> Page:
+                page = fetch(*arguments, **options)
                 events: list[bytes] = []
                 for each in page.events:
                     events.append(last["row"] if b'"id":"C"' in bytes(each) else each)
                     last["row"] = each
                 return page._replace(events=events)
 
-            one._fetch = shifted  # type: ignore[method-assign]
+            one._api.fetch = shifted  # type: ignore[method-assign]
             clock.run(one, NOW + DAY_MS)
             assert sorted(receiver.ids) == ["A", "B", "D"]
             assert one.counters.open_minutes + one.counters.given_up_minutes == 1

@@ -17,6 +17,8 @@ from simulation.run import Result, run_seed, shrink
 
 LANDMARKS = (
     *NAMES,
+    "a page is ahead",
+    "a page ahead fails",
     "counts are ahead",
     "counts are behind",
     "a chunk arrived again",

@@ -44,10 +44,17 @@ MUTATIONS = (
 """,
     ),
     Mutation(
+        "the position passes a page that is requested ahead",
+        "poller.py",
+        "window = self._planned.pop(0)",
+        "window = self._planned.pop()",
+        (("if window.start_ms == position.watermark_ms and ", "if "),),
+    ),
+    Mutation(
         "late work has no turns while polls are due",
         "collector.py",
-        "return self._polled_last or self.poller.until_due() > 0",
-        "return self.poller.until_due() > 0",
+        "        return self._polled_last\n",
+        "        return False\n",
     ),
     Mutation(
         "comparisons begin a day before now",
@@ -130,12 +137,9 @@ MUTATIONS = (
     Mutation(
         "a moving beginning of the plan is met with the same windows, from that beginning on",
         "poller.py",
-        "        if self._delivered:\n            covered_ms",
-        "        if False:\n            covered_ms",
-        (
-            ("self._margin_ms = min(DAY_MS, 2 * self._margin_ms)", "self._margin_ms = 1 + MINUTE_MS"),
-            ("watermark_ms = max(limit_ms, reached_ms)", "watermark_ms = max(limit_ms, wanted_ms)"),
-        ),
+        "self._margin_ms = min(DAY_MS, 2 * self._margin_ms)",
+        "self._margin_ms = 1 + MINUTE_MS",
+        (("watermark_ms = max(limit_ms, reached_ms)", "watermark_ms = max(limit_ms, wanted_ms)"),),
     ),
     Mutation(
         "the position is committed before the ack",

@@ -92,7 +92,7 @@ def draw(random: Random, folder: Path) -> Plan:
         _add_events(organization, random, hours, start_hours, reach_hours)
     uids = [event.uid for each in organizations for event in each.events]
     return Plan(
-        settings,
+        _with_pages_ahead(settings, Random(f"{interval} pages ahead")),  # of its own: the rest of each seed stays
         organizations,
         seconds=hours * 3600,
         calm=calm * 3600 * (2 if is_overloaded else 1),  # late events have every second turn only
@@ -102,6 +102,11 @@ def draw(random: Random, folder: Path) -> Plan:
         counts=random.choice(("right",) * 9 + ("refused", "zero", "lower")),
         poison=set(random.sample(uids, min(len(uids), 1))),
     )
+
+
+def _with_pages_ahead(settings: Config, random: Random) -> Config:
+    jumpcloud = msgspec.structs.replace(settings.jumpcloud, pages_ahead=random.choice((1, 2, 3, 8)))
+    return msgspec.structs.replace(settings, jumpcloud=jumpcloud)
 
 
 def vary(settings: Config, random: Random) -> Config:

@@ -11,7 +11,7 @@ from requests.structures import CaseInsensitiveDict
 from simulation.jumpcloud import Answer, JumpCloud
 from simulation.receiver import Connection
 
-from in_jumpcloud.errors import PageTooLarge, RequestTimeout, Retryable
+from in_jumpcloud.errors import InJumpCloudError, PageTooLarge, RequestTimeout, Retryable
 from in_jumpcloud.insights.http_exchange import HttpResponse
 
 if TYPE_CHECKING:
@@ -34,6 +34,17 @@ class SimExchange:
 
     def __call__(self, url: str, body: bytes, headers: Mapping[str, str], auth: Any) -> HttpResponse:
         """Send the request, and wait for the answer."""
+        world, faults = self._process.world, self._process.world.faults
+        is_ahead = world.scheduler.current.name == "fetch-ahead"
+        try:
+            response = self._exchange(url, body, headers, auth)
+        except InJumpCloudError:
+            faults.landmarks["a page ahead fails"] += is_ahead
+            raise
+        faults.landmarks["a page ahead fails" if response.status != 200 else "a page is ahead"] += is_ahead
+        return response
+
+    def _exchange(self, url: str, body: bytes, headers: Mapping[str, str], auth: Any) -> HttpResponse:
         world, faults = self._process.world, self._process.world.faults
         self._process.point("exchange")
         self._process.unsettled.pop(world.scheduler.current, None)

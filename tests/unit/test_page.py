@@ -114,7 +114,7 @@ def test_split_undoes_join(documents: list[bytes], comma: bytes, data: st.DataOb
 WINDOW = Window(start_ms=0, end_ms=1, services=("all",), limit=1)
 
 
-def pager(cursors: list[str | None], requested: list[str | None], ahead: int) -> Pager:
+def pager(cursors: list[str | None], requested: list[str | None]) -> Pager:
     """A pager whose pages lead from cursor to cursor; `requested` receives the cursors of the requests."""
     following = dict(zip([None, *cursors], cursors, strict=False))
 
@@ -122,27 +122,26 @@ def pager(cursors: list[str | None], requested: list[str | None], ahead: int) ->
         requested.append(window.cursor)
         return Page([str(window.cursor).encode()], following[window.cursor], 0, 0)
 
-    return Pager(WINDOW, fetch, threading.Semaphore(ahead))
+    return Pager(WINDOW, fetch)
 
 
 def test_pager() -> None:
-    """A pager goes through the window once, a page ahead or not; only `advance` moves it."""
-    for ahead in (0, 1):
-        requested: list[str | None] = []
-        pages, stop = pager(["1", "2", None], requested, ahead), threading.Event()
-        for cursor in (None, "1", "2"):
-            assert not pages.done
-            page = pages.page(stop)
-            assert page.events == [str(cursor).encode()]
-            assert pages.window == WINDOW.after(cursor)
-            pages.advance(page)
-        assert pages.done
-        assert requested == [None, "1", "2"]
+    """A pager goes through the window once; only `advance` moves it."""
+    requested: list[str | None] = []
+    pages, stop = pager(["1", "2", None], requested), threading.Event()
+    for cursor in (None, "1", "2"):
+        assert not pages.done
+        page = pages.page(stop)
+        assert page.events == [str(cursor).encode()]
+        assert pages.window == WINDOW.after(cursor)
+        pages.advance(page)
+    assert pages.done
+    assert requested == [None, "1", "2"]
 
 
 def test_cycle_of_cursors() -> None:
     """Cursors that lead back to an earlier page are an error, not an endless loop."""
-    pages, stop = pager(["1", "2", "1"], [], 1), threading.Event()
+    pages, stop = pager(["1", "2", "1"], []), threading.Event()
     for _ in range(2):
         pages.advance(pages.page(stop))
     with pytest.raises(CursorLost, match="cursor 1 again"):

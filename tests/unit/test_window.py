@@ -9,8 +9,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from in_jumpcloud.insights.window import Position, Window, plan_window
-from in_jumpcloud.timestamps import rfc3339
+from in_jumpcloud.insights.window import Position, Window, WindowLength, plan_ahead, plan_window
+from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, rfc3339
 
 ALL = ("all",)
 NOW = 1_790_000_000_000
@@ -151,3 +151,53 @@ def test_query() -> None:
     following = window.after('[1576181718000,"DZrPyW8B"]')
     assert following.query() == first | {"search_after": [1576181718000, "DZrPyW8B"]}
     assert following.after(None) == window
+
+
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, DAY_MS)), max_size=20), st.integers(1, 10_000))
+def test_any_window_has_a_length(pages: list[tuple[int, int]], limit: int) -> None:
+    """Whatever pages had, a window is a minute long at least, and jumpcloud.window at most."""
+    length = WindowLength(DAY_MS)
+    for events, span_ms in pages:
+        length.note(events, span_ms)
+        assert MINUTE_MS <= length.ms(limit) <= DAY_MS
+
+
+def test_windows_fill_most_of_a_page() -> None:
+    """An hour at first; then by the density, which a burst changes at once; empty spans make them grow quickly."""
+    length = WindowLength(DAY_MS)
+    assert length.ms(3000) == HOUR_MS
+    for _ in range(6):
+        span_ms = length.ms(3000)
+        length.note(span_ms // 10_000, span_ms)  # an event every 10 s
+    assert length.ms(3000) == 2400 * 10_000
+    assert length.ms(300) == 240 * 10_000
+    length.note(3000, HOUR_MS)
+    assert length.ms(3000) < 4 * HOUR_MS
+
+    length = WindowLength(DAY_MS)
+    lengths = []
+    for _ in range(4):
+        lengths.append(length.ms(3000))
+        length.note(0, lengths[-1])
+    assert lengths == sorted(lengths)
+    assert lengths[-1] == DAY_MS
+
+
+def test_windows_ahead_follow_without_a_gap() -> None:
+    """Each begins where the one before ends, and none ends after the moment given."""
+    window = Window(start_ms=NOW - HOUR_MS, end_ms=NOW - 30 * MINUTE_MS, services=ALL, limit=7)
+    until_ms, ends = NOW - 5 * MINUTE_MS, []
+    while following := plan_ahead(window, limit=9, length_ms=20 * MINUTE_MS, until_ms=until_ms):
+        assert (following.start_ms, following.limit, following.cursor) == (window.end_ms, 9, None)
+        window = following
+        ends.append((NOW - window.end_ms) // MINUTE_MS)
+    assert ends == [10, 5]
+
+
+def test_a_position_moves_with_each_page() -> None:
+    """A cursor begins with the moment of its event; one that does not, or not in the window, says nothing."""
+    window = Window(start_ms=NOW - 1000, end_ms=NOW, services=ALL, limit=7)
+    position = Position.starting_at(NOW - 900)
+    cases = {None: NOW - 900, f'[{NOW - 10},"x"]': NOW - 10, f'["{NOW - 10}","x"]': NOW - 10, f'[{NOW},"x"]': NOW - 900}
+    for cursor, reached_ms in {**cases, "[]": NOW - 900, '["x"]': NOW - 900}.items():
+        assert position.with_window(window.after(cursor)).reached_ms == reached_ms

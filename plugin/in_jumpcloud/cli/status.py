@@ -139,7 +139,7 @@ def _stream_facts(row: StreamRow | None, services: dict[str, int], now: int, *, 
     lag_at = row.updated_ms if is_recent and row.updated_ms is not None else now
     return {
         "position": rfc3339(row.position.watermark_ms),
-        "lag_seconds": max(0, lag_at - row.position.watermark_ms) // 1000,
+        "lag_seconds": max(0, lag_at - row.position.reached_ms) // 1000,
         "lag_time": rfc3339(lag_at),
         "window": window
         and {"start": rfc3339(window.start_ms), "end": rfc3339(window.end_ms), "cursor": window.cursor is not None},

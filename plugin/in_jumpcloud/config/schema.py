@@ -68,8 +68,9 @@ class JumpCloudSettings(Section, frozen=True):
     lag: Duration = Duration(0)
     overlap: Duration = Duration(120)
     window: PositiveDuration = Duration(86_400)
-    page_limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1000
+    page_limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 3000
     page_bytes: PositiveSize = Size(16 * 1024**2)
+    pages_ahead: Annotated[int, msgspec.Meta(ge=1, le=8)] = 2
     event_max_bytes: PositiveSize = Size(32 * 1024**2)
     requests_per_second: Annotated[float, _Positive] = 5
     connect_timeout: PositiveDuration = Duration(10)

@@ -26,6 +26,8 @@ from in_jumpcloud.insights.deadline import DeadlineAdapter, RequestDeadline
 _READ_BYTES = 262_144
 _TLS_ALERT = "\x15\x03"  # in a status line
 _MAX_ERROR_BYTES = 65_536
+_MAX_IDLE_CONNECTIONS = 32
+"""As many as there are workers and pages requested ahead; more would be closed after each request."""
 _UNREACHED = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH}
 
 
@@ -69,8 +71,8 @@ class HttpExchange:
         self._session = session = requests.Session()
         session.headers.update({"User-Agent": f"in_jumpcloud/{__version__}", "Accept-Encoding": "gzip"})
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        session.mount("http://", DeadlineAdapter())
-        session.mount("https://", DeadlineAdapter())
+        session.mount("http://", DeadlineAdapter(pool_maxsize=_MAX_IDLE_CONNECTIONS))
+        session.mount("https://", DeadlineAdapter(pool_maxsize=_MAX_IDLE_CONNECTIONS))
         # Passed with each request, because HTTPS_PROXY and REQUESTS_CA_BUNDLE override the values of a session.
         proxy = settings.proxy and settings.proxy.reveal()
         self._proxies = {"http": proxy, "https": proxy} if proxy else None

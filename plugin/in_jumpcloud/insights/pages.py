@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from in_jumpcloud.errors import CursorLost, PageTooLarge, Retryable, Stopped
+from in_jumpcloud.errors import CursorLost, PageTooLarge, Retryable
 from in_jumpcloud.insights.event import DIGEST_BYTES, UNDATED, EventKey
 from in_jumpcloud.insights.nesting import TOKEN, limit_nesting
-from in_jumpcloud.insights.window import Position, Window
-from in_jumpcloud.runtime import SYSTEM, Runtime
+from in_jumpcloud.insights.window import Position, Window, cursor_ms
 from in_jumpcloud.timestamps import MINUTE_MS
 
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -73,11 +72,6 @@ def _split_by_brackets(body: bytes) -> list[bytes]:
     return elements
 
 
-_MAX_DIGITS = 20
-_STOP_CHECK_SECONDS = 0.25
-"""How often a wait for a page checks `stop`."""
-
-
 def is_cursor(text: str) -> bool:
     """Whether `text` is a JSON array that can be sent back as `search_after`."""
     encoded = text.encode(errors="replace")
@@ -102,69 +96,26 @@ def key_at(cursor: str, span: tuple[int, int]) -> EventKey:
 
     A cursor begins with the timestamp of its event. The rest belongs to the query: other queries have another one.
     """
-    moment, *_ = [*msgspec.json.decode(cursor.encode(errors="replace"), type=list), None]
-    if isinstance(moment, str) and moment.isdecimal() and len(moment) < _MAX_DIGITS:
-        moment = int(moment)
-    is_known = isinstance(moment, int) and span[0] <= moment < span[1]
-    identity = f"left out\0{moment if is_known else cursor}".encode(errors="replace")
-    return EventKey(moment // MINUTE_MS if is_known else UNDATED, blake2b(identity, digest_size=DIGEST_BYTES).digest())
+    moment = cursor_ms(cursor, span)
+    identity = f"left out\0{cursor if moment is None else moment}".encode(errors="replace")
+    digest = blake2b(identity, digest_size=DIGEST_BYTES).digest()
+    return EventKey(UNDATED if moment is None else moment // MINUTE_MS, digest)
 
 
 Fetch = Callable[[Window, threading.Event], Page]
 
 
-class _Prefetch:
-    """A page that a thread of its own fetches."""
-
-    def __init__(self, fetch: Callable[[], Page], runtime: Runtime) -> None:
-        """Starts the thread.
-
-        Raises:
-            RuntimeError: the system has no more threads.
-        """
-        self._fetch = fetch
-        self._page: Page | None = None
-        self._error: BaseException | None = None
-        self._done = runtime.event()
-        runtime.start(self._run, name="fetch-ahead")
-
-    def page(self, stop: threading.Event) -> Page:
-        """Wait for the page.
-
-        Raises:
-            InJumpCloudError: as the fetch.
-            Stopped: `stop` was set.
-        """
-        while not self._done.wait(_STOP_CHECK_SECONDS):
-            if stop.is_set():
-                raise Stopped
-        if self._page is None:
-            raise self._error or Stopped
-        return self._page
-
-    def _run(self) -> None:
-        try:
-            self._page = self._fetch()
-        except BaseException as error:  # noqa: BLE001 - raised where the page is needed
-            self._error = error
-        finally:
-            self._done.set()
-
-
 class Pager:
-    """The pages of one window in turn. While a page is being delivered, the next one is already being fetched."""
+    """The pages of one window in turn. While a page is being delivered, the next one may already be requested."""
 
-    def __init__(self, window: Window, fetch: Fetch, ahead: threading.Semaphore, *, runtime: Runtime = SYSTEM) -> None:
-        """`ahead` limits how many pages all pagers together fetch ahead. Without a free permit a pager does not."""
+    def __init__(self, window: Window, fetch: Fetch, ask: Callable[[Window], object] = lambda _: None) -> None:
+        """`ask` may request the page of a query before `fetch` is called for it."""
         self.window = window
         """Its cursor leads to the page that `page` returns."""
         self.done = False
         """Whether the last page of the window is delivered."""
         self._fetch = fetch
-        self._permits = ahead
-        self._runtime = runtime
-        self._current: _Prefetch | None = None
-        self._next: _Prefetch | None = None
+        self._ask = ask
         self._cursors = {window.cursor}
 
     def page(self, stop: threading.Event) -> Page:
@@ -175,12 +126,11 @@ class Pager:
             CursorLost: the cursor of the page leads back to an earlier page; discard the pager.
             Stopped: `stop` was set.
         """
-        page = self._fetch(self.window, stop) if self._current is None else self._current.page(stop)
+        page = self._fetch(self.window, stop)
         if page.cursor is not None:
             if page.cursor in self._cursors:
                 raise CursorLost(f"JumpCloud returned the cursor {page.cursor} again: its pages form a cycle")
-            if self._next is None and self._permits.acquire(blocking=False):
-                self._next = self._prefetch(self.window.after(page.cursor), stop)
+            self._ask(self.window.after(page.cursor))
         return page
 
     def next_window(self, page: Page) -> Window | None:
@@ -193,22 +143,6 @@ class Pager:
         self.done = following is None
         self.window = following or self.window
         self._cursors.add(page.cursor)
-        self._current, self._next = self._next, None
-
-    def _prefetch(self, window: Window, stop: threading.Event) -> _Prefetch | None:
-        """Fetch in advance; None if the system has no more threads. Gives the permit back once the page is there."""
-
-        def fetch() -> Page:
-            try:
-                return self._fetch(window, stop)
-            finally:
-                self._permits.release()
-
-        try:
-            return _Prefetch(fetch, self._runtime)
-        except RuntimeError:
-            self._permits.release()
-            return None
 
 
 class PageCalls(NamedTuple):

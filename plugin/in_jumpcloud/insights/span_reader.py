@@ -12,6 +12,7 @@ from in_jumpcloud.config.schema import JumpCloudSettings
 from in_jumpcloud.errors import CursorLost, PageTooLarge, Retryable
 from in_jumpcloud.insights.event import EventKey, parse_event
 from in_jumpcloud.insights.pages import Fetch, Page, Pager, behind
+from in_jumpcloud.insights.pages_ahead import AheadLimit, PagesAhead
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.timestamps import MINUTE_MS
 
@@ -48,11 +49,10 @@ class SpanReader:
         `left_out` is called for each event that is larger than jumpcloud.event_max_bytes: it is not read.
         """
         self._settings = settings
-        self._fetch = fetch
         self._repeat = repeat
         self._left_out = left_out
         self._stop = stop
-        self._ahead = threading.Semaphore()
+        self._ahead = PagesAhead(fetch, AheadLimit())
         self._seen: set[EventKey] = set()
         self._span = (0, 0)
         self._page_ms = self._restarted_ms = 0  # the minute of the newest event on the last page, and of a restart
@@ -124,7 +124,8 @@ class SpanReader:
         self._pager = self._new_pager(window)
 
     def _new_pager(self, window: Window) -> Pager:
-        return Pager(window, self._fetch, self._ahead)
+        self._ahead.drop()
+        return Pager(window, self._ahead.page, self._ahead.ask)
 
     def _new(self, page: Page, window: Window) -> list[bytes | msgspec.Raw]:
         """The events of a page that were not seen, and notes all of them."""

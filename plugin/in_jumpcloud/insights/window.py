@@ -10,7 +10,15 @@ from typing import Any
 
 import msgspec
 
-from in_jumpcloud.timestamps import rfc3339
+from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, rfc3339
+
+_MAX_DIGITS = 20
+_FIRST_LENGTH_MS = HOUR_MS
+"""The length of a window while nothing is known about how many events there are."""
+_FILL = 0.8
+"""How much of a page the events of a window should fill: one more event than a page costs a request."""
+_GROWTH = 8
+"""A window is at most so many times as long as the last ones: a quiet hour says little about the day after it."""
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +34,12 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     def span(self) -> tuple[int, int]:
         """`(start_ms, end_ms)`."""
         return self.start_ms, self.end_ms
+
+    @property
+    def reached_ms(self) -> int:
+        """The pages before the cursor have all events before this moment. A cursor begins with that of its event."""
+        moment = None if self.cursor is None else cursor_ms(self.cursor, self.span)
+        return self.start_ms if moment is None else moment
 
     def query(self) -> dict[str, Any]:
         """The body of a request to `/events`."""
@@ -43,6 +57,14 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     def after(self, cursor: str | None) -> Window:
         """The same query for the page after `cursor`."""
         return msgspec.structs.replace(self, cursor=cursor)
+
+
+def cursor_ms(cursor: str, span: tuple[int, int]) -> int | None:
+    """The moment with which a cursor begins, in epoch milliseconds; None if it is none of `span`, `[start, end)`."""
+    moment, *_ = [*msgspec.json.decode(cursor.encode(errors="replace"), type=list), None]
+    if isinstance(moment, str) and moment.isdecimal() and len(moment) < _MAX_DIGITS:
+        moment = int(moment)
+    return moment if isinstance(moment, int) and span[0] <= moment < span[1] else None
 
 
 class Position(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +89,11 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     def newest_ms(self) -> int:
         """The end of what was requested: of the window being paged, or of what is delivered."""
         return max(self.watermark_ms, self.window.end_ms if self.window else 0)
+
+    @property
+    def reached_ms(self) -> int:
+        """All events before this moment are delivered: it moves with each page, the watermark with each window."""
+        return max(self.watermark_ms, self.window.reached_ms if self.window else 0)
 
     def with_window(self, window: Window) -> Position:
         """The position while `window` is being paged."""
@@ -106,3 +133,33 @@ def plan_window(
     if start_ms >= end_ms:
         return None
     return Window(start_ms=start_ms, end_ms=end_ms, services=services, limit=limit)
+
+
+def plan_ahead(window: Window, *, limit: int, length_ms: int, until_ms: int) -> Window | None:
+    """The window that begins where `window` ends; None if it would not end by `until_ms`, when nothing is late."""
+    start_ms, end_ms = window.end_ms, min(until_ms, window.end_ms + length_ms)
+    if end_ms - start_ms < MINUTE_MS:
+        return None
+    return Window(start_ms=start_ms, end_ms=end_ms, services=window.services, limit=limit)
+
+
+class WindowLength:
+    """How long the next window is: most of a page, by the density of the last events."""
+
+    def __init__(self, max_ms: int) -> None:
+        self.is_known = False
+        """Whether any events were seen."""
+        self._max_ms = max_ms
+        self._events = self._span_ms = 0.0  # of the last pages, the newest with the most weight
+
+    def note(self, events: int, span_ms: int) -> None:
+        """Note that a page had so many events, of `span_ms` milliseconds."""
+        self.is_known |= events > 0
+        self._events = self._events / 2 + events
+        self._span_ms = self._span_ms / 2 + span_ms
+
+    def ms(self, limit: int) -> int:
+        """The length in milliseconds for pages of up to `limit` events."""
+        longest = min(self._max_ms, _GROWTH * self._span_ms if self._span_ms else _FIRST_LENGTH_MS)
+        fitting = _FILL * limit * self._span_ms / self._events if self._events else longest
+        return max(MINUTE_MS, round(min(longest, fitting)))

@@ -31,9 +31,9 @@ from in_jumpcloud.troubles import Trouble
 class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One stream. Durations are in seconds.
 
-    `lag` is the time from the last delivered event, or from the watermark if that is later, to now. `error` is the last
-    error until the stream recovers, `refused` whether JumpCloud refused the request. `backfilling`: the stream has not
-    caught up since the process started.
+    `lag` is how far before now the stream has delivered everything: it falls with each page. `error` is the last error
+    until the stream recovers, `refused` whether JumpCloud refused the request. `backfilling`: the stream has not caught
+    up since the process started.
     `since_progress` is the time since the last commit. `silent` is the time since the last activity while a worker runs
     the stream, `overdue` the time since it became due while no worker does; None otherwise. `unacknowledged_age` is the
     age of the oldest fetched event that is not acknowledged, `unacknowledged_wait` the time since it was fetched; None
@@ -212,7 +212,7 @@ def _stream(collector: Collector, now_ms: int, now: float) -> StreamStatus:
         name=shown(collector.stream.name),
         watermark_ms=position.watermark_ms,
         window=position.window,
-        lag=max(0, now_ms - collector.poller.reached_ms) / 1000,
+        lag=max(0, now_ms - position.reached_ms) / 1000,
         counters=counters,
         error=shown_in_one(error) if error else None,
         error_for=max(0.0, now - error_since) if error else 0.0,
