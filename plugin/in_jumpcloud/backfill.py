@@ -215,15 +215,7 @@ class Backfill:
         position = self.poller.position
         start_ms = position.window.start_ms if position.window else position.watermark_ms
         if not (self._was_accepted and self._clock.confirmed) and not self._is_read:
-            try:
-                self._probe(start_ms, stop)
-            except RequestRejected as error:
-                if self.row.read:
-                    raise
-                self._refuse(error, stop)
-                return
-            self._was_accepted = True
-            self._note_success(recovered=self.poller.succeeded())
+            self._ask(start_ms, stop)
             return
         # The ledger of a stream that has not begun yet begins now, where the stream would begin.
         stream_ms = whole_minute(self._settings.jumpcloud.start.resolve(self._clock.now_ms()))
@@ -231,6 +223,20 @@ class Backfill:
         self._count(start_ms, stop)
         self._began = True
         self._note_progress()
+
+    def _ask(self, start_ms: int, stop: threading.Event) -> None:
+        try:
+            self._probe(start_ms, stop)
+        except RequestRejected as error:
+            if not self.row.read:
+                self._refuse(error, stop)
+            elif isinstance(error, NotLicensed):  # it was read from earlier on, and the plan has moved on
+                self.poller.start_later(error, stop)
+            else:
+                raise
+        else:
+            self._was_accepted = True
+            self._note_success(recovered=self.poller.succeeded())
 
     def _refuse(self, error: RequestRejected, stop: threading.Event) -> None:
         since_ms = self.row.spec.since_ms

@@ -129,7 +129,7 @@ class Poller:
             if self._pager:
                 self._deliver_page(self._pager, stop)
         except NotLicensed as error:
-            self._start_later(error, stop)
+            self.start_later(error, stop)
         except PageTooLarge as error:
             self._step_over(error, stop)
         return self.succeeded()
@@ -348,7 +348,7 @@ class Poller:
             window = msgspec.structs.replace(window, start_ms=self._page_ms, limit=self._limit.events, cursor=None)
             self.position = self.position.with_window(window)
 
-    def _start_later(self, refusal: NotLicensed, stop: threading.Event) -> None:
+    def start_later(self, refusal: NotLicensed, stop: threading.Event) -> None:
         """Move the position to where the plan begins, if it does not reach back to the window. Log the gap.
 
         The beginning of the plan moves on, and may do so while a window is paged: most windows have one page.

@@ -182,7 +182,7 @@ def test_a_receiver_that_is_down(settings: Config, receiver: SimulatedReceiver) 
     """Not ready while it is down, with the age of the waiting events; ready again once it is back."""
     receiver.stop()
     with watched(settings) as seen:
-        worker = threading.Thread(target=seen.plugin.collectors[0].step, args=(threading.Event(),))
+        worker = threading.Thread(target=catch_up, args=seen.plugin.collectors)
         worker.start()
         wait_until(lambda: seen.get("/readyz").status == 503)
         name = f"127.0.0.1:{receiver.port}"
