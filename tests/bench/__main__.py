@@ -1,7 +1,8 @@
-"""The benchmark: the plugin, a plain script, a lower bound and Fluent Bit alone, in interleaved runs.
+"""The benchmark: the plugin, two scripts, a lower bound, Fluent Bit alone and an older commit, in interleaved runs.
 
     make bench
     make bench OPTIONS='--events 20000 --runs 3 --json figures.json'
+    make bench OPTIONS='--against COMMIT'
 
 Fluent Bit takes part if FLUENT_BIT names its binary, or it is on PATH.
 """
@@ -19,12 +20,15 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from bench import fluent_bit
-from bench.contenders import CONTENDERS, NEED_FLUENT_BIT, Field, Run, field, interleaved
-from bench.processes import Failed, measured, plugin
+from bench.contenders import CONTENDERS, NEED_COMMIT, NEED_FLUENT_BIT, Field, Run, field, interleaved
+from bench.processes import Failed
 
 _TITLES = {
     "plugin": "in_jumpcloud",
-    "unlike": "in_jumpcloud, no two events alike",
+    "before": "in_jumpcloud before",
+    "same-record": "same-record script",
+    "mapping": "mapping alone",
+    "mapping-before": "mapping alone, before",
     "script": "plain script",
     "floor": "floor: decode and pack",
     "fluent-bit": "in_jumpcloud to Fluent Bit",
@@ -56,34 +60,50 @@ def medians(runs: list[Run], events: int) -> Medians:
     )
 
 
+_MEASURE_THEMSELVES = ("mapping", "mapping-before", "floor", "tail")
+"""Without a throughput: the first three measure only their work, and the last stops only at whole seconds."""
+
+
 def table(figures: dict[str, Medians]) -> str:
     """The medians as a Markdown table."""
+    bases = ("before", "same-record", "floor")
     lines = [
-        "| | events/s | CPU µs/event | of the script's | of the floor's | start, CPU s | peak MiB |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| | events/s | CPU µs/event | of before | of same-record | of the floor | start, CPU s | peak MiB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, each in figures.items():
-        bases = ("script", "floor")
         ratios = [f"{each.cpu_us / figures[base].cpu_us:.2f}" if base in figures else "" for base in bases]
         receiver = f" + {each.other_us:.1f} in Fluent Bit" if each.other_us else ""
         cells = [
             _TITLES[name],
-            "" if name == "tail" else f"{each.rate:,.0f}",  # it stops only at whole seconds
+            "" if name in _MEASURE_THEMSELVES else f"{each.rate:,.0f}",
             f"{each.cpu_us:.1f}{receiver}",
             *ratios,
-            f"{each.start:.2f}",
-            f"{each.peak / 2**20:.0f}" if each.peak else "",
+            f"{each.start:.2f}" if each.start else "",
+            f"{each.peak / 2**20:.0f}" if each.peak and each.start else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+_PARTS = (("plugin", "mapping"), ("before", "mapping-before"), ("same-record", "mapping"))
+"""Contenders, and the mapping in each."""
+
+
+def parts_table(figures: dict[str, Medians]) -> str:
+    """The mapping and the rest of each contender, as a Markdown table; empty if nothing was measured for it."""
+    lines = ["| CPU µs/event | all | mapping | the rest |", "|---|---:|---:|---:|"]
+    for name, mapping in _PARTS:
+        if name in figures and mapping in figures:
+            whole, part = figures[name].cpu_us, figures[mapping].cpu_us
+            lines.append(f"| {_TITLES[name]} | {whole:.1f} | {part:.1f} | {whole - part:.1f} |")
+    return "\n".join(lines) if lines[2:] else ""
+
+
 def by_stage(field: Field, events: int, directory: Path) -> dict[str, float]:
     """CPU µs per event by stage, from a separate run of the plugin."""
     result = directory / "stages.json"
-    command = plugin(field.api, field.receiver.port, directory, "--once")
-    measured([sys.executable, "-m", "bench.stages", result, *command], directory)
-    field.check("stages", events)
+    field.stages(result)
     seconds_by_stage = json.loads(result.read_text())
     spent = {**seconds_by_stage["stages"], "else": seconds_by_stage["else"]}
     return {name: seconds / events * 1e6 for name, seconds in spent.items()}
@@ -104,7 +124,9 @@ def _print(text: str) -> None:
 def _bench(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
     unavailable = fluent_bit.unavailable()
     names = [name for name in arguments.only or CONTENDERS if not (unavailable and name in NEED_FLUENT_BIT)]
-    with field(directory, arguments.events) as shared:
+    if not arguments.against:
+        names = [name for name in names if name not in NEED_COMMIT]
+    with field(directory, arguments.events, arguments.against) as shared:
         size = shared.path.stat().st_size / arguments.events
         _print(f"{arguments.events:,} events of {size:,.0f} bytes, {arguments.runs} runs")
         if unavailable:
@@ -117,6 +139,8 @@ def _bench(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
         results = interleaved(shared, names, arguments.runs, report)
         figures = {name: medians(runs, arguments.events) for name, runs in results.items()}
         _print(f"\n{table(figures)}")
+        if parts := parts_table(figures):
+            _print(f"\n{parts}")
         stages: dict[str, float] = {}
         if "plugin" in names:
             try:
@@ -128,6 +152,7 @@ def _bench(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
         "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
         "events": arguments.events,
         "bytes_per_event": size,
+        "against": arguments.against,
         "without_fluent_bit": unavailable,
         "runs": {
             name: [{"all": run.all._asdict(), "none": run.none._asdict(), "other_cpu": run.other_cpu} for run in runs]
@@ -143,6 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--events", type=int, default=50_000)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--against", metavar="COMMIT", help="compare with this commit too")
     parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), help="only these contenders")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw figures to this file")
     arguments = parser.parse_args()

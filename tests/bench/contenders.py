@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import fluent_bit
 from bench.processes import (
-    COMMAND,
+    HERE,
     KEY,
     ROOT,
     Cost,
     Failed,
     Helper,
+    Version,
     acknowledged,
     cpu_seconds,
+    install,
     measured,
     plugin,
     write_events,
 )
+from support.certificates import Certificates
+
+_NOTHING = Cost(0.0, 0.0, 0)
 
 
 class Run(NamedTuple):
@@ -35,46 +40,71 @@ class Run(NamedTuple):
     other_cpu: float = 0.0
 
 
+class Served(NamedTuple):
+    """An API over TLS: its address, the file of its authority, and its process."""
+
+    url: str
+    ca_file: Path
+    process: Helper
+
+
+def serve(directory: Path, events: Path, stack: ExitStack, *options: object) -> Served:
+    """Start an API that serves `events` over TLS and stops with `stack`; `options` are those of bench.api."""
+    certificates = Certificates(directory / "certificates")
+    pair = certificates.issue("localhost")
+    both = directory / "certificates" / "both.pem"
+    both.write_bytes(pair.certificate.read_bytes() + pair.key.read_bytes())
+    process = stack.enter_context(Helper("api", events, "--certificate", both, *options))
+    return Served(f"https://localhost:{process.port}", certificates.ca_file, process)
+
+
 class Field:
     """What all contenders share: the events, and the API and receiver processes, which stop with `stack`."""
 
-    def __init__(self, directory: Path, events: int, stack: ExitStack) -> None:
+    def __init__(self, directory: Path, events: int, against: str | None, stack: ExitStack) -> None:
         self._directory = directory
         self._events = events
-        self._stack = stack
+        self.before = install(against, directory) if against else None
         self.path = write_events(directory, events)
-        self.api = self._serve(self.path)
+        self.api = serve(directory, self.path, stack)
         self.receiver = stack.enter_context(Helper("receiver"))
         self._tail_checked = False
 
-    def plugin(self) -> Run:
+    def plugin(self, version: Version = HERE) -> Run:
         """The plugin, with the receiver that only acknowledges."""
-        return self._both(self.api)
+        return Run(self._plugin(version, "", self._events), self._plugin(version, "/empty", 0))
 
-    def unlike(self) -> Run:
-        """The same with events of which no two are alike."""
-        return self._both(self._api_unlike)
+    def mapping(self, version: Version = HERE) -> Run:
+        """Only splitting pages, and identifying, mapping and packing events."""
+        return self._alone("mapping", version)
+
+    def plugin_before(self) -> Run:
+        """The plugin of the commit to compare with."""
+        return self.plugin(self._required())
+
+    def mapping_before(self) -> Run:
+        """The mapping of that commit."""
+        return self.mapping(self._required())
+
+    def same_record(self) -> Run:
+        """The script with the plugin's mapper."""
+        return Run(self._same_record("", self._events), self._same_record("/empty", 0))
 
     def script(self) -> Run:
         """The plain script."""
-        return Run(self._script(self.api, self._events), self._script(f"{self.api}/empty", 0))
+        return Run(self._script("", self._events), self._script("/empty", 0))
 
     def floor(self) -> Run:
-        """Only decoding and packing."""
-        command = [sys.executable, "-m", "bench.floor", self.path]
-        with self._fresh() as directory:
-            cost = measured(command, directory)
-            packed = int((directory / "log").read_text())
-            self._check_count("floor", packed, self._events)
-            return Run(cost, measured([*command, "--empty"], directory))
+        """Only decoding events and packing their records."""
+        return self._alone("floor", HERE)
 
     def fluent_bit(self) -> Run:
         """The plugin, with a real Fluent Bit as the receiver."""
         with self._fresh() as directory, fluent_bit.Receiver(directory) as receiver:
             before = cpu_seconds(receiver.pid)
-            cost = self._run_plugin(self.api, receiver.port, self._events)
+            cost = self._run_plugin(HERE, "", receiver.port, self._events)
             other = cpu_seconds(receiver.pid) - before
-            return Run(cost, self._run_plugin(f"{self.api}/empty", receiver.port, 0), other)
+            return Run(cost, self._run_plugin(HERE, "/empty", receiver.port, 0), other)
 
     def tail(self) -> Run:
         """Fluent Bit alone, from a file."""
@@ -89,32 +119,56 @@ class Field:
             nothing.write_bytes(b"\n")
             return Run(cost, measured(fluent_bit.tail(directory, nothing), directory))
 
-    @cached_property
-    def _api_unlike(self) -> str:
-        return self._serve(write_events(self._directory, self._events, unlike=True))
+    def _required(self) -> Version:
+        if self.before is None:
+            raise Failed("a comparison with another commit needs --against COMMIT")
+        return self.before
 
-    def _serve(self, events: Path) -> str:
-        return f"http://127.0.0.1:{self._stack.enter_context(Helper('api', events)).port}"
+    def _alone(self, module: str, version: Version) -> Run:
+        """A module that measures itself."""
+        with self._fresh() as directory:
+            cost = measured([version.python, "-m", f"bench.{module}", self.path], directory)
+            result = json.loads((directory / "log").read_text())
+            self._check_count(module, result["records"], self._events)
+            return Run(cost._replace(cpu=result["cpu"], wall=result["cpu"]), _NOTHING)
 
-    def _both(self, url: str) -> Run:
-        return Run(self._plugin(url, self._events), self._plugin(f"{url}/empty", 0))
-
-    def _plugin(self, url: str, expected: int) -> Cost:
-        cost = self._run_plugin(url, self.receiver.port, expected)
+    def _plugin(self, version: Version, below: str, expected: int) -> Cost:
+        cost = self._run_plugin(version, below, self.receiver.port, expected)
         self.check("plugin", expected)
         return cost
 
-    def _run_plugin(self, url: str, port: int, expected: int) -> Cost:
+    def _run_plugin(self, version: Version, below: str, port: int, expected: int) -> Cost:
         with self._fresh() as directory:
-            cost = measured([COMMAND, *plugin(url, port, directory, "--once")], directory)
+            options = plugin(
+                *(self.api.url + below, port, directory, "--once"),
+                version=version,
+                jumpcloud__ca_file=str(self.api.ca_file),
+            )
+            cost = measured([version.command, *options], directory)
             self._check_count("plugin", acknowledged(directory / "state.db"), expected)
             return cost
 
-    def _script(self, url: str, expected: int) -> Cost:
-        command = [sys.executable, ROOT / "tests" / "bench" / "plain_script.py", "--url", url, "--key", KEY]
+    def stages(self, result: Path) -> None:
+        """Run the plugin with its stages timed; `result` gets the seconds, see bench.stages."""
         with self._fresh() as directory:
-            cost = measured([*command, "--city", fluent_bit.CITY, "--port", self.receiver.port], directory)
-        self.check("script", expected)
+            options = plugin(
+                *(self.api.url, self.receiver.port, directory, "--once"), jumpcloud__ca_file=str(self.api.ca_file)
+            )
+            measured([sys.executable, "-m", "bench.stages", result, *options], directory)
+        self.check("stages", self._events)
+
+    def _same_record(self, below: str, expected: int) -> Cost:
+        return self._run_script("mapped_script", below, expected)
+
+    def _script(self, below: str, expected: int) -> Cost:
+        return self._run_script("plain_script", below, expected, "--city", fluent_bit.CITY)
+
+    def _run_script(self, name: str, below: str, expected: int, *options: object) -> Cost:
+        script = ROOT / "tests" / "bench" / f"{name}.py"
+        command = [sys.executable, script, "--url", self.api.url + below, "--key", KEY, "--ca", self.api.ca_file]
+        with self._fresh() as directory:
+            cost = measured([*command, "--port", self.receiver.port, *options], directory)
+        self.check(name, expected)
         return cost
 
     def check(self, name: str, expected: int) -> None:
@@ -139,20 +193,24 @@ class Field:
 
 CONTENDERS: dict[str, Callable[[Field], Run]] = {
     "plugin": Field.plugin,
-    "unlike": Field.unlike,
+    "before": Field.plugin_before,
+    "same-record": Field.same_record,
+    "mapping": Field.mapping,
+    "mapping-before": Field.mapping_before,
     "script": Field.script,
     "floor": Field.floor,
     "fluent-bit": Field.fluent_bit,
     "tail": Field.tail,
 }
 NEED_FLUENT_BIT = ("fluent-bit", "tail")
+NEED_COMMIT = ("before", "mapping-before")
 
 
 @contextmanager
-def field(directory: Path, events: int) -> Iterator[Field]:
-    """Make the events, and start the API and the receiver."""
+def field(directory: Path, events: int, against: str | None) -> Iterator[Field]:
+    """Make the events, start the API and the receiver, and install the commit to compare with, if any."""
     with ExitStack() as stack:
-        yield Field(directory, events, stack)
+        yield Field(directory, events, against, stack)
 
 
 def interleaved(field: Field, names: list[str], runs: int, report: Callable[[str, Run], Any]) -> dict[str, list[Run]]:

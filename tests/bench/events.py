@@ -10,13 +10,11 @@ from bisect import bisect_left
 from pathlib import Path
 
 import msgspec
-
-from in_jumpcloud.simulator.events import EventSource
+from bench import organizations
 
 DAYS = 14
 """The span of the events; the default jumpcloud.start is one day earlier."""
 _DAY_MS = 86_400_000
-_STEP_MS = _DAY_MS // 24
 _CHANGE = 105  # bytes of JSON of one change in an event that is made larger
 
 
@@ -47,26 +45,19 @@ class EventFile:
         return b"[" + lines.replace(b"\n", b",") + b"]"
 
 
-def write(path: Path, events: int, *, bytes_each: int = 0, unlike: bool = False) -> None:
-    """Write this many of the simulator's events, the last a minute ago; each has 1.2 kB, or `bytes_each` if larger.
+def write(path: Path, events: int, *, bytes_each: int = 0) -> None:
+    """Write this many events of synthetic organizations, the last a minute ago; see bench.organizations.
 
-    `unlike`: each has a different user name.
+    Each has 1.2 kB, or `bytes_each` if larger.
     """
     end_ms = (time.time_ns() // 1_000_000 // 60_000 - 1) * 60_000
     start_ms = end_ms - DAYS * _DAY_MS
-    source = EventSource(seed=1, start_ms=start_ms, end_ms=end_ms, per_minute=(events + 1) / (DAYS * 1440))
     times, ends, length = array("Q"), array("Q"), 0
     with path.open("wb") as file:
-        for step_ms in range(start_ms, end_ms, _STEP_MS):
-            for item in source.between(step_ms, step_ms + _STEP_MS, now_ms=end_ms):
-                if len(times) == events:
-                    break
-                raw = _larger(item.raw, bytes_each) if bytes_each else item.raw
-                if unlike:
-                    raw = _unlike(raw, len(times))
-                length += file.write(raw + b"\n")
-                times.append(item.timestamp_ms)
-                ends.append(length)
+        for time_ms, raw in organizations.events(events, start_ms, end_ms):
+            length += file.write((_larger(raw, bytes_each) if bytes_each else raw) + b"\n")
+            times.append(time_ms)
+            ends.append(length)
     path.with_suffix(".index").write_bytes(times.tobytes() + ends.tobytes())
 
 
@@ -81,20 +72,14 @@ def _larger(raw: bytes, size: int) -> bytes:
     return msgspec.json.encode(event)
 
 
-def _unlike(raw: bytes, number: int) -> bytes:
-    """The event with a unique user name."""
-    return msgspec.json.encode(msgspec.json.decode(raw) | {"username": f"{number:06x}"})
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", type=Path)
     parser.add_argument("events", type=int)
     parser.add_argument("--bytes-each", type=int, default=0)
-    parser.add_argument("--unlike", action="store_true")
     arguments = parser.parse_args()
-    write(arguments.path, arguments.events, bytes_each=arguments.bytes_each, unlike=arguments.unlike)
+    write(arguments.path, arguments.events, bytes_each=arguments.bytes_each)
 
 
 if __name__ == "__main__":

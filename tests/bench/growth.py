@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any
 
 from bench.processes import (
-    COMMAND,
+    HERE,
     Failed,
     Helper,
     cpu_seconds,
@@ -75,7 +75,7 @@ def idle(count: int, events: Path, directory: Path) -> Iterator[subprocess.Popen
     with Helper("api", events) as api, Helper("receiver") as receiver, (place / "log").open("wb") as log:
         url = f"http://127.0.0.1:{api.port}"
         options = plugin(url, receiver.port, place, jumpcloud__organizations=organizations, jumpcloud__start="1h")
-        process = started([COMMAND, *options], log)
+        process = started([HERE.command, *options], log)
         try:
             deadline = time.monotonic() + _CATCH_UP_SECONDS
             while _requests(url) < 2 * count:
@@ -101,7 +101,7 @@ def backfill(count: int, directory: Path, *, bytes_each: int = 0) -> dict[str, A
     with Helper("api", path) as api, Helper("receiver") as receiver, (place / "log").open("wb") as log:
         url = f"http://127.0.0.1:{api.port}"
         began = time.monotonic()
-        process = started([COMMAND, *plugin(url, receiver.port, place, "--once")], log)
+        process = started([HERE.command, *plugin(url, receiver.port, place, "--once")], log)
         tenths = _tenths(process.pid, receiver, count)
         code, cost = ended(process, began)
     arrived = sum(tenth["events"] for tenth in tenths)
@@ -155,10 +155,11 @@ def to_first_request(directory: Path, *, state: Path | None = None) -> float:
             place = directory / f"start-{number}"
             place.mkdir(exist_ok=True)
             url = f"http://127.0.0.1:{api.getsockname()[1]}"
-            options = plugin(url, receiver.port, place, **({"state__path": str(state)} if state else {}))
+            overrides: dict[str, Any] = {"state__path": str(state)} if state else {}
+            options = plugin(url, receiver.port, place, **overrides)
             with (place / "log").open("wb") as log:
                 began = time.monotonic()
-                process = started([COMMAND, *options], log)
+                process = started([HERE.command, *options], log)
                 api.settimeout(60)
                 connection, _ = api.accept()
                 with connection:
@@ -173,7 +174,7 @@ def start(directory: Path) -> dict[str, float]:
     """Seconds of `in-jumpcloud --version` and `python -c pass`, interleaved, and of `run` to its first request."""
     costs: dict[str, list[float]] = {"version_cpu": [], "version_wall": [], "python_cpu": [], "python_wall": []}
     for _ in range(_STARTS):
-        for name, command in (("version", [COMMAND, "--version"]), ("python", [sys.executable, "-c", "pass"])):
+        for name, command in (("version", [HERE.command, "--version"]), ("python", [sys.executable, "-c", "pass"])):
             cost = measured(command, directory)
             costs[f"{name}_cpu"].append(cost.cpu)
             costs[f"{name}_wall"].append(cost.wall)

@@ -19,7 +19,7 @@ from fluent.sender import FluentSender
 LIMIT = 1000
 
 
-def events(url: str, key: str) -> Iterator[dict[str, Any]]:
+def events(url: str, key: str, ca: str) -> Iterator[dict[str, Any]]:
     """Every event of the last 15 days."""
     session = requests.Session()
     session.headers.update({"x-api-key": key, "Accept": "application/json"})
@@ -32,7 +32,7 @@ def events(url: str, key: str) -> Iterator[dict[str, Any]]:
         "sort": "ASC",
     }
     while True:
-        response = session.post(f"{url}/insights/directory/v1/events", json=query, timeout=60)
+        response = session.post(f"{url}/insights/directory/v1/events", json=query, verify=ca, timeout=60)
         response.raise_for_status()
         page = response.json()
         yield from page
@@ -94,12 +94,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
     parser.add_argument("--key", required=True)
+    parser.add_argument("--ca", required=True)
     parser.add_argument("--city", required=True)
     parser.add_argument("--port", type=int, required=True)
     arguments = parser.parse_args()
     sender = FluentSender("jumpcloud.events", host="127.0.0.1", port=arguments.port, nanosecond_precision=True)
     with maxminddb.open_database(arguments.city) as city:
-        for event in events(arguments.url, arguments.key):
+        for event in events(arguments.url, arguments.key, arguments.ca):
             moment = datetime.fromisoformat(event["timestamp"]).timestamp()
             if not sender.emit_with_time(None, moment, to_ecs(event, city)):
                 sys.exit(f"not sent: {sender.last_error}")

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, NamedTuple, Self
 
 ROOT = Path(__file__).parents[2]
-COMMAND = Path(sys.executable).with_name("in-jumpcloud")
 KEY = "simulated-key"
 
 
@@ -29,6 +28,48 @@ class Cost(NamedTuple):
     cpu: float
     wall: float
     peak: int
+
+
+class Version(NamedTuple):
+    """An installed version of the plugin: its source tree, and the directory of its commands."""
+
+    root: Path
+    bin: Path
+
+    @property
+    def command(self) -> Path:
+        """Its `in-jumpcloud`."""
+        return self.bin / "in-jumpcloud"
+
+    @property
+    def python(self) -> Path:
+        """The Python that it is installed in."""
+        return self.bin / "python"
+
+
+HERE = Version(ROOT, Path(sys.executable).parent)
+
+
+def install(commit: str, directory: Path) -> Version:
+    """Install this commit in an environment of its own, below `directory`.
+
+    Raises:
+        Failed: there is no such commit, or it cannot be installed.
+    """
+    root = directory / "before"
+    root.mkdir()
+    archive = directory / "before.tar"
+    commands: list[list[object]] = [
+        ["git", "-C", ROOT, "archive", "--output", archive, commit],
+        ["tar", "-x", "-C", root, "-f", archive],
+        [sys.executable, "-m", "venv", root / ".venv"],
+        [root / ".venv" / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", root],
+    ]
+    for command in commands:
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)  # noqa: S603 - our own
+        if done.returncode:
+            raise Failed(f"{commit} cannot be installed: {' '.join(map(str, command))}: {done.stderr.strip()[-1000:]}")
+    return Version(root, root / ".venv" / "bin")
 
 
 def environment() -> dict[str, str]:
@@ -132,12 +173,11 @@ class Helper:
         self._process.communicate()  # closes its standard input, which ends it
 
 
-def write_events(directory: Path, count: int, *, bytes_each: int = 0, unlike: bool = False) -> Path:
+def write_events(directory: Path, count: int, *, bytes_each: int = 0) -> Path:
     """Make a file of events in a separate process, see bench.events.write; returns its path."""
-    path = directory / f"events-{count}-{bytes_each}-{unlike}"
-    options = ["--bytes-each", str(bytes_each), *(["--unlike"] if unlike else [])]
+    path = directory / f"events-{count}-{bytes_each}"
     subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "bench.events", path, str(count), *options],
+        [sys.executable, "-m", "bench.events", path, str(count), "--bytes-each", str(bytes_each)],
         cwd=ROOT,
         env=environment(),
         check=True,
@@ -145,7 +185,9 @@ def write_events(directory: Path, count: int, *, bytes_each: int = 0, unlike: bo
     return path
 
 
-def plugin(url: str, port: int, directory: Path, *arguments: str, **overrides: object) -> list[object]:
+def plugin(
+    url: str, port: int, directory: Path, *arguments: str, version: Version = HERE, **overrides: object
+) -> list[object]:
     """The arguments of the plugin with default settings, except for addresses, paths and the rate limit.
 
     The default of 5 requests a second is JumpCloud's limit, not the plugin's. An override is `section__key=value`.
@@ -159,4 +201,4 @@ def plugin(url: str, port: int, directory: Path, *arguments: str, **overrides: o
         **{name.replace("__", "."): value for name, value in overrides.items()},
     }
     options = [part for name, value in values.items() for part in ("-o", f"{name}={json.dumps(value)}")]
-    return ["run", "-c", ROOT / "conf" / "jumpcloud.yaml", *options, *arguments]
+    return ["run", "-c", version.root / "conf" / "jumpcloud.yaml", *options, *arguments]
