@@ -127,6 +127,7 @@ def test_next_to_a_running_process(
     assert command.acknowledged() < len(of_stream) + 10, "what a backfill delivers is not the stream's"
     assert command.log.read_text().count("default: caught up") == 2, "not once in each run"
 
+    api.faults.always(Fault("delay", seconds=2))  # it takes longer than it takes to list and to cancel it
     follower = command.start("backfill", *settings, *SPAN, "--again")
     before = receiver.received
     wait_until(lambda: receiver.received > before)
@@ -135,6 +136,7 @@ def test_next_to_a_running_process(
     cancelled = invoke("backfill", *settings, "--cancel")
     assert cancelled.stdout.decode().startswith("backfill 2 is cancelled")
     assert follower.wait(10) == 1
+    api.faults.clear()
     assert "in-jumpcloud: backfill 2 was cancelled\n" in command.log.read_text()
     run.terminate()
     assert run.wait(20) == 0
