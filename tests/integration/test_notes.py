@@ -95,14 +95,17 @@ def test_notes_are_read_at_once_and_written_together(state: StateStore, path: Pa
     assert on_disk(path)["a"][0] == at(49)
 
 
-def test_the_next_commit_writes_the_notes_of_its_stream(state: StateStore, path: Path) -> None:
-    """With its own position, which is newer; the other stream's wait."""
+def test_the_next_commit_writes_the_notes_of_its_stream(state: StateStore, path: Path, clock: Clock) -> None:
+    """With its own position, which is newer and stays; the other stream's wait."""
     for stream in "ab":
         note(state, stream, 3)
     state.commit("a", keys(2), at(4))
     assert on_disk(path) == {"a": (at(4), "compared 3", 0), "b": (BEGIN, None, 0)}
     state.save_services("b", {"all": 0})
     assert on_disk(path)["b"] == (at(3), "compared 3", 0)
+    clock.seconds += 2 * WRITE_SECONDS
+    state.advance("b", at(5))
+    assert on_disk(path) == {"a": (at(4), "compared 3", 0), "b": (at(5), "compared 3", 0)}
 
 
 def test_a_stop_writes_them_and_a_kill_does_not(path: Path, clock: Clock) -> None:
