@@ -48,9 +48,9 @@ def _ids(source: EventSource, start_ms: int, end_ms: int) -> set[str]:
 
 
 def _settings(command: Command, api: SimulatedApi, receiver: SimulatedReceiver, **more: object) -> list[str]:
-    """Small pages and chunks; streams begin an hour ago."""
+    """Small pages and chunks; streams begin an hour before `NOW`, however late in the suite a test runs."""
     limits = {"jumpcloud__page_limit": PAGE_LIMIT, "forward__chunk_bytes": CHUNK_BYTES}
-    options = {"jumpcloud__start": "1h", **limits, **more}
+    options = {"jumpcloud__start": rfc3339(NOW - HOUR_MS), **limits, **more}
     return command.settings(api, receiver, **options)
 
 
