@@ -282,11 +282,13 @@ class App:
         resources, known = self.resources, {stream.name: stream for stream in streams(self.resources.settings)}
         is_open = {row.unit for row in rows}
         with self._changed:
-            for unit in self._backfills.keys() - is_open:
+            ended = self._backfills.keys() - is_open
+            for unit in ended:
                 self._backfills.pop(unit).stop.set()
-            for row in rows:
-                if row.unit in self._backfills or self._watch.stop.is_set():
-                    continue
+            new = [row for row in rows if row.unit not in self._backfills and not self._watch.stop.is_set()]
+            if not ended and not new:
+                return
+            for row in new:
                 if row.stream not in known:
                     if not row.error:
                         text = f"stream {row.stream} is not in the configuration"
