@@ -14,7 +14,7 @@ from unittest.mock import patch
 from simulation.scheduler import Stuck
 from simulation.world import Violation, World, quiet
 
-from in_jumpcloud import app
+from in_jumpcloud import app, backfill, resources
 
 _SHM = Path("/dev/shm")  # noqa: S108 - it is not written by name
 MEMORY = _SHM if _SHM.is_dir() else None
@@ -55,9 +55,12 @@ def run_seed(seed: int, without: Collection[str] = (), *, keep_trace: bool = Fal
     with tempfile.TemporaryDirectory(prefix="simulation-", dir=MEMORY) as name:
         world = World(seed, without, Path(name), keep_trace=keep_trace)
         failure = None
+        seconds = world.settings.jumpcloud.interval / 2  # what only looks is seldom needed, and costs much of a run
         with (
             quiet(_Lines(world) if keep_trace else None),
-            patch.object(app, "_TICK_SECONDS", world.settings.jumpcloud.interval / 2),
+            patch.object(app, "_TICK_SECONDS", seconds),
+            patch.object(backfill, "LOOK_SECONDS", seconds),
+            patch.object(resources, "_WATCH_STATE_SECONDS", seconds),
         ):
             try:
                 world.run()
