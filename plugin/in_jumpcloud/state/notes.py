@@ -13,7 +13,7 @@ import msgspec
 
 from in_jumpcloud.insights.window import Position
 
-WRITE_SECONDS = 1200.0
+WRITE_SECONDS = 1800.0
 """How long notes wait at most. All streams' notes are written together: each transaction costs the disk 20 kB."""
 
 
