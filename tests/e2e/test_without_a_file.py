@@ -160,6 +160,9 @@ def test_config_show(command: Command, empty: Path) -> None:
     assert {key: rows[key] for key in expected} == expected
     assert not re.search(rb"swordfish|password-of|" + KEY.encode(), shown.stdout)
 
+    shown = command("config", "show", STATE_DIRECTORY="/var/lib/a")
+    assert re.search(rb"^state\.path +/var/lib/a/in-jumpcloud\.db +STATE_DIRECTORY$", shown.stdout, re.MULTILINE)
+
     printed = json.loads(command("config", "show", "--json", "-o", "forward.tag=o").stdout)
     assert printed["file"] == file
     assert printed["settings"]["forward.tag"] == {"value": "o", "origin": "option", "name": "forward.tag"}

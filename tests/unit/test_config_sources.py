@@ -13,7 +13,7 @@ import yaml
 
 from in_jumpcloud.config.environment import almost_variables, variable_name
 from in_jumpcloud.config.loader import load_config, read_document
-from in_jumpcloud.config.locations import default_state_path, find_config_file
+from in_jumpcloud.config.locations import default_state, find_config_file
 from in_jumpcloud.config.schema import DEMO_ASN, DEMO_CITY, ServerSettings
 from in_jumpcloud.config.types import Duration, Secret
 from in_jumpcloud.errors import ConfigError
@@ -186,16 +186,18 @@ def test_which_file(tmp_path: Path) -> None:
 
 def test_where_the_state_is(tmp_path: Path) -> None:
     """The directory of systemd, else next to the file, else the user's directory; always absolute."""
-    table: list[tuple[dict[str, str], Path | None, str]] = [
-        ({"STATE_DIRECTORY": "/var/lib/a:/var/lib/b", "HOME": "/h"}, tmp_path, "/var/lib/a/in-jumpcloud.db"),
-        ({"HOME": "/h", "XDG_STATE_HOME": "/x"}, tmp_path, f"{tmp_path}/state/in-jumpcloud.db"),
-        ({"HOME": "/h", "XDG_STATE_HOME": "/x"}, None, "/x/in-jumpcloud/in-jumpcloud.db"),
-        ({"HOME": "/h", "XDG_STATE_HOME": "relative"}, None, "/h/.local/state/in-jumpcloud/in-jumpcloud.db"),
-        ({"HOME": "/h"}, None, "/h/.local/state/in-jumpcloud/in-jumpcloud.db"),
+    systemd, shared = ("STATE_DIRECTORY", "/var/lib/a:/var/lib/b"), ("XDG_STATE_HOME", "/x")
+    home = "/h/.local/state/in-jumpcloud/in-jumpcloud.db"
+    table: list[tuple[dict[str, str], Path | None, str, str | None]] = [
+        (dict([systemd, shared]), tmp_path, "/var/lib/a/in-jumpcloud.db", "STATE_DIRECTORY"),
+        (dict([shared]), tmp_path, f"{tmp_path}/state/in-jumpcloud.db", None),
+        (dict([shared]), None, "/x/in-jumpcloud/in-jumpcloud.db", "XDG_STATE_HOME"),
+        ({"XDG_STATE_HOME": "relative"}, None, home, None),
+        ({}, None, home, None),
     ]
-    for environ, directory, expected in table:
-        assert default_state_path(environ, directory) == Path(expected)
-    assert default_state_path({}, None).is_absolute()
+    for environ, directory, expected, variable in table:
+        assert default_state(environ | {"HOME": "/h"}, directory) == (Path(expected), variable)
+    assert default_state({}, None).path.is_absolute()
     path = tmp_path / "jumpcloud.yaml"
     path.write_text("state: {path: null}")
     for file, expected in (

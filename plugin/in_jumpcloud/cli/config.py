@@ -41,7 +41,7 @@ def show_command(path: Path | None, overrides: tuple[str, ...], as_json: bool) -
     """
     config = load_config(path, overrides, needs_key=False)
     document, _ = read_document(path, overrides, os.environ)
-    settings = list(effective_settings(config, document))
+    settings = list(effective_settings(config, document, os.environ))
     if as_json:
         printed: dict[str, Any] = {
             key: {"value": value, "origin": origin.kind, "name": origin.name or None} for key, value, origin in settings

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from in_jumpcloud.config.document import Document, Origin
+from in_jumpcloud.config.locations import default_state
 from in_jumpcloud.config.schema import Config, Section, settings_of
 from in_jumpcloud.config.types import Duration, ProxyUrl, Secret, Size, Start
 
@@ -21,13 +22,21 @@ class Effective(NamedTuple):
     origin: Origin
 
 
-def effective_settings(config: Config, document: Document) -> Iterator[Effective]:
-    """Every setting of `config`, which was read from `document`; a secret of a file as the path of that file."""
+def effective_settings(config: Config, document: Document, environ: Mapping[str, str]) -> Iterator[Effective]:
+    """Every setting of `config`, read from `document` and `environ`; a secret of a file as the path of that file."""
     for key, value in settings_of(config):
         if isinstance(value, Secret) and value.file:
             yield Effective(f"{key}_file", str(value.file), document.origin(f"{key}_file"))
         else:
-            yield Effective(key, notation(value), document.origin(key))
+            yield Effective(key, notation(value), _origin(key, document, environ))
+
+
+def _origin(key: str, document: Document, environ: Mapping[str, str]) -> Origin:
+    origin = document.origin(key)
+    if key == "state.path" and origin.kind == "default":
+        variable = default_state(environ, document.directory).variable
+        return Origin("environment", variable) if variable else origin
+    return origin
 
 
 def notation(value: Any) -> Any:

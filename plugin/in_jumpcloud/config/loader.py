@@ -10,7 +10,7 @@ import msgspec
 
 from in_jumpcloud.config.document import AsGiven, Document, Origin
 from in_jumpcloud.config.environment import KEY_VARIABLE, read_variables, variable_name
-from in_jumpcloud.config.locations import default_state_path
+from in_jumpcloud.config.locations import default_state
 from in_jumpcloud.config.reader import SectionReader
 from in_jumpcloud.config.schema import DEFAULT_STATE, Config
 from in_jumpcloud.config.validation import validate
@@ -60,7 +60,7 @@ def load_config(
     reader = SectionReader(document, environ)
     config = reader.section(Config, document.values, "")
     if config.state.path == DEFAULT_STATE:
-        placed = default_state_path(environ, document.directory)
+        placed = default_state(environ, document.directory).path
         config = msgspec.structs.replace(config, state=msgspec.structs.replace(config.state, path=placed))
         reader.relative["state.path"] = DEFAULT_STATE
     problems += reader.problems

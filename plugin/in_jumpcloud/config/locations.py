@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from in_jumpcloud.config.schema import DEFAULT_STATE
 
@@ -30,20 +31,28 @@ def describe_config_file(path: Path | None) -> str:
     return f"the environment alone, no file (none at ./{' or '.join(map(str, CONFIG_FILES))})"
 
 
-def default_state_path(environ: Mapping[str, str], directory: Path | None) -> Path:
-    """The state's path if `state.path` is not set. `directory` is that of the configuration file, if there is one.
+class StateLocation(NamedTuple):
+    """A path of the state, and the environment variable that has its directory, if one has."""
+
+    path: Path
+    variable: str | None = None
+
+
+def default_state(environ: Mapping[str, str], directory: Path | None) -> StateLocation:
+    """Where the state is if `state.path` is not set. `directory` is that of the configuration file, if there is one.
 
     systemd gives a service $STATE_DIRECTORY, a list of paths with a colon between them. For $XDG_STATE_HOME see
     https://specifications.freedesktop.org/basedir-spec/latest/: a relative path is ignored.
     """
     if given := environ.get("STATE_DIRECTORY"):
-        return Path(given.partition(":")[0]).absolute() / DEFAULT_STATE.name
+        return StateLocation(Path(given.partition(":")[0]).absolute() / DEFAULT_STATE.name, "STATE_DIRECTORY")
     if directory:
-        return directory / DEFAULT_STATE
-    home = Path(environ.get("HOME") or os.path.expanduser("~"))  # noqa: PTH111 - Path.home raises if there is none
+        return StateLocation(directory / DEFAULT_STATE)
     shared = Path(environ.get("XDG_STATE_HOME", ""))
-    base = shared if shared.is_absolute() else home.absolute() / ".local" / "state"
-    return base / "in-jumpcloud" / DEFAULT_STATE.name
+    if shared.is_absolute():
+        return StateLocation(shared / "in-jumpcloud" / DEFAULT_STATE.name, "XDG_STATE_HOME")
+    home = Path(environ.get("HOME") or os.path.expanduser("~"))  # noqa: PTH111 - Path.home raises if there is none
+    return StateLocation(home.absolute() / ".local" / "state" / "in-jumpcloud" / DEFAULT_STATE.name)
 
 
 def _may_exist(path: Path) -> bool:

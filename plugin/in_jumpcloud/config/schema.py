@@ -34,7 +34,7 @@ PositiveSize = Annotated[Size, _Positive]
 DEMO_CITY = package_file("geoip/demo-city.mmdb", "geoip/demo-city.mmdb")
 DEMO_ASN = package_file("geoip/demo-asn.mmdb", "geoip/demo-asn.mmdb")
 DEFAULT_STATE = Path("state/in-jumpcloud.db")
-"""Only its name or all of it: `locations.default_state_path` says where it is."""
+"""Only its name or all of it: `locations.default_state` says where it is."""
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
