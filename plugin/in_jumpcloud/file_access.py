@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import select
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 _WAIT_SECONDS = 5.0
 """How long a pipe may give nothing."""
 _READ_BYTES = 65_536
+_MAX_DIGEST_BYTES = 4 * 1024**2
 NOT_A_FILE = {errno.EFBIG, errno.EPIPE, errno.ENODATA}
 """What `read_limited` raises for a device or a pipe: waiting does not help."""
 
@@ -106,3 +108,13 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
         return content
     finally:
         os.close(file)
+
+
+def content_digest(path: Path) -> bytes | None:
+    """What tells one content of a file from another; None if there is none to read, as of a pipe, or too much."""
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file can raise
+        return None
+    try:
+        return hashlib.sha256(read_limited(path, _MAX_DIGEST_BYTES)).digest()
+    except OSError:
+        return None

@@ -146,7 +146,7 @@ class Real:
             pair = certificates.issue("127.0.0.1")
             files = {"tls.crt_file": str(pair.certificate), "tls.key_file": str(pair.key)}
             options |= {"tls": True, "tls.verify": False, **files}
-            self._welcome["tls"] = TlsSettings(enabled=True, ca_file=certificates.ca_file)
+            self._welcome["tls"] = TlsSettings(enabled=True, ca_file=certificates.trusted)
         printing = {"name": "file", "match": "*", "path": str(directory), "file": "out"}
         self._bit = FluentBit.with_input(directory, options, service={"flush": 0.05}, output=printing)
 

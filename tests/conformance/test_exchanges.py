@@ -41,7 +41,7 @@ def test_scenario(
         peer = Recorded(scenario, certificates) if kind == "recorded" else Simulated(scenario, certificates)
     settings: dict[str, Any] = {"self_hostname": CLIENT, **scenario.sender}
     if scenario.tls:
-        settings["tls"] = TlsSettings(enabled=True, ca_file=certificates.ca_file)
+        settings["tls"] = TlsSettings(enabled=True, ca_file=certificates.trusted)
     monkeypatch.setattr(sender_module, "ClientHandshake", partial(ClientHandshake, salt=SALT))
     monkeypatch.setattr(os, "urandom", bytes)  # the id of a probe; after the certificates, which need random numbers
     with peer:

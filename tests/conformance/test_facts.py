@@ -216,7 +216,7 @@ def test_a_silent_client_at_the_tls_port(tmp_path: Path, certificates: Certifica
     with Real(tmp_path / "real", {"net.accept_timeout": "3s"}, {}, certificates) as real:
         silent = Peer(("127.0.0.1", real.port))
         started_at = time.monotonic()
-        tls = TlsSettings(enabled=True, ca_file=certificates.ca_file)
+        tls = TlsSettings(enabled=True, ca_file=certificates.trusted)
         sender_to(real.port, tls=tls).deliver(LIGHT, NEVER)
 
         assert time.monotonic() - started_at > 0.3, "nothing delayed it"

@@ -10,11 +10,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from support.certificates import Certificates
 from support.command import ROOT, Command, wait_until
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import rfc3339
 
 NOW = time.time_ns() // 1_000_000
 DAY = 86_400_000
@@ -50,6 +52,14 @@ class Running:
 
     def _write(self) -> None:
         self._file.write_bytes(msgspec.json.encode(self.settings))
+
+    def use_tls(self, directory: Path) -> None:
+        """Use the certificates in a directory, from the next reload on."""
+        names = {"ca_file": "ca.pem", "cert_file": "client.example.pem", "key_file": "client.example.key"}
+        self.settings["forward"] |= {
+            "tls": {"enabled": True, "server_name": "localhost"}
+            | {key: str(directory / name) for key, name in names.items()}
+        }
 
     def use_key_of(self, file: Path) -> None:
         """Take the key from a file, from the next reload on."""
@@ -185,6 +195,46 @@ def test_a_file_that_comes_later(
         wait_until(lambda: "configuration reloaded: 1 stream restarted, 0 unchanged" in running.log)
         running.wait_for_requests("third")
         assert running.end() == 0
+
+
+def test_renewed_files(command: Command, api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path) -> None:
+    """Certificates and a key with new content under the same paths are used after a reload, all or none."""
+    old, new = Certificates(tmp_path / "old"), Certificates(tmp_path / "new")
+    used = tmp_path / "used"
+    used.mkdir()
+
+    def renew(certificates: Certificates, *names: str) -> None:
+        for name in names:
+            (used / name).write_bytes((certificates.ca_file.parent / name).read_bytes())
+
+    for each in (old, new):
+        each.issue("client.example")
+    renew(old, "ca.pem", "client.example.pem", "client.example.key")
+    with api:
+        running = Running(command, api, receiver)
+        running.wait_for_requests("first")
+        with SimulatedReceiver(tls=old.server_context(client_ca=old.ca_file)) as first:
+            running.settings["forward"]["servers"] = [{"host": "127.0.0.1", "port": first.port}]
+            running.use_tls(used)
+            running.reload("configuration reloaded: 2 streams restarted, 0 unchanged")
+            running.reload("configuration reloaded: 0 streams restarted, 2 unchanged")
+            _add_event(api)
+            assert first.wait_for(1, 60)
+        with SimulatedReceiver(port=first.port, tls=new.server_context(client_ca=new.ca_file)) as second:
+            _add_event(api)
+            wait_until(lambda: "resending the chunk in" in running.log)
+            renew(new, "ca.pem", "client.example.pem")
+            running.reload("client.example.key do not contain a certificate and its key")
+            renew(new, "client.example.key")  # the reload is repeated until they fit
+            wait_until(lambda: running.log.count("configuration reloaded: 2 streams restarted, 0 unchanged") == 2)
+            assert second.wait_for(1, 60)
+        assert running.end() == 0
+
+
+def _add_event(api: SimulatedApi) -> None:
+    """Another event of now."""
+    now, source = time.time_ns() // 1_000_000, api.sources["first"]
+    source.add({"id": f"added-{now}", "timestamp": rfc3339(now)}, timestamp_ms=now)
 
 
 def test_a_changed_file(command: Command, api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path) -> None:

@@ -102,12 +102,12 @@ def test_certificates(client: Client, serve: Serve, certificates: Certificates) 
     So is a trusted certificate of another host, and a server without TLS.
     """
     url = serve(answer(b"[{}]"), certificates.server_context("127.0.0.1")).url
-    assert len(fetch(client(url, ca_file=certificates.ca_file)).events) == 1
+    assert len(fetch(client(url, ca_file=certificates.trusted)).events) == 1
     other = serve(answer(b"[{}]"), certificates.server_context("api.example.com")).url
     plain = serve(answer()).url.replace("http:", "https:")
     refused = [
         (failure(client(url)), (": the certificate is not trusted: ", "jumpcloud.ca_file")),
-        (failure(client(other, ca_file=certificates.ca_file)), ("not valid for '127.0.0.1'",)),
+        (failure(client(other, ca_file=certificates.trusted)), ("not valid for '127.0.0.1'",)),
         (failure(client(plain)), ("SSL", "check jumpcloud.url: https:// or http://")),
     ]
     for error, words in refused:

@@ -20,7 +20,7 @@ from support.receivers import TIME, Peer, record
 from support.senders import NEVER, TAG, TIME_NS, SenderTo, some_chunk
 
 from in_jumpcloud.config.schema import TlsSettings
-from in_jumpcloud.config.types import Secret
+from in_jumpcloud.config.types import NamedFile, Secret
 from in_jumpcloud.errors import HandshakeRejected, ReceiverDown, ReceiverPaused
 from in_jumpcloud.forward import wire
 from in_jumpcloud.simulator.api import SimulatedApi
@@ -175,7 +175,7 @@ def tls_options(certificates: Certificates, **more: object) -> dict[str, Any]:
 
 def tls_settings(certificates: Certificates, **more: Any) -> TlsSettings:
     """Our settings that fit it."""
-    fitting: dict[str, Any] = {"enabled": True, "ca_file": certificates.ca_file, "server_name": "receiver.example"}
+    fitting: dict[str, Any] = {"enabled": True, "ca_file": certificates.trusted, "server_name": "receiver.example"}
     return TlsSettings(**(fitting | more))
 
 
@@ -184,7 +184,7 @@ def test_everything_at_once(receiver_with: ReceiverWith, sender_to: SenderTo, ce
     strict = tls_options(certificates, requestCert=True, rejectUnauthorized=True)
     receiver = receiver_with(**security("the key", USERS), tlsOptions=strict)
     ours = certificates.issue("in-jumpcloud.example")
-    tls = tls_settings(certificates, cert_file=ours.certificate, key_file=ours.key)
+    tls = tls_settings(certificates, cert_file=NamedFile(ours.certificate), key_file=NamedFile(ours.key))
     sender = sender_to(receiver.port, tls=tls, **SOMEBODY)
     names = [str(number) for number in range(20_000)]
 

@@ -21,7 +21,7 @@ from support.fluent_bit import FluentBit, needs_fluent_bit
 from support.senders import NEVER, SOON, SenderTo, some_chunk
 
 from in_jumpcloud.config.schema import TlsSettings
-from in_jumpcloud.config.types import Secret
+from in_jumpcloud.config.types import NamedFile, Secret
 from in_jumpcloud.errors import HandshakeRejected, ReceiverDown, ReceiverPaused
 from in_jumpcloud.forward.sender import AckSender
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
@@ -130,7 +130,7 @@ class TestTls:
     def test_delivered(self, start: Start, sender_to: SenderTo, certificates: Certificates) -> None:
         """A trusted certificate is enough, with a handshake inside TLS and a chunk of many TLS records."""
         running = start(pair=certificates.issue("localhost"), shared_key="key")
-        tls = TlsSettings(enabled=True, ca_file=certificates.ca_file)
+        tls = TlsSettings(enabled=True, ca_file=certificates.trusted)
         sender = sender_to(running.address, tls=tls, shared_key=Secret("key"))
         assert_delivers(running, sender)
         sender.deliver(some_chunk("large", padding=5_000_000), NEVER)
@@ -144,8 +144,10 @@ class TestTls:
         running = start(pair=certificates.issue("localhost"), client_ca=certificates.ca_file)
         ours, unknown = (each.issue("client.example") for each in (certificates, Certificates(tmp_path / "other")))
         for pair in (None, unknown, ours):
-            files: dict[str, Any] = {} if pair is None else {"cert_file": pair.certificate, "key_file": pair.key}
-            sender = sender_to(running.address, tls=TlsSettings(enabled=True, ca_file=certificates.ca_file, **files))
+            files: dict[str, Any] = (
+                {} if pair is None else {"cert_file": NamedFile(pair.certificate), "key_file": NamedFile(pair.key)}
+            )
+            sender = sender_to(running.address, tls=TlsSettings(enabled=True, ca_file=certificates.trusted, **files))
             if pair is ours:
                 assert_delivers(running, sender)
                 continue
@@ -158,7 +160,7 @@ class TestTls:
     def test_which_check_failed(self, start: Start, sender_to: SenderTo, certificates: Certificates) -> None:
         """The error tells an unknown authority from another name and names the setting; each setting helps."""
         running = start(pair=certificates.issue("receiver.example"))
-        known: dict[str, Any] = {"enabled": True, "ca_file": certificates.ca_file}
+        known: dict[str, Any] = {"enabled": True, "ca_file": certificates.trusted}
         for tls, advice in (
             (TlsSettings(enabled=True), r"certificate fails the check: .*; set forward\.tls\.ca_file"),
             (TlsSettings(**known), r"certificate fails the check: .*'localhost'; set forward\.tls\.server_name"),
@@ -172,7 +174,7 @@ class TestTls:
     def test_expired(self, start: Start, sender_to: SenderTo, certificates: Certificates) -> None:
         """The error for an expired certificate names the two things that help."""
         running = start(pair=certificates.issue("localhost", not_after=datetime(2020, 1, 1, tzinfo=UTC)))
-        tls = TlsSettings(enabled=True, ca_file=certificates.ca_file)
+        tls = TlsSettings(enabled=True, ca_file=certificates.trusted)
         with pytest.raises(HandshakeRejected, match="renew it, or set this machine's clock"):
             sender_to(running.address, tls=tls).connect(NEVER)
 
@@ -277,7 +279,7 @@ def test_the_end_of_tls_is_sent(sender_to: SenderTo, certificates: Certificates)
                 results.append(error)
 
     with plain_peer(serve) as address:
-        sender = sender_to(address, tls=TlsSettings(enabled=True, ca_file=certificates.ca_file))
+        sender = sender_to(address, tls=TlsSettings(enabled=True, ca_file=certificates.trusted))
         sender.connect(NEVER)
         sender.close()
     assert results == [b""]

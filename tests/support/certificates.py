@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import trustme
 
+from in_jumpcloud.config.types import NamedFile
+
 
 class Pair(NamedTuple):
     """A certificate and its key, as PEM files."""
@@ -25,6 +27,11 @@ class Certificates:
         self._authority = trustme.CA()
         self.ca_file = directory / "ca.pem"
         self._authority.cert_pem.write_to_path(self.ca_file)
+
+    @property
+    def trusted(self) -> NamedFile:
+        """The authority's certificate, as a setting."""
+        return NamedFile(self.ca_file)
 
     def issue(self, name: str, **options: Any) -> Pair:
         """A certificate for this name; the options are those of trustme."""

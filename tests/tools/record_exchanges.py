@@ -90,7 +90,7 @@ def record(scenario: Scenario, directory: Path) -> None:
     welcome = scenario.sender if scenario.welcome is None else scenario.welcome
     settings: dict[str, Any] = {"self_hostname": CLIENT, **scenario.sender}
     if certificates:
-        settings["tls"] = TlsSettings(enabled=True, ca_file=certificates.ca_file)
+        settings["tls"] = TlsSettings(enabled=True, ca_file=certificates.trusted)
     with Real(directory, scenario.receiver, welcome, certificates) as real:
         recorder = Recorder(real.port, certificates)
         with contextlib.closing(sender_to(recorder.port, **settings)) as sender, contextlib.suppress(ReceiverDown):

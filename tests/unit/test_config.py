@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
+from support.certificates import Certificates
 
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config, JumpCloudSettings, ServerSettings
@@ -205,6 +206,37 @@ def test_secret_file(load: Load, problems: Problems, tmp_path: Path) -> None:
 
 MISPLACED = [("jumpcloud", "region"), ("jumpcloud", "interval"), ("jumpcloud", "page_bytes"), ("jumpcloud", "start")]
 MISPLACED += [("jumpcloud", "page_limit"), ("jumpcloud", "url"), ("jumpcloud", "proxy"), ("http", "listen")]
+
+
+def test_a_file_with_other_content(load: Load, tmp_path: Path, certificates: Certificates) -> None:
+    """Settings are equal while each file that they name has the same content; so a reload uses a renewed one."""
+    pair, authority = certificates.issue("client"), certificates.ca_file
+    names = ("api_key", "client_secret", "shared_key", "password")
+    secrets = {name: tmp_path / name for name in names}
+    for name, path in secrets.items():
+        path.write_text(name)
+    forward = {
+        "shared_key_file": str(secrets["shared_key"]),
+        "username": "u",
+        "password_file": str(secrets["password"]),
+        "tls": {"enabled": True, "ca_file": str(authority)},
+    }
+    account = {"client_id": "i", "client_secret_file": str(secrets["client_secret"]), "organizations": ["o"]}
+    key = {"api_key_file": str(secrets["api_key"]), "ca_file": str(authority)}
+    ours = {"tls": {"enabled": True, "cert_file": str(pair.certificate), "key_file": str(pair.key)}}
+    used = [
+        ({"jumpcloud": key}, [secrets["api_key"], authority]),
+        ({"jumpcloud": account, "forward": forward}, [*list(secrets.values())[1:], authority]),
+        ({"jumpcloud": key, "forward": ours}, [pair.certificate, pair.key]),
+    ]
+    for settings, files in used:
+        text = yaml.safe_dump(settings)
+        for file in files:
+            before = load(text)
+            file.write_bytes(file.read_bytes())
+            assert load(text) == before
+            file.write_bytes(file.read_bytes() + b"more")  # a certificate may be followed by other text
+            assert load(text) != before, file
 
 
 def test_errors_do_not_show_the_key(load: Load) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from in_jumpcloud.config.schema import Config
-from in_jumpcloud.config.types import Secret
+from in_jumpcloud.config.types import NamedFile, Secret
 from in_jumpcloud.config.watch import LOOK_SECONDS, ConfigWatch
 
 SETTINGS = Config()
@@ -93,16 +93,18 @@ def test_a_mounted_config_map(tmp_path: Path) -> None:
     assert [watched.look(), watched.look()] == [[], ["jumpcloud.yaml"]]
 
 
-def test_files_with_secrets(tmp_path: Path) -> None:
-    """Those that the settings in use name are watched too. One that new settings name has not changed."""
-    key = tmp_path / "key"
-    key.write_text("old")
+def test_named_files(tmp_path: Path) -> None:
+    """Secrets and certificates of the settings in use are watched too. One that new settings name has not changed."""
+    key, authority = tmp_path / "key", tmp_path / "ca.pem"
+    for file in (key, authority):
+        file.write_text("old")
     watched = Watched(tmp_path / "jumpcloud.yaml")
-    jumpcloud = msgspec.structs.replace(SETTINGS.jumpcloud, api_key=Secret.from_file(key))
-    settings = msgspec.structs.replace(SETTINGS, jumpcloud=jumpcloud)
+    names = {"api_key": Secret.from_file(key), "ca_file": NamedFile(authority)}
+    settings = msgspec.structs.replace(SETTINGS, jumpcloud=msgspec.structs.replace(SETTINGS.jumpcloud, **names))
     assert watched.look(settings) == watched.look(settings) == []
-    key.write_text("new")
-    assert [watched.look(settings), watched.look(settings), watched.look(settings)] == [[], ["key"], []]
+    for file in (key, authority):
+        file.write_text("new")
+        assert [watched.look(settings), watched.look(settings), watched.look(settings)] == [[], [file.name], []]
     key.write_text("newer")
     assert watched.look() == watched.look() == []
 

@@ -37,7 +37,7 @@ def check_secrets(path: Path | None, settings: Config) -> Iterator[CheckResult]:
     if path and own:
         files[path] = own[0]
     if settings.forward.tls.key_file:
-        files[settings.forward.tls.key_file] = "forward.tls.key_file"
+        files[settings.forward.tls.key_file.path] = "forward.tls.key_file"
     for file, name in files.items():
         mode = file.stat().st_mode
         if mode & (stat.S_IROTH | stat.S_IWOTH):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from in_jumpcloud.config.document import Document, Origin
 from in_jumpcloud.config.locations import default_state
 from in_jumpcloud.config.schema import Config, Section, settings_of
-from in_jumpcloud.config.types import Duration, ProxyUrl, Secret, Size, Start
+from in_jumpcloud.config.types import Duration, NamedFile, ProxyUrl, Secret, Size, Start
 
 _MASK = "***"
 
@@ -46,7 +46,7 @@ def notation(value: Any) -> Any:
             return value.notation()
         case Size():
             return value.notation()
-        case Start() | Path():
+        case Start() | Path() | NamedFile():
             return str(value)
         case ProxyUrl() if not value.has_password:
             return value.reveal()

@@ -15,7 +15,7 @@ import msgspec
 
 from in_jumpcloud.config.document import load_yaml
 from in_jumpcloud.config.schema import Config, Section
-from in_jumpcloud.config.types import DURATION_PATTERN, SIZE_PATTERN, Duration, ProxyUrl, Secret, Size, Start
+from in_jumpcloud.config.types import DURATION_PATTERN, SIZE_PATTERN, Duration, NamedFile, ProxyUrl, Secret, Size, Start
 
 _TEXT = {"type": "string", "minLength": 1}
 _TYPES: dict[Any, list[dict[str, Any]]] = {
@@ -24,6 +24,7 @@ _TYPES: dict[Any, list[dict[str, Any]]] = {
     float: [{"type": "number"}],
     str: [_TEXT],
     Path: [_TEXT],
+    NamedFile: [_TEXT],
     Secret: [{"type": "string"}],
     ProxyUrl: [_TEXT],
     Duration: [{"type": "string", "pattern": f"^{DURATION_PATTERN}$"}],

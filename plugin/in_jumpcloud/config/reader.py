@@ -19,7 +19,7 @@ import msgspec
 
 from in_jumpcloud.config.document import AsGiven, Document, describe
 from in_jumpcloud.config.schema import REMOVED_KEYS, Section
-from in_jumpcloud.config.types import Duration, ProxyUrl, Secret, Size, Start
+from in_jumpcloud.config.types import Duration, NamedFile, ProxyUrl, Secret, Size, Start
 from in_jumpcloud.errors import Problem, may_pass
 from in_jumpcloud.file_access import NOT_A_FILE
 from in_jumpcloud.text import printable
@@ -104,7 +104,9 @@ class SectionReader:
             return _choice(get_args(kind), value)
         converted = _CONVERTERS[kind](value)
         _check_limits(limits, converted, value)
-        return self._absolute(converted, path) if kind is Path else converted
+        if kind in (Path, NamedFile):
+            converted = self._absolute(converted, path)
+        return NamedFile(converted) if kind is NamedFile else converted
 
     def _other(self, path: str, name: str) -> str:
         """The key `name` next to that at `path`, with its place if that is another."""
@@ -236,6 +238,7 @@ _CONVERTERS: dict[Any, Callable[[Any], Any]] = {
     float: lambda value: _expect(int | float, "a number", value),
     str: _text,
     Path: _path,
+    NamedFile: _path,
     Secret: lambda value: Secret(str(_expect(str, "text", value))),  # a receiver's shared key may be empty
     ProxyUrl: lambda value: ProxyUrl(_text(value)),
     Duration: Duration.parse,

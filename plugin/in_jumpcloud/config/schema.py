@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from in_jumpcloud.config.types import Duration, ProxyUrl, Secret, Size, Start
+from in_jumpcloud.config.types import Duration, NamedFile, ProxyUrl, Secret, Size, Start
 from in_jumpcloud.file_access import package_file
 
 HOSTS = {  # https://docs.jumpcloud.com, and JumpCloud's own command-line client for the newer regions
@@ -77,7 +77,7 @@ class JumpCloudSettings(Section, frozen=True):
     read_timeout: PositiveDuration = Duration(60)
     proxy: ProxyUrl | None = None
     allow_plain_http: bool = False
-    ca_file: Path | None = None
+    ca_file: NamedFile | None = None
 
     @property
     def base_url(self) -> str:
@@ -134,9 +134,9 @@ class TlsSettings(Section, frozen=True):
     """TLS to the receivers: how their certificates are checked, and the client certificate."""
 
     enabled: bool = False
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
+    ca_file: NamedFile | None = None
+    cert_file: NamedFile | None = None
+    key_file: NamedFile | None = None
     verify: bool = True
     server_name: str | None = None
 

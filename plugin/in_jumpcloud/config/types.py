@@ -1,4 +1,4 @@
-"""Values with a notation of their own: durations, sizes, start times, secrets."""
+"""Values with a notation of their own: durations, sizes, start times, secrets, files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from in_jumpcloud.file_access import read_limited
+from in_jumpcloud.file_access import content_digest, read_limited
 from in_jumpcloud.text import Hidden
 
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -175,6 +175,35 @@ class Secret:
 
     def __repr__(self) -> str:
         return "Secret(...)"
+
+
+class NamedFile:
+    """A file that a setting names, such as a certificate, for whatever takes a path.
+
+    Equal to another with the same path and, when both were made, the same content: so new settings differ from the old
+    where the file was replaced.
+    """
+
+    __slots__ = ("_digest", "path")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._digest = content_digest(path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NamedFile) and (self.path, self._digest) == (other.path, other._digest)
+
+    def __hash__(self) -> int:
+        return hash((self.path, self._digest))
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"NamedFile({str(self.path)!r})"
 
 
 def fits_a_header(text: str) -> bool:

@@ -6,12 +6,11 @@ import os
 import re
 import ssl
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from in_jumpcloud.config.addresses import is_loopback, parse_address
 from in_jumpcloud.config.schema import Config, EcsSettings, ForwardSettings, JumpCloudSettings, TlsSettings
-from in_jumpcloud.config.types import fits_a_header
+from in_jumpcloud.config.types import NamedFile, fits_a_header
 from in_jumpcloud.errors import Problem
 from in_jumpcloud.tags import TagTemplate
 from in_jumpcloud.timestamps import now_ms, rfc3339
@@ -183,7 +182,7 @@ def _validate_tls(settings: ForwardSettings) -> Iterator[Problem]:
     yield from _validate_client_certificate(tls)
 
 
-def _validate_ca_file(path: str, file: Path) -> Iterator[Problem]:
+def _validate_ca_file(path: str, file: NamedFile) -> Iterator[Problem]:
     if not os.path.isfile(file):  # noqa: PTH113 - Path.is_file can raise PermissionError
         yield _no_such_file(path, file)
         return
@@ -209,7 +208,7 @@ def _validate_client_certificate(tls: TlsSettings) -> Iterator[Problem]:
         yield Problem("forward.tls.cert_file", text, may_pass=True)
 
 
-def _no_such_file(path: str, file: Path) -> Problem:
+def _no_such_file(path: str, file: NamedFile) -> Problem:
     return Problem(path, f"no such file: {file}", may_pass=not os.path.isdir(file))  # noqa: PTH112 - as above
 
 

@@ -1,4 +1,4 @@
-"""Notices that the configuration file, or a file with a secret that it names, has other content than was loaded.
+"""Notices that the configuration file, or a secret or certificate that it names, has other content than was loaded.
 
 It compares the content: on Kubernetes neither the file nor its link changes, but a link above it. Content counts once
 two looks have found the same, so that half a file is not loaded while it is written.
@@ -6,20 +6,17 @@ two looks have found the same, so that half a file is not loaded while it is wri
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from in_jumpcloud.config.schema import Config, settings_of
-from in_jumpcloud.config.types import Secret
-from in_jumpcloud.file_access import read_limited
+from in_jumpcloud.config.types import NamedFile, Secret
+from in_jumpcloud.file_access import content_digest
 
 LOOK_SECONDS = 10.0
 _SECOND_LOOK_SECONDS = 3.0
-_MAX_BYTES = 4 * 1024**2
 
 
 class Look(NamedTuple):
@@ -42,7 +39,7 @@ class ConfigWatch:
 
     def loading(self) -> None:
         """A load begins. What changes from now on is a change, even if the load reads it already."""
-        self._loaded = {path: _digest(path) for path in self._loaded}
+        self._loaded = {path: content_digest(path) for path in self._loaded}
         self._seen = None
 
     def look(self, settings: Config) -> Look:
@@ -50,8 +47,8 @@ class ConfigWatch:
         now = self._clock()
         if now < self._look_at:
             return Look((), self._look_at - now)
-        paths = [secret.file for _, secret in settings_of(settings) if isinstance(secret, Secret) and secret.file]
-        found = {path: _digest(path) for path in [*([self._path] if self._path else []), *paths]}
+        own = [self._path] if self._path else []
+        found = {path: content_digest(path) for path in (*own, *_named_files(settings))}
         # A file that was not named before is as it was loaded.
         changed = tuple(path for path, digest in found.items() if self._loaded.get(path, digest) != digest)
         is_new = bool(changed) and found != self._seen
@@ -63,11 +60,9 @@ class ConfigWatch:
         return Look(() if is_new else changed, seconds)
 
 
-def _digest(path: Path) -> bytes | None:
-    """What tells one content from another; None if there is none to read, as of a pipe."""
-    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file can raise
-        return None
-    try:
-        return hashlib.sha256(read_limited(path, _MAX_BYTES)).digest()
-    except OSError:
-        return None
+def _named_files(settings: Config) -> Iterator[Path]:
+    for _, value in settings_of(settings):
+        if isinstance(value, NamedFile):
+            yield value.path
+        elif isinstance(value, Secret) and value.file:
+            yield value.file
