@@ -7,7 +7,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Generic, Protocol, TypeVar
 
 from in_jumpcloud.backfill import Backfill, BackfillWatch
@@ -80,6 +80,8 @@ class App:
         """Set when the process is to stop; `end` sets it."""
         self._woken = runtime.event()  # the main thread has something to do
         self.resources = resources
+        self.resumed: set[str] = set()
+        """The streams that the last start or reload added and that had a position."""
         self._once = once
         self._only_backfills = only_backfills
         self.runtime = runtime
@@ -311,10 +313,9 @@ class App:
         """Create a collector for each stream that has none."""
         settings = self.resources.settings
         give_up_after = ONCE_SECONDS if self._once else None
-        with self._changed:
-            for stream in streams(settings):
-                if stream.name in self._slots:
-                    continue
+        new: list[_Slot[Collector]] = []
+        for stream in streams(settings):
+            if stream.name not in self._slots:
                 collector = Collector(
                     stream,
                     self.resources.api,
@@ -326,7 +327,13 @@ class App:
                     give_up_after=give_up_after,
                     runtime=self.runtime,
                 )
-                slot = self._slots[stream.name] = _Slot(collector, self.runtime.event())
+                new.append(_Slot(collector, self.runtime.event()))
+        with suppress(StateUnavailable):  # then each stream waits for the state
+            positions = {slot.unit.name: slot.unit.position for slot in new}
+            self.resumed = self.resources.state.begin(positions, settings.jumpcloud.services)
+        with self._changed:
+            for slot in new:
+                self._slots[slot.unit.name] = slot
                 heapq.heappush(self._later, (self.runtime.monotonic(), next(self._sequence), slot))
             self._changed.notify_all()
 

@@ -219,7 +219,7 @@ class Backfill:
             return
         # The ledger of a stream that has not begun yet begins now, where the stream would begin.
         stream_ms = whole_minute(self._settings.jumpcloud.start.resolve(self._clock.now_ms()))
-        self._store.begin_stream(self.stream.name, Position.starting_at(stream_ms, provisional=True))
+        self._store.begin({self.stream.name: Position.starting_at(stream_ms, provisional=True)})
         self._count(start_ms, stop)
         self._began = True
         self._note_progress()

@@ -281,10 +281,10 @@ class Collector:
             self.catch_up.end()
 
     def _load(self) -> None:
-        """Resume at the position in the state. That of a new stream is committed at once: "now" must not move."""
+        """Resume at the position in the state. That of a new stream is stored at once: "now" must not move."""
         position = self._state.position(self.stream.name)
         if position is None:
-            self._state.commit(self.stream.name, [], self.position)
+            self._state.begin({self.stream.name: self.position}, self._settings.jumpcloud.services)
         self.poller.position = position or self.position
         self._loaded = True
 
@@ -295,9 +295,13 @@ class Collector:
         position = Position.starting_at(start_ms, provisional=not self._clock.confirmed)
         if position == self.position:
             return
-        # A commit that fails may have taken effect, so the next try must not begin later.
-        self.poller.position = msgspec.structs.replace(position, provisional=True)
-        self._state.commit(self.stream.name, [], position)
+        if start_ms == self.position.origin_ms:  # what is on disk is as good
+            self._state.advance(self.stream.name, position)
+        else:
+            # A commit that fails may have taken effect, so the next try must not begin later.
+            self.poller.position = msgspec.structs.replace(position, provisional=True)
+            self._state.commit(self.stream.name, [], position)
+            self._state.save_services(self.stream.name, dict.fromkeys(self._settings.jumpcloud.services, start_ms))
         self.poller.position = position
         if not position.provisional:
             log.info("%s: new stream, collecting from %s on", self.stream.name, rfc3339(start_ms))

@@ -222,16 +222,14 @@ class _Run:
     def _note_ignored_start(self, plugin: app.App) -> None:
         if not any(each.startswith("jumpcloud.start=") for each in self._overrides):
             return
-        state = plugin.resources.state
-        with suppress(InJumpCloudError):  # the streams will find that out too
-            known = [each.stream.name for each in plugin.collectors if state.position(each.stream.name)]
-            if known:
-                log.warning(
-                    "-o jumpcloud.start is ignored for %s: a stream continues at its position in %s; `in-jumpcloud "
-                    "backfill --since TIME` delivers a span again",
-                    ", ".join(known[:5]) + (", …" if known[5:] else ""),
-                    state.path,
-                )
+        known = sorted(plugin.resumed)
+        if known:
+            log.warning(
+                "-o jumpcloud.start is ignored for %s: a stream continues at its position in %s; `in-jumpcloud "
+                "backfill --since TIME` delivers a span again",
+                ", ".join(known[:5]) + (", …" if known[5:] else ""),
+                plugin.resources.state.path,
+            )
 
     def _tick_of_start(self, waits_for: str) -> None:
         if self._page:

@@ -11,7 +11,7 @@ import logging
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -347,13 +347,26 @@ class StateStore(StateReader):
         self._files.verify(lock=False)
         self.dead_letters.settle(suspect, refusal, now_ms=self._now_ms())
 
-    def begin_stream(self, stream: str, position: Position) -> None:
-        """Store the first position of `stream`, unless it has one: its ledger begins with it."""
-        with self._database.transaction() as transaction:
-            transaction.execute(
-                "INSERT OR IGNORE INTO stream (name, position, updated_ms) VALUES (?, ?, ?)",
-                (stream, msgspec.json.encode(position).decode(), self._now_ms()),
-            )
+    def begin(self, positions: Mapping[str, Position], services: Collection[str] = ()) -> set[str]:
+        """Store the first position of each stream that has none, in one transaction: its ledger begins with it.
+
+        `services` are those that these streams fetch from there on, as in `save_services`.
+
+        Returns:
+            The streams that had a position.
+        """
+        known = {name for (name,) in self._database.read("SELECT name FROM stream")}
+        new = {name: position for name, position in positions.items() if name not in known}
+        if new:
+            now_ms = self._now_ms()
+            rows = [
+                (name, msgspec.json.encode(position).decode(), _services(services, position), now_ms)
+                for name, position in new.items()
+            ]
+            with self._database.transaction() as transaction:
+                columns = "name, position, services, updated_ms"
+                transaction.executemany(f"INSERT OR IGNORE INTO stream ({columns}) VALUES (?, ?, ?, ?)", rows)  # noqa: S608 - our own
+        return positions.keys() - new.keys()
 
     def for_job(self, row: JobRow, *, shares_ledger: bool) -> JobState:
         """What the pipeline of a unit of a backfill uses in place of this; see JobState."""
@@ -454,3 +467,7 @@ class StateStore(StateReader):
                 if self._notes.are_due:  # no other thread has written them meanwhile
                     with self._writing(*self._notes.streams):
                         pass
+
+
+def _services(services: Collection[str], position: Position) -> str | None:
+    return msgspec.json.encode(dict.fromkeys(services, position.origin_ms)).decode() if services else None
