@@ -25,8 +25,9 @@ from in_jumpcloud.errors import (
     StateUnavailable,
 )
 from in_jumpcloud.insights.clock import ANSWERS_THAT_AGREE, WARN_SKEW_SECONDS, EarlierClock
+from in_jumpcloud.insights.event import parse_event
 from in_jumpcloud.insights.page_limit import PageLimit
-from in_jumpcloud.insights.pages import PageCalls, Pager, behind
+from in_jumpcloud.insights.pages import Page, PageCalls, Pager, behind
 from in_jumpcloud.insights.pages_ahead import PagesAhead
 from in_jumpcloud.insights.plan import find_plan_days
 from in_jumpcloud.insights.window import Position, Window, WindowLength, plan_ahead, plan_window
@@ -39,6 +40,8 @@ REJECTED_DELAY = 300.0
 """Seconds until a request that JumpCloud rejected is repeated."""
 _PLAN_MARGIN_MS = MINUTE_MS
 """How far after the beginning of the plan a stream starts, which moves on; twice as far each time that is refused."""
+_FULL_EVENTS = 100
+"""A first page of at least so many events, which fill half of it, shows how dense the events after its first are."""
 _PLAN_KNOWN_SECONDS = 6 * 3600.0
 """How long the found reach of the plan is believed: a license that has lapsed may be renewed."""
 
@@ -263,18 +266,21 @@ class Poller:
             self._window_is_old = planned.end_ms < now_ms - settings.overlap.ms
         return planned
 
-    def _ask_ahead(self, window: Window) -> None:
-        """Request the first pages of the windows after `window`, which is old, and before them the page at its cursor.
+    def _ask_ahead(self, window: Window, pages: int, *, is_there: bool) -> None:
+        """Request the first pages of the `pages` windows after `window`, which is old.
 
-        Near now nothing is requested ahead: a poll there is repeated, because events still appear.
+        Before them the page at its cursor is requested, unless it `is_there`. Near now nothing is requested ahead: a
+        poll there is repeated, because events still appear.
         """
         if not (self._window_is_old and self._length.is_known):
             return
         limit, until_ms = self._limit.events, self._settled_ms(self._up_to(self._clock.now_ms()))
-        while len(self._planned) < self._settings.pages_ahead:
+        while len(self._planned) < pages:
             last = self._planned[-1] if self._planned else window
             following = plan_ahead(last, limit=limit, length_ms=self._length.ms(limit), until_ms=until_ms)
-            if following is None or not (self._calls.ahead.ask(window) and self._calls.ahead.ask(following)):
+            if following is None or not (
+                (is_there or self._calls.ahead.ask(window)) and self._calls.ahead.ask(following)
+            ):
                 return
             self._planned.append(following)
 
@@ -297,10 +303,14 @@ class Poller:
         self.position = position.not_after(now_ms)
 
     def _deliver_page(self, pager: Pager, stop: threading.Event) -> None:
-        before, window = self.position, pager.window
-        self._ask_ahead(window)
+        before, window, ahead = self.position, pager.window, self._settings.pages_ahead
+        self._ask_ahead(window, ahead, is_there=False)
         page = pager.page(stop)
         following = pager.next_window(page)
+        self._limit.note(page, window)
+        self._length.note(len(page.events), _span_ms(page, window, following))
+        # The next page is under way while this one is mapped, and so are those ahead of it.
+        self._ask_ahead(window, ahead if following else ahead + 1, is_there=True)
         after = before.with_window(following) if following else before.past(window)
         minutes = self._calls.pages.deliver(page, before, after, window.span, stop)
         pager.advance(page)
@@ -309,8 +319,6 @@ class Poller:
         moments = [minute * MINUTE_MS for minute in minutes]
         self._reached_ms = max(moments, default=self._reached_ms)
         self._page_ms = min((ms for ms in moments if window.start_ms <= ms < window.end_ms), default=self._page_ms)
-        self._limit.note(page, window)
-        self._length.note(len(page.events), (following.reached_ms if following else window.end_ms) - window.reached_ms)
         if pager.done:
             self._pager = None
             self._contiguous_ms = window.end_ms if self._window_is_old else None
@@ -371,3 +379,12 @@ class Poller:
         # The origin stays: if the plan reaches further again, the comparisons find what is skipped now.
         watermark_ms = max(limit_ms, reached_ms)
         self.position = msgspec.structs.replace(self.position, watermark_ms=watermark_ms, window=None)
+
+
+def _span_ms(page: Page, window: Window, following: Window | None) -> int:
+    """The time of the events of a page, in milliseconds. What is before the first event of all says nothing."""
+    start_ms, end_ms = window.reached_ms, following.reached_ms if following else window.end_ms
+    if window.cursor is None and len(page.events) >= max(_FULL_EVENTS, window.limit // 2):
+        first_ns = parse_event(page.events[0]).time_ns or 0
+        start_ms = max(start_ms, min(first_ns // 10**6, end_ms))
+    return end_ms - start_ms

@@ -181,6 +181,8 @@ def test_windows_fill_most_of_a_page() -> None:
         length.note(0, lengths[-1])
     assert lengths == sorted(lengths)
     assert lengths[-1] == DAY_MS
+    length.note(3000, HOUR_MS)
+    assert length.ms(3000) == 48 * MINUTE_MS, "the time before the first event says nothing"
 
 
 def test_windows_ahead_follow_without_a_gap() -> None:

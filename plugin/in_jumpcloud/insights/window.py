@@ -154,7 +154,8 @@ class WindowLength:
 
     def note(self, events: int, span_ms: int) -> None:
         """Note that a page had so many events, of `span_ms` milliseconds."""
-        self.is_known |= events > 0
+        if events and not self.is_known:
+            self.is_known, self._span_ms = True, 0.0  # how long nothing came before says nothing
         self._events = self._events / 2 + events
         self._span_ms = self._span_ms / 2 + span_ms
 
