@@ -101,6 +101,29 @@ def test_geoip_is_there_by_default(name: str) -> None:
     assert "GEOIPUPDATE_ACCOUNT_ID" in done.output
 
 
+@pytest.mark.parametrize("name", [*BASES, "helm"])
+def test_a_changed_config_map_is_reloaded(name: str) -> None:
+    """The plugin looks after its configuration, in a volume that Kubernetes updates, and no pod restarts for it."""
+    if name == "helm":
+        documents = list(yaml.safe_load_all((HELM / "in-jumpcloud.yaml").read_text()))
+        values = yaml.safe_load((HELM / "fluent-bit.yaml").read_text())
+        (container,), volumes = values["extraContainers"], values["extraVolumes"]
+    else:
+        documents = list(base(name).values())
+        pod = next(pods(name))["spec"]
+        (container,), volumes = pod["containers"], pod["volumes"]
+    text = next(
+        each["data"]["jumpcloud.yaml"]
+        for each in documents
+        if (each["kind"], each["metadata"]["name"]) == ("ConfigMap", "in-jumpcloud")
+    )
+    assert yaml.safe_load(text)["reload"] == "auto"
+    (mount,) = (each for each in container["volumeMounts"] if each["mountPath"] == "/etc/in-jumpcloud")
+    assert "subPath" not in mount  # it is never updated
+    (volume,) = (each for each in volumes if each["name"] == mount["name"])
+    assert volume["configMap"] == {"name": "in-jumpcloud"}
+
+
 @pytest.mark.parametrize("name", BASES)
 def test_the_network_policies_let_through_what_is_needed(name: str) -> None:
     """They select the pods, name their ports, and let out names, HTTPS and, where Fluent Bit is elsewhere, forward."""
@@ -144,9 +167,10 @@ def test_kubectl_renders_the_same(name: str) -> None:
     """Our rendering is that of Kustomize, except for the order and the hash in the name of a ConfigMap."""
     done = subprocess.run([str(KUBECTL), "kustomize", FOLDER / name], capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr
-    theirs = yaml.safe_load_all(
-        re.sub(r"\bin-jumpcloud-[a-z0-9]{10}$", "in-jumpcloud", done.stdout, flags=re.MULTILINE)
-    )
+    # Only what Fluent Bit reads has a hash: it restarts for a change, and in_jumpcloud does not.
+    hashed = r"\b(in-jumpcloud-fluent-bit)-[a-z0-9]{10}$"
+    assert bool(re.search(hashed, done.stdout, re.MULTILINE)) == (name != "standalone")
+    theirs = yaml.safe_load_all(re.sub(hashed, r"\1", done.stdout, flags=re.MULTILINE))
 
     def ordered(documents: Any) -> list[Document]:
         return sorted(documents, key=lambda each: (each["kind"], each["metadata"]["name"]))

@@ -58,7 +58,7 @@ def _generate(folder: Path, generator: Document, documents: list[Document]) -> N
     if generator.get("behavior") == "replace":
         _find(documents, "ConfigMap", generator["name"])["data"] = data
         return
-    metadata = {"name": generator["name"], **generator["options"]}
+    metadata = {"name": generator["name"], "labels": generator["options"]["labels"]}
     documents.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
 
 
