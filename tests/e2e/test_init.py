@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import stat
 from pathlib import Path
@@ -15,6 +16,7 @@ from in_jumpcloud.cli.init import write_configuration
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config, ServerSettings
 from in_jumpcloud.config.types import Secret
+from in_jumpcloud.ecs.geoip_account import DEFAULT_DIRECTORY, DEFAULT_EDITIONS
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 
 ENVIRON = {"JUMPCLOUD_API_KEY": KEY}
@@ -92,20 +94,27 @@ def test_an_existing_file_is_kept(tmp_path: Path) -> None:
 
 
 def test_nothing_detected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The file has the defaults and fits the shipped fluent-bit.yaml; the output says what is missing."""
+    """The file has the defaults and fits the shipped fluent-bit.yaml; the output says what is missing.
+
+    The databases that `geoip update` brings are in the file as comments.
+    """
     path = tmp_path / "jumpcloud.yaml"
     settings = _write(path)
     assert settings == load_config(
         None,
         [
-            *("jumpcloud.api_key=simulated-key", "geoip.city=null", 'forward.shared_key=""'),
+            *("jumpcloud.api_key=simulated-key", 'forward.shared_key=""'),
             f"state.path={tmp_path}/state/in-jumpcloud.db",
         ],
     )
     output = capsys.readouterr().out
     assert "which is not set" in output
     assert "start Fluent Bit, or change forward\n" in output
+    assert output.count("; `in-jumpcloud geoip update` gets one, then set geoip.") == 2
     assert f"next: export JUMPCLOUD_API_KEY='your key'; in-jumpcloud check -c {path}" in output
+    path.write_text(re.sub("# (city|asn): ", r"\1: ", path.read_text()))
+    geoip = load_config(path, environ=ENVIRON).geoip
+    assert [geoip.city, geoip.asn] == [DEFAULT_DIRECTORY / f"{edition}.mmdb" for edition in DEFAULT_EDITIONS]
 
 
 def test_a_receiver_is_detected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,13 +20,14 @@ from in_jumpcloud.cli import ParsedType, examples, show
 from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
 from in_jumpcloud.config.types import Duration, Secret
 from in_jumpcloud.config.validation import url_problem
+from in_jumpcloud.ecs.geoip_account import DEFAULT_DIRECTORY, DEFAULT_EDITIONS
 from in_jumpcloud.errors import ConfigError, HandshakeRejected, ReceiverDown, ReceiverPaused
 from in_jumpcloud.file_access import open_private, package_file
 from in_jumpcloud.forward.sender import AckSender
 
 SERVERS = (ServerSettings(unix=Path("/run/fluent-bit/forward.sock")), ServerSettings(host="127.0.0.1"))
 """Where to look for a receiver: the socket first, because only this machine can reach it."""
-DATABASE_DIRECTORIES = (Path("/var/lib/GeoIP"), Path("/usr/share/GeoIP"))
+DATABASE_DIRECTORIES = (DEFAULT_DIRECTORY, Path("/usr/share/GeoIP"))
 """Where geoipupdate and distributions install databases."""
 _CITY_DATABASES = ("GeoIP2-Enterprise", "GeoIP2-City", "GeoLite2-City", "GeoIP2-Country", "GeoLite2-Country")
 _ASN_DATABASES = ("GeoIP2-ISP", "GeoLite2-ASN")
@@ -62,12 +63,12 @@ forward:
   shared_key: $shared_key
   tag: jumpcloud.events
 
-# MaxMind databases. null: no lookup.
+# MaxMind databases. null: no lookup. `in-jumpcloud geoip update` downloads them.
 geoip:
-  # A City or Country database, for client.geo.
-  city: $city
-  # An ASN database, for client.as.
-  asn: $asn
+  # A City or Country database, for client.geo. By default one with test addresses only.
+  $city
+  # An ASN database, for client.as. By default none.
+  $asn
 
 # Positions, the IDs of delivered events, and events that the receiver refuses. Keep it on persistent storage.
 state:
@@ -167,8 +168,8 @@ def write_configuration(
         "provider_id": json.dumps(provider_id),
         "server": _server_yaml(receiver.server if receiver else SERVERS[-1]),
         "shared_key": json.dumps(receiver.shared_key if receiver else ""),  # "" is for the shipped fluent-bit.yaml
-        "city": json.dumps(city and str(city)),
-        "asn": json.dumps(asn and str(asn)),
+        "city": _database_yaml("city", city, DEFAULT_EDITIONS[0]),
+        "asn": _database_yaml("asn", asn, DEFAULT_EDITIONS[1]),
     }
     _write_file(path, _TEMPLATE.substitute(values), force=force)
 
@@ -181,7 +182,7 @@ def write_configuration(
     else:
         _print_detected("receiver", f"none at {_join(servers)}; start Fluent Bit, or change forward")
     for name, database in (("city", city), ("asn", asn)):
-        none = f"none in {_join(database_directories)}; no lookup until geoip.{name} is set"
+        none = f"none in {_join(database_directories)}; `in-jumpcloud geoip update` gets one, then set geoip.{name}"
         _print_detected(f"geoip.{name}", str(database or none))
     export = "" if has_key else f"export {_KEY_VARIABLE}='your key'; "
     click.echo()
@@ -200,6 +201,11 @@ def _server_yaml(server: ServerSettings) -> str:
     if server.unix:
         return f"unix: {json.dumps(str(server.unix))}"
     return f"host: {json.dumps(server.host)}\n      port: {server.port}"
+
+
+def _database_yaml(name: str, found: Path | None, edition: str) -> str:
+    """The setting; without a database a comment with the place where `geoip update` puts it."""
+    return f"{name}: {json.dumps(str(found))}" if found else f"# {name}: {DEFAULT_DIRECTORY / edition}.mmdb"
 
 
 def _find_receiver(servers: Sequence[ServerSettings]) -> _Receiver | None:
