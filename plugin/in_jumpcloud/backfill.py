@@ -49,8 +49,6 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 10.0
 """How often a process looks for new backfills in the state."""
-_NEWEST_SECONDS = 5.0
-"""How soon the end of a span is requested that is not over yet, by the clock of JumpCloud."""
 _SETTLE_SECONDS = 60.0
 
 
@@ -119,7 +117,6 @@ class Backfill:
                 settings.jumpcloud,
                 services=row.spec.services,
                 overlap=Duration(0),
-                interval=Duration(_NEWEST_SECONDS),
             ),
             self.counters,
             row.position,

@@ -17,6 +17,8 @@ REPORT_SECONDS = 60.0
 _COUNT_AFTER_SECONDS = 5.0
 """A stream that catches up sooner needs no count."""
 _COUNT_EVERY_SECONDS = 600.0
+_COUNT_EVERY_PAGES = 10
+"""A count costs a request: it must not take the place of a page where few requests are allowed."""
 
 
 class CatchUp:
@@ -33,6 +35,7 @@ class CatchUp:
         self._from_ms = self._from_events = 0
         self._expected: int | None = None
         self._count_at = self._report_at = 0.0
+        self._pages = 0  # since the last count
         self._pace = Pace()
 
     @property
@@ -41,7 +44,7 @@ class CatchUp:
         return None if self._is_over else self._pace.progress(self._monotonic(), self._expected)
 
     def note(self, reached_ms: int, until_ms: int, events: int, stop: threading.Event) -> None:
-        """The stream is behind: it has come to `reached_ms` of `until_ms`, and has received so many events.
+        """The stream is behind: with a page it came to `reached_ms` of `until_ms`, and has received so many events.
 
         Raises:
             Stopped: `stop` was set.
@@ -51,9 +54,11 @@ class CatchUp:
             self._is_over, self._pace, self._expected = False, Pace(), None
             self._from_ms, self._from_events = reached_ms, events
             self._count_at, self._report_at = now + _COUNT_AFTER_SECONDS, now + REPORT_SECONDS
+            self._pages = 0
         done = events - self._from_events
-        if now >= self._count_at:
-            self._count_at = now + _COUNT_EVERY_SECONDS
+        self._pages += 1
+        if now >= self._count_at and self._pages >= _COUNT_EVERY_PAGES:
+            self._count_at, self._pages = now + _COUNT_EVERY_SECONDS, 0
             self._ask(done, reached_ms, until_ms, stop)
             now = self._monotonic()
         self._pace.note(now, done, share_done(done, self._expected, reached_ms, (self._from_ms, until_ms)))

@@ -40,6 +40,8 @@ REJECTED_DELAY = 300.0
 """Seconds until a request that JumpCloud rejected is repeated."""
 _PLAN_MARGIN_MS = MINUTE_MS
 """How far after the beginning of the plan a stream starts, which moves on; twice as far each time that is refused."""
+_NEWEST_SECONDS = 5.0
+"""How soon, at least, the end of a span is requested that is not over yet, by the clock of JumpCloud."""
 _FULL_EVENTS = 100
 """A first page of at least so many events, which fill half of it, shows how dense the events after its first are."""
 _PLAN_KNOWN_SECONDS = 6 * 3600.0
@@ -217,7 +219,7 @@ class Poller:
         """A pager for the unfinished window, or else for the next one, which is frozen from now on."""
         settings, now_ms, now = self._settings, self._clock.now_ms(), self._runtime.monotonic()
         if self._is_before_ledger(now_ms):
-            self._poll_at = self._retry_at = now + settings.interval
+            self._poll_at = self._retry_at = now + self._pause()
             if now_ms < self.position.watermark_ms:  # the clock is behind; else only jumpcloud.lag is long
                 # Only answers can show that JumpCloud's dates, or this machine's clock, are right again.
                 self._calls.probe(min(self.position.watermark_ms, self._runtime.now_ms()) - HOUR_MS, stop)
@@ -226,7 +228,7 @@ class Poller:
         now_ms = self._up_to(now_ms)
         window = self._next_window(now_ms)
         if window is None or window.end_ms >= now_ms - settings.lag.ms:
-            self._poll_at = now + settings.interval
+            self._poll_at = now + self._pause()
         self.is_backfilling = window is not None and window.end_ms < self._settled_ms(now_ms)
         if window is None:
             return None
@@ -235,6 +237,13 @@ class Poller:
             self._stepped_over = False
             self.position = self.position.with_window(window)
         return self._calls.pages.pager(window)
+
+    def _pause(self) -> float:
+        """Seconds until the next window is requested."""
+        if self._until_ms is None:
+            return self._settings.interval
+        until_over = (self._until_ms - self._settled_ms(self._clock.now_ms())) / 1000
+        return min(self._settings.interval, max(_NEWEST_SECONDS, until_over))
 
     def _up_to(self, now_ms: int) -> int:
         """The moment that windows follow: now, but no later than the end of the last window needs."""

@@ -57,17 +57,22 @@ def test_catching_up(caplog: pytest.LogCaptureFixture) -> None:
     for second in range(601):
         now[0] = second
         catch_up.note(second * HOUR_MS, 1000 * HOUR_MS, 1000 + second, stop)
-    assert counted[1:] == [(5 * HOUR_MS, 1000 * HOUR_MS)]
+    assert counted[1:] == [(9 * HOUR_MS, 1000 * HOUR_MS)], "not with the tenth page"
     assert [record.getMessage() for record in caplog.records][:2] == [
-        "default: catching up, at 1970-01-03T12:00:00.000Z: 7%, 60 of 905 events, 1 events/s, 14m 5s left",
-        "default: catching up, at 1970-01-06T00:00:00.000Z: 13%, 120 of 905 events, 1 events/s, 13m 5s left",
+        "default: catching up, at 1970-01-03T12:00:00.000Z: 7%, 60 of 909 events, 1 events/s, 14m 9s left",
+        "default: catching up, at 1970-01-06T00:00:00.000Z: 13%, 120 of 909 events, 1 events/s, 13m 9s left",
     ]
     assert len(caplog.records) == 10
-    now[0] = 605
-    catch_up.note(605 * HOUR_MS, 1000 * HOUR_MS, 1605, stop)
+    now[0] = 609
+    catch_up.note(609 * HOUR_MS, 1000 * HOUR_MS, 1609, stop)
     progress = catch_up.progress or Progress(0, 0, 0, 0, None)
-    assert (progress.expected, progress.share) == (None, 0.605)
+    assert (progress.expected, progress.share) == (None, 0.609)
     catch_up.end()
     assert not catch_up.progress
     catch_up.note(700 * HOUR_MS, 1000 * HOUR_MS, 2000, stop)
-    assert catch_up.progress == Progress(0, 0, None, 0, None)
+    again: Progress | None = catch_up.progress
+    assert again == Progress(0, 0, None, 0, None)
+    for page in range(9):
+        now[0] += 1000
+        catch_up.note((701 + page) * HOUR_MS, 1000 * HOUR_MS, 2000, stop)
+        assert len(counted) == 3 + (page == 8), "a count must not take the place of a page"
