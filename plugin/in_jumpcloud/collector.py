@@ -231,8 +231,9 @@ class Collector:
         return min(until_poll, self.reconciler.until_due(self.position, self._clock.now_ms()))
 
     def _failed(self, error: InJumpCloudError, *, is_late: bool, is_unexpected: bool) -> None:
-        """Drop the pages at hand, and set the time of the next try."""
-        self._drop_pages()
+        """Drop the pages at hand, and set the time of the next try. Late events that fail cost the polls no page."""
+        if is_unexpected:
+            self._drop_pages()
         self.timed_out = isinstance(error, RequestTimeout)
         level = logging.WARNING if isinstance(error, Retryable | StateUnavailable) else logging.ERROR
         if is_late:

@@ -190,16 +190,15 @@ class Poller:
         Raises:
             NotLicensed: no start helps: Directory Insights is not enabled.
         """
-        now_ms = self._clock.now_ms()
 
         def probe(start_ms: int) -> None:
             self._counters.liveness.touch()
             self._calls.probe(start_ms, stop)
 
-        if days := find_plan_days(now_ms, wanted_ms, probe):
+        if days := find_plan_days(self._clock.now_ms, wanted_ms, probe):
             self._plan_ms, self._plan_found_at = days * DAY_MS, self._runtime.monotonic()
             return self._plan_ms
-        if abs(self._clock.newest_ms() - now_ms) > MINUTE_MS:
+        if abs(self._clock.newest_ms() - self._clock.now_ms()) > MINUTE_MS:
             # Only answers correct a clock that is behind, and while it is, all that it asks for is beyond the plan.
             for _ in range(ANSWERS_THAT_AGREE):
                 self._calls.probe(self._clock.newest_ms() - HOUR_MS, stop)

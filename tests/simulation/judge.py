@@ -91,14 +91,16 @@ class Judge:
     def _note_beginning(self, name: str, position: dict[str, Any]) -> None:
         """From when on a stream has promised its events: from the first commit, if the clock was right then.
 
-        If it was wrong, and JumpCloud's dates too, nothing tells the true time.
+        If it was wrong, and JumpCloud's dates too, nothing tells the true time. An origin by a clock that was
+        ahead promises nothing before it is corrected, which takes a state that can be written.
         """
         self._first_ms.setdefault(name, self._world.now_ms - ORIGIN_MS + self._world.plan.start_ms)
         is_right = abs(self._world.clock.wall_ns() // 1_000_000 - self._world.now_ms) < MINUTE
         is_polled = name in self._world.settings.jumpcloud.organizations
-        if name in self._begun_ms or not is_polled or (position.get("provisional") and not is_right):
-            return
         begun_ms = self._world.now_ms - ORIGIN_MS + self._world.plan.start_ms
+        is_trusted = is_right and position["origin_ms"] < begun_ms + MINUTE
+        if name in self._begun_ms or not is_polled or (position.get("provisional") and not is_trusted):
+            return
         if not is_right and not self._is_dated:
             begun_ms = max(begun_ms, position["origin_ms"])
         self._begun_ms[name] = begun_ms
@@ -208,13 +210,16 @@ class Judge:
     def _is_out_of_plan(self, event: Event) -> bool:
         """Whether the plan did not reach back to the event at some time until now: that was said, then.
 
-        Near its beginning, which moves on, up to half of it is left out, and at most a day.
+        Near its beginning, which moves on, up to half of it is left out, and at most a day. Without JumpCloud's dates
+        a clock that is ahead takes it for shorter.
         """
         now, plan_ms = self._world.now, self._world.plan.plan_ms
+        ahead = 0 if self._is_dated else max(0, self._world.clock.wall_ns() // 1_000_000 - self._world.now_ms)
         ends = [(now, plan_ms)] + [
             (min(now, end), min(DAY, plan_ms)) for begin, end in self._short_plans if begin < now
         ]
-        return any(event.at < ORIGIN_MS + end * 1000 - reach_ms + min(DAY, reach_ms // 2) for end, reach_ms in ends)
+        oldest = (ORIGIN_MS + end * 1000 + ahead - reach_ms + min(DAY, reach_ms // 2) for end, reach_ms in ends)
+        return event.at < max(oldest)
 
     def _start_ms(self, organization: Organization) -> int:
         """From when on events are promised: as long before the first commit as the settings say."""

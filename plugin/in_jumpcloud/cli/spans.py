@@ -173,7 +173,7 @@ class Access(NamedTuple):
         repeat(attempt, self.stop)
 
     def _refuse_start(self, stream: Stream, span: Span, now_ms: int, refusal: NotLicensed) -> NoReturn:
-        days = find_plan_days(now_ms, span.start_ms, partial(self._probe, stream, self.services))
+        days = find_plan_days(lambda: now_ms, span.start_ms, partial(self._probe, stream, self.services))
         if days is None:
             raise refusal
         start = rfc3339(now_ms - days * DAY_MS + HOUR_MS)

@@ -11,14 +11,14 @@ PLAN_DAYS = (90, 30, 15, 7, 1)
 """How far back the plans of JumpCloud reach, in days."""
 
 
-def find_plan_days(now_ms: int, after_ms: int, probe: Callable[[int], None]) -> int | None:
-    """How many days the plan reaches back from `now_ms`; it begins after `after_ms`. None if no day is available.
+def find_plan_days(now_ms: Callable[[], int], after_ms: int, probe: Callable[[int], None]) -> int | None:
+    """How many days the plan reaches back from now; it begins after `after_ms`. None if no day is available.
 
     `probe` requests an event from a moment on; it raises NotLicensed if the plan does not reach it. All in epoch
-    milliseconds.
+    milliseconds. `now_ms` is asked before each, because a request may have to wait for long.
     """
     for days in PLAN_DAYS:
-        start_ms = now_ms - days * DAY_MS + HOUR_MS
+        start_ms = now_ms() - days * DAY_MS + HOUR_MS
         if start_ms <= after_ms:
             continue
         try:

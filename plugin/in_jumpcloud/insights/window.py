@@ -136,11 +136,14 @@ def plan_window(
 
 
 def plan_ahead(window: Window, *, limit: int, length_ms: int, until_ms: int) -> Window | None:
-    """The window that begins where `window` ends; None if it would not end by `until_ms`, when nothing is late."""
-    start_ms, end_ms = window.end_ms, min(until_ms, window.end_ms + length_ms)
-    if end_ms - start_ms < MINUTE_MS:
-        return None
-    return Window(start_ms=start_ms, end_ms=end_ms, services=window.services, limit=limit)
+    """The window of `length_ms` that begins where `window` ends; None if it would not end by `until_ms`.
+
+    A shorter one would cost a request, which covers more time if it is sent when its turn has come.
+    """
+    start_ms, end_ms = window.end_ms, window.end_ms + length_ms
+    return (
+        None if end_ms > until_ms else Window(start_ms=start_ms, end_ms=end_ms, services=window.services, limit=limit)
+    )
 
 
 class WindowLength:
