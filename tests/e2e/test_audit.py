@@ -132,10 +132,13 @@ def test_what_is_not_compared(delivered: Delivered) -> None:
 
 
 def test_a_temporary_fault_is_retried(delivered: Delivered) -> None:
-    """One 503 is not a failure."""
+    """One 503 is not a failure; a line says why it takes longer."""
     delivered.api.faults.once(Fault("status", status=503))
     code, _, errors = delivered.audit()
-    assert (code, errors) == (0, "")
+    (line,) = errors.splitlines()
+    assert code == 0
+    assert "JumpCloud answered 503" in line
+    assert "; retrying in " in line
 
 
 def test_an_error_is_one_line(command: Command, receiver: SimulatedReceiver) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,24 +11,22 @@ from typing import Any, NamedTuple
 import click
 
 from in_jumpcloud import app
-from in_jumpcloud.backoff import backoff_delay
 from in_jumpcloud.cli import DURATION, examples, json_option, settings_options, show
+from in_jumpcloud.cli.retries import repeat
 from in_jumpcloud.collector import Stream
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.config.types import Duration
-from in_jumpcloud.errors import Fatal, Retryable
+from in_jumpcloud.errors import Fatal
 from in_jumpcloud.insights import auth
 from in_jumpcloud.insights.api import DirectoryInsights
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.window import Position
-from in_jumpcloud.runtime import SYSTEM
 from in_jumpcloud.state.store import StateReader, open_readonly
 from in_jumpcloud.timestamps import MINUTE_MS, now_ms, rfc3339
 
 _HOUR_MINUTES = 60
 _DAY_MINUTES = 24 * _HOUR_MINUTES
-_MAX_TRIES = 4
 
 
 class _Hour(NamedTuple):
@@ -155,14 +152,7 @@ def _fetch_counts(
 ) -> dict[int, int]:
     """JumpCloud's count of each minute in `[start, end)`."""
     stop = threading.Event()
-    for failures in range(1, _MAX_TRIES + 1):
-        try:
-            return api.counts(start * MINUTE_MS, end * MINUTE_MS, services, stream.scope, stop)
-        except Retryable as error:
-            if failures == _MAX_TRIES:
-                raise
-            time.sleep(error.after if error.after is not None else backoff_delay(failures, SYSTEM.random))
-    raise AssertionError
+    return repeat(lambda: api.counts(start * MINUTE_MS, end * MINUTE_MS, services, stream.scope, stop), stop)
 
 
 def _split(start: int, end: int, length: int) -> Iterator[tuple[int, int]]:
