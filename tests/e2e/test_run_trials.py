@@ -19,6 +19,8 @@ from support.fluent_bit import free_port
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.state.jobs import JobSpec
+from in_jumpcloud.state.store import open_shared
 from in_jumpcloud.timestamps import MINUTE_MS, now_ms, rfc3339
 
 END = now_ms() - MINUTE_MS
@@ -96,6 +98,43 @@ def test_a_dry_run_for_people(command: Command, api: SimulatedApi, source: Event
     assert f"{len(items)} records in " in table
     assert "nothing was sent, and no state was written" in table
     assert not command.state.parent.exists()
+
+
+def test_a_dry_run_with_an_open_backfill(
+    command: Command, api: SimulatedApi, source: EventSource, receiver: SimulatedReceiver
+) -> None:
+    """It includes what the next run would send of it, and the backfill stays open, as it was."""
+    settings = command.settings(api, receiver, jumpcloud__start="10m")
+    assert command("run", "--once", *settings).returncode == 0
+    delivered, messages = receiver.received, receiver.messages
+    spec = JobSpec(END - 40 * MINUTE_MS, END - 20 * MINUTE_MS, ("all",), again=False)
+    with open_shared(command.state) as state:
+        state.jobs.create(["default", "organization gone"], spec, now_ms())
+    total = source.count(spec.since_ms, spec.until_ms, now_ms=now_ms())
+    before = files(command.directory)
+
+    down = command.settings(api, free_port(), jumpcloud__start="10m")
+    done = command("run", "--dry-run", "--json", *down)
+
+    assert done.returncode == 0, done.stderr
+    assert files(command.directory) == before
+    report = json.loads(done.stdout)
+    ours, other = report["backfills"]
+    assert (report["complete"], report["records"]) == (True, total)
+    assert report["streams"][0]["records"] == 0
+    expected = {"since": rfc3339(spec.since_ms), "until": rfc3339(spec.until_ms), "complete": True, "error": None}
+    assert ours == {"name": "backfill 1 of default", "received": total, "records": total, "dead_letters": 0} | expected
+    assert (other["complete"], other["records"]) == (False, 0)
+    assert other["error"] == "stream organization gone is not in the configuration"
+    text = command("run", "--dry-run", *down).stdout.decode()
+    assert f"backfill 1 of default\n  span          {expected['since']} to {expected['until']}\n" in text
+    assert f"  would send    {total} records\n" in text
+
+    sent = command("run", "--once", *settings)
+
+    assert sent.returncode == 0, sent.stderr
+    assert receiver.received - delivered == report["records"]
+    assert receiver.messages - messages == report["chunks"]
 
 
 def test_a_dry_run_next_to_a_run(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:

@@ -1,9 +1,10 @@
-"""`run --dry-run`: everything but sending and committing. Shows what would have been sent."""
+"""`run --dry-run`: everything but sending and committing. Shows what would have been sent, open backfills included."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from in_jumpcloud.forward.local_receiver import LocalReceiver
 from in_jumpcloud.forward.wire import Chunk, read_chunk
 from in_jumpcloud.resources import Outside
 from in_jumpcloud.state.dead_letters import DeadLetter
+from in_jumpcloud.state.jobs import JobRow
 from in_jumpcloud.state.trial import TrialStore
 from in_jumpcloud.text import shown
 from in_jumpcloud.timestamps import rfc3339
@@ -39,6 +41,7 @@ class DryRun(Destination):
         self._counts: Counter[str] = Counter()
         self._first: dict[str, dict[str, Any]] = {}
         self._positions: dict[str, int] = {}
+        self._jobs: list[JobRow] = []
         self._last_letter = 0
         self.outside = Outside(
             receivers=LocalReceiver("none: nothing is sent", self._take), open_state=partial(TrialStore, copies=True)
@@ -48,6 +51,7 @@ class DryRun(Destination):
         """Note what the state has."""
         state = plugin.resources.state
         self._positions = {row.name: row.position.watermark_ms for row in state.streams()}
+        self._jobs = state.jobs.rows(only_open=True)
         self._last_letter = max((letter.number for letter in _letters(plugin)), default=0)
 
     def ended(self, plugin: App, error: InJumpCloudError | None) -> InJumpCloudError | None:
@@ -72,7 +76,7 @@ class DryRun(Destination):
         collectors = plugin.collectors
         letters = [letter for letter in _letters(plugin) if letter.number > self._last_letter]
         return {
-            "complete": all(each.counters.liveness.caught_up_once for each in collectors),
+            "complete": all(each.counters.liveness.caught_up_once for each in collectors) and not plugin.backfills,
             "records": self._counts.total(),
             "chunks": self._chunks,
             "bytes": self._bytes,
@@ -90,6 +94,7 @@ class DryRun(Destination):
                 }
                 for each in collectors
             ],
+            "backfills": list(self._backfills(plugin)),
             "dead_letters": [
                 {
                     "stream": letter.stream,
@@ -104,6 +109,22 @@ class DryRun(Destination):
                 for name, count in self._counts.most_common()
             ],
         }
+
+    def _backfills(self, plugin: App) -> Iterator[dict[str, Any]]:
+        """What would be done of each that is open: those of the copy of the state, before and after."""
+        after = {row.unit: row for row in plugin.resources.state.jobs.rows()}
+        for before in self._jobs:
+            row = after[before.unit]
+            yield {
+                "name": row.name,
+                "since": rfc3339(row.spec.since_ms),
+                "until": rfc3339(row.spec.until_ms),
+                "received": row.read - before.read,
+                "records": row.acknowledged - before.acknowledged,
+                "dead_letters": row.dead_lettered - before.dead_lettered,
+                "complete": row.condition == "done",
+                "error": shown(row.error) if row.error else None,
+            }
 
 
 def _letters(plugin: App) -> list[DeadLetter]:
@@ -128,10 +149,19 @@ def _print(report: dict[str, Any]) -> None:
         if stream["error"]:
             show(f"  error         {stream['error']}")
         click.echo()
+    for backfill in report["backfills"]:
+        show(backfill["name"])
+        show(f"  span          {backfill['since']} to {backfill['until']}")
+        show(f"  received      {plural(backfill['received'], 'event')}")
+        show(f"  would send    {plural(backfill['records'], 'record')}")
+        show(f"  dead letters  {backfill['dead_letters'] or 'none'}")
+        if not backfill["complete"]:
+            show(f"  not complete  {backfill['error'] or 'it ended before'}")
+        click.echo()
     what = f"{plural(report['records'], 'record')} in {plural(report['chunks'], 'chunk')}, {report['bytes']:,} bytes"
     show(f"{what}; nothing was sent, and no state was written")
     if not report["complete"]:
-        show("not complete: it ended before every stream had caught up")
+        show("not complete: it ended before every stream had caught up and every backfill was done")
     for letter in report["dead_letters"]:
         show(f"would be a dead letter: {letter['stream']}: event {letter['id']}: {letter['reason']}")
     if report["event_types"]:
