@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import pty
 import random
+import re
 import signal
 import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -220,6 +223,35 @@ def test_what_jumpcloud_refuses(command: Command, source: EventSource, receiver:
         assert (done.returncode, len(done.stderr.splitlines())) == (3, 1), done.stderr
         assert invoke("backfill", *settings, "--list").stdout == b"no backfills\n"
     assert receiver.received == 0
+
+
+def test_progress_lines(command: Command, source: EventSource, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
+    """Without a terminal there is a line every 30 s, here every half second, with the same figures."""
+    settings = _settings(command, api, receiver, jumpcloud__requests_per_second=3)
+    often = "from in_jumpcloud.cli import job_progress, main; job_progress.LINE_SECONDS = 0.5; main()"
+    began = time.monotonic()
+    done = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-c", often, "backfill", *settings, *SPAN],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=command._environ({}),
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    total = len(_ids(source, SINCE, UNTIL))
+    # Until JumpCloud's count is known, a line has none.
+    figures = r"backfill 1: (\d+)%, ([\d,]+)(?: of ([\d,]+))? events, [\d,]+ events/s(?:, \S.* left)?"
+    lines = [re.fullmatch(figures, line) for line in done.stderr.splitlines() if line.startswith("backfill 1: ")]
+    assert None not in lines, done.stderr
+    assert 2 <= len(lines) <= (time.monotonic() - began) / 0.5
+    assert lines[-1]
+    assert lines[-1][3] == f"{total:,}"
+    shares = [int(line[1]) for line in lines if line]
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] < shares[-1] <= 100
+    assert done.stdout.startswith(f"backfill 1 is done: {total} events of 1 stream, ")
 
 
 def test_progress_bar(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:

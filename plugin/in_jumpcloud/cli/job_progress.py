@@ -16,7 +16,8 @@ from in_jumpcloud.state.jobs import JobRow
 from in_jumpcloud.text import format_duration, shown_in_one
 from in_jumpcloud.timestamps import rfc3339
 
-_LINE_SECONDS = 30.0
+LINE_SECONDS = 30.0
+"""How often a line tells the progress where there is no terminal."""
 _BAR_STEPS = 1000
 
 
@@ -103,7 +104,7 @@ class Follower(AbstractContextManager["Follower"]):
         self._pace = Pace()
         self._bar: Any = None
         self._shown = 0
-        self._line_at = time.monotonic() + _LINE_SECONDS
+        self._line_at = time.monotonic() + LINE_SECONDS
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -128,7 +129,7 @@ class Follower(AbstractContextManager["Follower"]):
             self._bar.update(max(0, steps - self._shown), _details(progress) if not error else shown_in_one(error)[:60])
             self._shown = max(self._shown, steps)
         elif now >= self._line_at:
-            self._line_at = now + _LINE_SECONDS
+            self._line_at = now + LINE_SECONDS
             names = ", ".join(sorted({str(row.number) for row in rows}))
             click.echo(shown_in_one(f"backfill {names}: {progress}{f'; {error}' if error else ''}"), err=True)
 
