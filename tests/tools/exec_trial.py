@@ -58,8 +58,7 @@ class Supervisor(FluentBit):
         is_yaml = path.suffix == ".yaml"
         settings = directory / "jumpcloud.yaml"
         for old, new in (
-            (r"exec in-jumpcloud run", f"exec {COMMAND} run"),
-            (r"/etc/in-jumpcloud/jumpcloud.yaml", str(settings)),
+            (r"exec in-jumpcloud run --supervised", f"exec {COMMAND} run --supervised -c {settings}"),
             (r"(?i)(interval_sec:? +)5", r"\g<1>1"),
             # What comes in twice has two values; what Fluent Bit sends twice has the same.
             (
