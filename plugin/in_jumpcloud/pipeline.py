@@ -211,7 +211,7 @@ class Pipeline:
         if self._own and named and self._own not in named:
             raise OtherOrganization(
                 f"JumpCloud sends events of organization {min(named):.40}, but the state at "
-                f"{self._resources.state.path} is of organization {self._own:.40}",
+                f"{self._resources.state.where} is of organization {self._own:.40}",
                 advice="use the key of that organization again, or set another state.path for the other one",
             )
 

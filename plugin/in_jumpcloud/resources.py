@@ -6,12 +6,11 @@ import logging
 import sqlite3
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from in_jumpcloud.config.schema import Config, JumpCloudSettings
+from in_jumpcloud.config.schema import Config, JumpCloudSettings, StateSettings
 from in_jumpcloud.ecs import geoip
 from in_jumpcloud.ecs.encoder import RecordEncoder
 from in_jumpcloud.ecs.geoip_database import OLD_ADVICE, DatabaseInfo
@@ -27,7 +26,8 @@ from in_jumpcloud.insights.http_exchange import Exchange
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.record_sender import PipelineResources
 from in_jumpcloud.runtime import SYSTEM, Runtime
-from in_jumpcloud.state.database import Connect
+from in_jumpcloud.state.opening import open_store
+from in_jumpcloud.state.sqlite.database import Connect
 from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.troubles import Troubles
 
@@ -38,11 +38,11 @@ _WATCH_STATE_SECONDS, _WATCH_TROUBLE_SECONDS = 60.0, 5.0
 
 
 class OpenState(Protocol):
-    """Opens the state, as StateStore does."""
+    """Opens the state, as `state.opening.open_store` does."""
 
     def __call__(
         self,
-        path: Path,
+        settings: StateSettings,
         *,
         new_agent_id: str,
         max_dead_letter_bytes: int,
@@ -64,7 +64,7 @@ class Outside(NamedTuple):
     connect: Connect = sqlite3.connect
     network: Network = connection
     receivers: Receivers | None = None
-    open_state: OpenState = StateStore
+    open_state: OpenState = open_store
 
 
 class Resources:
@@ -97,7 +97,7 @@ class Resources:
         with ExitStack() as on_failure:
             self.state = on_failure.enter_context(
                 outside.open_state(
-                    settings.state.path,
+                    settings.state,
                     new_agent_id=new_id(runtime.random),
                     max_dead_letter_bytes=settings.dead_letter.max_bytes,
                     now_ms=runtime.now_ms,
@@ -117,7 +117,7 @@ class Resources:
         self._ages_logged: set[tuple[DatabaseInfo, bool]] = set()
         self._log_ages()
         if self.state.is_new:
-            log.info("%s: new state; every stream begins at jumpcloud.start", self.state.path)
+            log.info("%s: new state; every stream begins at jumpcloud.start", self.state.where)
 
     @property
     def for_pipeline(self) -> PipelineResources[StateStore]:

@@ -11,7 +11,7 @@ from statistics import median
 
 from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position
-from in_jumpcloud.state.store import StateStore
+from in_jumpcloud.state.sqlite.store import SqliteStore
 
 STREAM = "default"
 MINUTES = 72 * 60
@@ -29,7 +29,7 @@ def fill(path: Path, count: int) -> dict[str, float]:
     """
     position = Position.starting_at(0)
     first_minute = time.time_ns() // 60_000_000_000 - MINUTES
-    with StateStore(path, new_agent_id="bench") as state:
+    with SqliteStore(path, new_agent_id="bench") as state:
 
         def committed(begin: int) -> float:
             keys = _keys(begin, CHUNK, count, first_minute)
@@ -53,7 +53,7 @@ def fill(path: Path, count: int) -> dict[str, float]:
         pruned = state.prune(STREAM, (first_minute + 1) * 60_000)
         prune = (time.perf_counter() - began) * 1000
     began = time.perf_counter()
-    with StateStore(path, new_agent_id="bench"):
+    with SqliteStore(path, new_agent_id="bench"):
         opened = (time.perf_counter() - began) * 1000
     return {
         "ids": count,

@@ -25,7 +25,7 @@ from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 from in_jumpcloud.state.dead_letters import Refused
-from in_jumpcloud.state.store import StateStore
+from in_jumpcloud.state.sqlite.store import SqliteStore
 from in_jumpcloud.timestamps import DAY_MS, MINUTE_MS, now_ms, rfc3339
 
 NO_PRIVILEGES = """
@@ -242,7 +242,7 @@ def test_shared_keys(command: Command, api: SimulatedApi) -> None:
 
 def test_dead_letters(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
     """Dead letters are a warning with their number and the command that shows them."""
-    with StateStore(command.state, new_agent_id="x") as state:
+    with SqliteStore(command.state, new_agent_id="x") as state:
         letters = [Refused(EventKey(1, bytes([number] * 16)), "1", "r", 0, "", b"{}") for number in range(2)]
         state.commit("default", [each.key for each in letters], Position.starting_at(5), dead_letters=letters)
     report = check(*command.settings(api, receiver))

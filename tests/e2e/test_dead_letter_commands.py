@@ -19,7 +19,7 @@ from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 from in_jumpcloud.state.dead_letters import Refused
-from in_jumpcloud.state.store import StateStore
+from in_jumpcloud.state.sqlite.store import SqliteStore
 from in_jumpcloud.timestamps import rfc3339
 
 NOW = 1_767_225_600_000
@@ -48,7 +48,7 @@ def _settings(command: Command, receiver: SimulatedReceiver) -> list[str]:
 
 
 def _add(path: Path, event_id: str, event: bytes, reason: str = "too odd", stream: str = "default") -> None:
-    with StateStore(path, new_agent_id="x") as state:
+    with SqliteStore(path, new_agent_id="x") as state:
         letter = Refused(parse_event(event).key, event_id, reason, NOW, "tag", event)
         state.commit(stream, [letter.key], POSITION, dead_letters=[letter])
 
@@ -99,7 +99,7 @@ def test_no_dead_letters(command: Command, receiver: SimulatedReceiver) -> None:
             assert (done.returncode, done.stdout.decode(), done.stderr) == (0, text, b"")
         if not command.state.exists():
             assert not command.state.parent.exists()
-            StateStore(command.state, new_agent_id="x").close()
+            SqliteStore(command.state, new_agent_id="x").close()
 
 
 def test_none_matches(settings: list[str]) -> None:
@@ -247,7 +247,7 @@ def test_root_keeps_the_owner_of_the_files(command: Command, settings: list[str]
         os.chown(each, 65534, 65534)
     for options in (["drop", "--id", "event-1"], ["replay"], ["list"]):
         assert _run(options[0], settings, *options[1:]).returncode == 0
-    with StateStore(directory / "new.db", new_agent_id="x") as state:
+    with SqliteStore(directory / "new.db", new_agent_id="x") as state:
         state.commit("a", [], POSITION)
         owners = {each.name: each.stat().st_uid for each in directory.iterdir()}
     assert {"new.db", "new.db-wal", "new.db-shm", "new.db.lock", f"{command.state.name}.dead-letters.lock"} <= set(

@@ -19,7 +19,7 @@ from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.state.dead_letters import Refused
-from in_jumpcloud.state.store import StateStore
+from in_jumpcloud.state.sqlite.store import SqliteStore
 from in_jumpcloud.timestamps import now_ms
 
 HOSTILE = f"\x1b[2J\x9b\u202e\u2066\u200b\x07\r\n2026-11-27T00:00:00.000Z info    forged {KEY}\udc80\U000e0041"
@@ -48,7 +48,7 @@ def test_a_running_process(command: Command, api: SimulatedApi, log_format: str)
     options = [*command.settings(api, 1, log__format=log_format), "-o", "forward.servers=[{unix: '${SOCKET}'}]"]
     stored = HOSTILE.replace("\udc80", "").replace(KEY, "")
     letter = Refused(parse_event(b"\xff").key, stored, stored, 0, "tag", b'{"a": "\xe2\x80\xae"}')
-    with StateStore(command.state, new_agent_id="x") as state:
+    with SqliteStore(command.state, new_agent_id="x") as state:
         state.commit("default", [letter.key], Position.starting_at(now_ms()), dead_letters=[letter])
     command.start("run", *options, "-o", "http.listen=127.0.0.1:0", SOCKET=socket_path)
 

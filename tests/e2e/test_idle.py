@@ -17,7 +17,7 @@ from support.fluent_bit import free_port
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.state.store import open_readonly
+from in_jumpcloud.state.sqlite.store import open_readonly
 from in_jumpcloud.timestamps import MINUTE_MS, now_ms, rfc3339
 
 SECONDS = 10

@@ -20,7 +20,7 @@ from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 from in_jumpcloud.state.jobs import JobSpec
-from in_jumpcloud.state.store import open_shared
+from in_jumpcloud.state.sqlite.store import open_shared
 from in_jumpcloud.timestamps import MINUTE_MS, now_ms, rfc3339
 
 END = now_ms() - MINUTE_MS

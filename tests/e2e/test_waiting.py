@@ -23,7 +23,7 @@ from support.command import ROOT, Command, wait_until
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.state.store import StateStore
+from in_jumpcloud.state.sqlite.store import SqliteStore
 from in_jumpcloud.timestamps import MINUTE_MS, now_ms
 
 CITY = ROOT / "geoip" / "demo-city.mmdb"
@@ -169,7 +169,7 @@ class Cause(NamedTuple):
 
 def _lock(command: Command, _: Path) -> None:
     """Create a state, and lock it as another program."""
-    StateStore(command.state, new_agent_id="x").close()
+    SqliteStore(command.state, new_agent_id="x").close()
     database = sqlite3.connect(command.state, isolation_level=None, check_same_thread=False)
     database.execute("PRAGMA locking_mode = EXCLUSIVE")
     database.execute("BEGIN EXCLUSIVE")

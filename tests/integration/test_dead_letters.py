@@ -13,7 +13,8 @@ from support.state import POSITION, connection, database_pages_limited, key, run
 
 from in_jumpcloud.errors import DeadLettersFull, ReceiverDown, StateUnavailable
 from in_jumpcloud.state.dead_letters import DeadLetter, Refused, replay
-from in_jumpcloud.state.store import StateReader, StateStore, open_readonly, open_shared
+from in_jumpcloud.state.sqlite.store import SqliteStore, open_readonly, open_shared
+from in_jumpcloud.state.store import StateReader
 
 NOW = 1_767_225_600_000
 ODD_EVENTS = [
@@ -34,14 +35,14 @@ def _path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(name="state")
-def _state(path: Path) -> Iterator[StateStore]:
+def _state(path: Path) -> Iterator[SqliteStore]:
     with opened(path) as state:
         yield state
 
 
-def opened(path: Path, max_bytes: int = 1024**2) -> StateStore:
+def opened(path: Path, max_bytes: int = 1024**2) -> SqliteStore:
     """The state, with a clock that always shows NOW."""
-    return StateStore(path, new_agent_id="x", max_dead_letter_bytes=max_bytes, now_ms=lambda: NOW)
+    return SqliteStore(path, new_agent_id="x", max_dead_letter_bytes=max_bytes, now_ms=lambda: NOW)
 
 
 def refused(name: str, event: bytes = b"{}", reason: str = "refused") -> Refused:
@@ -49,14 +50,14 @@ def refused(name: str, event: bytes = b"{}", reason: str = "refused") -> Refused
     return Refused(key(1, name), name, reason, NOW, "tag", event)
 
 
-def add(state: StateStore, *names: str, event: bytes = b"{}") -> None:
+def add(state: SqliteStore, *names: str, event: bytes = b"{}") -> None:
     """Commit a dead letter for each name."""
     for name in names:
         letter = refused(name, event)
         state.commit("a", [letter.key], POSITION, dead_letters=[letter])
 
 
-def suspect(state: StateStore, *names: str) -> None:
+def suspect(state: SqliteStore, *names: str) -> None:
     """Park a suspect for each name."""
     for name in names:
         letter = refused(name)
@@ -99,14 +100,14 @@ class TestKept:
         assert [line["event"].encode(errors="surrogateescape") for line in lines] == ODD_EVENTS
         assert lines[0]["time"] == "2026-01-01T00:00:00.000Z"
 
-    def test_text_that_cannot_be_stored(self, state: StateStore) -> None:
+    def test_text_that_cannot_be_stored(self, state: SqliteStore) -> None:
         """Text from outside that is not valid Unicode is escaped."""
         letter = refused("1", reason="\ud800")._replace(id="\udcff", tag="\ud800")
         state.commit("a", [letter.key], POSITION, dead_letters=[letter])
         (found,) = state.dead_letters.letters()
         assert (found.refused.id, found.refused.reason, found.refused.tag) == ("\\udcff", "\\ud800", "\\ud800")
 
-    def test_together_with_their_commit(self, state: StateStore) -> None:
+    def test_together_with_their_commit(self, state: SqliteStore) -> None:
         """A commit that fails leaves neither the id nor the dead letter."""
         letter = refused("1", b"x" * 500_000)
         with database_pages_limited(state), pytest.raises(StateUnavailable):
@@ -150,7 +151,7 @@ class TestSuspects:
             (row,) = state.streams()
             assert (row.acknowledged, row.dead_lettered) == (0, 0)
 
-    def test_settled(self, state: StateStore) -> None:
+    def test_settled(self, state: SqliteStore) -> None:
         """One that is acknowledged is gone, one that is refused again is a dead letter, and each is counted once."""
         suspect(state, "1", "2")
         first, second = state.parked("a")
@@ -168,7 +169,7 @@ class TestSuspects:
 class TestReplay:
     """Delivering them again."""
 
-    def test_delivered_ones_are_removed(self, state: StateStore) -> None:
+    def test_delivered_ones_are_removed(self, state: SqliteStore) -> None:
         """What stays is kept in order, and can be replayed again; suspects are not replayed."""
         add(state, "1", "2", "3")
         suspect(state, "suspect")
@@ -178,7 +179,7 @@ class TestReplay:
         assert replay_all(state, accepting("2", "suspect")) == 0
         assert len(state.parked("a")) == 1
 
-    def test_an_error_in_between(self, state: StateStore) -> None:
+    def test_an_error_in_between(self, state: SqliteStore) -> None:
         """What was delivered before an error is removed; the event that failed stays."""
         add(state, "1", "2", "3")
 
@@ -198,7 +199,7 @@ class TestReplay:
         script = """
             import signal
             from in_jumpcloud.state.dead_letters import replay
-            from in_jumpcloud.state.store import open_shared
+            from in_jumpcloud.state.sqlite.store import open_shared
             def deliver(letter):
                 print(letter.refused.id, flush=True)
                 if letter.refused.id == "3":
@@ -211,7 +212,7 @@ class TestReplay:
         with opened(path) as state:
             assert ids(state) == ["3", "4"]
 
-    def test_added_meanwhile(self, state: StateStore) -> None:
+    def test_added_meanwhile(self, state: SqliteStore) -> None:
         """A process that holds the state adds during a replay; the next replay delivers what was added."""
         add(state, "1", "2")
 
@@ -232,7 +233,7 @@ class TestImport:
         fields = {"time": "2026-01-01T00:00:00.000Z", "stream": stream, "id": name, "reason": "no ack"}
         return json.dumps(fields | {"event": event.decode(errors="surrogateescape")}).encode() + b"\n"
 
-    def test_moved_once(self, state: StateStore, tmp_path: Path) -> None:
+    def test_moved_once(self, state: SqliteStore, tmp_path: Path) -> None:
         """Its events move into the state, in order and byte for byte, and the file is renamed."""
         file = tmp_path / "dead-letter.ndjson"
         whole = b"".join(self.line(str(number), event) for number, event in enumerate(ODD_EVENTS))
@@ -246,7 +247,7 @@ class TestImport:
         assert not file.exists()
         assert (tmp_path / "dead-letter.ndjson.imported").read_bytes() == whole
 
-    def test_after_a_kill(self, state: StateStore, tmp_path: Path) -> None:
+    def test_after_a_kill(self, state: SqliteStore, tmp_path: Path) -> None:
         """A run that was killed after the commit, before the last renaming, makes no second copy."""
         file = tmp_path / "dead-letter.ndjson"
         (tmp_path / "dead-letter.ndjson.importing").write_bytes(self.line("1"))
@@ -255,7 +256,7 @@ class TestImport:
         state.import_dead_letters(file)
         assert ids(state) == ["1"]
 
-    def test_other_lines(self, state: StateStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_other_lines(self, state: SqliteStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """Delivered lines are left out; those that cannot be parsed stay in the file, and their number is logged."""
         file = tmp_path / "dead-letter.ndjson"
         torn = [
@@ -270,7 +271,7 @@ class TestImport:
         assert "4 lines are no dead letters" in caplog.text
 
     def test_a_file_that_cannot_be_read(
-        self, state: StateStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, state: SqliteStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """It is logged, and the plugin starts all the same."""
         (tmp_path / "directory").mkdir()
@@ -281,7 +282,7 @@ class TestImport:
             assert (tmp_path / name).exists()
 
 
-def test_the_size_is_read_from_an_index(state: StateStore) -> None:
+def test_the_size_is_read_from_an_index(state: SqliteStore) -> None:
     """Adding one does not read all events."""
     plan = connection(state).execute("EXPLAIN QUERY PLAN SELECT count(*), sum(bytes) FROM dead_letter").fetchall()
     assert "COVERING INDEX" in str(plan)

@@ -12,8 +12,8 @@ import pytest
 from support.state import POSITION, connection, key
 
 from in_jumpcloud.errors import StateUnavailable
-from in_jumpcloud.state import log_file
-from in_jumpcloud.state.store import StateStore, open_readonly
+from in_jumpcloud.state.sqlite import log_file
+from in_jumpcloud.state.sqlite.store import SqliteStore, open_readonly
 
 Files = tuple[bytes, bytes]
 
@@ -42,7 +42,7 @@ def history(path: Path, random: Random) -> Iterator[Files]:
     commits = 0
     for _ in range(3):
         with ExitStack() as stack:
-            state = stack.enter_context(StateStore(path, new_agent_id="x"))
+            state = stack.enter_context(SqliteStore(path, new_agent_id="x"))
             connection(state).execute(f"PRAGMA wal_autocheckpoint = {random.choice([5, 40])}").fetchall()
             for _ in range(8):
                 if random.random() < 0.2:
@@ -101,10 +101,10 @@ def test_every_file_with_every_log(tmp_path: Path, seed: int) -> None:
 def test_an_unused_log_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It is renamed with a warning; until then commands do not touch the files."""
     path = tmp_path / "state.db"
-    with StateStore(path, new_agent_id="x") as state:
+    with SqliteStore(path, new_agent_id="x") as state:
         state.commit("a", [key(1, "1")], POSITION)
     before = path.read_bytes()
-    with StateStore(path, new_agent_id="x") as state:
+    with SqliteStore(path, new_agent_id="x") as state:
         for name in "23":
             state.commit("a", [key(1, name)], POSITION)
         _, log = read(path)
@@ -112,7 +112,7 @@ def test_an_unused_log_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture
     with pytest.raises(StateUnavailable, match=r"state\.db-wal is of another copy of it"), open_readonly(path):
         pass
     assert read(path) == (before, log)
-    with StateStore(path, new_agent_id="x") as state:
+    with SqliteStore(path, new_agent_id="x") as state:
         assert state.delivered("a", [key(1, name) for name in "123"]) == {key(1, "1")}
     assert (
         f"{with_log(path)}: this log is of another copy of the state, so it is now state.db-wal.unused" in caplog.text
@@ -124,20 +124,20 @@ def test_an_unused_log_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture
 def test_a_log_that_makes_no_sense(tmp_path: Path, log: bytes) -> None:
     """SQLite replays nothing of it, so it stays."""
     path = tmp_path / "state.db"
-    with StateStore(path, new_agent_id="x") as state:
+    with SqliteStore(path, new_agent_id="x") as state:
         state.commit("a", [key(1, "1")], POSITION)
     with_log(path).write_bytes(log)
-    with StateStore(path, new_agent_id="x") as state:
+    with SqliteStore(path, new_agent_id="x") as state:
         assert state.delivered("a", [key(1, "1")]) == {key(1, "1")}
 
 
 def test_a_process_whose_files_were_replaced_writes_nothing_at_its_end(tmp_path: Path) -> None:
     """The mark in the file is that of the process that has it now."""
     path = tmp_path / "state.db"
-    first = StateStore(path, new_agent_id="x")
+    first = SqliteStore(path, new_agent_id="x")
     first.commit("a", [key(1, "1")], POSITION)
     path.with_name("state.db.lock").unlink()
-    with StateStore(path, new_agent_id="x") as second:
+    with SqliteStore(path, new_agent_id="x") as second:
         first.close()
         (found,) = connection(second).execute("SELECT in_use FROM identity").fetchone()
         assert found is not None

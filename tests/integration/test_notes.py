@@ -12,7 +12,7 @@ from in_jumpcloud.errors import StateUnavailable
 from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.state.notes import WRITE_SECONDS
-from in_jumpcloud.state.store import StateStore, open_readonly
+from in_jumpcloud.state.sqlite.store import SqliteStore, open_readonly
 from in_jumpcloud.timestamps import DAY_MS, MINUTE_MS
 
 BEGIN = Position.starting_at(0)
@@ -45,8 +45,8 @@ def _clock() -> Clock:
 
 
 @pytest.fixture(name="state")
-def _state(path: Path, clock: Clock) -> Iterator[StateStore]:
-    with StateStore(path, new_agent_id="x", monotonic=clock) as state:
+def _state(path: Path, clock: Clock) -> Iterator[SqliteStore]:
+    with SqliteStore(path, new_agent_id="x", monotonic=clock) as state:
         for stream in "ab":
             state.commit(stream, keys(1), BEGIN)
         yield state
@@ -67,13 +67,13 @@ def files(path: Path) -> list[tuple[int, int]]:
     return [(each.stat().st_size, each.stat().st_mtime_ns) for each in both]
 
 
-def note(state: StateStore, stream: str, minute: int) -> None:
+def note(state: SqliteStore, stream: str, minute: int) -> None:
     """A poll and a comparison that found nothing."""
     state.advance(stream, at(minute))
     state.save_reconciliation(stream, f"compared {minute}")
 
 
-def test_notes_are_read_at_once_and_written_together(state: StateStore, path: Path, clock: Clock) -> None:
+def test_notes_are_read_at_once_and_written_together(state: SqliteStore, path: Path, clock: Clock) -> None:
     """Nothing is written until it is due; then what all streams noted, in one transaction."""
     before = files(path)
     for minute in range(1, 50):
@@ -95,7 +95,7 @@ def test_notes_are_read_at_once_and_written_together(state: StateStore, path: Pa
     assert on_disk(path)["a"][0] == at(49)
 
 
-def test_the_next_commit_writes_the_notes_of_its_stream(state: StateStore, path: Path, clock: Clock) -> None:
+def test_the_next_commit_writes_the_notes_of_its_stream(state: SqliteStore, path: Path, clock: Clock) -> None:
     """With its own position, which is newer and stays; the other stream's wait."""
     for stream in "ab":
         note(state, stream, 3)
@@ -110,7 +110,7 @@ def test_the_next_commit_writes_the_notes_of_its_stream(state: StateStore, path:
 
 def test_a_stop_writes_them_and_a_kill_does_not(path: Path, clock: Clock) -> None:
     """After a kill the position is that of the last write."""
-    with StateStore(path, new_agent_id="x", monotonic=clock) as state:
+    with SqliteStore(path, new_agent_id="x", monotonic=clock) as state:
         state.commit("a", keys(1), BEGIN)
         state.advance("a", at(5))
         killed = on_disk(path)["a"]
@@ -118,7 +118,7 @@ def test_a_stop_writes_them_and_a_kill_does_not(path: Path, clock: Clock) -> Non
     assert on_disk(path)["a"][0] == at(5)
 
 
-def test_pruning_never_passes_the_position_on_disk(state: StateStore, path: Path) -> None:
+def test_pruning_never_passes_the_position_on_disk(state: SqliteStore, path: Path) -> None:
     """Ids go only together with the position that no longer needs them. Without ids nothing is written."""
     state.commit("a", keys(3, minute=9), at(10))
     state.advance("a", at(40))
@@ -132,7 +132,7 @@ def test_pruning_never_passes_the_position_on_disk(state: StateStore, path: Path
     assert on_disk(path)["a"] == (at(41), None, 30 * MINUTE_MS)
 
 
-def test_what_is_read_again_outside_its_window_is_kept(state: StateStore, path: Path) -> None:
+def test_what_is_read_again_outside_its_window_is_kept(state: SqliteStore, path: Path) -> None:
     """An event with a wrong date is written at once, then once a day at most; others not at all."""
     strange = EventKey(7, b"s" * 16)
     span = (100 * MINUTE_MS, 110 * MINUTE_MS)
@@ -145,7 +145,7 @@ def test_what_is_read_again_outside_its_window_is_kept(state: StateStore, path: 
     assert on_disk(path)["b"][0] == at(111)
 
 
-def test_a_write_that_fails_keeps_the_notes(state: StateStore, path: Path, clock: Clock) -> None:
+def test_a_write_that_fails_keeps_the_notes(state: SqliteStore, path: Path, clock: Clock) -> None:
     """The stream that was to write them learns of it, and the next try writes all."""
     note(state, "a", 3)
     clock.seconds += WRITE_SECONDS

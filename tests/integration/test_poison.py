@@ -29,7 +29,7 @@ from in_jumpcloud.errors import Stopped
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.state.store import open_readonly, open_shared
+from in_jumpcloud.state.sqlite.store import open_readonly, open_shared
 from in_jumpcloud.timestamps import HOUR_MS, rfc3339
 
 LARGE = {"large-1", "large-2"}

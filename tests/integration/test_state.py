@@ -23,9 +23,9 @@ from support.state import POSITION, connection, database_pages_limited, filled_s
 from in_jumpcloud.errors import ConfigError, Fatal, InJumpCloudError, StateCorrupt, StateUnavailable
 from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position, Window
-from in_jumpcloud.state import store
-from in_jumpcloud.state.schema import VERSION
-from in_jumpcloud.state.store import StateStore
+from in_jumpcloud.state.sqlite import store
+from in_jumpcloud.state.sqlite.schema import VERSION
+from in_jumpcloud.state.sqlite.store import SqliteStore
 
 WINDOW = Window(start_ms=5, end_ms=86_400_005, services=("sso", "ldap"), limit=1000, cursor='["é", 17, null]')
 IN_WINDOW = POSITION.with_window(WINDOW)
@@ -39,14 +39,14 @@ def _path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(name="state")
-def _state(path: Path) -> Iterator[StateStore]:
-    with StateStore(path, new_agent_id="the agent") as state:
+def _state(path: Path) -> Iterator[SqliteStore]:
+    with SqliteStore(path, new_agent_id="the agent") as state:
         yield state
 
 
-def reopened(path: Path) -> StateStore:
+def reopened(path: Path) -> SqliteStore:
     """The state as a later process opens it."""
-    return StateStore(path, new_agent_id="another agent")
+    return SqliteStore(path, new_agent_id="another agent")
 
 
 class TestKept:
@@ -54,7 +54,7 @@ class TestKept:
 
     def test_over_a_restart(self, path: Path) -> None:
         """Position with window and cursor, ledger, agent id; `is_new` only at the first opening; pruning works."""
-        with StateStore(path, new_agent_id="first") as state:
+        with SqliteStore(path, new_agent_id="first") as state:
             assert state.is_new
             assert (state.position("a"), state.delivered("a", keys(3))) == (None, set())
             state.commit("a", keys(3), IN_WINDOW)
@@ -67,7 +67,7 @@ class TestKept:
         with reopened(path) as state:
             assert state.prune("a", 2 * MINUTE) == 3
 
-    def test_commits_add_up(self, state: StateStore) -> None:
+    def test_commits_add_up(self, state: SqliteStore) -> None:
         """The last committed position counts, and ids add up."""
         state.commit("a", keys(2), IN_WINDOW)
         state.commit("a", keys(3), NEXT)
@@ -75,7 +75,7 @@ class TestKept:
         assert state.delivered("a", keys(5)) == set(keys(3))
         assert state.delivered("a", []) == set()
 
-    def test_streams(self, state: StateStore) -> None:
+    def test_streams(self, state: SqliteStore) -> None:
         """Streams do not see each other's positions and ids."""
         state.commit("a", keys(2), IN_WINDOW)
         state.commit("b'; --", keys(2, name="other"), NEXT)
@@ -83,7 +83,7 @@ class TestKept:
         assert state.delivered("a", keys(2, name="other")) == state.delivered("b'; --", keys(2)) == set()
         assert state.prune("c", 10 * MINUTE) == 0
 
-    def test_keys_are_exact(self, state: StateStore) -> None:
+    def test_keys_are_exact(self, state: SqliteStore) -> None:
         """Every byte of a digest counts, and the same digest in another minute is another event."""
         known = [EventKey(7, bytes(16)), EventKey(7, bytes(15) + b"\x01"), EventKey(7, b"\xff" * 16)]
         state.commit("a", known, POSITION)
@@ -100,7 +100,7 @@ class TestKept:
         with reopened(path) as state:
             assert state.delivered("a", wanted) == {*keys(2, 3), *keys(2, 9)}
 
-    def test_prune(self, state: StateStore) -> None:
+    def test_prune(self, state: SqliteStore) -> None:
         """Pruning removes the minutes before one, keeps that minute and other streams, and never moves backwards."""
         everything = [*keys(3, minute=9), *keys(4, minute=10)]
         for stream in "ab":
@@ -124,7 +124,7 @@ class TestKept:
         with reopened(path) as state:
             assert state.reconciliation("a") == '{"é": 1}'
 
-    def test_threads(self, state: StateStore) -> None:
+    def test_threads(self, state: SqliteStore) -> None:
         """Threads that commit and ask at the same time do not disturb each other."""
         errors: list[BaseException] = []
 
@@ -153,7 +153,7 @@ class TestOutside:
     SPAN = (100 * MINUTE, 110 * MINUTE)
     OUTSIDE = (key(0, "undated"), key(7, "long ago"), key(99, "before"), key(110, "after"), key(10**8, "future"))
 
-    def test_known_as_long_as_their_window_may_be_read_again(self, state: StateStore) -> None:
+    def test_known_as_long_as_their_window_may_be_read_again(self, state: SqliteStore) -> None:
         """They are not in the ledger's counts, and go with their window, whatever their own date is."""
         inside = [key(100, "first"), key(109, "last")]
         state.commit("a", [*self.OUTSIDE, *inside], POSITION, span=self.SPAN)
@@ -172,7 +172,7 @@ class TestOutside:
         with reopened(path) as state:
             assert state.delivered("a", self.OUTSIDE) == set(self.OUTSIDE)
 
-    def test_what_every_query_returns_stays_known(self, state: StateStore) -> None:
+    def test_what_every_query_returns_stays_known(self, state: SqliteStore) -> None:
         """A repeated reading keeps it for as long as that window may be read again, and is written once a day."""
         day, undated = 24 * 60 * MINUTE, self.OUTSIDE[0]
         state.commit("a", [undated], POSITION, span=(0, day))
@@ -185,7 +185,7 @@ class TestOutside:
         assert state.prune("a", 3 * day) == 0
         assert state.delivered("a", [undated]) == {undated}
 
-    def test_a_known_event_that_another_window_returns(self, state: StateStore) -> None:
+    def test_a_known_event_that_another_window_returns(self, state: SqliteStore) -> None:
         """It stays known after its own minute is pruned."""
         early = key(5, "early")
         state.commit("a", [early], POSITION, span=(0, 10 * MINUTE))
@@ -212,7 +212,7 @@ class WithinCommit(list[EventKey]):
 class TestAtomic:
     """Ids and position are written together or not at all."""
 
-    def test_full_disk(self, state: StateStore, path: Path) -> None:
+    def test_full_disk(self, state: SqliteStore, path: Path) -> None:
         """Nothing is written, the error says where and what to do, and the same commit works once there is space."""
         state.commit("a", keys(2), IN_WINDOW)
         more = keys(10_000, name="more")
@@ -233,7 +233,7 @@ class TestAtomic:
             assert later.position("a") == NEXT
             assert len(later.delivered("a", [*more, key(1, "other")])) == 10_000
 
-    def test_interrupted(self, state: StateStore) -> None:
+    def test_interrupted(self, state: SqliteStore) -> None:
         """An interrupted commit leaves nothing behind, and the next one works."""
         state.commit("a", [], IN_WINDOW)
 
@@ -247,7 +247,7 @@ class TestAtomic:
         state.commit("a", keys(1), NEXT)
         assert state.position("a") == NEXT
 
-    def test_closed(self, state: StateStore) -> None:
+    def test_closed(self, state: SqliteStore) -> None:
         """A closed state raises StateUnavailable; closing it again does no harm."""
         state.close()
         with pytest.raises(StateUnavailable):
@@ -268,7 +268,7 @@ class TestAtomic:
                     raise sqlite3.OperationalError("disk I/O error")
                 return cursor
 
-        with StateStore(path, new_agent_id="a", connect=partial(sqlite3.connect, factory=Disk)) as state:
+        with SqliteStore(path, new_agent_id="a", connect=partial(sqlite3.connect, factory=Disk)) as state:
             state.commit("a", keys(1), IN_WINDOW)
             assert state.delivered("a", keys(3)) == set(keys(1))
             Disk.fails = True
@@ -284,10 +284,10 @@ import sys, pathlib
 from in_jumpcloud.errors import InJumpCloudError
 from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position
-from in_jumpcloud.state.store import StateStore
+from in_jumpcloud.state.sqlite.store import SqliteStore
 {before}
 try:
-    state = StateStore(pathlib.Path(sys.argv[1]), new_agent_id="child")
+    state = SqliteStore(pathlib.Path(sys.argv[1]), new_agent_id="child")
 except InJumpCloudError as error:
     print(type(error).__name__, error, flush=True)
 else:
@@ -504,7 +504,7 @@ class TestInUse:
 
     @pytest.mark.parametrize("suffix", ["", "-wal", "-shm", ".lock"])
     @pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
-    def test_noticed(self, state: StateStore, suffix: str, replaced: bool) -> None:
+    def test_noticed(self, state: SqliteStore, suffix: str, replaced: bool) -> None:
         """Nothing is delivered until the file is back: another process may use what is at the path.
 
         Without the lock a commit works: what was acknowledged must be known to the next process.
@@ -558,7 +558,7 @@ class TestInUse:
 class TestSpace:
     """The disk of the state."""
 
-    def test_the_file_gives_space_back(self, state: StateStore) -> None:
+    def test_the_file_gives_space_back(self, state: SqliteStore) -> None:
         """After pruning the file becomes smaller, some pages at a time."""
         many = [key for minute in range(1, 200) for key in keys(2000, minute)]
         state.commit("a", many, POSITION)
@@ -569,7 +569,7 @@ class TestSpace:
         connection(state).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         assert state.path.stat().st_size < large / 2
 
-    def test_what_is_needed(self, state: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_what_is_needed(self, state: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
         """Below 64 MB free, or what a large ledger may need in a day, it says so."""
         state.require_space()
         usage = shutil.disk_usage(state.path.parent)

@@ -15,9 +15,10 @@ from support.state import POSITION, connection, database_pages_limited, filled_s
 from in_jumpcloud.errors import InJumpCloudError, StateCorrupt, StateMissing, StateOutdated, StateUnavailable
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.state.dead_letters import Refused
-from in_jumpcloud.state.files import lock_holder
-from in_jumpcloud.state.schema import VERSION
-from in_jumpcloud.state.store import StateReader, StateStore, open_readonly
+from in_jumpcloud.state.sqlite.files import lock_holder
+from in_jumpcloud.state.sqlite.schema import VERSION
+from in_jumpcloud.state.sqlite.store import SqliteStore, open_readonly
+from in_jumpcloud.state.store import StateReader
 
 NOW = 1_767_225_600_000
 
@@ -28,20 +29,20 @@ def _path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(name="state")
-def _state(path: Path) -> Iterator[StateStore]:
+def _state(path: Path) -> Iterator[SqliteStore]:
     with opened(path) as state:
         yield state
 
 
-def opened(path: Path) -> StateStore:
+def opened(path: Path) -> SqliteStore:
     """The state, with a clock that always shows NOW."""
-    return StateStore(path, new_agent_id="the agent", now_ms=lambda: NOW)
+    return SqliteStore(path, new_agent_id="the agent", now_ms=lambda: NOW)
 
 
 class TestStreams:
     """What is kept of each stream."""
 
-    def test_counters(self, state: StateStore) -> None:
+    def test_counters(self, state: SqliteStore) -> None:
         """Late and dead-lettered events add up, a dead letter is not acknowledged; a failed commit counts nothing."""
         letters = [Refused(each, "1", "refused", NOW, "tag", b"{}") for each in keys(3, 2)]
         state.commit("a", keys(5), POSITION, late=2)
@@ -51,7 +52,7 @@ class TestStreams:
         (row,) = state.streams()
         assert (row.acknowledged, row.late, row.dead_lettered, row.updated_ms) == (7, 3, 1, NOW)
 
-    def test_sorted_by_name(self, state: StateStore) -> None:
+    def test_sorted_by_name(self, state: SqliteStore) -> None:
         """Every stream has its own position."""
         window = Window(start_ms=5, end_ms=9, services=("all",), limit=10, cursor="[1]")
         state.commit("b", [], POSITION.with_window(window))
@@ -59,7 +60,7 @@ class TestStreams:
         expected = [("a", POSITION), ("b", POSITION.with_window(window))]
         assert [(row.name, row.position) for row in state.streams()] == expected
 
-    def test_the_last_error(self, state: StateStore) -> None:
+    def test_the_last_error(self, state: SqliteStore) -> None:
         """The last error stays with its time over commits, until a step succeeds; any text can be stored."""
         state.record_error("a", "before the stream exists", 6)
         assert (state.streams(), state.position("a")) == ([], None)
@@ -84,7 +85,7 @@ class TestStreams:
         with opened(path) as later:
             assert later.streams()[0].error is None
 
-    def test_counts_by_minute(self, state: StateStore) -> None:
+    def test_counts_by_minute(self, state: SqliteStore) -> None:
         """Ids are counted by minute, of one stream, from the first minute to before the last."""
         state.commit("a", [*keys(2, 1), *keys(3, 9), *keys(1, 10), *keys(4, 11), *keys(5, 12)], POSITION)
         state.commit("b", keys(7, 10), POSITION)
@@ -96,7 +97,7 @@ class TestStreams:
 class TestReading:
     """Opening read-only."""
 
-    def test_beside_the_holder(self, state: StateStore) -> None:
+    def test_beside_the_holder(self, state: SqliteStore) -> None:
         """Streams and counts are read while another connection writes. The holder is named and not disturbed."""
         state.commit("a", keys(3), POSITION)
         with open_readonly(state.path) as reader:
@@ -113,8 +114,8 @@ class TestReading:
             import signal
             from in_jumpcloud.insights.event import EventKey
             from in_jumpcloud.insights.window import Position
-            from in_jumpcloud.state.store import StateStore
-            state = StateStore(Path(sys.argv[1]), new_agent_id="x")
+            from in_jumpcloud.state.sqlite.store import SqliteStore
+            state = SqliteStore(Path(sys.argv[1]), new_agent_id="x")
             state.commit("a", [EventKey(1, b"x" * 16)], Position.starting_at(5))
             os.kill(os.getpid(), signal.SIGKILL)
             """, path, check=False)  # fmt: skip
@@ -228,7 +229,7 @@ class TestDamage:
                 with pytest.raises(StateCorrupt, match="a position is not what in-jumpcloud writes"):
                     use()
 
-    def test_another_program_in_the_file(self, state: StateStore) -> None:
+    def test_another_program_in_the_file(self, state: SqliteStore) -> None:
         """While another program holds a lock, a commit fails for now; afterwards it works."""
         state.commit("a", keys(1), POSITION)
         connection(state).execute("PRAGMA busy_timeout = 0")
@@ -248,8 +249,8 @@ class TestDamage:
             from in_jumpcloud.errors import StateUnavailable
             from in_jumpcloud.insights.event import EventKey
             from in_jumpcloud.insights.window import Position
-            from in_jumpcloud.state.store import StateStore
-            state = StateStore(Path(sys.argv[1]), new_agent_id="x")
+            from in_jumpcloud.state.sqlite.store import SqliteStore
+            state = SqliteStore(Path(sys.argv[1]), new_agent_id="x")
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
             try:
                 state.commit("a", [EventKey(1, b"x" * 16)], Position.starting_at(5))

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support.command import ROOT
+from support.command import ROOT, invoke
 from support.state import key
 
 from in_jumpcloud.checks import local
 from in_jumpcloud.config.schema import StateSettings
 from in_jumpcloud.errors import StateOutdated, StateUnavailable
 from in_jumpcloud.insights.window import Position, Window
+from in_jumpcloud.state import opening
 from in_jumpcloud.state.dead_letters import Refused
-from in_jumpcloud.state.schema import VERSION
-from in_jumpcloud.state.store import StateStore, open_readonly, open_shared
+from in_jumpcloud.state.sqlite.schema import VERSION
+from in_jumpcloud.state.sqlite.store import SqliteStore, open_readonly, open_shared
+from in_jumpcloud.state.store import StateStore
 
 SCHEMAS = {int(file.stem): file for file in (ROOT / "tests" / "data" / "state_schemas").glob("*.sql")}
 BY_ID = (1, 2)
@@ -63,7 +65,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_nothing_is_lost(path: Path) -> None:
     """Position, window, totals and agent id are kept, and a reader can read it afterwards."""
     for _ in range(2):
-        with StateStore(path, new_agent_id="another") as state:
+        with SqliteStore(path, new_agent_id="another") as state:
             assert (state.agent_id, state.is_new, state.position("default")) == ("the agent", False, POSITION)
             assert state.position("own organization") is None
     with open_readonly(path) as reader:
@@ -75,18 +77,18 @@ def test_nothing_is_lost(path: Path) -> None:
 def test_nothing_is_delivered_twice(path: Path) -> None:
     """What it had is known by its id, over restarts and together with new events; nothing else is."""
     others = [(LAST, f"{LAST}-9"), (LAST + 1, f"{LAST}-0"), (LAST + 9, "new")]
-    with StateStore(path, new_agent_id="x") as state:
+    with SqliteStore(path, new_agent_id="x") as state:
         assert known(state, [*IDS, *STRAY, *others]) == [*IDS, *STRAY]
         assert known(state, [*IDS, *others], "idle") == []
         state.commit("default", [key(*each) for each in others], POSITION, span=WINDOW.span)
-    with StateStore(path, new_agent_id="x") as state:
+    with SqliteStore(path, new_agent_id="x") as state:
         assert known(state, [*IDS, *STRAY, *others]) == [*IDS, *STRAY, *others]
         assert state.counts("default", LAST, LAST + 2) == {LAST: 4, LAST + 1: 4}
 
 
 def test_what_may_be_read_again(path: Path) -> None:
     """The ledger counts as complete from its oldest minute on that is no stray; without ids, from the watermark on."""
-    with StateStore(path, new_agent_id="x") as state:
+    with SqliteStore(path, new_agent_id="x") as state:
         assert state.kept_from_ms("default") == (LAST - 72 * 60) * MINUTE
         assert state.kept_from_ms("idle") == POSITION.watermark_ms
     with closing(sqlite3.connect(path)) as database:
@@ -99,13 +101,13 @@ def test_oldest_minute(tmp_path: Path) -> None:
     old_state(path, 2)
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("DELETE FROM ledger WHERE minute = 17")
-    with StateStore(path, new_agent_id="x") as state:
+    with SqliteStore(path, new_agent_id="x") as state:
         assert state.kept_from_ms("default") == (LAST - 60) * MINUTE
 
 
 def test_it_goes_when_nothing_of_it_can_be_read_again(path: Path) -> None:
     """The old ids stay until all windows of the old program are out of reach; what queries still return stays known."""
-    with StateStore(path, new_agent_id="x") as state:
+    with SqliteStore(path, new_agent_id="x") as state:
         assert state.prune("default", WINDOW.end_ms - 1) == 0
         assert known(state, [*IDS, *STRAY]) == [*IDS, *STRAY]
         later = (WINDOW.end_ms, WINDOW.end_ms + MINUTE)
@@ -142,8 +144,8 @@ def test_an_interrupted_migration(path: Path) -> None:
         return sqlite3.connect(*arguments, **options, factory=Failing)  # type: ignore[call-overload, no-any-return]
 
     with pytest.raises(StateUnavailable, match="no space; free space on its disk"):
-        StateStore(path, new_agent_id="x", connect=connect)
-    with StateStore(path, new_agent_id="x") as state:
+        SqliteStore(path, new_agent_id="x", connect=connect)
+    with SqliteStore(path, new_agent_id="x") as state:
         assert known(state, [*IDS, *STRAY]) == [*IDS, *STRAY]
 
 
@@ -153,7 +155,7 @@ def test_ledgers_with_digests(tmp_path: Path, version: int) -> None:
     path = tmp_path / "state.db"
     old_state(path, version, "default")
     for _ in range(2):
-        with StateStore(path, new_agent_id="x") as state:
+        with SqliteStore(path, new_agent_id="x") as state:
             assert known(state, [*IDS, *STRAY]) == IDS
             assert state.counts("default", LAST, LAST + 1) == {LAST: 3}
             assert (state.kept_from_ms("default"), state.organization("default")) == (0, None)
@@ -165,7 +167,7 @@ def test_ledgers_with_digests(tmp_path: Path, version: int) -> None:
 def test_a_file_of_an_older_version_can_shrink(path: Path) -> None:
     """It is rewritten once, so that it gives back space."""
     for _ in range(2):
-        StateStore(path, new_agent_id="x").close()
+        SqliteStore(path, new_agent_id="x").close()
         with closing(sqlite3.connect(path)) as database:
             assert database.execute("PRAGMA auto_vacuum").fetchone() == (2,)
 
@@ -173,3 +175,29 @@ def test_a_file_of_an_older_version_can_shrink(path: Path) -> None:
 def test_every_version_is_tested() -> None:
     """There is a schema for each version before the present one."""
     assert sorted(SCHEMAS) == list(range(1, VERSION))
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    """`migrate` brings it up to date and says so; `export` of one that only its own file can hold says why not."""
+    path = tmp_path / "state.db"
+    old_state(path, VERSION - 1)
+    first, second = (invoke("state", "migrate", "-o", f"state.path={path}") for _ in range(2))
+    assert first.stdout.decode() == f"{path}: brought from version {VERSION - 1} to version {VERSION}\n"
+    assert second.stdout.decode() == f"{path}: has version {VERSION}, which is up to date\n"
+    path = tmp_path / "older.db"
+    old_state(path, 2)
+    refused = invoke("state", "export", "-o", f"state.path={path}")
+    assert (refused.returncode, refused.stdout) == (1, b"")
+    assert b"the ledger has ids of an older version, which only this file can hold" in refused.stderr
+
+
+@pytest.mark.parametrize("version", sorted(SCHEMAS))
+def test_a_copy_that_is_thrown_away(tmp_path: Path, version: int) -> None:
+    """A dry run knows what a state of each version has, and leaves it as it is."""
+    path = tmp_path / "state.db"
+    old_state(path, version, "default")
+    before = path.read_bytes()
+    with opening.open_trial(StateSettings(path=path), new_agent_id="", copies=True) as state:
+        assert state.position("default") == POSITION
+        assert known(state, IDS) == IDS
+    assert path.read_bytes() == before

@@ -149,13 +149,13 @@ MUTATIONS = (
     ),
     Mutation(
         "commits are not synced",
-        "state/database.py",
+        "state/sqlite/database.py",
         'connection.execute("PRAGMA synchronous = FULL")',
         'connection.execute("PRAGMA synchronous = NORMAL")',
     ),
     Mutation(
         "the ledger does not learn of a failed COMMIT that took effect",
-        "state/ledger.py",
+        "state/sqlite/ledger.py",
         "if contents:  # before the COMMIT",
         "if False:  # before the COMMIT",
     ),

@@ -25,6 +25,7 @@ from in_jumpcloud.insights.api import DirectoryInsights
 from in_jumpcloud.insights.clock import EarlierClock
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.state.dead_letters import DeadLetters
+from in_jumpcloud.state.sqlite.store import SqliteStore
 from in_jumpcloud.state.store import StateReader, StateStore
 
 pytestmark = [
@@ -36,11 +37,15 @@ SEED = 25
 """A short run with two organizations, several pages a window, and late events."""
 DECLARED: dict[type[Any], Callable[[], InJumpCloudError]] = {
     StateStore: lambda: StateUnavailable("of the test"),
+    SqliteStore: lambda: StateUnavailable("of the test"),
     StateReader: lambda: StateUnavailable("of the test"),
     DirectoryInsights: lambda: Retryable("of the test"),
     Failover: lambda: ReceiverDown("of the test"),
 }
-OUTSIDE = (StateStore, StateReader, DeadLetters, DirectoryInsights, Failover, RecordEncoder, GeoIPLookup, EarlierClock)
+OUTSIDE = (
+    *(StateStore, SqliteStore, StateReader, DeadLetters),
+    *(DirectoryInsights, Failover, RecordEncoder, GeoIPLookup, EarlierClock),
+)
 NOT_CALLS = {"close"}
 """A process that ends: the kills of the simulation are about that."""
 

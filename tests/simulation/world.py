@@ -24,9 +24,11 @@ from simulation.scheduler import Group, Killed, Scheduler, SimTask
 from simulation.seams import SimConnection
 
 from in_jumpcloud.errors import ConfigError, InJumpCloudError, StateUnavailable, Stopped
-from in_jumpcloud.state.database import Database
 from in_jumpcloud.state.jobs import Jobs, JobSpec
-from in_jumpcloud.state.schema import Identity
+from in_jumpcloud.state.sqlite.database import SqliteDatabase
+from in_jumpcloud.state.sqlite.ledger import SqliteLedger
+from in_jumpcloud.state.sqlite.schema import Identity
+from in_jumpcloud.state.sqlite.store import SqliteStore
 
 MAX_LIVES = 12
 
@@ -203,7 +205,8 @@ class World:
         if not path.exists():
             raise StateUnavailable("there is no state")
         with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as connection:
-            yield Jobs(Database(path, connection, Identity("", None), is_new=False))
+            database = SqliteDatabase(path, connection, Identity("", None), is_new=False)
+            yield Jobs(database, SqliteLedger(database))
 
     def _stop_for_long(self, seconds: float) -> None:
         if self.process:
@@ -317,7 +320,9 @@ class World:
         if process.app:
             self.judge.note_counters(process.app)
             process.app.resources.geo.close()
-            process.app.resources.state._files.close()
+            state = process.app.resources.state
+            assert isinstance(state, SqliteStore)
+            state._files.close()
         for connection in process.connections:
             sqlite3.Connection.close(connection)
         for receiver in self.receivers:

@@ -17,7 +17,7 @@ from typing import Any
 from in_jumpcloud import cli
 from in_jumpcloud.forward.sender import AckSender
 from in_jumpcloud.insights.api import DirectoryInsights
-from in_jumpcloud.state.store import StateStore
+from in_jumpcloud.state.sqlite.store import SqliteStore
 
 
 class Instants:
@@ -58,15 +58,15 @@ def main() -> None:
     instants = Instants(int(sys.argv.pop(1)))
     instants.around(DirectoryInsights, "fetch")
     instants.around(AckSender, "deliver")
-    original = StateStore.__init__
+    original = SqliteStore.__init__
 
     @functools.wraps(original)
-    def traced(self: StateStore, *arguments: Any, **options: Any) -> None:
+    def traced(self: SqliteStore, *arguments: Any, **options: Any) -> None:
         original(self, *arguments, **options)
         # The first 30 characters show the statement, but no values: all rows of an INSERT look the same.
         self._database.connection.set_trace_callback(lambda statement: instants.pass_by(statement[:30]))
 
-    StateStore.__init__ = traced  # type: ignore[method-assign]
+    SqliteStore.__init__ = traced  # type: ignore[method-assign]
     try:
         cli.main()
     finally:

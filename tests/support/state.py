@@ -13,6 +13,7 @@ from pathlib import Path
 
 from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position
+from in_jumpcloud.state.sqlite.store import SqliteStore
 from in_jumpcloud.state.store import StateStore
 
 POSITION = Position.starting_at(5)
@@ -30,7 +31,7 @@ def key(minute: int, name: str) -> EventKey:
 
 def filled_state(path: Path) -> bytes:
     """Write a state with 2,000 ids of stream `a`, and return the file's bytes."""
-    with StateStore(path, new_agent_id="the agent") as state:
+    with SqliteStore(path, new_agent_id="the agent") as state:
         for minute in range(20):
             state.commit("a", keys(100, minute), POSITION)
     return path.read_bytes()
@@ -38,11 +39,12 @@ def filled_state(path: Path) -> bytes:
 
 def connection(state: StateStore) -> sqlite3.Connection:
     """The store's own connection: SQLite's limits are a connection's."""
+    assert isinstance(state, SqliteStore)
     return state._database.connection
 
 
 @contextmanager
-def database_pages_limited(state: StateStore) -> Iterator[None]:
+def database_pages_limited(state: SqliteStore) -> Iterator[None]:
     """A full disk: SQLite cannot add another page to the file."""
     database = connection(state)
     limit = database.execute("PRAGMA max_page_count").fetchone()[0]

@@ -99,7 +99,7 @@ class World:
     # The state, and the commits.
 
     def parked(self, _: str) -> list[DeadLetter]:
-        """As StateStore."""
+        """As SqliteStore."""
         return list(self.suspects)
 
     def settle(self, letter: DeadLetter, reason: str | None, _: threading.Event) -> None:

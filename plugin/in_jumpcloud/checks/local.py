@@ -20,7 +20,7 @@ from in_jumpcloud.config.types import ProxyUrl, Secret
 from in_jumpcloud.ecs.geoip import GeoIPLookup
 from in_jumpcloud.ecs.geoip_database import OLD_ADVICE
 from in_jumpcloud.errors import ConfigError, StateCorrupt, StateMissing, StateOutdated, StateUnavailable
-from in_jumpcloud.state.store import open_readonly
+from in_jumpcloud.state.opening import open_readonly
 
 MIN_FREE_BYTES = 200 * 1024**2
 """The size of a state with five million ids."""
@@ -91,7 +91,7 @@ def check_state(settings: StateSettings, *, min_free_bytes: int = MIN_FREE_BYTES
     """Check that the state is sound and can be written, and whether a process uses it."""
     path = settings.path
     try:
-        with open_readonly(path) as state:
+        with open_readonly(settings) as state:
             streams = len(state.streams())
             user = f"in use by {state.holder}: the plugin is running" if state.holder else "not in use"
             message = f"streams: {streams}, {user}"
@@ -112,7 +112,7 @@ def check_state(settings: StateSettings, *, min_free_bytes: int = MIN_FREE_BYTES
 def check_dead_letters(settings: Config) -> Iterator[CheckResult]:
     """Check whether there are dead letters. A state that cannot be read is the matter of `check_state`."""
     try:
-        with open_readonly(settings.state.path) as state:
+        with open_readonly(settings.state) as state:
             letters = state.dead_letters
     except StateMissing:
         yield ok("dead letters", "none")

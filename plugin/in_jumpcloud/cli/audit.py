@@ -22,7 +22,8 @@ from in_jumpcloud.insights import auth
 from in_jumpcloud.insights.api import DirectoryInsights
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.window import Position
-from in_jumpcloud.state.store import StateReader, open_readonly
+from in_jumpcloud.state import opening
+from in_jumpcloud.state.store import StateReader
 from in_jumpcloud.timestamps import MINUTE_MS, now_ms, rfc3339
 
 _HOUR_MINUTES = 60
@@ -98,7 +99,7 @@ def _audit_streams(settings: Config, since: Duration) -> list[_StreamAudit]:
         RequestRejected, CountsUnavailable, Retryable: JumpCloud does not return its counts.
     """
     rate_limiter = RateLimiter(settings.jumpcloud.requests_per_second)
-    with open_readonly(settings.state.path) as state:
+    with opening.open_readonly(settings.state) as state:
         api = DirectoryInsights(settings.jumpcloud, auth.create_auth(settings.jumpcloud, rate_limiter), rate_limiter)
         try:
             now = now_ms()

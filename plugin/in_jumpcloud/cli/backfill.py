@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,14 +21,13 @@ from in_jumpcloud.collector import Stream
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import plural
-from in_jumpcloud.errors import Fatal, InJumpCloudError, Stopped
+from in_jumpcloud.errors import Fatal, InJumpCloudError, StateMissing, Stopped
 from in_jumpcloud.insights.api import DirectoryInsights
 from in_jumpcloud.insights.auth import create_auth
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.monitoring import logs
-from in_jumpcloud.state.files import lock_holder
+from in_jumpcloud.state import opening
 from in_jumpcloud.state.jobs import JobRow, Jobs, JobSpec
-from in_jumpcloud.state.store import open_readonly, open_shared
 from in_jumpcloud.text import shown
 from in_jumpcloud.timestamps import now_ms
 
@@ -123,7 +123,7 @@ def command(
             wanted = _wanted(settings, _span(settings, since, until), names, services, again=again)
         stop = stop_on_signals()
         logs.configure_logging(msgspec.structs.replace(settings.log, level=_log_level(settings)))
-        if lock_holder(settings.state.path):
+        if opening.holder(settings.state):
             _hand_over(settings, wanted, stop)
         else:
             _run(load_config(path, overrides), wanted, stop)
@@ -148,9 +148,8 @@ def _log_level(settings: Config) -> str:
 
 def _list(settings: Config) -> None:
     rows: list[JobRow] = []
-    if settings.state.path.exists():
-        with open_readonly(settings.state.path) as state:
-            rows = state.jobs.rows()
+    with suppress(StateMissing), opening.open_readonly(settings.state) as state:
+        rows = state.jobs.rows()
     for row in rows:
         show(describe(row))
     if not rows:
@@ -159,9 +158,8 @@ def _list(settings: Config) -> None:
 
 def _cancel(settings: Config, number: int | None) -> None:
     numbers: list[int] = []
-    if settings.state.path.exists():
-        with open_shared(settings.state.path) as state:
-            numbers = state.jobs.cancel(number, now_ms())
+    with suppress(StateMissing), opening.open_shared(settings.state) as state:
+        numbers = state.jobs.cancel(number, now_ms())
     if not numbers:
         raise Fatal("no backfill is open" if number is None else f"backfill {number} is not open; see --list")
     for each in numbers:
@@ -174,12 +172,12 @@ def _hand_over(settings: Config, wanted: _Wanted, stop: threading.Event) -> None
     Raises:
         Fatal: it failed, or was cancelled; the process ended; `stop` was set.
     """
-    path, began = settings.state.path, time.monotonic()
-    with open_shared(path) as state:
+    began = time.monotonic()
+    with opening.open_shared(settings.state) as state:
         numbers, holder = wanted.add_to(state.jobs), state.holder
     named = " and ".join(f"backfill {number}" for number in sorted(numbers))
     click.echo(shown(f"{named}: {holder} uses the state and delivers it within seconds"), err=True)
-    with open_readonly(path) as state, Follower() as follower:
+    with opening.open_readonly(settings.state) as state, Follower() as follower:
         while True:
             rows = _rows(state.jobs, numbers)
             follower.show(rows)
@@ -187,7 +185,7 @@ def _hand_over(settings: Config, wanted: _Wanted, stop: threading.Event) -> None
                 break
             if stop.wait(_LOOK_SECONDS):
                 raise Fatal(f"{named} continues in {holder}", advice=f"`{NAME} backfill --cancel` ends it")
-            if lock_holder(path) is None:
+            if opening.holder(settings.state) is None:
                 rows = _rows(state.jobs, numbers)
                 if any(row.condition == "open" for row in rows):
                     raise Fatal(f"{holder} has ended, and {named} is not complete", advice=_RESUME)

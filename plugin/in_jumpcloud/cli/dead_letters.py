@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,15 +22,13 @@ from in_jumpcloud.counters import plural
 from in_jumpcloud.ecs import geoip
 from in_jumpcloud.ecs.mapper import Mapper, new_id
 from in_jumpcloud.errors import Fatal, ReceiverDown, StateMissing, Stopped
-from in_jumpcloud.file_access import open_private
 from in_jumpcloud.forward import wire
 from in_jumpcloud.forward.failover import Failover
 from in_jumpcloud.insights.event import decode_event, parse_event
 from in_jumpcloud.runtime import SYSTEM
-from in_jumpcloud.state import dead_letters
+from in_jumpcloud.state import dead_letters, opening
 from in_jumpcloud.state.dead_letters import DeadLetter
-from in_jumpcloud.state.files import path_errors, with_suffix
-from in_jumpcloud.state.store import StateReader, open_readonly, open_shared
+from in_jumpcloud.state.store import StateReader
 from in_jumpcloud.tags import TagTemplate
 from in_jumpcloud.text import shown
 from in_jumpcloud.timestamps import rfc3339
@@ -163,35 +159,23 @@ def replay_command(path: Path | None, overrides: tuple[str, ...], ids: tuple[str
         raise Fatal(f"{plural(kept, 'dead letter')} not delivered; see `in-jumpcloud dead-letters list`")
 
 
-@contextlib.contextmanager
-def _reading(settings: Config) -> Iterator[StateReader | None]:
+def _reading(settings: Config) -> AbstractContextManager[StateReader | None]:
     """The state, to read; None if there is none yet."""
-    with ExitStack() as stack:
-        try:
-            state = stack.enter_context(open_readonly(settings.state.path))
-        except StateMissing:
-            state = None
-        yield state
+    return _or_none(opening.open_readonly(settings.state))
+
+
+def _changing(settings: Config) -> AbstractContextManager[StateReader | None]:
+    """The state, to change its dead letters; None if there is none yet."""
+    return _or_none(opening.changing_dead_letters(settings.state))
 
 
 @contextlib.contextmanager
-def _changing(settings: Config) -> Iterator[StateReader | None]:
-    """The state, to change its dead letters, for one command at a time: two replays would deliver each event twice."""
-    path = settings.state.path
-    if not path.exists():
-        yield None
-        return
-    with path_errors(path):
-        lock = open_private(with_suffix(path, ".dead-letters.lock"), create=True)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Fatal(f"{path}: another command is changing its dead letters; try again when it has ended") from None
-        with open_shared(path) as state:
-            yield state
-    finally:
-        os.close(lock)
+def _or_none(opened: AbstractContextManager[StateReader]) -> Iterator[StateReader | None]:
+    with ExitStack() as stack:
+        state = None
+        with contextlib.suppress(StateMissing):
+            state = stack.enter_context(opened)
+        yield state
 
 
 def _pretty(event: bytes) -> str:

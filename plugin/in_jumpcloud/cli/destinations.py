@@ -18,7 +18,7 @@ from in_jumpcloud.errors import InJumpCloudError, Stopped
 from in_jumpcloud.forward.local_receiver import LocalReceiver
 from in_jumpcloud.forward.wire import Chunk, read_chunk
 from in_jumpcloud.resources import Outside
-from in_jumpcloud.state.trial import TrialStore
+from in_jumpcloud.state.opening import open_trial
 from in_jumpcloud.text import printable_json
 
 log = logging.getLogger("in_jumpcloud")
@@ -77,7 +77,7 @@ class StandardOutput(Destination):
         self._output = LineOutput()
         self._error: OSError | None = None
         self.outside = Outside(
-            receivers=LocalReceiver("standard output", self._take), open_state=partial(TrialStore, copies=False)
+            receivers=LocalReceiver("standard output", self._take), open_state=partial(open_trial, copies=False)
         )
 
     def adapt(self, settings: Config) -> Config:

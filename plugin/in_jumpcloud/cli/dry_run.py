@@ -20,7 +20,7 @@ from in_jumpcloud.forward.wire import Chunk, read_chunk
 from in_jumpcloud.resources import Outside
 from in_jumpcloud.state.dead_letters import DeadLetter
 from in_jumpcloud.state.jobs import JobRow
-from in_jumpcloud.state.trial import TrialStore
+from in_jumpcloud.state.opening import open_trial
 from in_jumpcloud.text import shown
 from in_jumpcloud.timestamps import rfc3339
 
@@ -44,7 +44,7 @@ class DryRun(Destination):
         self._jobs: list[JobRow] = []
         self._last_letter = 0
         self.outside = Outside(
-            receivers=LocalReceiver("none: nothing is sent", self._take), open_state=partial(TrialStore, copies=True)
+            receivers=LocalReceiver("none: nothing is sent", self._take), open_state=partial(open_trial, copies=True)
         )
 
     def began(self, plugin: App) -> None:

@@ -205,7 +205,7 @@ class _Run:
             for result in local.check_secrets(self._path, settings):
                 if result.status == "warning":
                     log.warning("%s; %s", result.message, result.advice)
-        log.info("configuration: %s; state: %s", describe_config_file(self._path), settings.state.path)
+        log.info("configuration: %s; state: %s", describe_config_file(self._path), plugin.resources.state.where)
         log.info(
             "in_jumpcloud %s: %s, from %s to %s",
             __version__,
@@ -228,7 +228,7 @@ class _Run:
                 "-o jumpcloud.start is ignored for %s: a stream continues at its position in %s; `in-jumpcloud "
                 "backfill --since TIME` delivers a span again",
                 ", ".join(known[:5]) + (", …" if known[5:] else ""),
-                plugin.resources.state.path,
+                plugin.resources.state.where,
             )
 
     def _tick_of_start(self, waits_for: str) -> None:

@@ -15,9 +15,10 @@ from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.errors import InJumpCloudError
 from in_jumpcloud.monitoring import client
+from in_jumpcloud.state import opening
 from in_jumpcloud.state.jobs import JobRow
 from in_jumpcloud.state.notes import WRITE_SECONDS
-from in_jumpcloud.state.store import StreamRow, open_readonly
+from in_jumpcloud.state.store import StreamRow
 from in_jumpcloud.text import format_duration, shown
 from in_jumpcloud.timestamps import DAY_MS, MINUTE_MS, now_ms, rfc3339
 
@@ -77,15 +78,15 @@ def _collect(settings: Config) -> dict[str, Any]:
         StateCorrupt, StateUnavailable: it is damaged, or an older program wrote it.
     """
     now = now_ms()
-    path = settings.state.path
     configured = [stream.name for stream in app.streams(settings)]
     rows: dict[str, StreamRow] = {}
     holder = None
     letters = {"count": 0, "bytes": 0}
     services: dict[str, dict[str, int]] = {}
     backfills: list[JobRow] = []
-    if path.exists():
-        with open_readonly(path) as state:
+    exists = opening.exists(settings.state)
+    if exists:
+        with opening.open_readonly(settings.state) as state:
             holder = state.holder
             rows = {row.name: row for row in state.streams()}
             backfills = [row for row in state.jobs.rows() if row.condition == "open" or now - row.updated_ms < DAY_MS]
@@ -96,7 +97,12 @@ def _collect(settings: Config) -> dict[str, Any]:
     live = {each["name"]: each for each in running["streams"]} if running else {}
     progresses = {(each["number"], each["stream"]): each for each in running["backfills"]} if running else {}
     return {
-        "state": {"path": str(path), "exists": path.exists(), "bytes": _database_bytes(path), "held_by": holder},
+        "state": {
+            "path": str(settings.state.path),
+            "exists": exists,
+            "bytes": opening.size(settings.state),
+            "held_by": holder,
+        },
         "dead_letters": letters,
         "running": running,
         "backfills": [
@@ -120,7 +126,7 @@ def _ask_process(settings: Config) -> dict[str, Any] | None:
     """The status of the process that holds the state, without its history; None if it does not answer."""
     try:
         page = json.loads(client.get_page(settings.http.listen, "/status.json", timeout=2).body)
-        if page["state"]["path"] != shown(settings.state.path.resolve()):
+        if page["state"]["path"] != shown(opening.where(settings.state)):
             return None  # another process listens there
         return {key: page[key] for key in _RUNNING_KEYS}
     except (InJumpCloudError, ValueError, KeyError, TypeError):
@@ -200,12 +206,6 @@ def _service_lines(since: dict[str, str]) -> list[tuple[str, str]]:
     """The services that were added later than the first."""
     first = min(since.values(), default="")
     return [("service", f"{name}, polled from {start} on") for name, start in sorted(since.items()) if start > first]
-
-
-def _database_bytes(path: Path) -> int:
-    """The size of the database and its write-ahead log."""
-    files = (path, path.with_name(f"{path.name}-wal"))
-    return sum(file.stat().st_size for file in files if file.exists())
 
 
 def _format_size(size: int) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import os
 import platform
-from pathlib import Path
 
 import msgspec
 
@@ -22,6 +21,7 @@ from in_jumpcloud.forward.failover import ReceiverStatistics
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.load import Load
 from in_jumpcloud.progress import Progress
+from in_jumpcloud.state import opening
 from in_jumpcloud.state.jobs import job_name
 from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.text import shown, shown_in_one
@@ -167,8 +167,8 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
         unknown_types={shown(name): count for name, count in resources.mapper.unknown_types.items()},
         geo_hits=geo.hits,
         geo_misses=geo.misses,
-        state_path=shown(settings.state.path.resolve()),
-        state_bytes=_state_bytes(settings.state.path),
+        state_path=shown(opening.where(settings.state)),
+        state_bytes=resources.state.size,
         state_free_bytes=_state_free_bytes(resources.state),
         dead_letters=resources.state.dead_letters.count,
         dead_letter_bytes=resources.state.dead_letters.bytes,
@@ -235,20 +235,8 @@ def _stream(collector: Collector, now_ms: int, now: float) -> StreamStatus:
     )
 
 
-def _state_bytes(path: Path) -> int:
-    """Bytes of the database and its write-ahead log."""
-    return sum(_file_bytes(file) for file in (path, path.with_name(f"{path.name}-wal")))
-
-
 def _state_free_bytes(state: StateStore) -> int | None:
     try:
         return state.space().free_bytes
     except StateUnavailable:
         return None
-
-
-def _file_bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

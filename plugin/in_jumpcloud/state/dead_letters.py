@@ -6,13 +6,12 @@ They are rows of the state's database, so they are written in the transaction th
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from in_jumpcloud.errors import DeadLettersFull
 from in_jumpcloud.insights.event import EventKey
-from in_jumpcloud.state.database import Database
+from in_jumpcloud.state.database import Database, Transaction
 from in_jumpcloud.text import redact
 from in_jumpcloud.timestamps import rfc3339
 
@@ -91,7 +90,7 @@ class DeadLetters:
         if rows:
             self.count, self.bytes = rows[0]
 
-    def add(self, transaction: sqlite3.Connection, stream: str, state: Condition, letters: Sequence[Refused]) -> None:
+    def add(self, transaction: Transaction, stream: str, state: Condition, letters: Sequence[Refused]) -> None:
         """Add `letters` in a transaction.
 
         Raises:
@@ -102,12 +101,12 @@ class DeadLetters:
         self._require_space(transaction, sum(letter.size for letter in letters))
         insert(transaction, stream, state, letters)
 
-    def _require_space(self, transaction: sqlite3.Connection, size: int) -> None:
+    def _require_space(self, transaction: Transaction, size: int) -> None:
         """Suspects take no space: no command can drop them."""
         used = transaction.execute(_DEAD_BYTES).fetchone()[0]
         if used + size > self.max_bytes:
             raise DeadLettersFull(
-                f"{self._database.path}: no space for another dead letter: {used} bytes are used, and "
+                f"{self._database.where}: no space for another dead letter: {used} bytes are used, and "
                 f"dead_letter.max_bytes is {self.max_bytes}",
                 advice="see `in-jumpcloud dead-letters list`, then replay or drop them",
             )
@@ -154,7 +153,7 @@ class DeadLetters:
         self.refresh()
 
     def settle_in(
-        self, transaction: sqlite3.Connection, letter: DeadLetter, refusal: str | None, *, stream: str, now_ms: int
+        self, transaction: Transaction, letter: DeadLetter, refusal: str | None, *, stream: str, now_ms: int
     ) -> int:
         """The same in a transaction, without totals. A dead letter is one of `stream`. Returns how many it settled."""
         if refusal is None:
@@ -168,7 +167,7 @@ class DeadLetters:
         return transaction.execute(change, (storable(refusal), now_ms, stream, letter.number)).rowcount
 
 
-def insert(transaction: sqlite3.Connection, stream: str, state: Condition, letters: Sequence[Refused]) -> None:
+def insert(transaction: Transaction, stream: str, state: Condition, letters: Sequence[Refused]) -> None:
     """Insert `letters`, whatever space they take. One that is stored already, with the same time, is left out."""
     transaction.executemany(
         "INSERT INTO dead_letter (stream, state, minute, digest, id, reason, time_ms, tag, bytes, event) "
@@ -185,7 +184,7 @@ def insert(transaction: sqlite3.Connection, stream: str, state: Condition, lette
 
 
 def storable(text: str) -> str:
-    """SQLite stores valid Unicode only. An error may quote text from outside, and a secret in it."""
+    """Databases store valid Unicode only. An error may quote text from outside, and a secret in it."""
     return redact(text).encode(errors="backslashreplace").decode()
 
 

@@ -6,18 +6,17 @@ is also in the ledger of its stream, as far back as that is kept. Nothing else o
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
-from pathlib import Path
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position
-from in_jumpcloud.state.database import Database
+from in_jumpcloud.state.database import Database, Transaction
 from in_jumpcloud.state.dead_letters import DeadLetter, DeadLetters, Refused, storable
-from in_jumpcloud.state.files import corrupt
 from in_jumpcloud.state.ledger import Ledger, Span
 from in_jumpcloud.timestamps import MINUTE_MS
 
@@ -77,8 +76,9 @@ _COLUMNS = (
 class Jobs:
     """The backfills in a state. Each method can raise StateUnavailable and StateCorrupt."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, ledger: Ledger) -> None:
         self._database = database
+        self._ledger = ledger
 
     def rows(self, *, number: int | None = None, only_open: bool = False) -> list[JobRow]:
         """The units, the oldest first: of one backfill, or of all."""
@@ -87,7 +87,7 @@ class Jobs:
             "ORDER BY unit",
             (number, only_open),
         )
-        return [_row(self._database.path, row) for row in rows]
+        return [_row(self._database, row) for row in rows]
 
     def create(self, streams: Iterable[str], spec: JobSpec, now_ms: int) -> int:
         """Create a backfill and return its number; that of an open one, if it is the same."""
@@ -96,13 +96,13 @@ class Jobs:
         values = (spec.since_ms, spec.until_ms, services, spec.again)
         with self._database.transaction() as transaction:
             same = transaction.execute(
-                "SELECT number, group_concat(stream, char(10)) FROM (SELECT * FROM job ORDER BY stream) "
-                "WHERE since_ms = ?1 AND until_ms = ?2 AND services = ?3 AND again = ?4 "
-                "GROUP BY number HAVING max(condition = 'open')",
+                "SELECT number, stream, condition FROM job "
+                "WHERE since_ms = ?1 AND until_ms = ?2 AND services = ?3 AND again = ?4 ORDER BY number, stream",
                 values,
             ).fetchall()
-            for number, names in same:
-                if names.split("\n") == wanted:
+            for number, units in groupby(same, key=itemgetter(0)):
+                _, names, conditions = zip(*units, strict=True)
+                if list(names) == wanted and "open" in conditions:
                     return int(number)
             number = transaction.execute("SELECT coalesce(max(number), 0) + 1 FROM job").fetchone()[0]
             position = _json(Position.starting_at(spec.since_ms))
@@ -121,13 +121,13 @@ class Jobs:
                 "SELECT unit, number FROM job WHERE condition = 'open' AND (?1 IS NULL OR number = ?1)", (number,)
             ).fetchall()
             for unit, _ in rows:
-                _end(transaction, unit, "cancelled", None, now_ms)
+                _end(transaction, self._ledger, unit, "cancelled", None, now_ms)
         return sorted({number for _, number in rows})
 
     def end(self, unit: int, condition: JobCondition, reason: str | None, now_ms: int) -> None:
         """End a unit that is open; its own ledger goes, and its suspects become those of its stream."""
         with self._database.transaction() as transaction:
-            _end(transaction, unit, condition, reason, now_ms)
+            _end(transaction, self._ledger, unit, condition, reason, now_ms)
 
     def is_open(self, unit: int) -> bool:
         """Whether a unit is neither done nor cancelled."""
@@ -151,8 +151,8 @@ class Deliveries(Protocol):
     """What a pipeline asks of the state: StateStore for a stream, JobState for a unit of a backfill."""
 
     @property
-    def path(self) -> Path:
-        """The path of the state."""
+    def where(self) -> str:
+        """Where the state is, for people."""
 
     def organization(self, stream: str) -> str | None:
         """The organization that the events of `stream` name."""
@@ -216,9 +216,9 @@ class JobState:
         self._reread: set[EventKey] = set()  # of the page: what this unit has delivered before
 
     @property
-    def path(self) -> Path:
-        """The path of the state."""
-        return self._database.path
+    def where(self) -> str:
+        """Where the state is, for people."""
+        return self._database.where
 
     def organization(self, stream: str) -> str | None:  # noqa: ARG002
         """That of the stream."""
@@ -259,10 +259,8 @@ class JobState:
             is_open = condition == "open"  # else another process has cancelled it and cleaned up
             if is_open:
                 self._ledger.add(transaction, -row.unit, keys, seen, span, read_ms)
-                transaction.execute(  # windows do not overlap, so these are not read again
-                    "DELETE FROM ledger WHERE stream = ? AND minute < ?",
-                    (-row.unit, position.watermark_ms // MINUTE_MS),
-                )
+                # Windows do not overlap, so these are not read again.
+                self._ledger.forget_before(transaction, -row.unit, position.watermark_ms // MINUTE_MS)
             if self._shares_ledger:
                 self._share(transaction, keys, seen, span, read_ms)
             transaction.execute(
@@ -290,7 +288,7 @@ class JobState:
 
     def _share(
         self,
-        transaction: sqlite3.Connection,
+        transaction: Transaction,
         keys: Collection[EventKey],
         seen: Collection[EventKey],
         span: Span | None,
@@ -324,7 +322,9 @@ class JobState:
         self._dead_letters.refresh()
 
 
-def _end(transaction: sqlite3.Connection, unit: int, condition: JobCondition, reason: str | None, now_ms: int) -> None:
+def _end(
+    transaction: Transaction, ledger: Ledger, unit: int, condition: JobCondition, reason: str | None, now_ms: int
+) -> None:
     number, stream = transaction.execute("SELECT number, stream FROM job WHERE unit = ?", (unit,)).fetchone()
     transaction.execute(
         "UPDATE job SET condition = ?2, updated_ms = ?3, error = ?4, error_ms = ?5 "
@@ -334,18 +334,17 @@ def _end(transaction: sqlite3.Connection, unit: int, condition: JobCondition, re
     transaction.execute(
         "UPDATE dead_letter SET stream = ?2 WHERE stream = ?1 AND state = 'suspect'", (job_name(number, stream), stream)
     )
-    for table in ("ledger", "outside"):
-        transaction.execute(f"DELETE FROM {table} WHERE stream = ?", (-unit,))  # noqa: S608 - our own
+    ledger.drop(transaction, -unit)
 
 
 def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _row(path: Path, values: tuple[Any, ...]) -> JobRow:
+def _row(database: Database, values: tuple[Any, ...]) -> JobRow:
     unit, number, stream, since_ms, until_ms, services, again, condition, position, *rest = values
     try:
         spec = JobSpec(since_ms, until_ms, msgspec.json.decode(services, type=tuple[str, ...]), bool(again))
         return JobRow(unit, number, stream, spec, condition, msgspec.json.decode(position, type=Position), *rest)
     except msgspec.DecodeError as error:
-        raise corrupt(path, f"a backfill is not what in-jumpcloud writes: {error}") from None
+        raise database.corrupt(f"a backfill is not what in-jumpcloud writes: {error}") from None

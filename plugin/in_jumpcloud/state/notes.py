@@ -6,12 +6,12 @@ events.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterable
 
 import msgspec
 
 from in_jumpcloud.insights.window import Position
+from in_jumpcloud.state.database import Transaction
 
 WRITE_SECONDS = 1800.0
 """How long notes wait at most. All streams' notes are written together: each transaction costs the disk 20 kB."""
@@ -55,7 +55,7 @@ class Notes:
         """Change the note of a stream."""
         self._notes[stream] = msgspec.structs.replace(self.of(stream), **changes)
 
-    def write(self, transaction: sqlite3.Connection, streams: Iterable[str], now_ms: int) -> None:
+    def write(self, transaction: Transaction, streams: Iterable[str], now_ms: int) -> None:
         """Write the notes of these streams in a transaction; call `forget` after it."""
         for stream in streams:
             note = self._notes.get(stream)

@@ -1,34 +1,34 @@
-"""What each stream has delivered: its position, the ledger, and its dead letters, in one SQLite file.
+"""All that the program asks of the state: what each stream has delivered.
 
-A commit writes the keys of one acknowledged chunk and the position of the stream in one transaction. It is on disk
-when `commit` returns. What a crash may forget waits for the next commit, see state/notes.py.
+That is its position, the ledger, and its dead letters. A commit writes the keys of one acknowledged chunk and the
+position of the stream in one transaction. It is on disk when `commit` returns. What a crash may forget waits for the
+next commit, see state/notes.py.
+
+There is a subclass for each kind of database. `state.opening` opens the one of the settings.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import sqlite3
-import time
-import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import msgspec
 
-from in_jumpcloud.errors import InJumpCloudError, StateUnavailable
+from in_jumpcloud.errors import InJumpCloudError
 from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position
-from in_jumpcloud.state import database
-from in_jumpcloud.state.database import Database, Space
+from in_jumpcloud.state import transfer
+from in_jumpcloud.state.database import Database, Space, Transaction
 from in_jumpcloud.state.dead_letter_file import import_file
 from in_jumpcloud.state.dead_letters import DeadLetter, DeadLetters, Refused, storable
-from in_jumpcloud.state.files import StateLock, corrupt, lock_holder
 from in_jumpcloud.state.jobs import JobRow, Jobs, JobState, OpenState
 from in_jumpcloud.state.ledger import Ledger, Span
 from in_jumpcloud.state.notes import Notes
-from in_jumpcloud.timestamps import now_ms, rfc3339, whole_minute
+from in_jumpcloud.timestamps import rfc3339, whole_minute
 
 log = logging.getLogger(__name__)
 
@@ -56,19 +56,24 @@ class StreamRow(NamedTuple):
 class StateReader:
     """An open state, to read. `holder` is the process that held it when it was opened; None if no process did.
 
+    `where` names it for people, `agent_id` is that of the records.
     Every method can raise StateUnavailable (it passes: wait and retry) and StateCorrupt (it does not).
     """
 
     def __init__(
-        self, opened: Database, holder: str | None, max_dead_letter_bytes: int = MAX_DEAD_LETTER_BYTES
+        self, opened: Database, ledger: Ledger, holder: str | None, max_dead_letter_bytes: int = MAX_DEAD_LETTER_BYTES
     ) -> None:
-        self.path = opened.path
+        self.where = opened.where
         self.holder = holder
+        self.agent_id = opened.agent_id
+        self.version = opened.version
+        """The version of the tables when they were opened."""
+        self.newest_version = opened.newest_version
+        """The version of the tables of this program: to open a StateStore brings them to it."""
         self._database = opened
-        self._ledger = Ledger(opened)
-        self.agent_id = opened.identity.agent_id
+        self._ledger = ledger
         self.dead_letters = DeadLetters(opened, max_bytes=max_dead_letter_bytes)
-        self.jobs = Jobs(opened)
+        self.jobs = Jobs(opened, ledger)
 
     def streams(self) -> list[StreamRow]:
         """Every stream that has a position, sorted by name."""
@@ -78,6 +83,10 @@ class StateReader:
     def counts(self, stream: str, start_minute: int, end_minute: int) -> dict[int, int]:
         """The number of ids in the ledger for each minute in `[start_minute, end_minute)`, without empty minutes."""
         return self._ledger.counts(stream, start_minute, end_minute)
+
+    def ids(self) -> int:
+        """How many ids the ledger has."""
+        return int(self._database.read("SELECT count(*) FROM ledger")[0][0])
 
     def kept_from_ms(self, stream: str) -> int:
         """The time from which on the ledger has every delivered id; epoch milliseconds, 0 while it has them all."""
@@ -96,8 +105,16 @@ class StateReader:
         text = self._column("services", stream)
         return msgspec.json.decode(text, type=dict[str, int]) if text else {}
 
+    def export(self) -> Iterator[bytes]:
+        """All of it, as lines that `StateStore.load` reads; see state/transfer.py.
+
+        Raises:
+            Fatal: it has what no other state can hold.
+        """
+        return transfer.lines(self._database, self._ledger)
+
     def close(self) -> None:
-        """Close the file."""
+        """Close the database."""
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -115,87 +132,32 @@ class StateReader:
         try:
             return msgspec.json.decode(text, type=Position)
         except msgspec.DecodeError as error:
-            raise corrupt(self.path, f"a position is not what in-jumpcloud writes: {error}") from None
+            raise self._database.corrupt(f"a position is not what in-jumpcloud writes: {error}") from None
 
 
-@contextlib.contextmanager
-def open_readonly(path: Path) -> Iterator[StateReader]:
-    """Open the state at `path` read-only, also while another process holds it.
-
-    Raises:
-        StateMissing: there is no state yet.
-        ConfigError: the file cannot be opened.
-        StateOutdated: an older program wrote it.
-        StateCorrupt: the file is damaged, not ours, or of a newer version.
-    """
-    with contextlib.closing(database.open_to_read(path)) as opened:
-        yield StateReader(opened, lock_holder(path))
-
-
-@contextlib.contextmanager
-def open_shared(path: Path) -> Iterator[StateReader]:
-    """Open the state at `path` to change its dead letters or backfills, also while another process holds it.
-
-    Raises:
-        StateMissing, StateOutdated, ConfigError, StateCorrupt: as in `open_readonly`.
-    """
-    with contextlib.closing(database.open_to_share(path)) as opened:
-        state = StateReader(opened, lock_holder(path))
-        try:
-            yield state
-        finally:
-            # Who closes the file last empties its log. That of a run that was killed is then no sign of a copy.
-            if lock_holder(path) is None:
-                with contextlib.suppress(InJumpCloudError), opened.transaction() as transaction:
-                    transaction.execute("UPDATE identity SET in_use = NULL WHERE in_use IS ?", (opened.identity.run,))
-
-
-class StateStore(StateReader):
-    """The open state. One process at a time holds it; its threads may share it."""
+class StateStore(StateReader, ABC):
+    """The state of the process that writes it. One process at a time holds it; its threads may share it."""
 
     def __init__(
         self,
-        path: Path,
+        opened: Database,
+        ledger: Ledger,
+        max_dead_letter_bytes: int,
+        now_ms: Callable[[], int],
+        monotonic: Callable[[], float],
         *,
-        new_agent_id: str,
-        max_dead_letter_bytes: int = MAX_DEAD_LETTER_BYTES,
-        now_ms: Callable[[], int] = now_ms,
-        monotonic: Callable[[], float] = time.monotonic,
-        connect: database.Connect = sqlite3.connect,
+        is_new: bool,
     ) -> None:
-        """Open the state at `path`, or create it with `new_agent_id`. `is_new`: whether it was created.
+        """`is_new`: it was just created.
 
         `now_ms` dates commits for `in-jumpcloud status`, `monotonic` says when notes are written; nothing else depends
-        on the clocks. `connect` opens the database.
-
-        Raises:
-            ConfigError: the path cannot be used.
-            StateUnavailable: it cannot be used now.
-            StateCorrupt: the file is damaged, not ours, or of a newer version.
-            Fatal: another process holds the state.
+        on the clocks.
         """
-        with contextlib.ExitStack() as on_failure:
-            self._files = StateLock(path)
-            on_failure.callback(self._files.close)
-            opened = database.open_to_write(path, new_agent_id, connect)
-            on_failure.callback(opened.close)
-            self._use(opened, max_dead_letter_bytes, now_ms, monotonic)
-            with contextlib.suppress(StateUnavailable):  # a full disk: commits wait for space
-                self._mark_in_use(uuid.uuid4().hex)
-            self._files.opened()
-            on_failure.pop_all()
-        if opened.is_new and self._files.was_created:
-            log.warning("%s: the state that was here is gone; events may be delivered again", path)
-
-    def _use(
-        self, opened: Database, max_dead_letter_bytes: int, now_ms: Callable[[], int], monotonic: Callable[[], float]
-    ) -> None:
-        """Work on an open database."""
-        super().__init__(opened, None, max_dead_letter_bytes)
+        super().__init__(opened, ledger, None, max_dead_letter_bytes)
+        self.is_new = is_new
         self._now_ms = now_ms
         self._monotonic = monotonic
         self._notes = Notes(monotonic)
-        self.is_new = opened.is_new
 
     def import_dead_letters(self, path: Path) -> None:
         """Move the dead letters that an earlier version kept in a file at `path` into the state. Never raises."""
@@ -203,38 +165,43 @@ class StateStore(StateReader):
         with contextlib.suppress(InJumpCloudError):
             self.dead_letters.refresh()
 
+    @abstractmethod
     def verify(self) -> None:
-        """Check that the files are still those that this process opened. It does not wait for a commit under way.
+        """Check that this process still has the state. It does not wait for a commit under way.
 
-        `delivered` does this too, and `commit` for the database; call it at least once a minute for streams that are
-        idle.
+        `delivered` and `commit` do this too; call it at least once a minute for streams that are idle.
 
         Raises:
-            StateUnavailable: a file was deleted or replaced; nothing is delivered until it is back.
+            StateUnavailable: it has not; nothing is delivered until it has it again.
         """
-        self._files.verify()
-        self.dead_letters.refresh_if_idle()
 
+    @abstractmethod
+    def _require_held(self, *, to_commit: bool = False) -> None:
+        """As `verify`, for a delivery. `to_commit`: what was acknowledged must be known to whoever has the state."""
+
+    @abstractmethod
     def space(self) -> Space:
         """What is free on the disk of the state, and what is needed. It does not wait for a commit under way.
 
         Raises:
             StateUnavailable: it is not known.
         """
-        return self._database.space()
 
+    @abstractmethod
     def require_space(self) -> None:
         """Check that the disk will not be full soon.
 
         Raises:
             StateUnavailable: it may be full within a day.
         """
-        space = self.space()
-        if space.is_low:
-            raise StateUnavailable(
-                f"{self.path}: less than {space.needed_bytes // 1024**2} MB free on its disk",
-                advice="free space on it, or nothing is delivered when it is full",
-            )
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Its bytes on disk. It does not wait."""
+
+    def discard(self) -> None:
+        """Undo that it was just created. `close` is next."""
 
     def position(self, stream: str) -> Position | None:
         """The position of `stream`; None if the stream is new."""
@@ -258,7 +225,7 @@ class StateStore(StateReader):
 
         `ids` are the events' own ids, in the order of `keys`: version 2 of the schema knew events by these.
         """
-        self._files.verify()
+        self._require_held()
         return self._ledger.delivered(stream, keys, ids)
 
     def commit(
@@ -290,7 +257,7 @@ class StateStore(StateReader):
         """
         refused = len(dead_letters) + len(suspects)
         values = (stream, msgspec.json.encode(position).decode(), len(keys) - refused, late, len(dead_letters))
-        self._files.verify(lock=False)  # what was acknowledged must be known to whoever has the lock now
+        self._require_held(to_commit=True)
         began = self._monotonic()
         with self._writing(stream) as transaction:
             transaction.execute(
@@ -327,7 +294,7 @@ class StateStore(StateReader):
         if self._ledger.must_keep(stream, seen, span, span[1] if span else position.watermark_ms):
             self.commit(stream, [], position, span=span, seen=seen, organization=organization)
             return
-        self._files.verify()
+        self._require_held()
         with self._database.lock:
             self._notes.change(stream, position=position, organization=organization)
         self._write_due_notes()
@@ -344,7 +311,7 @@ class StateStore(StateReader):
 
         A process that is killed between the ack and this call sends the suspect again: one event, at most twice.
         """
-        self._files.verify(lock=False)
+        self._require_held(to_commit=True)
         self.dead_letters.settle(suspect, refusal, now_ms=self._now_ms())
 
     def begin(self, positions: Mapping[str, Position], services: Collection[str] = ()) -> set[str]:
@@ -370,7 +337,7 @@ class StateStore(StateReader):
 
     def for_job(self, row: JobRow, *, shares_ledger: bool) -> JobState:
         """What the pipeline of a unit of a backfill uses in place of this; see JobState."""
-        parts = OpenState(self._database, self._ledger, self.dead_letters, self._files.verify, self._now_ms)
+        parts = OpenState(self._database, self._ledger, self.dead_letters, self._require_held, self._now_ms)
         return JobState(parts, row, shares_ledger=shares_ledger)
 
     def save_reconciliation(self, stream: str, text: str) -> None:
@@ -417,23 +384,16 @@ class StateStore(StateReader):
             return 0
         with self._writing(stream) as transaction:
             removed = self._ledger.prune(transaction, stream, before_ms)
-        self._database.give_back_space()
+        self._give_back_space()
         return removed
 
-    def close(self) -> None:
-        """Write the notes, close the file and release its lock."""
-        with contextlib.suppress(InJumpCloudError):
-            self._files.verify()  # otherwise the mark may be that of another process
-            self._mark_in_use(None)
-        super().close()
-        self._files.close()
+    def load(self, lines: Iterable[bytes]) -> transfer.Loaded:
+        """Fill it, if it is empty, with what `export` returned: all or nothing. Returns what there was.
 
-    def _mark_in_use(self, run: str | None) -> None:
-        """Note in the file itself that it is in use: a copy that was made without its log is recognized by that."""
-        with self._writing(*self._notes.streams) as transaction:
-            transaction.execute("UPDATE identity SET in_use = ?", (run,))
-        if run:
-            self._database.read("PRAGMA wal_checkpoint(PASSIVE)")
+        Raises:
+            Fatal: it is not empty; a line is not what `export` returns, or the last is missing.
+        """
+        return transfer.load(self._database, self._ledger, lines)
 
     def _log_commit(self, stream: str, ids: int, position: Position, seconds: float) -> None:
         moment = rfc3339(position.watermark_ms)
@@ -450,8 +410,11 @@ class StateStore(StateReader):
             },
         )
 
+    def _give_back_space(self) -> None:
+        """Return what `prune` has freed to the disk."""
+
     @contextlib.contextmanager
-    def _writing(self, *streams: str) -> Iterator[sqlite3.Connection]:
+    def _writing(self, *streams: str) -> Iterator[Transaction]:
         """A transaction that also writes the notes of these streams: what it writes of them is newer."""
         with self._database.lock:
             with self._database.transaction() as transaction:
@@ -462,7 +425,7 @@ class StateStore(StateReader):
     def _write_due_notes(self) -> None:
         """Write the notes of all streams in one transaction, if that is due."""
         if self._notes.are_due:
-            self._files.verify()
+            self._require_held()
             with self._database.lock:
                 if self._notes.are_due:  # no other thread has written them meanwhile
                     with self._writing(*self._notes.streams):

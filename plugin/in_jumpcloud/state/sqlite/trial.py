@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from in_jumpcloud.state import database
-from in_jumpcloud.state.database import Connect
-from in_jumpcloud.state.files import StateLock
-from in_jumpcloud.state.store import MAX_DEAD_LETTER_BYTES, StateStore
+from in_jumpcloud.state.sqlite import database
+from in_jumpcloud.state.sqlite.files import StateLock
+from in_jumpcloud.state.sqlite.store import SqliteStore
+from in_jumpcloud.state.store import MAX_DEAD_LETTER_BYTES
 from in_jumpcloud.timestamps import now_ms
 
 
@@ -27,7 +26,7 @@ class _NoFiles(StateLock):
         """None is locked."""
 
 
-class TrialStore(StateStore):
+class TrialStore(SqliteStore):
     """Works as the state does, on a copy of the one at `path`, or on a new one. Writes no file, and takes no lock."""
 
     def __init__(
@@ -38,7 +37,6 @@ class TrialStore(StateStore):
         max_dead_letter_bytes: int = MAX_DEAD_LETTER_BYTES,
         now_ms: Callable[[], int] = now_ms,
         monotonic: Callable[[], float] = time.monotonic,
-        connect: Connect = sqlite3.connect,  # noqa: ARG002 - it opens no file
         copies: bool,
     ) -> None:
         """With `copies` it begins as a copy of the state at `path`, if there is one.

@@ -13,7 +13,7 @@ import sqlite3
 import struct
 from pathlib import Path
 
-from in_jumpcloud.state.files import path_errors, with_suffix
+from in_jumpcloud.state.sqlite.files import path_errors, with_suffix
 
 log = logging.getLogger(__name__)
 

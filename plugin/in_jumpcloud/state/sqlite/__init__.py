@@ -1,0 +1,1 @@
+"""The state in one SQLite file, which one process at a time holds."""
