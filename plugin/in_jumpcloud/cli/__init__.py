@@ -34,8 +34,8 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _COMMANDS = {
     name: name.replace("-", "_")
     for name in (
-        *("run", "init", "check", "config", "status", "health", "audit", "backfill", "dead-letters", "fetch"),
-        *("map", "fields", "template", "geoip", "simulate", "demo", "completion"),
+        *("run", "init", "check", "config", "status", "health", "audit", "backfill", "dead-letters", "state"),
+        *("fetch", "map", "fields", "template", "geoip", "simulate", "demo", "completion"),
     )
 }
 """The module of each command, which defines it as `command`."""
