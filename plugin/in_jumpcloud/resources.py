@@ -152,7 +152,8 @@ class Resources:
                 api = self._new_api(settings)
                 on_failure.callback(api.close)
                 replaced.callback(self.api.close)
-            if old.forward != settings.forward:
+            workers = old.jumpcloud.worker_count, settings.jumpcloud.worker_count
+            if old.forward != settings.forward or workers[0] != workers[1]:
                 receivers = self._new_receivers(settings)
                 replaced.callback(self.receivers.close)
             on_failure.pop_all()
@@ -225,7 +226,12 @@ class Resources:
         if self._outside.receivers:
             return self._outside.receivers
         try:
-            return Failover(settings.forward, network=self._outside.network, runtime=self._runtime)
+            return Failover(
+                settings.forward,
+                connections=settings.forward.connection_count(settings.jumpcloud.worker_count),
+                network=self._outside.network,
+                runtime=self._runtime,
+            )
         except OSError as error:  # a file was replaced or removed since the configuration was checked
             reason = getattr(error, "reason", None) or error.strerror or error
             problem = Problem("forward.tls", f"a certificate or key cannot be used: {reason}", may_pass=True)

@@ -29,14 +29,16 @@ def _failover_to() -> Iterator[FailoverTo]:
     """Makes a Failover to these receivers, and closes it."""
     with contextlib.ExitStack() as stack:
 
-        def make(*receivers: SimulatedReceiver, ack: float = SOON, **settings: object) -> Failover:
+        def make(
+            *receivers: SimulatedReceiver, ack: float = SOON, connections: int = 1, **settings: object
+        ) -> Failover:
             forward = ForwardSettings(
                 servers=tuple(map(server_of, receivers)),
                 connect_timeout=Duration(SOON),
                 ack_timeout=Duration(ack),
                 **settings,  # type: ignore[arg-type]  # any of them
             )
-            return stack.enter_context(contextlib.closing(Failover(forward)))
+            return stack.enter_context(contextlib.closing(Failover(forward, connections=connections)))
 
         yield make
 
@@ -83,6 +85,40 @@ def test_a_receiver_that_is_back_is_found_with_nothing_to_send(failover_to: Fail
     failover.check_if_down(NEVER)
     assert not failover.statistics()[0].up
     assert receiver.refused == refused
+
+
+class TestConnections:
+    """Several connections to one receiver."""
+
+    def test_chunks_are_sent_at_the_same_time(self, failover_to: FailoverTo, pair: Pair) -> None:
+        """Each connection has one chunk under way; a chunk alone uses the first connection."""
+        receiver, _ = pair
+        failover = failover_to(receiver, connections=3)
+        deliver(failover, "a", "b", "c")
+        assert receiver.connections == 1
+        for _ in range(3):
+            receiver.faults.stall(2)
+        started_at = time.monotonic()
+        threads = [threading.Thread(target=deliver, args=(failover, number)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert time.monotonic() - started_at < 5
+        assert receiver.connections == 3
+        assert set(receiver.ids.values()) == {1}
+        assert failover.outcomes(None).acknowledged == 6
+
+    def test_a_late_ack_is_found(self, failover_to: FailoverTo, pair: Pair) -> None:
+        """A chunk whose ack did not come in time is not sent over another connection while it may still come."""
+        receiver, _ = pair
+        failover = failover_to(receiver, connections=2, ack=1)
+        receiver.faults.stall(1.5)
+        with pytest.raises(ReceiverDown):
+            deliver(failover, "late")
+        time.sleep(1)
+        deliver(failover, "late")
+        assert receiver.ids == {"late": 1}
 
 
 class TestFailover:

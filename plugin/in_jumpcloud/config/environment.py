@@ -5,15 +5,14 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Iterator, Mapping
-from types import NoneType, UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 import msgspec
 import yaml
 
 from in_jumpcloud.config.document import AsGiven, Setting, load_yaml
 from in_jumpcloud.config.locations import CONFIG_VARIABLE
-from in_jumpcloud.config.schema import Config, Section
+from in_jumpcloud.config.schema import Config, Section, split_type
 from in_jumpcloud.config.types import Secret
 from in_jumpcloud.errors import Problem
 from in_jumpcloud.text import printable
@@ -100,7 +99,6 @@ def _walk(kind: type[Section], prefix: str) -> Iterator[_Key]:
 
 
 def _inner_type(kind: Any) -> Any:
-    """The type without its limits and without None."""
-    if get_origin(kind) in (Union, UnionType):
-        (kind,) = (each for each in get_args(kind) if each is not NoneType)
+    """The type without its limits and its words."""
+    kind, _ = split_type(kind)
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind

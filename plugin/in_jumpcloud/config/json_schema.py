@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
 from in_jumpcloud.config.document import load_yaml
-from in_jumpcloud.config.schema import Config, Section
+from in_jumpcloud.config.schema import Config, Section, split_type
 from in_jumpcloud.config.types import DURATION_PATTERN, SIZE_PATTERN, Duration, NamedFile, ProxyUrl, Secret, Size, Start
 
 _TEXT = {"type": "string", "minLength": 1}
@@ -79,8 +78,11 @@ def _forms(kind: Any, path: str, documented: _Documented) -> list[dict[str, Any]
     """The schemas of which a value of this type has one."""
     if isinstance(kind, type) and issubclass(kind, Section):
         return [_section(kind, path, documented)]
-    if get_origin(kind) in (Union, UnionType):
-        return [*_forms(get_args(kind)[0], path, documented), _NULL]
+    kind, words = split_type(kind)
+    if words:
+        spelled = [word for word in words if word]
+        forms = _forms(kind, path, documented)
+        return [*forms, *([{"enum": spelled}] if spelled else []), *([_NULL] if None in words else [])]
     kind, limits = get_args(kind) if get_origin(kind) is Annotated else (kind, msgspec.Meta())
     if get_origin(kind) is tuple:
         items = _one_of(_forms(get_args(kind)[0], path, documented))

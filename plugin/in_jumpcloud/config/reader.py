@@ -12,13 +12,12 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 import msgspec
 
 from in_jumpcloud.config.document import AsGiven, Document, describe
-from in_jumpcloud.config.schema import REMOVED_KEYS, Section
+from in_jumpcloud.config.schema import REMOVED_KEYS, Section, split_type
 from in_jumpcloud.config.types import Duration, NamedFile, ProxyUrl, Secret, Size, Start
 from in_jumpcloud.errors import Problem, may_pass
 from in_jumpcloud.file_access import NOT_A_FILE
@@ -90,10 +89,21 @@ class SectionReader:
         """`value` as a value of this type; ValueError with a text for people where it is not one."""
         if isinstance(kind, type) and issubclass(kind, Section):
             return self.section(kind, value, path)
-        if get_origin(kind) in (Union, UnionType):
-            if value is None:
-                return None
-            kind = get_args(kind)[0]
+        kind, words = split_type(kind)
+        if value is None and None in words:
+            return None
+        spelled = [word for word in words if word]
+        if not spelled:
+            return self._read_value(kind, value, path)
+        if isinstance(value, str) and (word := self._replace_variables(str, value)) in spelled:
+            return str(word)
+        try:
+            return self._read_value(kind, value, path)
+        except ValueError as error:
+            raise ValueError(f"{error}; or {' or '.join(spelled)}") from None
+
+    def _read_value(self, kind: Any, value: Any, path: str) -> Any:
+        """As `_read`, of a type that has no words."""
         kind, limits = get_args(kind) if get_origin(kind) is Annotated else (kind, msgspec.Meta())
         if limits.extra and (value is None or isinstance(value, str)) and value in limits.extra:
             return limits.extra[value]
@@ -218,7 +228,7 @@ def _text(value: Any) -> str:
     text: str = _expect(str, "text", value)
     if not text:
         raise ValueError("must not be empty")
-    if any(unicodedata.category(character) in _UNUSABLE for character in text):
+    if not text.isprintable() and any(unicodedata.category(character) in _UNUSABLE for character in text):
         raise ValueError("contains a control character, or a byte that is not UTF-8")
     return str(text)
 

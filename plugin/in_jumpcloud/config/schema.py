@@ -6,9 +6,11 @@ words stand for. Paths are absolute once they are read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
@@ -33,12 +35,23 @@ PositiveSize = Annotated[Size, _Positive]
 
 DEMO_CITY = package_file("geoip/demo-city.mmdb", "geoip/demo-city.mmdb")
 DEMO_ASN = package_file("geoip/demo-asn.mmdb", "geoip/demo-asn.mmdb")
+_MIN_WORKERS, _MAX_AUTO_WORKERS = 4, 64
+"""A worker waits for JumpCloud most of the time: one for each request per second suffices up to a latency of 1 s."""
+_MAX_AUTO_CONNECTIONS = 4
 DEFAULT_STATE = Path("state/in-jumpcloud.db")
 """Only its name or all of it: `locations.default_state` says where it is."""
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
     """A mapping in the configuration. Each key has a default."""
+
+
+def split_type(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The type of a setting, and the words that may stand in place of such a value; None is one of them."""
+    if get_origin(kind) not in (Union, UnionType):
+        return kind, ()
+    first, *others = get_args(kind)
+    return first, tuple(word for each in others for word in (get_args(each) if get_origin(each) is Literal else [None]))
 
 
 def settings_of(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -73,11 +86,19 @@ class JumpCloudSettings(Section, frozen=True):
     pages_ahead: Annotated[int, msgspec.Meta(ge=1, le=8)] = 2
     event_max_bytes: PositiveSize = Size(32 * 1024**2)
     requests_per_second: Annotated[float, _Positive] = 5
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] | Literal["auto"] = "auto"
     connect_timeout: PositiveDuration = Duration(10)
     read_timeout: PositiveDuration = Duration(60)
     proxy: ProxyUrl | None = None
     allow_plain_http: bool = False
     ca_file: NamedFile | None = None
+
+    @property
+    def worker_count(self) -> int:
+        """How many streams run at the same time."""
+        if self.workers == "auto":
+            return min(_MAX_AUTO_WORKERS, max(_MIN_WORKERS, math.ceil(self.requests_per_second)))
+        return self.workers
 
     @property
     def base_url(self) -> str:
@@ -153,12 +174,17 @@ class ForwardSettings(Section, frozen=True):
     self_hostname: str | None = None
     tls: TlsSettings = TlsSettings()
     compress: Literal["none", "gzip"] = "none"
+    connections: Annotated[int, msgspec.Meta(ge=1, le=16)] | Literal["auto"] = "auto"
     connection_max_age: Duration = Duration(600)
     connect_timeout: PositiveDuration = Duration(10)
     ack_timeout: PositiveDuration = Duration(60)
     stop_timeout: Duration = Duration(20)
     chunk_bytes: PositiveSize = Size(1_000_000)
     message_max_bytes: Size = Size(6_000_000)
+
+    def connection_count(self, workers: int) -> int:
+        """How many connections to each receiver so many workers use."""
+        return min(_MAX_AUTO_CONNECTIONS, -(-workers // 16)) if self.connections == "auto" else self.connections
 
 
 class StateSettings(Section, frozen=True):

@@ -90,9 +90,11 @@ def _validate_api(settings: JumpCloudSettings) -> Iterator[Problem]:
     for key, each in ids:
         if not fits_a_header(each):
             yield Problem(f"jumpcloud.{key}", f"{each!r} is not a valid ID: {_INVALID_CHARACTER}")
+    seen = set()
     for index, each in enumerate(settings.organizations):
-        if each in settings.organizations[:index]:
+        if each in seen:
             yield Problem(f"jumpcloud.organizations[{index}]", f"duplicate ID {each!r}")
+        seen.add(each)
     now, start_ms = now_ms(), settings.start.resolve(now_ms())
     if start_ms > now > _EARLIEST_NOW_MS:
         text = f"must not be in the future (got {rfc3339(start_ms)}; this machine's clock says {rfc3339(now)})"

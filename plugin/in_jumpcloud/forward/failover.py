@@ -14,8 +14,8 @@ from in_jumpcloud.counters import LatencyHistogram
 from in_jumpcloud.errors import ReceiverDown, Stopped
 from in_jumpcloud.forward import connection
 from in_jumpcloud.forward.connection import Network
-from in_jumpcloud.forward.sender import AckSender
-from in_jumpcloud.forward.wire import PROBE_TAG, Chunk
+from in_jumpcloud.forward.receiver import Receiver
+from in_jumpcloud.forward.wire import Chunk
 from in_jumpcloud.runtime import SYSTEM, Runtime
 
 log = logging.getLogger(__name__)
@@ -84,43 +84,54 @@ class Failover:
     the handshake and, if it had not acknowledged a chunk, acknowledges a message without records.
     """
 
-    def __init__(self, settings: ForwardSettings, *, network: Network = connection, runtime: Runtime = SYSTEM) -> None:
-        """Prepare to send; connects later.
+    def __init__(
+        self,
+        settings: ForwardSettings,
+        *,
+        connections: int = 1,
+        network: Network = connection,
+        runtime: Runtime = SYSTEM,
+    ) -> None:
+        """Prepare to send, over up to so many connections to each; connects later.
 
         Raises:
             OSError: a certificate or key cannot be used.
         """
-        self._senders = [AckSender(each, settings, network=network, runtime=runtime) for each in settings.servers]
+        self._receivers = [
+            Receiver(each, settings, connections=connections, network=network, runtime=runtime)
+            for each in settings.servers
+        ]
         self._runtime = runtime
-        self._down: set[AckSender] = set()
+        self._down: set[Receiver] = set()
         self._turn = itertools.count() if settings.balance == "round_robin" else None
         self._closing = runtime.event()
         self._lock = threading.Lock()
         self._check_at = runtime.monotonic()
-        self._last_used: AckSender | None = None
+        self._last_used: Receiver | None = None
 
     @property
     def max_delivery_seconds(self) -> float:
         """The longest that one `deliver` can take: every receiver fails, after another thread's try at each."""
-        return 2 * sum(sender.max_delivery_seconds for sender in self._senders)
+        return 2 * sum(receiver.max_delivery_seconds for receiver in self._receivers)
 
     def statistics(self) -> tuple[ReceiverStatistics, ...]:
         """The state of each receiver, in the order of the settings. Takes no lock."""
         return tuple(
-            ReceiverStatistics(str(each.server), each.up, each.latencies, each.error, each.error_since)
-            for each in self._senders
+            ReceiverStatistics(str(each.server), seen.up, seen.latencies, seen.error, seen.error_since)
+            for each in self._receivers
+            for seen in [each.last_try]
         )
 
     def outcomes(self, names: Collection[str] | None) -> Outcomes:
         """What the receivers of these names did with chunks since the process started; None for all of them."""
-        senders = self._named(names)
-        return Outcomes(sum(each.acknowledged for each in senders), sum(each.doubts for each in senders))
+        receivers = self._named(names)
+        return Outcomes(sum(each.acknowledged for each in receivers), sum(each.doubts for each in receivers))
 
     def doubt(self, names: Collection[str] | None) -> None:
         """Note that the receivers of these names, None for all of them, may have taken no records for a while."""
         with self._lock:
-            for sender in self._named(names):
-                sender.doubts += 1
+            for receiver in self._named(names):
+                receiver.doubts += 1
 
     def deliver(self, chunk: Chunk, stop: threading.Event) -> None:
         """Send `chunk` to each receiver, one after the other, until one acknowledges it.
@@ -130,14 +141,14 @@ class Failover:
             Stopped: `stop` was set.
         """
         errors: list[ReceiverDown] = []
-        for sender in self._in_order():
+        for receiver in self._in_order():
             try:
-                sender.deliver(chunk, stop)
+                receiver.deliver(chunk, stop)
             except ReceiverDown as error:
                 errors.append(error)
-                self._mark_down(sender, error)
+                self._mark_down(receiver, error)
             else:
-                self._note_use(sender)
+                self._note_use(receiver)
                 return
         raise _combined(errors)
 
@@ -147,7 +158,7 @@ class Failover:
         Raises:
             Stopped: `stop` was set.
         """
-        return any(sender.probe(PROBE_TAG, stop) for sender in self._named(names))
+        return any(receiver.probe(stop) for receiver in self._named(names))
 
     def check_if_down(self, stop: threading.Event) -> None:
         """Probe the receivers if the last try at each of them failed, at most every MAX_CHECK_SECONDS.
@@ -159,11 +170,11 @@ class Failover:
         """
         now = self._runtime.monotonic()
         with self._lock:
-            if now < self._check_at or not all(sender.up is False for sender in self._senders):
+            if now < self._check_at or not all(each.last_try.up is False for each in self._receivers):
                 return
             self._check_at = now + MAX_CHECK_SECONDS
-        for sender in self._senders:
-            sender.probe(PROBE_TAG, stop)
+        for receiver in self._receivers:
+            receiver.probe(stop)
 
     def connect(self, stop: threading.Event) -> None:
         """Connect to the first receiver that accepts, unless there is a connection already.
@@ -173,9 +184,9 @@ class Failover:
             Stopped: `stop` was set.
         """
         errors: list[ReceiverDown] = []
-        for sender in self._senders:
+        for receiver in self._receivers:
             try:
-                sender.connect(stop)
+                receiver.connect(stop)
             except ReceiverDown as error:
                 errors.append(error)
             else:
@@ -185,61 +196,61 @@ class Failover:
     def close(self) -> None:
         """Close all connections for good, and end the checks in the background."""
         self._closing.set()
-        for sender in self._senders:
-            sender.close()
+        for receiver in self._receivers:
+            receiver.close()
 
-    def _named(self, names: Collection[str] | None) -> list[AckSender]:
-        return [each for each in self._senders if names is None or str(each.server) in names]
+    def _named(self, names: Collection[str] | None) -> list[Receiver]:
+        return [each for each in self._receivers if names is None or str(each.server) in names]
 
-    def _in_order(self) -> list[AckSender]:
+    def _in_order(self) -> list[Receiver]:
         """The receivers that are not marked down, in the order to try them; all of them if every one is down."""
         with self._lock:
-            up = [sender for sender in self._senders if sender not in self._down] or self._senders
+            up = [receiver for receiver in self._receivers if receiver not in self._down] or self._receivers
             first = next(self._turn) % len(up) if self._turn else 0
             return up[first:] + up[:first]
 
-    def _note_use(self, sender: AckSender) -> None:
+    def _note_use(self, receiver: Receiver) -> None:
         with self._lock:
-            previous, self._last_used = self._last_used, sender
-        if self._turn is None and previous not in (None, sender):
-            log.info("chunks now go to receiver %s", sender.server)
+            previous, self._last_used = self._last_used, receiver
+        if self._turn is None and previous not in (None, receiver):
+            log.info("chunks now go to receiver %s", receiver.server)
 
-    def _mark_down(self, sender: AckSender, error: ReceiverDown) -> None:
+    def _mark_down(self, receiver: Receiver, error: ReceiverDown) -> None:
         with self._lock:
-            if len(self._senders) == 1 or sender in self._down:
+            if len(self._receivers) == 1 or receiver in self._down:
                 return
-            self._down.add(sender)
+            self._down.add(receiver)
         log.warning("%s; using the other receivers until it is back", error)
         # A receiver that accepts connections but does not acknowledge, such as a paused one, needs more than a connect.
         needs_probe = bool(error.reached)
         try:
-            self._runtime.start(partial(self._recover, sender, needs_probe), name="receiver-check")
+            self._runtime.start(partial(self._recover, receiver, needs_probe), name="receiver-check")
         except RuntimeError:  # the system has no more threads: without a check it would stay out of use
-            self._use_again(sender)
+            self._use_again(receiver)
 
-    def _recover(self, sender: AckSender, needs_probe: bool) -> None:
+    def _recover(self, receiver: Receiver, needs_probe: bool) -> None:
         """Check a receiver until it is back, then use it again."""
         pause = MIN_CHECK_SECONDS
         while not self._closing.wait(pause):
             pause = min(2 * pause, MAX_CHECK_SECONDS)
             try:
-                if needs_probe and not sender.probe(PROBE_TAG, self._closing):
+                if needs_probe and not receiver.probe(self._closing):
                     continue
-                sender.connect(self._closing)
+                receiver.connect(self._closing)
             except ReceiverDown:
                 continue
             except Stopped:
                 return
             except Exception:
-                log.exception("receiver %s: unexpected error; checking it again", sender.server)
+                log.exception("receiver %s: unexpected error; checking it again", receiver.server)
                 continue
-            self._use_again(sender)
-            log.info("receiver %s is back", sender.server)
+            self._use_again(receiver)
+            log.info("receiver %s is back", receiver.server)
             return
 
-    def _use_again(self, sender: AckSender) -> None:
+    def _use_again(self, receiver: Receiver) -> None:
         with self._lock:
-            self._down.discard(sender)
+            self._down.discard(receiver)
 
 
 def _combined(errors: list[ReceiverDown]) -> ReceiverDown:

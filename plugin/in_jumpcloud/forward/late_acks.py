@@ -46,8 +46,11 @@ class LateAcks:
             self._drop(each)
 
     def waits_since(self, chunk_id: str) -> float | None:
-        """When the last ack of the chunk did not come, on the monotonic clock; None if no connection waits for it."""
-        return max((each.since for each in self._waiting if each.chunk_id == chunk_id), default=None)
+        """When the last ack of the chunk did not come, on the monotonic clock; None if no connection waits for it.
+
+        It needs no lock.
+        """
+        return max((each.since for each in tuple(self._waiting) if each.chunk_id == chunk_id), default=None)
 
     def arrived(self, chunk_id: str) -> bool:
         """Whether the ack of the chunk has come; does not wait. A connection that was closed waits no longer."""

@@ -1,4 +1,4 @@
-"""One receiver: a connection to it, one chunk at a time, and the ack of that chunk."""
+"""One connection to a receiver: one chunk at a time, and the ack of that chunk."""
 
 from __future__ import annotations
 
@@ -32,6 +32,20 @@ _RESOLVE_SECONDS = 30.0
 """How long the system may take to resolve a name: by default two tries of 5 s at each of three name servers."""
 
 
+class LastTry:
+    """What all connections to a receiver know of it; the last try decides. Threads may share it."""
+
+    def __init__(self) -> None:
+        self.up: bool | None = None
+        """Whether the last try succeeded; None before the first."""
+        self.error: ReceiverDown | None = None
+        """Why the last try failed, without the name of the receiver; None if it did not."""
+        self.error_since = 0.0
+        """When tries began to fail, on the monotonic clock."""
+        self.latencies = LatencyHistogram()
+        """Seconds from the first byte of a chunk to its ack."""
+
+
 class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no types
     """A FluentSender that waits for the ack of each chunk.
 
@@ -46,10 +60,13 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         server: ServerSettings,
         settings: ForwardSettings,
         *,
+        last_try: LastTry | None = None,
         network: Network = connection,
         runtime: Runtime = SYSTEM,
     ) -> None:
         """Prepare to send to `server`, one of those in `settings`; connects later.
+
+        Senders of the same receiver share `last_try`.
 
         Raises:
             OSError: a certificate or key cannot be used.
@@ -57,18 +74,9 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         super().__init__("", host=server.host or "", port=server.port, timeout=settings.connect_timeout)
         self.lock = runtime.lock()  # held during a delivery
         self.server = server
-        self.up: bool | None = None
-        """Whether the last try succeeded; None before the first."""
-        self.error: ReceiverDown | None = None
-        """Why the last try failed, without the name of the receiver; None if it did not."""
-        self.error_since = 0.0
-        """When tries began to fail, on the monotonic clock."""
+        self.last_try = last_try or LastTry()
         self.acknowledged = 0
-        """Chunks with records that this receiver has acknowledged."""
-        self.doubts = 0
-        """How often it refused what was not refused before, or took what was: it may have been full for a while."""
-        self.latencies = LatencyHistogram()
-        """Seconds from the first byte of a chunk to its ack."""
+        """Chunks with records that were acknowledged."""
         self._network = network
         self._runtime = runtime
         self._stop_timeout = settings.stop_timeout
@@ -97,6 +105,10 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         handshakes = 3 * self._handshake_timeout  # TLS, HELO, PONG
         acks = 2 * self._ack_timeout + self._late_acks.grace  # of a probe, of the chunk, and a late one
         return _RESOLVE_SECONDS + float(self.timeout) + handshakes + acks
+
+    def awaits(self, chunk_id: str) -> bool:
+        """Whether the ack of this chunk may still come."""
+        return self._late_acks.waits_since(chunk_id) is not None
 
     def deliver(self, chunk: Chunk, stop: threading.Event) -> None:
         """Send `chunk` and return after the receiver has acknowledged it. One try.
@@ -150,7 +162,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         self._answered_at = self._runtime.monotonic()
         self.acknowledged += chunk.records > 0
         seconds = self._answered_at - started_at
-        self.latencies.observe(seconds)
+        self.last_try.latencies.observe(seconds)
         if log.isEnabledFor(logging.DEBUG):
             self._log_chunk(chunk, seconds)
 
@@ -216,7 +228,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         self._stage, self._sends_records = "connect", False
         try:
             yield
-            self.up, self.error = True, None
+            self.last_try.up, self.last_try.error = True, None
         except (OSError, UnicodeError, ReceiverDown) as error:  # UnicodeError: a name that no host can have
             self._close()
             cause = _as_receiver_down(error)
@@ -238,9 +250,9 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
             raise
 
     def _note_error(self, error: ReceiverDown) -> None:
-        if self.error is None:
-            self.error_since = self._runtime.monotonic()
-        self.up, self.error = False, error
+        if self.last_try.error is None:
+            self.last_try.error_since = self._runtime.monotonic()
+        self.last_try.up, self.last_try.error = False, error
 
     def _connected(self, stop: threading.Event) -> Any:
         """The connection; a new one if there is none, it is too old, or the receiver has closed it."""

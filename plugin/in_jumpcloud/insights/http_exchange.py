@@ -22,12 +22,11 @@ from in_jumpcloud.config.schema import JumpCloudSettings
 from in_jumpcloud.config.types import ProxyUrl
 from in_jumpcloud.errors import PageTooLarge, RequestTimeout, Retryable
 from in_jumpcloud.insights.deadline import DeadlineAdapter, RequestDeadline
+from in_jumpcloud.insights.pages_ahead import MAX_PAGES
 
 _READ_BYTES = 262_144
 _TLS_ALERT = "\x15\x03"  # in a status line
 _MAX_ERROR_BYTES = 65_536
-_MAX_IDLE_CONNECTIONS = 32
-"""As many as there are workers and pages requested ahead; more would be closed after each request."""
 _UNREACHED = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH}
 
 
@@ -71,8 +70,9 @@ class HttpExchange:
         self._session = session = requests.Session()
         session.headers.update({"User-Agent": f"in_jumpcloud/{__version__}", "Accept-Encoding": "gzip"})
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        session.mount("http://", DeadlineAdapter(pool_maxsize=_MAX_IDLE_CONNECTIONS))
-        session.mount("https://", DeadlineAdapter(pool_maxsize=_MAX_IDLE_CONNECTIONS))
+        idle = settings.worker_count + MAX_PAGES  # more would be closed after each request
+        session.mount("http://", DeadlineAdapter(pool_maxsize=idle))
+        session.mount("https://", DeadlineAdapter(pool_maxsize=idle))
         # Passed with each request, because HTTPS_PROXY and REQUESTS_CA_BUNDLE override the values of a session.
         proxy = settings.proxy and settings.proxy.reveal()
         self._proxies = {"http": proxy, "https": proxy} if proxy else None

@@ -62,9 +62,11 @@ class RateLimiter:
         """Seconds until the turn of a ticket, or until it is known again whether it is next; 0 or less: it is now."""
         others, backfills = self._waiting
         is_backfill_next = bool(backfills) and (not others or self._overtaken >= _BACKFILL_SHARE - 1)
-        is_next = ticket == (backfills if is_backfill_next else others)[0]
         delay = self._ready_at - self._clock()
-        return delay if is_next else max(0.0, delay) + self._spacing
+        if ticket == (backfills if is_backfill_next else others)[0]:
+            return delay
+        before = others.index(ticket) if ticket in others else backfills.index(ticket)
+        return max(0.0, delay) + max(1, before) * self._spacing
 
     def _take(self, since: float, *, backfill: bool) -> None:
         """Use the turn. One that was waited for counts from when it was due: a late waker does not delay the next."""
