@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 4
 PYTEST := $(BIN)/pytest -q -n $(WORKERS)
 
-.PHONY: help demo check test coverage lint unit generate lock dist deb package-trial soak trials exec-trial api-trials simulation simulation-load simulation-mutations bench idle clean
+.PHONY: help demo check test coverage lint unit generate lock dist deb package-trial soak trials exec-trial api-trials simulation simulation-load simulation-mutations bench bench-many idle clean
 .NOTPARALLEL:
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make simulation-load  how many organizations one process polls in time"
 	@echo "make simulation-mutations  undo each mend in a copy, and name the seeds that find it"
 	@echo "make bench     compare with a plain script; see tests/bench/README.md"
+	@echo "make bench-many  10,000 organizations in one process: start, memory, /metrics, what is said of the interval"
 	@echo "make idle      wake-ups, CPU and writes of an idle process, for two hours; OPTIONS='--streams 1 --seconds 600'"
 	@echo "make clean     remove the virtual environment and the caches"
 
@@ -94,6 +95,9 @@ simulation: .venv/dev
 
 simulation-mutations: .venv/dev
 	cd tests && ../$(BIN)/python -m simulation.mutations $(or $(SEEDS),1000) $(OPTIONS)
+
+bench-many: .venv/dev
+	PYTHONPATH=tests $(BIN)/python -m bench.many $(OPTIONS)
 
 bench: .venv/dev
 	PYTHONPATH=tests $(BIN)/python -m bench $(OPTIONS)

@@ -27,8 +27,6 @@ from in_jumpcloud.troubles import Troubles
 
 log = logging.getLogger(__name__)
 
-WORKERS = 4
-"""How many streams run at the same time."""
 _STOP_GRACE_SECONDS = 2.0
 """How long the workers have to end, in addition to forward.stop_timeout for an ack under way."""
 ONCE_SECONDS = 120.0
@@ -41,6 +39,8 @@ _TICK_SECONDS = 0.5
 _RETRY_SECONDS = 1.0
 """How soon the start of a worker is tried again."""
 _MAX_WAIT_SECONDS = 3600.0
+_LOAD_SAMPLE = 500
+"""Of about so many streams the time between polls is looked at."""
 
 
 class _Unit(Protocol):
@@ -61,12 +61,32 @@ _Unit_co = TypeVar("_Unit_co", bound=_Unit, covariant=True)
 
 
 class _Slot(Generic[_Unit_co]):
-    """A place of the workers. `stop` stops its unit only; `busy`: a worker is running a step of it."""
+    """A place of the workers. `busy`: a worker is running a step of its unit; `ended`: it runs no more steps."""
 
-    def __init__(self, unit: _Unit_co, stop: threading.Event) -> None:
+    __slots__ = ("_stop", "busy", "ended", "unit")
+
+    def __init__(self, unit: _Unit_co) -> None:
         self.unit = unit
-        self.stop = stop
-        self.busy = False
+        self.busy = self.ended = False
+        self._stop: threading.Event | None = None
+
+    def begin(self, stop: threading.Event) -> None:
+        """A worker takes it. `stop` stops its step: a new one for each, since thousands of them take much memory."""
+        self.busy, self._stop = True, stop
+
+    def step(self) -> float:
+        """Run a step; as Collector.step."""
+        return self.unit.step(self._stop or threading.Event())
+
+    def done(self) -> None:
+        """The step has ended."""
+        self.busy, self._stop = False, None
+
+    def end(self) -> None:
+        """Stop its step, and run no more."""
+        self.ended = True
+        if self._stop:
+            self._stop.set()
 
 
 class App:
@@ -91,7 +111,7 @@ class App:
         self._turns: dict[str, Lock] = {}  # by stream: those that deliver its events take turns
         self._backfills: dict[int, _Slot[Backfill]] = {}  # by unit
         self._over: list[Backfill] = []  # with `once`
-        self._watch = _Slot(BackfillWatch(resources.state, self._update_backfills), runtime.event())
+        self._watch = _Slot(BackfillWatch(resources.state, self._update_backfills))
         self._leaving: list[_Slot[_Unit]] = []  # those that the last reload stops
         # Heaps of (moment, sequence, slot): those that wait, those that are due, and those that are due and whose last
         # request timed out. The sequence number keeps slots from being compared.
@@ -102,6 +122,9 @@ class App:
         self._workers: list[Task] = []
         self._fatal: StateCorrupt | None = None
         self._changed = runtime.condition()
+        self._waiting = 0  # workers that wait
+        self._leads_until: float | None = None  # until when one of them does so for the next moment; None: none does
+        self._reloading = False  # the main thread waits for streams to end
         self._pending_reload: tuple[Callable[[], Config], Callable[[], None]] | None = None
         self._reload_at = 0.0
         self._failed_reloads = 0
@@ -128,8 +151,9 @@ class App:
     def load(self) -> Load:
         """What all streams need of JumpCloud's API, and what is possible."""
         collectors = self.collectors
-        gaps = [each.counters.poll_gap for each in collectors if each.counters.poll_gap and not each.is_behind]
-        return required_load(self.resources.settings)._replace(
+        sample = collectors[:: 1 + len(collectors) // _LOAD_SAMPLE]
+        gaps = [each.counters.poll_gap for each in sample if each.counters.poll_gap and not each.is_behind]
+        return required_load(self.resources.settings, len(collectors))._replace(
             seconds=self.resources.api.statistics().latencies.mean(),
             gap=sum(gaps) / len(gaps) if gaps else 0.0,
         )
@@ -166,7 +190,7 @@ class App:
                 self._woken.wait(max(0.0, seconds))
         with self._changed:
             for slot in self._all_slots():
-                slot.stop.set()
+                slot.end()
             self._changed.notify_all()
         self._join_workers()
         if self._fatal or not self._once:
@@ -252,15 +276,17 @@ class App:
             leaving += backfills.values()
             self._leaving = leaving
             for slot in leaving:
-                slot.stop.set()
+                slot.end()
             self._slots = {name: slot for name, slot in self._slots.items() if name in stay}
             for unit in backfills:  # those whose stream comes back are found again
                 del self._backfills[unit]
             kept = len(self._slots)
             # A stream has one collector at a time: the new one resumes where the old one stopped.
+            self._reloading = True
             while any(slot.busy for slot in leaving) and not self.stop.is_set():
                 self._changed.wait(_TICK_SECONDS)
                 self._on_tick()
+            self._reloading = False
         if self.stop.is_set():
             return
         if not self._only_backfills:
@@ -286,8 +312,8 @@ class App:
         with self._changed:
             ended = self._backfills.keys() - is_open
             for unit in ended:
-                self._backfills.pop(unit).stop.set()
-            new = [row for row in rows if row.unit not in self._backfills and not self._watch.stop.is_set()]
+                self._backfills.pop(unit).end()
+            new = [row for row in rows if row.unit not in self._backfills and not self._watch.ended]
             if not ended and not new:
                 return
             for row in new:
@@ -304,7 +330,7 @@ class App:
                     give_up_after=ONCE_SECONDS if self._once else None,
                     runtime=self.runtime,
                 )
-                slot = self._backfills[row.unit] = _Slot(backfill, self.runtime.event())
+                slot = self._backfills[row.unit] = _Slot(backfill)
                 heapq.heappush(self._later, (self.runtime.monotonic(), next(self._sequence), slot))
             self._changed.notify_all()
         self.wake()  # more workers may be needed
@@ -327,7 +353,7 @@ class App:
                     give_up_after=give_up_after,
                     runtime=self.runtime,
                 )
-                new.append(_Slot(collector, self.runtime.event()))
+                new.append(_Slot(collector))
         with suppress(StateUnavailable):  # then each stream waits for the state
             positions = {slot.unit.name: slot.unit.position for slot in new}
             self.resumed = self.resources.state.begin(positions, settings.jumpcloud.services)
@@ -341,7 +367,8 @@ class App:
         """Start the workers that are missing; returns the seconds until those that cannot start now are due."""
         troubles = self.resources.troubles
         try:
-            for number in range(len(self._workers), min(WORKERS, max(1, len(self._slots) + len(self._backfills)))):
+            count = min(self.resources.settings.jumpcloud.worker_count, len(self._slots) + len(self._backfills))
+            for number in range(len(self._workers), max(1, count)):
                 self._workers.append(self.runtime.start(self._work, name=f"worker-{number}"))
         except RuntimeError as error:
             advice = "raise the limit of threads (TasksMax, pids.max, ulimit -u) or of memory"
@@ -355,7 +382,7 @@ class App:
             unit = slot.unit
             was_hanging = unit.timed_out
             try:
-                delay = unit.step(slot.stop)
+                delay = slot.step()
             except Stopped:
                 delay = 0.0
             except StateCorrupt as error:
@@ -366,11 +393,12 @@ class App:
                 log.exception("%s: unexpected error; retrying in %.0f s", unit.name, MAX_DELAY)
                 delay = MAX_DELAY
             with self._changed:
-                slot.busy = False
+                slot.done()
                 self._hanging_busy = self._hanging_busy and not was_hanging
-                if not (slot.stop.is_set() or self._is_over(unit, delay)):
+                if not (slot.ended or self._is_over(unit, delay)):
                     heapq.heappush(self._later, (self.runtime.monotonic() + delay, next(self._sequence), slot))
-                self._changed.notify_all()
+                if self._reloading:
+                    self._changed.notify_all()
 
     def _next(self) -> _Slot[_Unit] | None:
         """Wait for the next due stream; None at the end.
@@ -381,17 +409,43 @@ class App:
             while not self.stop.is_set():
                 now = self.runtime.monotonic()
                 self._note_due(now)
-                while heap := self._next_heap():
-                    slot = heapq.heappop(heap)[-1]
-                    if not slot.stop.is_set():
-                        self._hanging_busy |= slot.unit.timed_out
-                        slot.busy = True
-                        return slot
+                if slot := self._take():
+                    self._wake_another()
+                    return slot
                 if self._once and not self._is_waiting():
                     self.end()  # all is done
                     return None
-                self._changed.wait(self._later[0][0] - now if self._later else None)
+                self._wait(now)
         return None
+
+    def _take(self) -> _Slot[_Unit] | None:
+        while heap := self._next_heap():
+            slot = heapq.heappop(heap)[-1]
+            if not slot.ended:
+                self._hanging_busy |= slot.unit.timed_out
+                slot.begin(self.runtime.event())
+                return slot
+        return None
+
+    def _wait(self, now: float) -> None:
+        """Wait for the next moment, or, while another worker does that, until this one is woken."""
+        until = self._later[0][0] if self._later else float("inf")
+        leads = until < float("inf") and (self._leads_until is None or until < self._leads_until)
+        if leads:
+            self._leads_until = until
+        self._waiting += 1
+        try:
+            self._changed.wait(until - now if leads else None)
+        finally:
+            self._waiting -= 1
+            if leads and self._leads_until == until:
+                self._leads_until = None
+
+    def _wake_another(self) -> None:
+        """This worker is going to be busy: another one takes what else is due, or waits for the next moment."""
+        if self._waiting and (self._next_heap() or (self._later and self._leads_until is None)):
+            # The main thread, which may wait too, must not take the only notification.
+            self._changed.notify_all() if self._reloading else self._changed.notify()
 
     def _note_due(self, now: float) -> None:
         while self._later and self._later[0][0] <= now:
@@ -452,15 +506,14 @@ def streams(settings: Config) -> list[Stream]:
     return configured or [Stream("default", Scope())]
 
 
-def required_load(settings: Config) -> Load:
-    """What the configured streams need, before anything is measured."""
-    count = len(streams(settings))
+def required_load(settings: Config, count: int) -> Load:
+    """What so many streams need, before anything is measured."""
     return Load(
         streams=count,
         interval=float(settings.jumpcloud.interval),
         comparisons_per_day=comparisons_per_day(settings.reconcile.every.ms, settings.reconcile.reach.ms),
         per_second=settings.jumpcloud.requests_per_second,
-        workers=min(WORKERS, count),
+        workers=min(settings.jumpcloud.worker_count, count),
     )
 
 

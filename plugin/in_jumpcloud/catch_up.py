@@ -68,7 +68,8 @@ class CatchUp:
 
     def end(self) -> None:
         """It is no longer behind."""
-        self._is_over = True
+        if not self._is_over:
+            self._is_over, self._pace = True, Pace()
 
     def _ask(self, done: int, reached_ms: int, until_ms: int, stop: threading.Event) -> None:
         if reached_ms >= until_ms:

@@ -36,7 +36,9 @@ class Failures:
     @property
     def oldest(self) -> Failure | None:
         """The failure that lasts for the longest time; None while nothing fails."""
-        return min(self._of.values(), key=lambda failure: failure.since, default=None)
+        if not self._of:  # nearly always
+            return None
+        return min(self._of.values(), key=lambda failure: failure.since)
 
     def add(self, kind: int, error: InJumpCloudError, *, is_retried_at_once: bool = False) -> Failure:
         """Note a failure. The pause is what the error asks for, or else up to ten minutes, longer each time."""

@@ -40,7 +40,27 @@ class Load(NamedTuple):
     @property
     def is_too_high(self) -> bool:
         """Whether polls come later than they should, or would."""
-        return self.needed > self.possible or self.gap > _TOLERANCE * self.interval + 1
+        return self.needed > self.possible or self._is_late
+
+    @property
+    def kept(self) -> float:
+        """The interval in seconds that polls really keep: as measured, or else as far as requests are possible."""
+        if self._is_late or self.needed <= self.possible:
+            return max(self.interval, self.gap if self._is_late else 0.0)
+        comparisons = self.streams * self.comparisons_per_day / 86_400
+        # Late events have every second turn at most.
+        return max(self.interval, self.streams / max(self.possible / 2, self.possible - comparisons))
+
+    @property
+    def _is_late(self) -> bool:
+        return self.gap > _TOLERANCE * self.interval + 1
+
+    @property
+    def interval_text(self) -> str:
+        """How often each stream is polled, for people."""
+        if not self.is_too_high:
+            return f"every {self.interval:g} s"
+        return f"every {self.kept:.0f} s instead of every {self.interval:g} s"
 
     def __str__(self) -> str:
         """The arithmetic, in one line."""
@@ -52,7 +72,7 @@ class Load(NamedTuple):
             f"{_do(self.streams, 'stream', 'need')} {self.needed:.1f} requests/s for polls every {self.interval:g} s; "
             f"{self.possible:.1f} are possible: {', '.join(limits)}"
         )
-        return f"{text}. Polls come every {self.gap:.0f} s" if self.gap else text
+        return f"{text}. Each stream is polled {self.interval_text}" if self.is_too_high else text
 
 
 def _do(count: int, noun: str, verb: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import NamedTuple
 
 from in_jumpcloud.text import format_duration
@@ -39,7 +38,7 @@ class Pace:
     """The speed over the last minute, or over the time that was observed if that is shorter."""
 
     def __init__(self) -> None:
-        self._samples: deque[tuple[float, int, float]] = deque()
+        self._samples: list[tuple[float, int, float]] = []
 
     def note(self, now: float, events: int, share: float) -> None:
         """At `now`, in seconds of any clock, this many events were read, which is this share of all."""
@@ -48,7 +47,7 @@ class Pace:
             samples.pop()
         samples.append((now, events, share))
         while len(samples) > 2 and now - samples[1][0] >= _WINDOW_SECONDS:  # noqa: PLR2004 - a span has two ends
-            samples.popleft()
+            samples.pop(0)
 
     def progress(self, now: float, expected: int | None) -> Progress:
         """The progress at `now`."""

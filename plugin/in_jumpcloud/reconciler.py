@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -70,7 +70,7 @@ class Reconciler:
         self._comparisons: Comparisons | None = None
         self._due: dict[int, float] = {}  # the next try of each open minute, on the monotonic clock
         self._sweeps: dict[int, Span] = {}  # by tier, what is left of the span that is being compared
-        self._rereads: deque[_Reread] = deque()
+        self._rereads: list[_Reread] = []
         self._pager: Pager | None = None
         self._must_count = False  # the first re-read is read to its end; its counts are next
         self._at = ALL  # what the last step did: the tier that it compared, or _REREADS
@@ -134,9 +134,9 @@ class Reconciler:
         """How far the comparisons are behind the polls, in the time of events; of the tier that is most overdue."""
         if self._comparisons is None:
             return 0
-        until_ms = self._until_ms(position)
-        due_in = min(self._comparisons.until_due_ms(until_ms, until_ms, self._tiers))
-        return max(0, self._tiers[0].every_ms + MINUTE_MS - due_in)
+        compared_ms = zip(self._comparisons.compared_ms, self._tiers, strict=False)
+        overdue_ms = self._until_ms(position) - min(ms + tier.every_ms + tier.newest_ms for ms, tier in compared_ms)
+        return max(0, self._tiers[0].every_ms + overdue_ms)
 
     @property
     def error(self) -> InJumpCloudError | None:
@@ -189,7 +189,7 @@ class Reconciler:
         failure = self._failures.add(tier, error, is_retried_at_once=is_our_limit)
         self.reset()
         if not is_our_limit and self._rereads and not isinstance(error, CursorLost):
-            self._put_off(self._rereads.popleft(), now + 2 * failure.delay)
+            self._put_off(self._rereads.pop(0), now + 2 * failure.delay)
         if isinstance(error, CountsUnavailable) or (tier == 0 and failure.times >= _MAX_COUNT_FAILURES):
             self._reread_without_counts(position, now_ms, error)
         if now - failure.since > _GIVE_UP_COMPARING_SECONDS:
@@ -305,7 +305,7 @@ class Reconciler:
         if reread.decides:
             self._must_count = True
         else:
-            self._rereads.popleft()
+            self._rereads.pop(0)
             self._known.reread_ms = max(self._known.reread_ms, reread.span.end_ms)
             self._save()
             self._succeeded()
@@ -314,7 +314,7 @@ class Reconciler:
         """Count a span after it was read again, and decide about its minutes."""
         theirs, ours = self._counts(reread.span, stop)
         self._must_count = False
-        self._rereads.popleft()
+        self._rereads.pop(0)
         given_up = self._known.settle(reread.span, reread.rows, theirs, ours)
         self._schedule(list(self._known.open), now_ms, only=reread.span)
         self._save()

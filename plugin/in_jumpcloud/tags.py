@@ -43,9 +43,9 @@ class TagTemplate:
         self._pattern = pattern
         self.varies = literal != pattern
         self.most_bytes = len(pattern.encode()) + (len(_PLACEHOLDERS) * _MAX_PART_BYTES if self.varies else 0)
-        self._made: set[str] = set()
+        self._made: dict[str, None] = {}  # there is one of this object for each stream, and it is smaller than a set
         self._is_full = False
-        self._of = lru_cache(maxsize=1024)(self._bounded)
+        self._of = lru_cache(maxsize=1024)(self._bounded) if self.varies else self._bounded
 
     def of(self, service: Any, organization: Any) -> str:
         """The tag of an event. Its service and organization may be of any type.
@@ -61,7 +61,7 @@ class TagTemplate:
         if tag in self._made:
             return tag
         if len(self._made) < MAX_TAGS:
-            self._made.add(tag)
+            self._made[tag] = None
             return tag
         other = self._fill(OTHER, OTHER)
         if not self._is_full:

@@ -34,6 +34,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if "start_time" not in query:
+            self.send_error(400)
+            return
         start_ms, end_ms = _ms(query["start_time"]), _ms(query["end_time"])
         if self.path.startswith("/empty"):
             start_ms = end_ms = 0

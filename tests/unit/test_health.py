@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from in_jumpcloud.counters import Counters, LatencyHistogram
 from in_jumpcloud.load import Load
 from in_jumpcloud.monitoring import health
 from in_jumpcloud.monitoring.snapshot import BackfillStatus, ReceiverStatus, Snapshot, StreamStatus
+from in_jumpcloud.monitoring.survey import NOTHING
 from in_jumpcloud.progress import Progress
 from in_jumpcloud.troubles import Trouble
 
@@ -25,7 +28,8 @@ FULL: dict[str, Any] = {
 
 OVERLOAD = (
     "overload: 160 streams need 5.7 requests/s for polls every 30 s; 5.0 are possible: jumpcloud.requests_per_second "
-    "is 5; raise jumpcloud.interval or jumpcloud.requests_per_second, or run several processes"
+    "is 5. Each stream is polled every 35 s instead of every 30 s; raise "
+    "jumpcloud.interval or jumpcloud.requests_per_second, or run several processes"
 )
 CHECK = "`in-jumpcloud check` names the cause"
 SLOW = "see the log, and how long requests take; no event is lost"
@@ -198,3 +202,23 @@ def test_load() -> None:
         "1 worker sends 2.0 at 0.50 s each"
     )
     assert Load(1, 30, 204, 5, gap=45).is_too_high
+
+
+def test_the_interval_that_is_kept() -> None:
+    """As it was measured; else late events have their comparisons, but at most every second request."""
+    assert Load(100, 30, 204, 5).kept == 30
+    assert Load(160, 30, 0, 5).kept == 32
+    assert Load(10_000, 30, 204, 5).kept == 4000
+    assert Load(10_000, 30, 204, 5, gap=3000).kept == 3000
+    assert Load(100, 30, 204, 5, gap=60).interval_text == "every 60 s instead of every 30 s"
+
+
+def test_reasons_beyond_those_that_are_shown_are_counted() -> None:
+    """With thousands of streams not each has a line of its own."""
+    survey = msgspec.structs.replace(NOTHING, streams=5000, found={"refused": 700, "parked": 1})
+    refused = snapshot(stream(**REFUSED), stream("two", **REFUSED), survey=survey)
+    assert [str(each) for each in health.not_ready(refused)][1:] == [
+        f"refused: two: JumpCloud answered 403: no; {CHECK}",
+        "refused: and 698 more streams",
+    ]
+    assert health.warnings(refused) == []

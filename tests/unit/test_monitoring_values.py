@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from in_jumpcloud.counters import BOUNDS, Counters, LatencyHistogram, Liveness, 
 from in_jumpcloud.errors import ConfigError
 from in_jumpcloud.monitoring.history import MAX_POINTS, History, Point
 from in_jumpcloud.monitoring.snapshot import Snapshot, StreamStatus
+from in_jumpcloud.monitoring.survey import NOTHING
 from in_jumpcloud.timestamps import MINUTE_MS
 
 
@@ -74,7 +76,10 @@ def at(minute: float, lag: float = 1.0, **acknowledged: int) -> Snapshot:
         for name, count in acknowledged.items()
     )
     now_ms, uptime = round(minute * MINUTE_MS), minute * 60
-    return Snapshot(now_ms=now_ms, uptime=uptime, streams=streams, receivers=(), max_lag=1, max_silence=1)
+    survey = msgspec.structs.replace(NOTHING, acknowledged=acknowledged, max_lag=lag)
+    return Snapshot(
+        now_ms=now_ms, uptime=uptime, streams=streams, survey=survey, receivers=(), max_lag=1, max_silence=1
+    )
 
 
 def test_history_adds_a_point_per_minute() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Self
@@ -17,6 +18,7 @@ from in_jumpcloud.checks.runner import Check, run_checks
 from in_jumpcloud.collector import Stream
 from in_jumpcloud.config.schema import HOSTS, Config, JumpCloudSettings
 from in_jumpcloud.config.types import Duration
+from in_jumpcloud.counters import plural
 from in_jumpcloud.errors import (
     CountsUnavailable,
     InJumpCloudError,
@@ -39,6 +41,8 @@ from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, rfc3339, whole_minute
 _MAX_CONNECT_TIMEOUT, _MAX_READ_TIMEOUT = Duration(5), Duration(8)
 _MIN_SKEW_SECONDS = 60.0
 """A smaller difference of the clocks is not reported."""
+_MIN_STREAMS = 8
+"""So many more streams are checked even where there is hardly time for them."""
 _REPORT_SECONDS = 1.0
 """Kept back from the time limit to report the streams that were not checked."""
 
@@ -70,11 +74,17 @@ def check_jumpcloud(settings: Config, stop: threading.Event, deadline: float) ->
         except KeyRefused as error:
             yield failed("JumpCloud", error, _region_advice(limited, first.scope, jumpcloud_now_ms, stop))
             return
-        checks = [Check("JumpCloud", partial(queries.check_stream, stream)) for stream in others]
-        yield from run_checks(checks, deadline - _REPORT_SECONDS)
+        yield queries.check_load(app.required_load(settings, 1 + len(others)))
+        ends_at = deadline - _REPORT_SECONDS
+        most = max(_MIN_STREAMS, int((ends_at - time.monotonic()) * limited.requests_per_second / 2))
+        checks = [Check("JumpCloud", partial(queries.check_stream, stream)) for stream in others[:most]]
+        yield from run_checks(checks, ends_at)
         if queries.accessible:
             yield queries.check_counts(queries.accessible)
-        yield queries.check_load(app.required_load(settings))
+        if others[most:]:
+            yield warning(
+                "JumpCloud", f"{plural(len(others) - most, 'stream')} not checked: there is time for {most} more"
+            )
 
 
 class _NoAuth(AuthBase):

@@ -152,6 +152,7 @@ class _Run:
         with ExitStack() as stack:
             settings = self._retry("configuration", lambda: self._first_load(stack))
             page = self._apply(stack, settings)
+            page.retry()  # it answers while everything else is opened
             plugin = self._plugin = self._retry("start", lambda: self._open(stack, settings))
             page.show(plugin)
             self._announce(plugin)
@@ -207,9 +208,10 @@ class _Run:
                     log.warning("%s; %s", result.message, result.advice)
         log.info("configuration: %s; state: %s", describe_config_file(self._path), plugin.resources.state.where)
         log.info(
-            "in_jumpcloud %s: %s, from %s to %s",
+            "in_jumpcloud %s: %s, polled %s, from %s to %s",
             __version__,
             ", ".join(each.stream.name for each in plugin.collectors[:5]) + (", …" if plugin.collectors[5:] else ""),
+            plugin.load().interval_text,
             settings.jumpcloud.base_url,
             ", ".join(each.name for each in plugin.resources.receivers.statistics()),
         )

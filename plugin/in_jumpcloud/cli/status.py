@@ -22,9 +22,22 @@ from in_jumpcloud.state.store import StreamRow
 from in_jumpcloud.text import format_duration, shown
 from in_jumpcloud.timestamps import DAY_MS, MINUTE_MS, now_ms, rfc3339
 
-_RUNNING_KEYS = ("pid", "version", "uptime_seconds", "not_ready", "warnings", "receivers", "streams", "backfills")
+_RUNNING_KEYS = (
+    "pid",
+    "version",
+    "uptime_seconds",
+    "not_ready",
+    "warnings",
+    "receivers",
+    "streams",
+    "backfills",
+    "states",
+    "polls",
+)
 _LIVE_KEYS = ("events_per_minute", "backfill", "error_since", "late_error", "late_error_since")
 """What only the process knows of a stream."""
+MAX_SHOWN = 100
+"""So many streams are shown for people."""
 _WRITTEN_WITHIN_MS = round(1000 * WRITE_SECONDS) + MINUTE_MS
 """The state has the position of an idle stream as it was at most so long ago, while the process is running."""
 
@@ -63,11 +76,22 @@ def command(path: Path | None, overrides: tuple[str, ...], as_json: bool) -> Non
             show(f"{word:12}  {reason['code']}: {'; '.join(filter(None, (reason['text'], reason['advice'])))}")
     for backfill in status["backfills"]:
         show(f"backfill      {backfill_text(backfill)}")
-    for stream in status["streams"]:
+    if running:
+        show(f"streams       {', '.join(f'{count} {state}' for state, count in running['states'].items())}")
+        show(f"polls         {running['polls']['text']}")
+    for stream in _most_behind(status["streams"]):
         click.echo()
         show(f"{stream['name']}" + ("" if stream["configured"] else "  (no longer configured)"))
         for name, value in _stream_lines(stream):
             show(f"  {name:12}  {value}")
+
+
+def _most_behind(streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most MAX_SHOWN streams: first those with an error, then those that are most behind."""
+    if len(streams) <= MAX_SHOWN:
+        return streams
+    show(f"\n{MAX_SHOWN} of {len(streams)} streams: those with an error, and those most behind; --json has all")
+    return sorted(streams, key=lambda each: (not each.get("error"), -each.get("lag_seconds", 0)))[:MAX_SHOWN]
 
 
 def _collect(settings: Config) -> dict[str, Any]:
@@ -92,7 +116,8 @@ def _collect(settings: Config) -> dict[str, Any]:
             backfills = [row for row in state.jobs.rows() if row.condition == "open" or now - row.updated_ms < DAY_MS]
             services = {name: state.services(name) for name in rows}
             letters = {"count": state.dead_letters.count, "bytes": state.dead_letters.bytes}
-    names = [*configured, *(name for name in rows if name not in configured)]
+    is_configured = set(configured)
+    names = [*configured, *(name for name in rows if name not in is_configured)]
     running = _ask_process(settings) if holder else None
     live = {each["name"]: each for each in running["streams"]} if running else {}
     progresses = {(each["number"], each["stream"]): each for each in running["backfills"]} if running else {}
@@ -111,7 +136,7 @@ def _collect(settings: Config) -> dict[str, Any]:
         "streams": [
             {
                 "name": name,
-                "configured": name in configured,
+                "configured": name in is_configured,
                 **_stream_facts(rows.get(name), services.get(name, {}), now, is_held=holder is not None),
                 **_live_position(live.get(name) if name in rows else None, now),
                 **{key: live[name][key] if name in live else None for key in _LIVE_KEYS},

@@ -12,12 +12,10 @@ from in_jumpcloud.counters import Counters, plural
 from in_jumpcloud.insights.clock import MAX_SKEW_SECONDS, WARN_SKEW_SECONDS
 from in_jumpcloud.load import OVERLOAD_ADVICE
 from in_jumpcloud.monitoring.snapshot import ReceiverStatus, Snapshot, StreamStatus
+from in_jumpcloud.monitoring.survey import MAX_COMPARED_LAG, MAX_UNEXPECTED, state_name
 from in_jumpcloud.text import format_duration
 from in_jumpcloud.troubles import Trouble
 
-_MAX_UNEXPECTED = 3
-_MAX_COMPARED_LAG = 3 * 3600.0
-"""Seconds that comparisons may be behind the polls, besides http.max_lag."""
 _CHECK = "`in-jumpcloud check` names the cause"
 _TROUBLES = {"state.files": "state", "state.space": "disk"}
 """The codes of troubles that have one of their own, by the names of the troubles."""
@@ -37,7 +35,7 @@ def not_alive(snapshot: Snapshot) -> list[str]:
     ]
     # While the workers are busy with others, a stream may wait for long. If none is busy, they are stuck.
     silences = [*(each.silent for each in snapshot.streams), *(each.silent for each in snapshot.backfills)]
-    if all(silent is None for silent in silences):
+    if not snapshot.survey.is_busy and all(silent is None for silent in silences):
         reasons += [
             f"{stream.name}: due for {format_duration(stream.overdue)}, but no worker runs it"
             for stream in snapshot.streams
@@ -75,7 +73,13 @@ def warnings(snapshot: Snapshot) -> list[Reason]:
 
 
 def _find(table: dict[str, Find], snapshot: Snapshot) -> list[Reason]:
-    return [Reason(code, text, advice) for code, find in table.items() for text, advice in find(snapshot)]
+    reasons = []
+    for code, find in table.items():
+        found = [Reason(code, text, advice) for text, advice in find(snapshot)]
+        more = snapshot.survey.found.get(code, 0) - len(found)
+        rest = [Reason(code, f"and {plural(more, 'more stream')}", "")] if found and more > 0 else []
+        reasons += found + rest
+    return reasons
 
 
 def _refused(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
@@ -144,7 +148,7 @@ def _not_compared(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         if stream.late_error and stream.late_error_for > snapshot.max_lag:
             for_ = format_duration(stream.late_error_for)
             yield f"{stream.name}: late events cannot be looked for, for {for_}: {stream.late_error}", ""
-        elif not stream.backfilling and stream.compared_lag > _MAX_COMPARED_LAG + snapshot.max_lag:
+        elif not stream.backfilling and stream.compared_lag > MAX_COMPARED_LAG + snapshot.max_lag:
             ago = format_duration(stream.compared_lag)
             advice = "see the log; JumpCloud or the rate limit leaves no time for it"
             yield f"{stream.name}: late events were last looked for {ago} ago", advice
@@ -153,7 +157,7 @@ def _not_compared(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
 def _failing(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     for stream in snapshot.streams:
         count = stream.counters.unexpected_in_a_row
-        if count >= _MAX_UNEXPECTED:
+        if count >= MAX_UNEXPECTED:
             yield f"{stream.name}: {count} unexpected errors in a row", "report it with the traceback in the log"
 
 
@@ -275,8 +279,9 @@ def is_lagging(stream: StreamStatus, max_lag: float) -> bool:
 
 def stream_state(stream: StreamStatus, max_lag: float) -> str:
     """The state of a stream as the status page shows it; `max_lag` is in seconds."""
-    if stream.error:
-        return "refused" if stream.refused else "failing"
-    if is_lagging(stream, max_lag):
-        return "lagging"
-    return "catching up" if stream.backfilling else "up to date"
+    return state_name(
+        fails=bool(stream.error),
+        is_refused=stream.refused,
+        is_lagging=is_lagging(stream, max_lag),
+        is_backfilling=stream.backfilling,
+    )

@@ -26,7 +26,7 @@ class History:
     def __init__(self, snapshot: Snapshot) -> None:
         self._points: deque[Point] = deque(maxlen=MAX_POINTS)
         self._next_ms = _next_minute(snapshot.now_ms)
-        self._last = self._second_last = (snapshot.uptime, _acknowledged(snapshot))
+        self._last = self._second_last = (snapshot.uptime, snapshot.survey.acknowledged)
 
     def is_due(self, now_ms: int) -> bool:
         """Whether the next point is due. A clock that was set back makes it due at once."""
@@ -38,11 +38,11 @@ class History:
 
     def add(self, snapshot: Snapshot) -> None:
         """Add the point of the minute that ended."""
-        counts = _acknowledged(snapshot)
+        counts = snapshot.survey.acknowledged
         _, before = self._last
         acknowledged = sum(_increase(count, before.get(name, 0)) for name, count in counts.items())
-        lag = max((stream.lag for stream in snapshot.streams), default=0.0)
-        self._points.append(Point(whole_minute(snapshot.now_ms), acknowledged, round(lag, 1)))
+        lag = round(snapshot.survey.max_lag, 1)
+        self._points.append(Point(whole_minute(snapshot.now_ms), acknowledged, lag))
         self._next_ms = _next_minute(snapshot.now_ms)
         self._second_last, self._last = self._last, (snapshot.uptime, counts)
 
@@ -51,19 +51,16 @@ class History:
         return list(self._points)
 
     def rates(self, snapshot: Snapshot) -> dict[str, float]:
-        """Events acknowledged per minute, by stream, over the last one to two minutes.
+        """Events acknowledged per minute, by stream that is shown, over the last one to two minutes.
 
         In the first minute it is what was acknowledged so far: a second is not taken for a minute.
         """
         began, before = self._second_last
         minutes = max(60.0, snapshot.uptime - began) / 60
         return {
-            name: _increase(count, before.get(name, 0)) / minutes for name, count in _acknowledged(snapshot).items()
+            each.name: _increase(each.counters.acknowledged, before.get(each.name, 0)) / minutes
+            for each in snapshot.streams
         }
-
-
-def _acknowledged(snapshot: Snapshot) -> dict[str, int]:
-    return {stream.name: stream.counters.acknowledged for stream in snapshot.streams}
 
 
 def _increase(count: int, before: int) -> int:

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
+    GaugeHistogramMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     InfoMetricFamily,
@@ -20,6 +21,7 @@ from prometheus_client.utils import floatToGoString
 from in_jumpcloud.counters import BOUNDS, LatencyHistogram
 from in_jumpcloud.monitoring.health import REASONS, WARNINGS, Reason, not_ready, warnings
 from in_jumpcloud.monitoring.snapshot import BackfillStatus, ReceiverStatus, Snapshot, StreamStatus
+from in_jumpcloud.monitoring.survey import LAG_BOUNDS, STATES, Survey
 
 _COUNTERS = (  # metric, field of Counters, help
     ("received_events", "received", "Events received from JumpCloud"),
@@ -123,12 +125,32 @@ def _streams(snapshot: Snapshot) -> Iterable[Metric]:
         for stream in snapshot.streams:
             gauge.add_metric([stream.name], float(value(stream) or 0))
         yield gauge
+    yield from _all_streams(snapshot.survey)
     unknown_types = CounterMetricFamily(
         "in_jumpcloud_unknown_type_events", "Events of types that are not in the catalogue", labels=["event_type"]
     )
     for name, count in snapshot.unknown_types.items():
         unknown_types.add_metric([name], count)
     yield unknown_types
+
+
+def _all_streams(survey: Survey) -> Iterable[Metric]:
+    """Sums and counts over all streams: with many, not each has series of its own."""
+    for name, field, help_ in _COUNTERS:
+        total = survey.totals.get(field, 0)
+        yield CounterMetricFamily(f"in_jumpcloud_all_{name}", f"{help_}; all streams", value=total)
+    states = GaugeMetricFamily("in_jumpcloud_streams", "Streams by their state", labels=["state"])
+    for state in STATES:
+        states.add_metric([state], survey.states.get(state, 0))
+    yield states
+    yield GaugeMetricFamily("in_jumpcloud_max_lag_seconds", "Seconds the last stream is behind", value=survey.max_lag)
+    bounds = [*map(floatToGoString, LAG_BOUNDS), "+Inf"]
+    yield GaugeHistogramMetricFamily(
+        "in_jumpcloud_all_stream_lag_seconds",
+        "Streams by the seconds they are behind now",
+        buckets=list(zip(bounds, survey.lags, strict=True)),
+        gsum_value=survey.lag_sum,
+    )
 
 
 def _backfills(snapshot: Snapshot) -> Iterable[Metric]:
@@ -188,6 +210,11 @@ def _health(snapshot: Snapshot) -> Iterable[Metric]:
         needed, possible = "Requests per second that all streams need", "Requests per second that are possible"
         yield GaugeMetricFamily("in_jumpcloud_needed_requests_per_second", needed, value=snapshot.load.needed)
         yield GaugeMetricFamily("in_jumpcloud_possible_requests_per_second", possible, value=snapshot.load.possible)
+        text = "Seconds between two polls of a stream: as configured, and as they are kept"
+        interval = GaugeMetricFamily("in_jumpcloud_poll_interval_seconds", text, labels=["kind"])
+        interval.add_metric(["wanted"], snapshot.load.interval)
+        interval.add_metric(["kept"], snapshot.load.kept)
+        yield interval
 
 
 def _reasons(name: str, text: str, codes: Iterable[str], found: list[Reason]) -> Metric:

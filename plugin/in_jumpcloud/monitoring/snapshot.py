@@ -20,6 +20,7 @@ from in_jumpcloud.errors import RequestRejected, StateUnavailable
 from in_jumpcloud.forward.failover import ReceiverStatistics
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.load import Load
+from in_jumpcloud.monitoring.survey import NOTHING, Limits, Survey, take_survey
 from in_jumpcloud.progress import Progress
 from in_jumpcloud.state import opening
 from in_jumpcloud.state.jobs import job_name
@@ -112,7 +113,7 @@ class DatabaseStatus(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole plugin.
+    """The whole plugin. `streams` are those that are shown, `survey` is of all of them.
 
     `uptime` is in seconds; `max_lag` and `max_silence` are the limits of health, in seconds. `clock_skew` is how far
     this machine's clock is ahead of JumpCloud's, in seconds; None if that is not known.
@@ -121,6 +122,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     now_ms: int
     uptime: float
     streams: tuple[StreamStatus, ...]
+    survey: Survey = NOTHING
     receivers: tuple[ReceiverStatus, ...]
     backfills: tuple[BackfillStatus, ...] = ()
     max_lag: float
@@ -149,14 +151,19 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
     """The state of `plugin` now; `began` is its start on the monotonic clock. Never blocks a worker for long."""
     resources, collectors, now = plugin.resources, plugin.collectors, plugin.runtime.monotonic()
     settings, geo, api = resources.settings, resources.geo.statistics(), resources.api.statistics()
+    max_lag = settings.http.max_lag + settings.jumpcloud.lag + settings.jumpcloud.interval
+    # It is the same for all: they share the API client and the receivers.
+    max_silence = collectors[0].max_silence_seconds if collectors else 0.0
+    survey, shown_streams = take_survey(collectors, Limits(max_lag, max_silence, now_ms, now))
     return Snapshot(
         now_ms=now_ms,
         uptime=now - began,
-        streams=tuple(_stream(each, now_ms, now) for each in collectors),
+        streams=tuple(_stream(each, now_ms, now) for each in shown_streams),
+        survey=survey,
         backfills=tuple(_backfill(each, now) for each in plugin.backfills),
         receivers=tuple(_receiver(each, now) for each in resources.receivers.statistics()),
-        max_lag=settings.http.max_lag + settings.jumpcloud.lag + settings.jumpcloud.interval,
-        max_silence=max((each.max_silence_seconds for each in collectors), default=0.0),
+        max_lag=max_lag,
+        max_silence=max_silence,
         workers_alive=plugin.alive,
         databases=tuple(DatabaseStatus(each.setting, shown(each.type), each.built) for each in geo.databases),
         troubles=tuple(_shown_trouble(each) for each in resources.troubles.current()),

@@ -6,9 +6,11 @@ from typing import Any
 
 import msgspec
 
+from in_jumpcloud.load import Load
 from in_jumpcloud.monitoring import health
 from in_jumpcloud.monitoring.history import History
 from in_jumpcloud.monitoring.snapshot import ReceiverStatus, Snapshot, StreamStatus
+from in_jumpcloud.monitoring.survey import STATES
 from in_jumpcloud.progress import Progress
 from in_jumpcloud.timestamps import rfc3339
 
@@ -16,7 +18,8 @@ from in_jumpcloud.timestamps import rfc3339
 def encode_status(snapshot: Snapshot, history: History) -> bytes:
     """The JSON document.
 
-    Times are RFC 3339, durations are in seconds. A point of `history` is `[end in epoch ms, events, lag in seconds]`.
+    `streams` has those that are shown, `states` counts all. Times are RFC 3339, durations are in seconds.
+    A point of `history` is `[end in epoch ms, events, lag in seconds]`.
     """
     rates = history.rates(snapshot)
     return msgspec.json.encode(
@@ -29,6 +32,8 @@ def encode_status(snapshot: Snapshot, history: History) -> bytes:
             "not_alive": health.not_alive(snapshot),
             "not_ready": [each._asdict() for each in health.not_ready(snapshot)],
             "warnings": [each._asdict() for each in health.warnings(snapshot)],
+            "states": {state: snapshot.survey.states[state] for state in STATES if state in snapshot.survey.states},
+            "polls": _polls(snapshot.load),
             "streams": [_stream(each, rates[each.name], snapshot) for each in snapshot.streams],
             "backfills": [
                 {
@@ -56,6 +61,17 @@ def encode_status(snapshot: Snapshot, history: History) -> bytes:
             "history": history.points(),
         }
     )
+
+
+def _polls(load: Load | None) -> dict[str, Any] | None:
+    """How often each stream is polled; `text` is for people."""
+    return load and {
+        "interval_seconds": load.interval,
+        "kept_seconds": round(load.kept, 1),
+        "needed_requests_per_second": round(load.needed, 2),
+        "possible_requests_per_second": round(load.possible, 2),
+        "text": load.interval_text,
+    }
 
 
 def _stream(stream: StreamStatus, rate: float, snapshot: Snapshot) -> dict[str, Any]:
