@@ -59,7 +59,7 @@ def test_a_correct_setup(command: Command, api: SimulatedApi, receiver: Simulate
     report = Report(command("check", *command.settings(api, receiver)))
     assert report.code == 0, report.text
     assert [line[9:23].strip() for line in report.lines] == [
-        *("configuration", "secrets", "JumpCloud", "clock", "JumpCloud", "counts", "load", "database", "database"),
+        *("configuration", "secrets", "JumpCloud", "clock", "JumpCloud", "load", "counts", "database", "database"),
         *("state", "dead letters", "receiver"),
     ]
     assert {line.split()[0] for line in report.lines} == {"ok", "warning"}
@@ -154,7 +154,7 @@ def test_requests_and_the_oldest_event(command: Command, receiver: SimulatedRece
         enough = check(*settings)
         too_many = check(*settings, "-o", "jumpcloud.interval=100ms")
     assert re.search(r"^ok +load +1 stream needs 0\.0 requests/s .*; [\d.]+ are possible", enough.text, re.MULTILINE)
-    line = r"^warning +load +1 stream needs 10\.0 requests/s for polls every 0\.1 s; 5\.0 are possible: .*; raise "
+    line = r"^warning +load +1 stream needs 10\.0 requests/s for polls every 0\.1 s; [\d.]+ are possible: .*; raise "
     assert re.search(line, too_many.text, re.MULTILINE)
     assert too_many.code == 0
     oldest = re.search(r"the oldest event since (\S+) is of (\S+)", enough.text)
