@@ -312,7 +312,9 @@ class App:
         with self._changed:
             ended = self._backfills.keys() - is_open
             for unit in ended:
-                self._backfills.pop(unit).end()
+                slot = self._backfills.pop(unit)
+                slot.end()
+                self._left_to_stream(slot.unit)
             new = [row for row in rows if row.unit not in self._backfills and not self._watch.ended]
             if not ended and not new:
                 return
@@ -334,6 +336,11 @@ class App:
                 heapq.heappush(self._later, (self.runtime.monotonic(), next(self._sequence), slot))
             self._changed.notify_all()
         self.wake()  # more workers may be needed
+
+    def _left_to_stream(self, backfill: Backfill) -> None:
+        """What a backfill that has ended leaves parked is sent again by its stream."""
+        if stream := self._slots.get(backfill.stream.name):
+            stream.unit.others_parked()
 
     def _add_streams(self) -> None:
         """Create a collector for each stream that has none."""
@@ -395,6 +402,8 @@ class App:
             with self._changed:
                 slot.done()
                 self._hanging_busy = self._hanging_busy and not was_hanging
+                if slot.ended and isinstance(unit, Backfill):
+                    self._left_to_stream(unit)
                 if not (slot.ended or self._is_over(unit, delay)):
                     heapq.heappush(self._later, (self.runtime.monotonic() + delay, next(self._sequence), slot))
                 if self._reloading:

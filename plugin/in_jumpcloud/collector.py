@@ -145,6 +145,10 @@ class Collector:
         """The longest time between two signs of liveness while the stream works or waits as intended."""
         return self._api.max_request_seconds + self._pipeline.max_silence_seconds + MAX_DELAY
 
+    def others_parked(self) -> None:
+        """A backfill that has ended may have left parked records to this stream. Safe in any thread."""
+        self._pipeline.others_parked()
+
     @property
     def caught_up(self) -> bool:
         """Whether nothing is left to do, late events included."""

@@ -154,6 +154,10 @@ class Pipeline:
         """
         self._sender.idle(stop)
 
+    def others_parked(self) -> None:
+        """A backfill that has ended may have left parked records to the stream. Safe in any thread."""
+        self._sender.others_parked()
+
     def _records(self, page: Page, before: Position, keys: set[EventKey]) -> Iterator[PendingRecord]:
         """Map and pack the new events of `page`; adds the keys of all its events to `keys`."""
         counters, encode, tag_of = self._counters, self._resources.encoder.encode, self._tag.of

@@ -29,7 +29,7 @@ from in_jumpcloud.insights.event import parse_event
 from in_jumpcloud.insights.page_limit import PageLimit
 from in_jumpcloud.insights.pages import Page, PageCalls, Pager, behind
 from in_jumpcloud.insights.pages_ahead import PagesAhead
-from in_jumpcloud.insights.plan import find_plan_days
+from in_jumpcloud.insights.plan import find_plan
 from in_jumpcloud.insights.window import Position, Window, WindowLength, plan_ahead, plan_window
 from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, rfc3339
@@ -195,13 +195,14 @@ class Poller:
             self._counters.liveness.touch()
             self._calls.probe(start_ms, stop)
 
-        if days := find_plan_days(self._clock.now_ms, wanted_ms, probe):
-            self._plan_ms, self._plan_found_at = days * DAY_MS, self._runtime.monotonic()
+        clock = self._clock
+        if plan := find_plan([clock.now_ms, clock.newest_ms], wanted_ms, probe):
+            self._plan_ms, self._plan_found_at = clock.now_ms() - plan.begin_ms, self._runtime.monotonic()
             return self._plan_ms
-        if abs(self._clock.newest_ms() - self._clock.now_ms()) > MINUTE_MS:
+        if abs(clock.newest_ms() - clock.now_ms()) > MINUTE_MS:
             # Only answers correct a clock that is behind, and while it is, all that it asks for is beyond the plan.
             for _ in range(ANSWERS_THAT_AGREE):
-                self._calls.probe(self._clock.newest_ms() - HOUR_MS, stop)
+                self._calls.probe(clock.newest_ms() - HOUR_MS, stop)
         raise refusal
 
     def _restart_window(self, *, at_page: bool) -> None:

@@ -48,6 +48,7 @@ class Suspects:
         self._counters = counters
         self._last_parked = _UNKNOWN
         self._all: list[Suspect] | None = None  # None: not read from the state yet
+        self._is_stale = False
 
     def all(self) -> list[Suspect]:
         """Those in the state, oldest first.
@@ -55,9 +56,15 @@ class Suspects:
         Raises:
             StateCorrupt, StateUnavailable: the state cannot be read.
         """
-        if self._all is None:
-            self._set([Suspect(each, _UNKNOWN) for each in self._state.parked(self._stream)])
+        if self._all is None or self._is_stale:
+            known = {each.letter.number: each for each in self._all or ()}
+            self._is_stale, self._all = False, None  # first: if the state cannot be read now, it is read again
+            self._set([known.get(each.number, Suspect(each, _UNKNOWN)) for each in self._state.parked(self._stream)])
         return list(self._all or ())
+
+    def others_parked(self) -> None:
+        """A backfill that has ended may have left some to the stream. Safe in any thread."""
+        self._is_stale = True
 
     def may_park(self) -> bool:
         """Whether another one may be parked: one at most between two acks."""

@@ -10,10 +10,12 @@ from support.monitoring import catch_up, settings_of, watched
 
 from in_jumpcloud.backfill import Backfill
 from in_jumpcloud.collector import Collector
+from in_jumpcloud.insights.event import parse_event
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.state.dead_letters import Refused
 from in_jumpcloud.state.jobs import JobSpec
 from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
 
@@ -87,6 +89,27 @@ def test_turns(tmp_path: Path, receiver: SimulatedReceiver, backfill_first: bool
             backfill.step(stop)
     wanted = source.count(collector.position.origin_ms, now, now_ms=now)
     assert (len(receiver.ids), sum(receiver.ids.values())) == (wanted, wanted)
+
+
+def test_what_a_cancelled_backfill_leaves_parked(tmp_path: Path, receiver: SimulatedReceiver) -> None:
+    """Its stream, which still runs, sends it again."""
+    now, stop, raw = now_ms(), threading.Event(), b'{"id": "parked"}'
+    with SimulatedApi(_source()) as api, watched(settings_of(api.url, tmp_path, receiver.port)) as seen:
+        plugin, state = seen.plugin, seen.plugin.resources.state
+        (collector,) = plugin.collectors
+        catch_up(collector)
+        state.jobs.create(["default"], JobSpec(now - 2 * HOUR_MS, now - HOUR_MS, ("all",), again=False), now)
+        plugin._watch.unit.step(stop)
+        (row,) = state.jobs.rows()
+        refused = Refused(parse_event(raw).key, "parked", "refused", now, "jumpcloud", raw)
+        state.for_job(row, shares_ledger=True).commit(row.stream, [refused.key], row.position, suspects=[refused])
+        state.jobs.cancel(1, now)
+        plugin._watch.unit.step(stop)
+        collector.poller._poll_at = 0
+        while collector.step(stop) == 0:
+            pass
+        assert state.parked("default") == []
+    assert receiver.ids["parked"] == 1
 
 
 def _steps(backfill: Backfill, stop: threading.Event, *, pages: int) -> None:

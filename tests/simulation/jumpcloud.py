@@ -47,7 +47,7 @@ class Organization:
     def __init__(self, name: str) -> None:
         self.name = name
         self.events: list[Event] = []
-        self.first_pages: dict[int, int] = {}
+        self.first_pages: dict[int, tuple[int, int]] = {}
         """When the first page of a query with this end was first served; both in epoch milliseconds."""
         self._cursors: dict[str, str] = {}
 
@@ -142,7 +142,7 @@ class JumpCloud:
         frozen = json.dumps([query["start_time"], query["end_time"], query["service"], query.get("sort"), limit])
         after = query.get("search_after")
         if after is None:
-            organization.first_pages.setdefault(end, now_ms)
+            organization.first_pages.setdefault(end, (now_ms, start))
         elif organization._cursors.get(json.dumps(after)) != frozen or faults.hits("refused cursor", now):
             return _error(400, "invalid search_after")
         position = (int(after[0]), after[1]) if after else (-1, "")

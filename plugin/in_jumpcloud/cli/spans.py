@@ -22,9 +22,9 @@ from in_jumpcloud.config.schema import Config
 from in_jumpcloud.config.types import Duration
 from in_jumpcloud.errors import ConfigError, KeyRefused, NotLicensed, PageTooLarge, Problem, RequestRejected
 from in_jumpcloud.insights.api import DirectoryInsights
-from in_jumpcloud.insights.plan import find_plan_days
+from in_jumpcloud.insights.plan import find_plan
 from in_jumpcloud.insights.window import Window
-from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, rfc3339
+from in_jumpcloud.timestamps import HOUR_MS, rfc3339
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _DAY_WITH_ZONE = re.compile(r"(\d{4}-\d\d-\d\d)(Z|[+-]\d\d:?\d\d)", re.ASCII)
@@ -173,13 +173,13 @@ class Access(NamedTuple):
         repeat(attempt, self.stop)
 
     def _refuse_start(self, stream: Stream, span: Span, now_ms: int, refusal: NotLicensed) -> NoReturn:
-        days = find_plan_days(lambda: now_ms, span.start_ms, partial(self._probe, stream, self.services))
-        if days is None:
+        plan = find_plan([lambda: now_ms], span.start_ms, partial(self._probe, stream, self.services))
+        if plan is None:
             raise refusal
-        start = rfc3339(now_ms - days * DAY_MS + HOUR_MS)
+        start = rfc3339(plan.begin_ms + HOUR_MS)
         text = (
             f"{rfc3339(span.start_ms)} is before what JumpCloud keeps for {stream.name}: its plan reaches back "
-            f"{days} days; begin at {start} or later"
+            f"{plan.days} days; begin at {start} or later"
         )
         raise ConfigError(Problem("--since", text))
 
