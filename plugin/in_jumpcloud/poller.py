@@ -46,6 +46,8 @@ _FULL_EVENTS = 100
 """A first page of at least so many events, which fill half of it, shows how dense the events after its first are."""
 _PLAN_KNOWN_SECONDS = 6 * 3600.0
 """How long the found reach of the plan is believed: a license that has lapsed may be renewed."""
+_NO_PLAN_SECONDS = 3600.0
+"""How soon the plan is searched again if no day was available: that takes a request for each plan."""
 
 
 class PollCalls(NamedTuple):
@@ -92,6 +94,8 @@ class Poller:
         """Whether the window ends so far before now that more windows follow it."""
         self._plan_ms: int | None = None
         self._plan_found_at = 0.0
+        self._search_at = 0.0  # no plan was found: not before this, unless the clocks change
+        self._searched_ahead_ms = 0
         self._stream = stream
         self._calls = calls
         self._settings = settings
@@ -196,9 +200,13 @@ class Poller:
             self._calls.probe(start_ms, stop)
 
         clock = self._clock
-        if plan := find_plan([clock.now_ms, clock.newest_ms], wanted_ms, probe):
+        ahead_ms = clock.newest_ms() - clock.now_ms()
+        is_known = self._runtime.monotonic() < self._search_at and abs(ahead_ms - self._searched_ahead_ms) < MINUTE_MS
+        if not is_known and (plan := find_plan([clock.now_ms, clock.newest_ms], wanted_ms, probe)):
             self._plan_ms, self._plan_found_at = clock.now_ms() - plan.begin_ms, self._runtime.monotonic()
             return self._plan_ms
+        if not is_known:
+            self._search_at, self._searched_ahead_ms = self._runtime.monotonic() + _NO_PLAN_SECONDS, ahead_ms
         if abs(clock.newest_ms() - clock.now_ms()) > MINUTE_MS:
             # Only answers correct a clock that is behind, and while it is, all that it asks for is beyond the plan.
             for _ in range(ANSWERS_THAT_AGREE):
