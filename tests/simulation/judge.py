@@ -24,6 +24,8 @@ POISON = "refuses one record"
 MAX_REQUESTS = {"right": 10_000, "refused": 10_000, "zero": 20_000, "lower": 20_000}
 """More than any run needs, by how JumpCloud counts: polls and comparisons at their intervals, and a request for each
 event. While counts are too low, what differs is read again about every ten minutes."""
+_REQUESTS_OF_A_BACKFILL = 0.01
+"""Of each stream of a backfill that cannot go on, in a second: three every five minutes."""
 _REQUESTS_FOR_PLAN = 10
 """So many requests of a stream may find out how far back its plan reaches, now and then."""
 _PROVING_MINUTES = 5
@@ -75,7 +77,9 @@ class Judge:
 
     def advanced(self, process: Process, name: str, position: Position) -> None:
         """A position has moved past nothing new. It may be on disk only later."""
-        self._moved(process.connections[-1], name, msgspec.to_builtins(position))
+        moved = msgspec.to_builtins(position)
+        self._note_beginning(name.removeprefix("organization "), moved)
+        self._moved(process.connections[-1], name, moved)
 
     def _moved(self, connection: SimConnection, name: str, position: dict[str, Any]) -> None:
         """A position has moved: it must not have passed what was there and is not delivered."""
@@ -168,7 +172,9 @@ class Judge:
         self._check_duplicates()
         for row in plugin.resources.state.jobs.rows(only_open=True):
             self._world.fail(f"{row.name} is still open: {row.error}")
-        if self._world.api.requests > MAX_REQUESTS[self._world.plan.counts]:
+        backfills = self._world.landmarks["backfill"] * len(self._world.organizations)
+        most = MAX_REQUESTS[self._world.plan.counts] + backfills * _REQUESTS_OF_A_BACKFILL * self._world.now
+        if self._world.api.requests > most:
             self._world.fail(f"{self._world.api.requests} requests")
         settings = self._world.settings.jumpcloud
         search = _REQUESTS_FOR_PLAN * len(plugin.collectors) / settings.requests_per_second
