@@ -73,6 +73,7 @@ class Reconciler:
         self._rereads: list[_Reread] = []
         self._pager: Pager | None = None
         self._must_count = False  # the first re-read is read to its end; its counts are next
+        self._reread_last = False  # since the last comparison
         self._at = ALL  # what the last step did: the tier that it compared, or _REREADS
         self._failures = Failures(runtime)
         self.plan_ms: int | None = None
@@ -120,14 +121,13 @@ class Reconciler:
     def until_due(self, position: Position, now_ms: int) -> float:
         """Seconds until it has something to do; 0 if it has now."""
         now, until_ms = self._runtime.monotonic(), self._until_ms(position)
-        if self._rereads:
-            return self._failures.pause(_REREADS)
         if self._known.due_span(until_ms, now_ms, self._tiers, self._pausing()):
             return 0.0
         waits = [max(1.0, ms / 1000) for ms in self._known.until_due_ms(until_ms, now_ms, self._tiers)]
         waits = [max(wait, self._failures.pause(tier)) for tier, wait in enumerate(waits)]
-        if self._due:
-            waits.append(max(0.0, self._failures.pause(_REREADS), min(self._due.values()) - now))
+        if self._rereads or self._due:
+            next_at = now if self._rereads else min(self._due.values())
+            waits.append(max(self._failures.pause(_REREADS), next_at - now, 0.0))
         return min(waits)
 
     def lag_ms(self, position: Position) -> int:
@@ -171,7 +171,7 @@ class Reconciler:
             now, services = self._runtime.monotonic(), self._settings.jumpcloud.services
             minutes = [minute for minute, due in self._due.items() if due <= now]
             self._rereads.extend(_Reread(span, services, decides=True, rows=Counter()) for span in spans(minutes))
-        if self._rereads:
+        if self._rereads_again(position, now_ms):
             self._at = _REREADS
             if self._must_count:
                 self._settle(self._rereads[0], now_ms, stop)
@@ -179,6 +179,17 @@ class Reconciler:
                 self._reread(self._rereads[0], position, stop)
         else:
             self._compare(position, floor_ms, now_ms, stop)
+
+    def _rereads_again(self, position: Position, now_ms: int) -> bool:
+        """Whether to read again now. Between two spans a comparison that is due comes first: it is never starved."""
+        if not self._rereads or self._failures.pause(_REREADS):
+            return False
+        is_between = self._pager is None and not self._must_count
+        if is_between and self._reread_last:
+            self._reread_last = False
+            return not self._known.due_span(self._until_ms(position), now_ms, self._tiers, self._pausing())
+        self._reread_last = True
+        return True
 
     def failed(self, error: InJumpCloudError, position: Position, now_ms: int) -> float:
         """Reset what `error` left unfinished; returns the seconds until the next try."""

@@ -130,8 +130,10 @@ class Process:
         advance = state.advance
 
         def advanced(stream: str, position: Position, **options: Any) -> None:
-            advance(stream, position, **options)
-            self.world.judge.advanced(self, stream, position)
+            try:
+                advance(stream, position, **options)
+            finally:  # it is noted also where the disk cannot be written
+                self.world.judge.advanced(self, stream, position)
 
         vars(state)["advance"] = advanced
 
