@@ -13,7 +13,7 @@ import urllib.request
 from typing import Any
 
 import pytest
-from support.command import KEY, Command, wait_until
+from support.command import KEY, Command, has_started, wait_until
 from support.monitoring import PAGES
 
 from in_jumpcloud.simulator.api import SimulatedApi
@@ -47,7 +47,7 @@ class Running:
             assert self.process.poll() is None, command.log.read_text()
             found = re.findall(r"status page at http://(\S+)/", command.log.read_text())
             self.address = found[-1] if found else ""
-            return bool(found)
+            return bool(found) and has_started(self.address)
 
         wait_until(listens)
         self.settings = [*settings, "-o", f"http.listen={self.address}"]
@@ -162,7 +162,8 @@ def test_slow_requests_are_overload(command: Command, receiver: SimulatedReceive
     names = [f"o{number}" for number in range(12)]
     with SimulatedApi(dict.fromkeys(names, source)) as api:
         api.faults.always(Fault("delay", seconds=0.5))
-        running = Running(command, command.settings(api, receiver, jumpcloud__organizations=names))
+        limits = {"jumpcloud__organizations": names, "jumpcloud__workers": 4}
+        running = Running(command, command.settings(api, receiver, **limits))
         wait_until(lambda: "overload: " in command.log.read_text())
         text = command("status", *running.settings).stdout.decode()
     assert re.search(

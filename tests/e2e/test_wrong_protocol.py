@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import trustme
 from support.checks import check, jumpcloud
-from support.command import Command, wait_until
+from support.command import Command, has_started, wait_until
 from support.fluent_bit import FluentBit, needs_fluent_bit
 
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
@@ -140,6 +140,7 @@ def assert_said(command: Command, port: int, forward: dict[str, Any], checked: s
         process = command.start("run", *settings, "-o", "http.listen=127.0.0.1:0")
         wait_until(lambda: bool(re.search(r"status page at ", command.log.read_text())))
         (address,) = re.findall(r"status page at http://(\S+)/", command.log.read_text())
+        wait_until(lambda: has_started(address))
 
         def error() -> str:
             with urllib.request.urlopen(f"http://{address}/status.json", timeout=30) as response:

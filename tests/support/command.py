@@ -8,6 +8,8 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,17 @@ def wait_until(condition: Callable[[], bool], timeout: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition does not hold"
         time.sleep(0.02)
+
+
+def has_started(address: str) -> bool:
+    """Whether the pages of the process that listens there show it: they answer 503 while it opens everything else."""
+    try:
+        with urllib.request.urlopen(f"http://{address}/status.json", timeout=30):
+            return True
+    except urllib.error.HTTPError as error:
+        if error.code != 503:
+            raise
+        return False
 
 
 def invoke(*arguments: object, stdin: bytes = b"", **environ: str) -> subprocess.CompletedProcess[bytes]:
