@@ -208,7 +208,7 @@ def test_ctrl_c_and_a_second_replay(command: Command, receiver: SimulatedReceive
     process.send_signal(signal.SIGINT)
 
     assert second.returncode == 1
-    assert b"another command is changing its dead letters; try again when it has ended" in second.stderr
+    assert b"another command is using its dead letters; try again when it has ended" in second.stderr
     assert process.wait(15) == 1
     assert command.log.read_text() == "in-jumpcloud: interrupted; events that were not delivered stay dead letters\n"
     assert command.output.read_text() == "dead letters delivered: 1\n"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.command import Command, invoke
+from support.command import COMMAND, ROOT, Command, invoke, wait_until
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
@@ -77,6 +79,38 @@ def test_a_state_moves_in_the_midst_of_a_window(
     assert resent == 0 if how == signal.SIGTERM else resent <= 100
     shown = json.loads(command("state", "show", "--json", *new).stdout)
     assert (shown["streams"], shown["ids"], shown["held_by"]) == (1, _total(api), None)
+
+
+def test_nothing_changes_a_state_that_is_exported(
+    command: Command, api: SimulatedApi, receiver: SimulatedReceiver
+) -> None:
+    """What would change it is refused, or waits until the export ends; the export is the state as it was."""
+    settings = command.settings(api, receiver)
+    assert command("run", "--once", *settings).returncode == 0
+    delivered = len(receiver.ids)
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        [COMMAND, "state", "export", *settings], stdout=subprocess.PIPE, bufsize=0, cwd=ROOT
+    )
+    with process:
+        assert process.stdout
+        first = process.stdout.readline()  # a pipe holds less than the rest
+        span = ("--since", "60m", "--until", "30m", "--again")
+        backfill = command.start("backfill", *settings, *span)
+        holder = f"process {process.pid} on {socket.gethostname()}"
+        wait_until(lambda: f"waiting: {holder} exports" in command.log.read_text())
+        for name in (("dead-letters", "drop", "--all"), ("backfill", "--cancel")):
+            refused = command(*name, *settings)
+            assert (refused.returncode, refused.stdout) == (1, b""), name
+            assert "try again when it has ended" in refused.stderr.decode()
+        report = command("check", *settings).stdout.decode()
+        assert f"in use by {holder}: a command is moving it" in report
+        assert backfill.poll() is None
+        rest = process.stdout.read()
+    assert backfill.wait(60) == 0, command.log.read_text()
+    assert sum(receiver.ids.values()) > delivered
+    kinds = [json.loads(line)["kind"] for line in (first + rest).splitlines()]
+    assert (process.returncode, kinds[-1]) == (0, "end")
+    assert "backfill" not in kinds
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ class TestReading:
         """Streams and counts are read while another connection writes. The holder is named and not disturbed."""
         state.commit("a", keys(3), POSITION)
         with open_readonly(state.path) as reader:
-            assert reader.holder == f"process {os.getpid()} on {os.uname().nodename}"
+            assert str(reader.holder) == f"process {os.getpid()} on {os.uname().nodename}"
             assert reader.agent_id == "the agent"
             assert reader.streams() == state.streams()
             state.commit("a", keys(2, 2), POSITION)

@@ -20,6 +20,7 @@ from in_jumpcloud.config.types import ProxyUrl, Secret
 from in_jumpcloud.ecs.geoip import GeoIPLookup
 from in_jumpcloud.ecs.geoip_database import OLD_ADVICE
 from in_jumpcloud.errors import ConfigError, StateCorrupt, StateMissing, StateOutdated, StateUnavailable
+from in_jumpcloud.state.database import Holder
 from in_jumpcloud.state.opening import open_readonly
 
 MIN_FREE_BYTES = 200 * 1024**2
@@ -93,8 +94,7 @@ def check_state(settings: StateSettings, *, min_free_bytes: int = MIN_FREE_BYTES
     try:
         with open_readonly(settings) as state:
             streams = len(state.streams())
-            user = f"in use by {state.holder}: the plugin is running" if state.holder else "not in use"
-            message = f"streams: {streams}, {user}"
+            message = f"streams: {streams}, {_used_by(state.holder)}"
     except StateMissing as error:
         message = f"no state yet; {error.advice}"
     except StateOutdated as error:
@@ -164,3 +164,9 @@ def _user() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return f"user {os.geteuid()}"
+
+
+def _used_by(holder: Holder | None) -> str:
+    if holder is None:
+        return "not in use"
+    return f"in use by {holder}: {'a command is moving it' if holder.is_alone else 'the plugin is running'}"

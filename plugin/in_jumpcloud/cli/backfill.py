@@ -123,7 +123,7 @@ def command(
             wanted = _wanted(settings, _span(settings, since, until), names, services, again=again)
         stop = stop_on_signals()
         logs.configure_logging(msgspec.structs.replace(settings.log, level=_log_level(settings)))
-        if opening.holder(settings.state):
+        if _wait_for_commands(settings, stop):
             _hand_over(settings, wanted, stop)
         else:
             _run(load_config(path, overrides), wanted, stop)
@@ -164,6 +164,22 @@ def _cancel(settings: Config, number: int | None) -> None:
         raise Fatal("no backfill is open" if number is None else f"backfill {number} is not open; see --list")
     for each in numbers:
         click.echo(f"backfill {each} is cancelled; what it has delivered stays delivered")
+
+
+def _wait_for_commands(settings: Config, stop: threading.Event) -> bool:
+    """Wait while a command such as `state export` has the state to itself. Returns whether another process holds it.
+
+    Raises:
+        Fatal: `stop` was set.
+    """
+    waits_for = None
+    while (holder := opening.holder(settings.state)) and holder.is_alone:
+        if holder != waits_for:
+            waits_for = holder
+            click.echo(shown(f"waiting: {holder} exports, imports or migrates the state"), err=True)
+        if stop.wait(_LOOK_SECONDS):
+            raise Fatal("interrupted; nothing was begun")
+    return holder is not None
 
 
 def _hand_over(settings: Config, wanted: _Wanted, stop: threading.Event) -> None:

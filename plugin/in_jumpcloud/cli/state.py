@@ -33,7 +33,7 @@ def show_command(path: Path | None, overrides: tuple[str, ...], as_json: bool) -
             "where": opening.where(settings.state),
             "version": state.version,
             "agent_id": state.agent_id,
-            "held_by": state.holder,
+            "held_by": state.holder and state.holder.name,
             "bytes": opening.size(settings.state),
             "streams": len(streams),
             "ids": state.ids(),
@@ -53,7 +53,7 @@ def show_command(path: Path | None, overrides: tuple[str, ...], as_json: bool) -
 )
 @settings_options()
 def export_command(path: Path | None, overrides: tuple[str, ...]) -> None:
-    """Print all of the state as lines of JSON. No process may use it.
+    """Print all of the state as lines of JSON. No process may use it, and none can change it meanwhile.
 
     That is the positions, the ledger, the events that wait to be sent once more, the dead letters and the backfills.
     """
@@ -74,7 +74,11 @@ def import_command(path: Path | None, overrides: tuple[str, ...]) -> None:
         loaded = state.load(sys.stdin.buffer)
         where = state.where
     what = (
-        *(plural(loaded.streams, "stream"), plural(loaded.ids, "id"), plural(loaded.backfills, "stream of a backfill")),
+        *(
+            plural(loaded.streams, "stream"),
+            plural(loaded.ids, "id"),
+            f"{plural(loaded.backfills, 'stream')} of backfills",
+        ),
         plural(loaded.dead_letters, "refused event"),
     )
     show(f"{where}: imported {', '.join(what)}")

@@ -111,7 +111,7 @@ def _collect(settings: Config) -> dict[str, Any]:
     exists = opening.exists(settings.state)
     if exists:
         with opening.open_readonly(settings.state) as state:
-            holder = state.holder
+            holder = state.holder and state.holder.name
             rows = {row.name: row for row in state.streams()}
             backfills = [row for row in state.jobs.rows() if row.condition == "open" or now - row.updated_ms < DAY_MS]
             services = {name: state.services(name) for name in rows}

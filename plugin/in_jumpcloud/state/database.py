@@ -1,6 +1,6 @@
-"""What the two kinds of database have in common: SQL in transactions.
+"""What the rest of this package asks of a database: SQL in transactions.
 
-The SQL of this package runs on both. It has parameters as `?1`, or as `?` in their order.
+Parameters are `?1`, or `?` in their order.
 """
 
 from __future__ import annotations
@@ -10,6 +10,19 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 from in_jumpcloud.errors import StateCorrupt
+
+
+class Holder(NamedTuple):
+    """The process that holds a state, by the name it gave itself. `is_alone`: it lets no other process change it.
+
+    Any other holder also delivers the backfills that are added meanwhile.
+    """
+
+    name: str
+    is_alone: bool = False
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Space(NamedTuple):
@@ -82,6 +95,9 @@ class Database(Protocol):
 
         It is on behalf of a stream, if one is named.
         """
+
+    def snapshot(self) -> AbstractContextManager[object]:
+        """All reads in the body return what was there at its beginning. No other process writes meanwhile."""
 
     def corrupt(self, what: object) -> StateCorrupt:
         """The error for content that in-jumpcloud does not write."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 from in_jumpcloud.config.schema import StateSettings
+from in_jumpcloud.state.database import Holder
 from in_jumpcloud.state.sqlite import files
 from in_jumpcloud.state.sqlite import store as sqlite_store
 from in_jumpcloud.state.sqlite.database import Connect
@@ -33,7 +34,7 @@ def size(settings: StateSettings) -> int:
     return sqlite_store.database_bytes(settings.path)
 
 
-def holder(settings: StateSettings) -> str | None:
+def holder(settings: StateSettings) -> Holder | None:
     """The process that holds the state now; None if no process does.
 
     Raises:
@@ -50,8 +51,11 @@ def open_store(
     now_ms: Callable[[], int] = now_ms,
     monotonic: Callable[[], float] = time.monotonic,
     connect: Connect = sqlite3.connect,
+    alone: bool = False,
 ) -> StateStore:
     """Open the state, or create it with `new_agent_id`, for the process that writes it. `connect` opens a file.
+
+    `alone`: no other process may change its backfills meanwhile.
 
     Raises:
         ConfigError: the settings cannot be used.
@@ -66,6 +70,7 @@ def open_store(
         now_ms=now_ms,
         monotonic=monotonic,
         connect=connect,
+        alone=alone,
     )
 
 
@@ -125,21 +130,26 @@ def changing_dead_letters(settings: StateSettings) -> AbstractContextManager[Sta
     return sqlite_store.changing_dead_letters(settings.path)
 
 
-def open_alone(settings: StateSettings) -> StateStore:
-    """Open a state that exists, of this version or an older one, and keep other processes from using it.
+@contextlib.contextmanager
+def open_alone(settings: StateSettings) -> Iterator[StateStore]:
+    """Open a state that exists, of this version or an older one, and keep other processes from changing it.
 
     Raises:
         StateMissing: there is no state yet.
         ConfigError, StateUnavailable, StateCorrupt, Fatal: as in `open_store`.
     """
     sqlite_store.require_state(settings.path)
-    return open_store(settings, new_agent_id="")
+    with (
+        sqlite_store.keeping_dead_letters(settings.path),
+        open_store(settings, new_agent_id="", alone=True) as state,
+    ):
+        yield state
 
 
 @contextlib.contextmanager
 def open_to_fill(settings: StateSettings) -> Iterator[StateStore]:
     """As `open_store`, for `StateStore.load`; if the body fails, a state that it has created is gone."""
-    with open_store(settings, new_agent_id="") as state:
+    with open_store(settings, new_agent_id="", alone=True) as state:
         try:
             yield state
         except BaseException:

@@ -22,7 +22,7 @@ from in_jumpcloud.errors import InJumpCloudError
 from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.state import transfer
-from in_jumpcloud.state.database import Database, Space, Transaction
+from in_jumpcloud.state.database import Database, Holder, Space, Transaction
 from in_jumpcloud.state.dead_letter_file import import_file
 from in_jumpcloud.state.dead_letters import DeadLetter, DeadLetters, Refused, storable
 from in_jumpcloud.state.jobs import JobRow, Jobs, JobState, OpenState
@@ -61,7 +61,11 @@ class StateReader:
     """
 
     def __init__(
-        self, opened: Database, ledger: Ledger, holder: str | None, max_dead_letter_bytes: int = MAX_DEAD_LETTER_BYTES
+        self,
+        opened: Database,
+        ledger: Ledger,
+        holder: Holder | None,
+        max_dead_letter_bytes: int = MAX_DEAD_LETTER_BYTES,
     ) -> None:
         self.where = opened.where
         self.holder = holder

@@ -45,7 +45,7 @@ _ADVICE = {
     sqlite3.SQLITE_IOERR: "the disk fails or its quota is used up; see the system log",
     sqlite3.SQLITE_BUSY: "another program is using it; stop that program",
     sqlite3.SQLITE_LOCKED: "another program is using it; stop that program",
-    sqlite3.SQLITE_READONLY: "the file, its directory or its disk is read-only",
+    sqlite3.SQLITE_READONLY: "the file, its directory or its disk is read-only for this user",
     sqlite3.SQLITE_CANTOPEN: "the file or directory is missing, permissions deny access, or too many files are open",
     sqlite3.SQLITE_PERM: "the file or its directory is missing, or permissions deny access",
 }
@@ -121,6 +121,10 @@ class SqliteDatabase:
                 if isinstance(error, FAULTS):
                     raise self._error(error, "written") from None
                 raise
+
+    def snapshot(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """As Database.snapshot: other processes that write wait for it."""
+        return self.transaction()
 
     def give_back_space(self) -> None:
         """Return some free pages to the disk. It does nothing while few are free, or if the state cannot be written."""

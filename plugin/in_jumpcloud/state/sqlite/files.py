@@ -8,17 +8,21 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
 from in_jumpcloud.errors import ConfigError, Fatal, Problem, StateCorrupt, StateUnavailable, may_pass
 from in_jumpcloud.file_access import create_private_directory, open_private
+from in_jumpcloud.state.database import Holder
 
 _MAGIC = b"SQLite format 3\0"
 _LOCK_TRIES = 4
 """Tries to get the lock: `lock_holder` of another process holds it for an instant."""
 _CREATED = "created"
 """The second line of the lock file once the state has its tables."""
+_ALONE = "alone"
+"""The third line of the lock file while its holder lets no other process change the state."""
 
 
 def corrupt(path: Path, what: object, advice: str = "") -> StateCorrupt:
@@ -54,8 +58,10 @@ def path_errors(path: Path, action: str = "written") -> Iterator[None]:
 class StateLock:
     """The lock on the state, held until `close`. It remembers the files, to find out when they are replaced."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, alone: bool = False) -> None:
         """Lock the state at `path` for this process, and write into the lock file who holds it.
+
+        `alone`: no other process may change it meanwhile, see Holder.
 
         Raises:
             ConfigError: the path cannot be used.
@@ -64,13 +70,14 @@ class StateLock:
             Fatal: another process holds the lock.
         """
         self._path = path
+        self._alone = alone
         self._lock_path = with_suffix(path, ".lock")
         with path_errors(path):
             create_private_directory(path.parent)
             # An existing lock is taken first. Opening and closing the database file would release every lock that
             # SQLite has on it in this process (POSIX locks), also one of another StateStore.
             file = _lock(path, self._lock_path) if self._lock_path.exists() else None
-            self.was_created = file is not None and _second_line(file) == _CREATED
+            self.was_created = file is not None and _line(file, 2) == _CREATED
             """Whether there was a state at the path before."""
             try:
                 _require_database(path, was_created=self.was_created)
@@ -126,7 +133,8 @@ class StateLock:
         self._file.close()
 
     def _write_holder(self, *, created: bool) -> None:
-        text = f"process {os.getpid()} on {os.uname().nodename}\n" + (f"{_CREATED}\n" if created else "")
+        name = f"process {os.getpid()} on {os.uname().nodename}"
+        text = f"{name}\n{_CREATED if created else ''}\n{_ALONE if self._alone else ''}\n"
         with contextlib.suppress(OSError):  # on a full disk the holder stays unnamed, but the lock is held
             os.ftruncate(self._file.fileno(), 0)
             os.pwrite(self._file.fileno(), text.encode(), 0)
@@ -153,15 +161,13 @@ def _lock(path: Path, lock_path: Path) -> IO[str]:
     raise Fatal(f"state.path: {path}: in use by {holder}; only one process at a time can use it")
 
 
-def _holder(lock: IO[str]) -> str:
-    lock.seek(0)
-    return lock.readline().strip() or "another process"
+def _holder(lock: IO[str]) -> Holder:
+    return Holder(_line(lock, 1) or "another process", is_alone=_line(lock, 3) == _ALONE)
 
 
-def _second_line(lock: IO[str]) -> str:
+def _line(lock: IO[str], number: int) -> str:
     lock.seek(0)
-    lock.readline()
-    return lock.readline().strip()
+    return next(islice(lock, number - 1, None), "").strip()
 
 
 def _require_database(path: Path, *, was_created: bool) -> None:
@@ -186,8 +192,8 @@ def _has_data(log: Path) -> bool:
     return log.is_file() and log.stat().st_size > 0
 
 
-def lock_holder(path: Path) -> str | None:
-    """The process that holds the state now, as it named itself; None if no process does, or the lock is not a file.
+def lock_holder(path: Path) -> Holder | None:
+    """The process that holds the state now; None if no process does, or the lock is not a file.
 
     Raises:
         ConfigError, StateUnavailable: the lock file cannot be read.

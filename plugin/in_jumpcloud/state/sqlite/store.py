@@ -45,9 +45,12 @@ def open_shared(path: Path) -> Iterator[StateReader]:
 
     Raises:
         StateMissing, StateOutdated, ConfigError, StateCorrupt: as in `open_readonly`.
+        Fatal: another process holds it alone.
     """
     with contextlib.closing(database.open_to_share(path)) as opened:
         state = StateReader(opened, SqliteLedger(opened), lock_holder(path))
+        if state.holder and state.holder.is_alone:
+            raise Fatal(f"state.path: {path}: in use by {state.holder} alone; try again when it has ended")
         try:
             yield state
         finally:
@@ -71,11 +74,12 @@ class SqliteStore(StateStore):
         now_ms: Callable[[], int] = now_ms,
         monotonic: Callable[[], float] = time.monotonic,
         connect: database.Connect = sqlite3.connect,
+        alone: bool = False,
     ) -> None:
         """Open the state at `path`, or create it with `new_agent_id`. `is_new`: whether it was created.
 
         `now_ms` dates commits for `in-jumpcloud status`, `monotonic` says when notes are written; nothing else depends
-        on the clocks. `connect` opens the database.
+        on the clocks. `connect` opens the database. `alone`: no other process may change the state meanwhile.
 
         Raises:
             ConfigError: the path cannot be used.
@@ -84,7 +88,7 @@ class SqliteStore(StateStore):
             Fatal: another process holds the state.
         """
         with contextlib.ExitStack() as on_failure:
-            self._files = StateLock(path)
+            self._files = StateLock(path, alone=alone)
             on_failure.callback(self._files.close)
             opened = database.open_to_write(path, new_agent_id, connect)
             on_failure.callback(opened.close)
@@ -186,15 +190,26 @@ def changing_dead_letters(path: Path) -> Iterator[StateReader]:
         Fatal: another command is changing them.
     """
     database.open_to_read(path).close()
+    with keeping_dead_letters(path), open_shared(path) as state:
+        yield state
+
+
+@contextlib.contextmanager
+def keeping_dead_letters(path: Path) -> Iterator[None]:
+    """No other command changes the dead letters meanwhile.
+
+    Raises:
+        ConfigError, StateUnavailable: the lock cannot be created.
+        Fatal: another command is changing them.
+    """
     with path_errors(path):
         lock = open_private(with_suffix(path, ".dead-letters.lock"), create=True)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Fatal(f"{path}: another command is changing its dead letters; try again when it has ended") from None
-        with open_shared(path) as state:
-            yield state
+            raise Fatal(f"{path}: another command is using its dead letters; try again when it has ended") from None
+        yield
     finally:
         os.close(lock)
 
