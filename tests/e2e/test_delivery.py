@@ -157,7 +157,8 @@ def test_organizations_are_streams_and_fail_alone(command: Command, receiver: Si
         positions = command.positions()
         unknown = positions.pop("organization unknown")
         assert (unknown["watermark_ms"], unknown["window"]) == (unknown["origin_ms"], None)
-        assert all(position["watermark_ms"] > now_ms for position in positions.values())
+        # Positions move by JumpCloud's clock, whose dates are whole seconds.
+        assert all(position["watermark_ms"] > now_ms - 1000 for position in positions.values())
 
 
 def test_a_unix_socket_delivers_too(command: Command, tmp_path: Path) -> None:
