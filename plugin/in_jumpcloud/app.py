@@ -15,13 +15,14 @@ from in_jumpcloud.backoff import MAX_DELAY, backoff_delay
 from in_jumpcloud.collector import Collector, Stream
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import Counters, plural
+from in_jumpcloud.delivery_lock import DeliveryLock
 from in_jumpcloud.errors import Fatal, InJumpCloudError, Retryable, StateCorrupt, StateUnavailable, Stopped, may_pass
 from in_jumpcloud.insights.api import Scope
 from in_jumpcloud.insights.comparison import comparisons_per_day
 from in_jumpcloud.insights.pages_ahead import AheadLimit
 from in_jumpcloud.load import Load
 from in_jumpcloud.resources import Outside, Resources, same_stream_settings
-from in_jumpcloud.runtime import SYSTEM, Lock, Runtime, Task
+from in_jumpcloud.runtime import SYSTEM, Runtime, Task
 from in_jumpcloud.state.jobs import JobRow
 from in_jumpcloud.troubles import Troubles
 
@@ -108,7 +109,7 @@ class App:
         self._ahead_limit = AheadLimit()
         self._sequence = itertools.count()
         self._slots: dict[str, _Slot[Collector]] = {}
-        self._turns: dict[str, Lock] = {}  # by stream: those that deliver its events take turns
+        self._delivery_locks: dict[str, DeliveryLock] = {}  # by stream
         self._backfills: dict[int, _Slot[Backfill]] = {}  # by unit
         self._over: list[Backfill] = []  # with `once`
         self._watch = _Slot(BackfillWatch(resources.state, self._update_backfills))
@@ -193,6 +194,7 @@ class App:
                 slot.end()
             self._changed.notify_all()
         self._join_workers()
+        self._write_owed()
         if self._fatal or not self._once:
             return self._fatal
         failed = [each.error or each.reconciler.error for each in self.collectors]
@@ -216,6 +218,18 @@ class App:
                     return
                 self._on_tick()
                 worker.join(timeout=_TICK_SECONDS)
+
+    def _write_owed(self) -> None:
+        """Write what could not be written until now, if it can be."""
+        stop = self.runtime.event()
+        stop.set()  # a delivery that did not end in time has the lock
+        for stream, lock in self._delivery_locks.items():
+            if lock.owes:
+                try:
+                    lock.write_owed(stop)
+                except InJumpCloudError as error:
+                    text = "%s: %s; what was acknowledged last is sent again at the next start"
+                    log.error(text, stream, error)  # noqa: TRY400 - no traceback
 
     def reload(self, load: Callable[[], Config], done: Callable[[], None] = lambda: None) -> None:
         """Have the main thread apply what `load` returns and then call `done`. Safe in any thread.
@@ -302,8 +316,8 @@ class App:
     def _all_slots(self) -> list[_Slot[_Unit]]:
         return [*self._slots.values(), *self._backfills.values(), self._watch]
 
-    def _turn(self, stream: str) -> Lock:
-        return self._turns.setdefault(stream, self.runtime.lock())
+    def _delivery_lock(self, stream: str) -> DeliveryLock:
+        return self._delivery_locks.setdefault(stream, DeliveryLock(self.runtime))
 
     def _update_backfills(self, rows: list[JobRow]) -> None:
         """Start the open backfills that do not run, and stop those that are no longer open."""
@@ -328,7 +342,7 @@ class App:
                     *(row, known[row.stream], resources.api, resources.for_pipeline, resources.settings),
                     clock=resources.clock,
                     ahead_limit=self._ahead_limit,
-                    turn=self._turn(row.stream),
+                    delivery_lock=self._delivery_lock(row.stream),
                     give_up_after=ONCE_SECONDS if self._once else None,
                     runtime=self.runtime,
                 )
@@ -340,7 +354,7 @@ class App:
     def _left_to_stream(self, backfill: Backfill) -> None:
         """What a backfill that has ended leaves parked is sent again by its stream."""
         if stream := self._slots.get(backfill.stream.name):
-            stream.unit.others_parked()
+            stream.unit.look_for_parked()
 
     def _add_streams(self) -> None:
         """Create a collector for each stream that has none."""
@@ -356,7 +370,7 @@ class App:
                     settings,
                     clock=self.resources.clock,
                     ahead_limit=self._ahead_limit,
-                    turn=self._turn(stream.name),
+                    delivery_lock=self._delivery_lock(stream.name),
                     give_up_after=give_up_after,
                     runtime=self.runtime,
                 )

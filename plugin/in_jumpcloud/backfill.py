@@ -19,6 +19,7 @@ from in_jumpcloud.collector import Stream
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.config.types import Duration
 from in_jumpcloud.counters import Counters, Liveness, plural
+from in_jumpcloud.delivery_lock import DeliveryLock
 from in_jumpcloud.errors import (
     Fatal,
     InJumpCloudError,
@@ -40,7 +41,7 @@ from in_jumpcloud.pipeline import Pipeline
 from in_jumpcloud.poller import PollCalls, Poller
 from in_jumpcloud.progress import Pace, Progress, share_done
 from in_jumpcloud.record_sender import PipelineResources
-from in_jumpcloud.runtime import Lock, Runtime
+from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.state.jobs import JobCondition, JobRow
 from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, rfc3339, whole_minute
@@ -65,11 +66,11 @@ class Backfill:
         *,
         clock: EarlierClock,
         ahead_limit: AheadLimit,
-        turn: Lock,
+        delivery_lock: DeliveryLock,
         give_up_after: float | None = None,
         runtime: Runtime,
     ) -> None:
-        """As Collector. `turn` is held while a page is delivered, by the stream too: neither sends what the other does.
+        """As Collector. The stream has the same `delivery_lock`.
 
         With `give_up_after`, refused records that are parked at the end are left to the stream.
         """
@@ -101,7 +102,7 @@ class Backfill:
             organization=stream.scope.organization,
             is_own=stream.scope == Scope(),
             give_up_after=give_up_after,
-            turn=turn,
+            lock=delivery_lock,
         )
         ahead = PagesAhead(self._fetch, ahead_limit, runtime=runtime)
         new_pager = partial(Pager, fetch=ahead.page, ask=ahead.ask)
@@ -237,17 +238,18 @@ class Backfill:
 
     def _refuse(self, error: RequestRejected, stop: threading.Event) -> None:
         since_ms = self.row.spec.since_ms
-        self.refusal = error
+        refusal = error
         if isinstance(error, NotLicensed):
             with suppress(NotLicensed):  # no later start helps
                 plan_ms = self.poller.find_plan(since_ms, error, stop)
                 start = rfc3339(self._clock.now_ms() - plan_ms + HOUR_MS)
-                self.refusal = RequestRejected(
+                refusal = RequestRejected(
                     f"{rfc3339(since_ms)} is before what JumpCloud keeps for {self.stream.name}: its plan reaches back "
                     f"{plan_ms // DAY_MS} days",
                     advice=f"begin at {start} or later",
                 )
-        self._end("failed", str(self.refusal))
+        self._end("failed", str(refusal))
+        self.refusal = refusal
         log.error("%s: %s", self.name, self.refusal)
 
     def _count(self, start_ms: int, stop: threading.Event) -> None:

@@ -13,6 +13,7 @@ from in_jumpcloud.backoff import MAX_DELAY
 from in_jumpcloud.catch_up import CatchUp
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import Counters, Liveness
+from in_jumpcloud.delivery_lock import DeliveryLock
 from in_jumpcloud.errors import (
     Fatal,
     InJumpCloudError,
@@ -34,7 +35,7 @@ from in_jumpcloud.pipeline import Pipeline
 from in_jumpcloud.poller import PollCalls, Poller
 from in_jumpcloud.reconciler import LateCalls, Reconciler
 from in_jumpcloud.record_sender import PipelineResources
-from in_jumpcloud.runtime import Lock, Runtime
+from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, rfc3339, whole_minute, whole_minute_from
 
@@ -66,15 +67,15 @@ class Collector:
         *,
         clock: EarlierClock,
         ahead_limit: AheadLimit,
-        turn: Lock | None = None,
+        delivery_lock: DeliveryLock,
         give_up_after: float | None = None,
         runtime: Runtime,
     ) -> None:
         """The first step reads the position in the state. Positions move by `clock`, waits by `runtime`.
 
         `ahead_limit` bounds the pages that all streams together request ahead. A receiver that is down for longer
-        than `give_up_after` seconds is an error; with None, the stream waits. `turn` is held while a page is delivered,
-        also by backfills of the stream.
+        than `give_up_after` seconds is an error; with None, the stream waits. Backfills of the stream have the same
+        `delivery_lock`.
         """
         self.stream = stream
         self.counters = Counters(liveness=Liveness(runtime.monotonic))
@@ -92,7 +93,7 @@ class Collector:
             organization=stream.scope.organization,
             is_own=stream.scope == Scope(),
             give_up_after=give_up_after,
-            turn=turn,
+            lock=delivery_lock,
         )
         late_pages = PageCalls(self._late_pager, self._deliver, self._pipeline.leave_out)
         self.reconciler = Reconciler(
@@ -145,9 +146,9 @@ class Collector:
         """The longest time between two signs of liveness while the stream works or waits as intended."""
         return self._api.max_request_seconds + self._pipeline.max_silence_seconds + MAX_DELAY
 
-    def others_parked(self) -> None:
+    def look_for_parked(self) -> None:
         """A backfill that has ended may have left parked records to this stream. Safe in any thread."""
-        self._pipeline.others_parked()
+        self._pipeline.look_for_parked()
 
     @property
     def caught_up(self) -> bool:

@@ -6,13 +6,14 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 from in_jumpcloud.backoff import MAX_DELAY, backoff_delay
 from in_jumpcloud.config.schema import ForwardSettings
 from in_jumpcloud.counters import Counters
+from in_jumpcloud.delivery_lock import DeliveryLock
 from in_jumpcloud.errors import (
     OtherOrganization,
     PageTooLarge,
@@ -25,7 +26,7 @@ from in_jumpcloud.insights.event import EventKey, RawEvent, parse_event
 from in_jumpcloud.insights.pages import Page, key_at
 from in_jumpcloud.insights.window import Position, Window
 from in_jumpcloud.record_sender import REJECTED_DELAY, PendingRecord, PipelineResources, RecordSender
-from in_jumpcloud.runtime import SYSTEM, Lock, Runtime
+from in_jumpcloud.runtime import SYSTEM, Runtime
 from in_jumpcloud.state.dead_letters import DeadLetter, Refused
 from in_jumpcloud.state.jobs import Deliveries
 from in_jumpcloud.tags import TagTemplate
@@ -39,10 +40,6 @@ _ACROSS_ORGANIZATIONS = ("admin_", "organization_", "provider_", "mtp_", "msp_")
 """How the types of events begin that may name another organization than the key's."""
 _UNDECODED = 2
 """An event of more than so many times forward.message_max_bytes is not decoded: no record of it fits a message."""
-_MAX_COMMIT_FAILURES = 3
-"""Failed commits in a row after which a run that must end gives up."""
-_TURN_SECONDS = 0.2
-"""How often a pipeline looks whether it is its turn."""
 
 
 class Pipeline:
@@ -60,12 +57,12 @@ class Pipeline:
         organization: str | None = None,
         is_own: bool = False,
         give_up_after: float | None = None,
-        turn: Lock | None = None,
+        lock: DeliveryLock | None = None,
     ) -> None:
         """`organization` is the requested one, None for any; `is_own`: it is that of the key, which events name.
 
         A receiver that is down for longer than `give_up_after` seconds is an error; with None, `deliver` waits.
-        Pipelines that may have the same events share `turn`: while one delivers a page, the others wait.
+        Pipelines that may have the same events share `lock`: while one delivers a page, the others wait.
         """
         self._stream = stream
         self._organization = organization
@@ -83,7 +80,7 @@ class Pipeline:
             *(stream, resources, settings, counters, self), runtime=runtime, give_up_after=give_up_after
         )
         self._give_up_after = give_up_after
-        self._lock = turn or runtime.lock()
+        self._lock = lock or DeliveryLock(runtime)
         # Of the page that is being delivered: the window that returned it, and which of its events were known.
         self._span = (0, 0)
         self._seen: list[EventKey] = []
@@ -109,7 +106,7 @@ class Pipeline:
             ReceiverDown: for longer than `give_up_after`.
             Stopped: `stop` was set. Acknowledged chunks are committed.
         """
-        with self._turn(stop) if page.events else nullcontext():
+        with self._held(stop) if page.events or self._lock.owes else nullcontext():
             return self._deliver(page, before, after, stop, span)
 
     def _deliver(
@@ -135,16 +132,8 @@ class Pipeline:
             self._counters.in_flight = self._counters.held_up = None
         return Counter([minute for minute, _ in keys])
 
-    @contextmanager
-    def _turn(self, stop: threading.Event) -> Iterator[None]:
-        while not self._lock.acquire(blocking=False):
-            self._counters.liveness.touch()
-            if stop.wait(_TURN_SECONDS):
-                raise Stopped
-        try:
-            yield
-        finally:
-            self._lock.release()
+    def _held(self, stop: threading.Event) -> AbstractContextManager[None]:
+        return self._lock.held(stop, waiting=self._counters.liveness.touch)
 
     def idle(self, stop: threading.Event) -> None:
         """Send parked records once more, if it is time. Call it when there is no page.
@@ -152,11 +141,13 @@ class Pipeline:
         Raises:
             StateCorrupt, StateUnavailable, ReceiverDown, Stopped: as `deliver`.
         """
+        if self._lock.owes:
+            self._lock.write_owed(stop)
         self._sender.idle(stop)
 
-    def others_parked(self) -> None:
+    def look_for_parked(self) -> None:
         """A backfill that has ended may have left parked records to the stream. Safe in any thread."""
-        self._sender.others_parked()
+        self._sender.look_for_parked()
 
     def _records(self, page: Page, before: Position, keys: set[EventKey]) -> Iterator[PendingRecord]:
         """Map and pack the new events of `page`; adds the keys of all its events to `keys`."""
@@ -241,7 +232,7 @@ class Pipeline:
             StateCorrupt, StateUnavailable: the state cannot be read, or, with `give_up_after`, not written.
             Stopped: `stop` was set.
         """
-        with self._turn(stop):
+        with self._held(stop):
             return self._leave_out(window, error, after, stop)
 
     def _leave_out(self, window: Window, error: PageTooLarge, after: Position, stop: threading.Event) -> Counter[int]:
@@ -274,13 +265,17 @@ class Pipeline:
 
     def settle(self, letter: DeadLetter, reason: str | None, stop: threading.Event) -> None:
         """Commit what became of a parked record: acknowledged, or refused for `reason`."""
-        self._until_written(partial(self._resources.state.settle, letter, reason), stop)
-        self._counters.liveness.mark_progress()
-        if reason is None:
-            self._counters.acknowledged += 1
-            log.info("%s: event %s is acknowledged now", self._stream, letter.refused.id)
-        else:
-            self._note_dead_letter(letter.refused.id, reason)
+
+        def commit() -> None:
+            self._resources.state.settle(letter, reason)
+            self._counters.liveness.mark_progress()
+            if reason is None:
+                self._counters.acknowledged += 1
+                log.info("%s: event %s is acknowledged now", self._stream, letter.refused.id)
+            else:
+                self._note_dead_letter(letter.refused.id, reason)
+
+        self._until_written(commit, stop)
 
     def dead_letter(self, record: PendingRecord, reason: str, after: Position, stop: threading.Event) -> None:
         """Commit the event as a dead letter: the receiver will never accept it."""
@@ -309,7 +304,7 @@ class Pipeline:
         """Commit what was acknowledged. If the state is unavailable, wait: sending again would duplicate it."""
         keys = [record.key for record in records]
         late = sum(record.late for record in records)
-        commit = partial(
+        write = partial(
             self._resources.state.commit,
             *(self._stream, keys, after),
             span=self._span,
@@ -319,11 +314,15 @@ class Pipeline:
             suspects=suspects,
             organization=self._own,
         )
+
+        def commit() -> None:
+            write()
+            self._counters.acknowledged += len(keys) - len(dead_letters) - len(suspects)
+            if keys:
+                self._counters.liveness.mark_progress()
+
         self._until_written(commit, stop)
         self._seen = []
-        self._counters.acknowledged += len(keys) - len(dead_letters) - len(suspects)
-        if keys:
-            self._counters.liveness.mark_progress()
 
     def _advance(self, after: Position, stop: threading.Event) -> None:
         """Set the position where nothing new was delivered."""
@@ -338,6 +337,7 @@ class Pipeline:
         self._seen = []
 
     def _until_written(self, write: Callable[[], None], stop: threading.Event) -> None:
+        """Write what a receiver has acknowledged or refused. If that is given up, it is owed: see DeliveryLock."""
         failures = 0
         try:
             while True:
@@ -346,13 +346,17 @@ class Pipeline:
                     return write()
                 except StateUnavailable as error:
                     failures += 1
-                    if self._give_up_after is not None and failures > _MAX_COMMIT_FAILURES:
+                    if self._give_up_after is not None:
                         raise
                     self._counters.hold_up(error)
                     delay = backoff_delay(failures, self._runtime.random)
                     log.error("%s: %s; retrying in %.0f s", self._stream, error, delay)  # noqa: TRY400 - no traceback
                     if stop.wait(delay):
                         raise Stopped from None
+        except (StateUnavailable, Stopped):
+            self._lock.owe(write)
+            self._sender.look_for_parked()  # those in memory are no longer those in the state
+            raise
         finally:
             self._counters.held_up = None
 

@@ -236,9 +236,9 @@ class RecordSender:
         for suspect in self._suspects.all():
             self._retry(suspect, stop)
 
-    def others_parked(self) -> None:
+    def look_for_parked(self) -> None:
         """A backfill that has ended may have left parked records to the stream. Safe in any thread."""
-        self._suspects.others_parked()
+        self._suspects.look_for_others()
 
     def _retry_suspect(self, stop: threading.Event) -> None:
         """Send the oldest suspect once more, if other records were acknowledged since it was refused."""

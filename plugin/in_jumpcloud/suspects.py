@@ -62,7 +62,7 @@ class Suspects:
             self._set([known.get(each.number, Suspect(each, _UNKNOWN)) for each in self._state.parked(self._stream)])
         return list(self._all or ())
 
-    def others_parked(self) -> None:
+    def look_for_others(self) -> None:
         """A backfill that has ended may have left some to the stream. Safe in any thread."""
         self._is_stale = True
 

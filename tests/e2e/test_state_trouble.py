@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.command import Command, wait_until
+from support.command import ROOT, Command, wait_until
 from support.fluent_bit import free_port
 
 from in_jumpcloud.simulator.api import SimulatedApi
@@ -40,20 +40,38 @@ def _total(api: SimulatedApi) -> int:
     return sum(source.count(0, NOW, now_ms=NOW) for source in api.sources.values())
 
 
-def test_a_full_disk(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:
+@pytest.mark.parametrize("kind", ["once", "backfill", "reload"])
+def test_a_full_disk(
+    command: Command, api: SimulatedApi, receiver: SimulatedReceiver, tmp_path: Path, kind: str
+) -> None:
     """While nothing can be written the log says so and nothing is delivered; with space again, each event once."""
-    process = command.start("run", "--once", *command.settings(api, receiver, jumpcloud__page_limit=100))
+    file = tmp_path / "jumpcloud.yaml"
+    file.write_text((ROOT / "conf" / "jumpcloud.yaml").read_text())
+    settings = command.settings(api, receiver, jumpcloud__page_limit=100, jumpcloud__interval="1s")
+    settings[:2] = ["-c", str(file)]
+    span = ("--since", rfc3339(NOW - 100 * 60_000), "--until", rfc3339(NOW - 60_000))
+    arguments = {"once": ("run", "--once"), "backfill": ("backfill", *span), "reload": ("run",)}[kind]
+    process = command.start(*arguments, *settings)
     assert receiver.wait_for(200, timeout=30), command.log.read_text()
     _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
     # Enough for the log, but not for the state.
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (16_384, most))
     wait_until(lambda: "cannot be written" in command.log.read_text())
-    arrived = len(receiver.ids)
+    arrived = receiver.received
+    assert arrived < _total(api)
+    if kind == "reload":
+        file.write_text(file.read_text().replace("tag: jumpcloud.events", "tag: changed"))
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "configuration reloaded: 1 stream restarted" in command.log.read_text())
+    wait_until(lambda: command.log.read_text().count("cannot be written") >= 4)
+    assert receiver.received == arrived
 
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
 
+    if kind == "reload":
+        assert receiver.wait_for(_total(api), timeout=60)
+        process.terminate()
     assert process.wait(timeout=60) == 0, command.log.read_text()
-    assert arrived < _total(api)
     assert sum(receiver.ids.values()) == len(receiver.ids) == _total(api)
 
 
