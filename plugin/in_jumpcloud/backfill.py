@@ -70,7 +70,7 @@ class Backfill:
         give_up_after: float | None = None,
         runtime: Runtime,
     ) -> None:
-        """As Collector. The stream has the same `delivery_lock`.
+        """As Collector. The first step reads the row again: another Backfill of the unit may have moved it.
 
         With `give_up_after`, refused records that are parked at the end are left to the stream.
         """
@@ -125,7 +125,7 @@ class Backfill:
             runtime=runtime,
             until_ms=row.spec.until_ms,
         )
-        self._began = self._was_accepted = False
+        self._loaded = self._began = self._was_accepted = False
         self._expected = row.expected
         self._pace = Pace()
         self._reported_at = runtime.monotonic()
@@ -165,7 +165,7 @@ class Backfill:
 
     def _step(self, stop: threading.Event) -> float:
         try:
-            if not self._store.jobs.is_open(self.row.unit):
+            if not self._is_open():
                 self.ended = "cancelled"
                 return 0.0
             delay = self._turn(stop)
@@ -183,6 +183,17 @@ class Backfill:
         self.timed_out = False
         self.counters.unexpected_in_a_row = 0
         return delay
+
+    def _is_open(self) -> bool:
+        """Whether the unit is still to be done; reads at the first step how far it has come."""
+        if self._loaded:
+            return self._store.jobs.is_open(self.row.unit)
+        row = next(iter(self._store.jobs.rows(unit=self.row.unit, only_open=True)), None)
+        if row is None:
+            return False
+        self.row, self._expected, self.poller.position, self._state.read = row, row.expected, row.position, row.read
+        self._loaded = True
+        return True
 
     def _failed(self, error: InJumpCloudError, *, is_unexpected: bool) -> float:
         self.timed_out = isinstance(error, RequestTimeout)

@@ -83,12 +83,15 @@ def test_organizations_that_hang_share_one_worker(receiver: SimulatedReceiver, t
             collectors = {each.stream.scope.organization: each for each in plugin.collectors}
             wait_until(lambda: all(isinstance(collectors[name].error, RequestTimeout) for name in hanging))
             assert sum(each.timed_out for each in collectors.values()) == 6
-            busy = [slot for name, slot in plugin._slots.items() if "hangs" in name]
-            wait_until(lambda: sum(slot.busy for slot in busy) <= 1)
+
+            def busy() -> int:
+                return sum("hangs" in unit.name for unit in plugin.scheduler.running())
+
+            wait_until(lambda: busy() <= 1)
             together = []
             until = len(api.requests) + 40
             while len(api.requests) < until:
-                together.append(sum(slot.busy for slot in busy))
+                together.append(busy())
                 time.sleep(0.01)
             assert max(together) == 1
             for each in hanging.values():

@@ -80,12 +80,12 @@ class Jobs:
         self._database = database
         self._ledger = ledger
 
-    def rows(self, *, number: int | None = None, only_open: bool = False) -> list[JobRow]:
-        """The units, the oldest first: of one backfill, or of all."""
+    def rows(self, *, number: int | None = None, unit: int | None = None, only_open: bool = False) -> list[JobRow]:
+        """The units, the oldest first: of one backfill, or of all; or one unit."""
         rows = self._database.read(
-            f"SELECT {_COLUMNS} FROM job WHERE (?1 IS NULL OR number = ?1) AND (NOT ?2 OR condition = 'open') "  # noqa: S608 - our own
-            "ORDER BY unit",
-            (number, only_open),
+            f"SELECT {_COLUMNS} FROM job WHERE (?1 IS NULL OR number = ?1) AND (?2 IS NULL OR unit = ?2) "  # noqa: S608 - our own
+            "AND (NOT ?3 OR condition = 'open') ORDER BY unit",
+            (number, unit, only_open),
         )
         return [_row(self._database, row) for row in rows]
 
