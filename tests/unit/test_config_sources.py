@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import yaml
 
-from in_jumpcloud.config.environment import almost_variables, variable_name
+from in_jumpcloud.config.environment import variable_name
 from in_jumpcloud.config.loader import load_config, read_document
 from in_jumpcloud.config.locations import default_state, find_config_file
 from in_jumpcloud.config.schema import DEMO_ASN, DEMO_CITY, ServerSettings
@@ -155,14 +155,36 @@ def test_wrong_variables(tmp_path: Path) -> None:
     assert [line.partition(": ")[0] for line in everything] == ["IN_JUMPCLOUD_A__B", FILE, "IN_JUMPCLOUD_LOG__LEVEL"]
 
 
-def test_variables_of_others() -> None:
-    """Without two underscores a name is not ours; `check` names one that is nearly a setting."""
-    others = {"IN_JUMPCLOUD_PORT": "tcp://10.0.0.1:2021", "IN_JUMPCLOUD_SERVICE_HOST": "x", "IN_JUMPCLOUD_CONFIG": "c"}
-    load_config(None, environ=others | {"JUMPCLOUD_API_KEY": KEY, "OTHER__NAME": "x"})
-    assert not list(almost_variables(others))
-    assert list(almost_variables({"IN_JUMPCLOUD_FORWARD_TAG": "x"})) == [
-        ("IN_JUMPCLOUD_FORWARD_TAG", "IN_JUMPCLOUD_FORWARD__TAG")
+def test_variables_of_others(tmp_path: Path) -> None:
+    """Those that Kubernetes makes for a service of our name, and those that the file itself names, are no mistake."""
+    of_kubernetes = [
+        *("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_METRICS", "METRICS_SERVICE_HOST"),
+        *("PORT", "PORT_2021_TCP", "PORT_2021_TCP_PROTO", "PORT_2021_TCP_PORT", "PORT_2021_TCP_ADDR"),
     ]
+    others = {f"IN_JUMPCLOUD_{name}": "tcp://10.0.0.1:2021" for name in of_kubernetes}
+    others |= {"IN_JUMPCLOUD_CONFIG": "c", "JUMPCLOUD_API_KEY": KEY, "OTHER__NAME": "x", "IN_JUMPCLOUD_TAG": "ours"}
+    path = tmp_path / "named.yaml"
+    path.write_text("forward: {tag: '${IN_JUMPCLOUD_TAG}'}\n")
+    assert load_config(path, environ=others).forward.tag == "ours"
+    assert len(problems(None, others)) == 1
+
+
+def test_names_that_are_nearly_ours() -> None:
+    """Every other name that begins as ours is refused, with the nearest one that is."""
+    for name, meant in {
+        "IN_JUMPCLOUD_FORWARD_TAG": "; did you mean IN_JUMPCLOUD_FORWARD__TAG?",
+        "IN_JUMPCLOUD__FORWARD__TAG": "; did you mean IN_JUMPCLOUD_FORWARD__TAG?",
+        "IN_JUMPCLOUD___FORWARD_TAG": "; did you mean IN_JUMPCLOUD_FORWARD__TAG?",
+        "IN_JUMPCLOUD__RELOAD": "; did you mean IN_JUMPCLOUD_RELOAD?",
+        "IN_JUMPCLOUDRELOAD": "; did you mean IN_JUMPCLOUD_RELOAD?",
+        "IN_JUMPCLOUD_CONFIG_FILE": "; did you mean IN_JUMPCLOUD_CONFIG?",
+        "IN_JUMPCLOUD_JUMPCLOUD": ", but a section; a setting in it is IN_JUMPCLOUD_JUMPCLOUD__API_KEY",
+        "IN_JUMPCLOUD_HTTP": ", but a section; a setting in it is IN_JUMPCLOUD_HTTP__LISTEN",
+        "IN_JUMPCLOUD": "; `in-jumpcloud config show` lists the settings",
+        "IN_JUMPCLOUD_DEBUG": "; `in-jumpcloud config show` lists the settings",
+    }.items():
+        environ = {"JUMPCLOUD_API_KEY": KEY, name: "x"}
+        assert problems(None, environ) == [f"{name}: names no setting{meant}"]
 
 
 def test_which_file(tmp_path: Path) -> None:

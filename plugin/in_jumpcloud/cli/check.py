@@ -18,11 +18,11 @@ from in_jumpcloud.checks.assumptions import check_assumptions
 from in_jumpcloud.checks.fluent_bit import check_fluent_bit
 from in_jumpcloud.checks.jumpcloud import check_jumpcloud
 from in_jumpcloud.checks.receivers import check_receiver
-from in_jumpcloud.checks.result import CONFIGURATION, RECEIVER, CheckResult, exit_code, failed, ok, warning
+from in_jumpcloud.checks.result import CONFIGURATION, RECEIVER, CheckResult, exit_code, failed, ok
 from in_jumpcloud.checks.runner import Check, run_checks
 from in_jumpcloud.cli import examples, json_option, settings_options
 from in_jumpcloud.cli.signals import stop_on_signals
-from in_jumpcloud.config.environment import almost_variables, read_variables
+from in_jumpcloud.config.environment import read_variables
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.locations import describe_config_file
 from in_jumpcloud.config.schema import Config
@@ -132,8 +132,6 @@ def _run_checks(
         yield from (failed("configuration", str(problem), code=CONFIGURATION) for problem in error.problems)
         return
     yield ok("configuration", f"{describe_config_file(path)}: valid")
-    for name, meant in almost_variables(os.environ):
-        yield warning("configuration", f"the environment variable {name} is not used", f"did you mean {meant}?")
     stop = threading.Event()
     deadline = time.monotonic() + timeout_seconds
     timer = threading.Timer(timeout_seconds - _SLACK_SECONDS, stop.set)

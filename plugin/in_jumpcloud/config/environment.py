@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
@@ -18,6 +19,11 @@ from in_jumpcloud.errors import Problem
 from in_jumpcloud.text import printable
 
 _PREFIX = "IN_JUMPCLOUD_"
+_OF_KUBERNETES = re.compile(
+    r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)", re.ASCII
+)
+"""The variables of a service that is called in-jumpcloud or begins so, as Kubernetes sets them in each pod; see
+https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables."""
 KEY_VARIABLE = "JUMPCLOUD_API_KEY"
 """The key of the account, if nothing else sets one."""
 
@@ -38,13 +44,13 @@ def read_variables(environ: Mapping[str, str]) -> tuple[list[Setting], list[Prob
     """The settings in `environ`, an outer one before those in it, and what is wrong with them.
 
     A list or a mapping is YAML. Anything else is used as it is: a secret may have any characters. `null` is null. A
-    variable without two underscores that names no key is not ours: Kubernetes makes such as IN_JUMPCLOUD_PORT.
+    name that begins as ours and is none is a mistake, unless Kubernetes makes it.
     """
     settings, problems = [], []
     for name in sorted(environ):
         key = _keys().get(name)
         if key is None:
-            if name.startswith(_PREFIX) and "__" in name.removeprefix(_PREFIX):
+            if name.startswith(_PREFIX.rstrip("_")) and name != CONFIG_VARIABLE and not _OF_KUBERNETES.fullmatch(name):
                 problems.append(Problem("", f"names no setting{_nearest(name)}", printable(name)))
             continue
         try:
@@ -52,14 +58,6 @@ def read_variables(environ: Mapping[str, str]) -> tuple[list[Setting], list[Prob
         except (yaml.YAMLError, ValueError, RecursionError):  # the value is not shown: it may be a secret
             problems.append(Problem(key.path, "expected YAML, such as [one, two] or {key: value}", name))
     return settings, problems
-
-
-def almost_variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Variables that are not used because one underscore is missing, each with the name that was probably meant."""
-    names = {name.replace("__", "_"): name for name in _keys()}
-    for name in sorted(environ.keys() - _keys().keys() - {CONFIG_VARIABLE}):
-        if meant := names.get(name):
-            yield name, meant
 
 
 def _value(key: _Key, text: str) -> Any:
@@ -74,9 +72,17 @@ def _value(key: _Key, text: str) -> Any:
 
 
 def _nearest(name: str) -> str:
-    names = [each.removeprefix(_PREFIX) for each in _keys()]  # what all have in common is no likeness
-    near = difflib.get_close_matches(name.upper().removeprefix(_PREFIX), names, n=1)
-    return f"; did you mean {_PREFIX}{near[0]}?" if near else "; `in-jumpcloud config show` lists the settings"
+    inner = next((each for each in _keys() if each.startswith(f"{name}__")), None)
+    if inner:
+        return f", but a section; a setting in it is {inner}"
+    # Without what all have in common: that is no likeness. One underscore too few or too many is the usual mistake.
+    names = {_words(each): each for each in (*_keys(), CONFIG_VARIABLE)}
+    near = difflib.get_close_matches(_words(name.upper()), names, n=1)
+    return f"; did you mean {names[near[0]]}?" if near else "; `in-jumpcloud config show` lists the settings"
+
+
+def _words(name: str) -> str:
+    return " ".join(name.removeprefix(_PREFIX.rstrip("_")).replace("_", " ").split())
 
 
 @functools.cache
@@ -90,7 +96,7 @@ def _walk(kind: type[Section], prefix: str) -> Iterator[_Key]:
         path = f"{prefix}{field.name}"
         inner = _inner_type(field.type)
         is_section = isinstance(inner, type) and issubclass(inner, Section)
-        if prefix or not is_section:  # Kubernetes may make a name without two underscores
+        if prefix or not is_section:
             yield _Key(path, is_section or get_origin(inner) is tuple)
         if is_section:
             yield from _walk(inner, f"{path}.")

@@ -63,7 +63,7 @@ def load_config(
         placed = default_state(environ, document.directory).path
         config = msgspec.structs.replace(config, state=msgspec.structs.replace(config.state, path=placed))
         reader.relative["state.path"] = DEFAULT_STATE
-    problems += reader.problems
+    problems = [each for each in problems if each.location not in reader.replaced] + reader.problems
     # In a section with a problem, defaults replace what is wrong: comparing those would mislead.
     misread = {problem.section for problem in problems}
     more = [*validate(config), *_left_behind(config, reader.relative)]

@@ -45,6 +45,8 @@ class SectionReader:
         self.problems: list[Problem] = []
         self.relative: dict[str, Path] = {}
         """The paths that are relative in the file, as they are there."""
+        self.replaced: set[str] = set()
+        """The names that the document has as `${NAME}`."""
         self._document = document
         self._environ = environ
 
@@ -158,6 +160,7 @@ class SectionReader:
         name, default = match.groups()
         if name is None or "${" in (default or ""):
             raise ValueError("expected ${NAME} or ${NAME:-default}; write $${ for the text ${")
+        self.replaced.add(name)
         value = self._environ.get(name) or default
         if value is None:
             raise ValueError(f"the environment variable {name} is not set, or is empty")
