@@ -111,6 +111,15 @@ def test_every_reason_is_documented() -> None:
     reasons, warnings = page.split("`in_jumpcloud_not_ready` has the same codes")[1].split("is a warning on the page")
     for codes, text in ((health.REASONS, reasons), (health.WARNINGS, warnings)):
         assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(codes)
-    with_own_alert = {"refused", "lagging", "receivers", "receiver", "dead_letters", "given_up_minutes", "left_out"}
+    with_own_alert = {
+        "refused",
+        "lagging",
+        "receivers",
+        "receiver",
+        "dead_letters",
+        "given_up_minutes",
+        "left_out",
+        "reload",
+    }
     others = {*health.REASONS, *health.WARNINGS} - with_own_alert - {"trouble"}
     assert [code for code in others if not re.search(rf"\b{code}\b", alerts)] == []

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 import signal
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +46,7 @@ class Running:
             "forward": {"servers": [{"host": "127.0.0.1", "port": receiver.port}]},
             "geoip": {"city": str(ROOT / "geoip" / "demo-city.mmdb")},
             "state": {"path": str(command.state)},
-            "http": {"listen": None},
+            "http": {"listen": "127.0.0.1:0"},
             "log": {"format": "text"},
             "reload": reload,
         }
@@ -77,6 +80,17 @@ class Running:
     def log(self) -> str:
         """The log so far."""
         return self._command.log.read_text()
+
+    def shows_refusal(self) -> bool:
+        """Whether the metrics and `/status.json` show that the last reload was refused."""
+        url = self.log.partition("status page at ")[2].split()[0]
+        with urllib.request.urlopen(f"{url}metrics", timeout=30) as page:  # noqa: S310 - loopback
+            value = re.search(r"^in_jumpcloud_config_last_reload_successful (\S+)", page.read().decode(), re.MULTILINE)
+        with urllib.request.urlopen(f"{url}status.json", timeout=30) as page:  # noqa: S310 - loopback
+            codes = [each["code"] for each in json.load(page)["warnings"]]
+        assert value
+        assert float(value[1]) == ("reload" not in codes)
+        return "reload" in codes
 
     def requests(self, organization: str) -> int:
         """How often the events of an organization were requested."""
@@ -191,8 +205,10 @@ def test_a_file_that_comes_later(
             f"configuration not reloaded: {tmp_path}/settings.json: jumpcloud.api_key_file: {key}: cannot be "
         )
         running.wait_for_requests("first")
+        assert running.shows_refusal()
         key.write_text("simulated-key")
         wait_until(lambda: "configuration reloaded: 1 stream restarted, 0 unchanged" in running.log)
+        assert not running.shows_refusal()
         running.wait_for_requests("third")
         assert running.end() == 0
 

@@ -112,6 +112,7 @@ def test_ready() -> None:
         (snapshot(stream(), troubles=(Trouble("x: gone", 0, "bring it"),)), ["trouble: x: gone; bring it"]),
         (snapshot(stream(), troubles=(Trouble("x", 0, "", "state.files"),)), ["state: x"]),
         (snapshot(stream(), troubles=(Trouble("x", 0, "free some", "state.space"),)), ["disk: x; free some"]),
+        (snapshot(stream(), troubles=(Trouble("x", 0, "", "reload"),)), []),  # events arrive with the old settings
         (snapshot(stream(), clock_skew=-299.0), []),
         (
             snapshot(stream(), clock_skew=-3600.0),
@@ -154,7 +155,12 @@ def test_warnings() -> None:
     counters = Counters(open_minutes=1, given_up_minutes=2, left_out=3, unavailable_seconds=7200.0, parked=4)
     failing = BackfillStatus(7, "one", Progress(0.5, 1, 2, 0, None), "no answer", 61.0, "Retryable")
     seen = snapshot(
-        stream(counters=counters), receivers=(True, False), clock_skew=31.0, dead_letters=1, backfills=(failing,)
+        stream(counters=counters),
+        receivers=(True, False),
+        clock_skew=31.0,
+        dead_letters=1,
+        backfills=(failing,),
+        troubles=(Trouble("configuration not reloaded: x", 0, "the old one stays in use", "reload"),),
     )
     found = health.warnings(seen)
     assert [each.code for each in found] == list(health.WARNINGS)

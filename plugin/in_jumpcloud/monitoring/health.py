@@ -17,7 +17,7 @@ from in_jumpcloud.text import format_duration
 from in_jumpcloud.troubles import Trouble
 
 _CHECK = "`in-jumpcloud check` names the cause"
-_TROUBLES = {"state.files": "state", "state.space": "disk"}
+_TROUBLES = {"state.files": "state", "state.space": "disk", "reload": "reload"}
 """The codes of troubles that have one of their own, by the names of the troubles."""
 
 
@@ -264,6 +264,7 @@ WARNINGS: dict[str, Find] = {
         "they are sent again, and become dead letters if they are refused again",
     ),
     "backfill": _backfills,
+    "reload": _trouble("reload"),
     "dead_letters": _dead_letters,
 }
 """Every warning, by its code, and how to find it. Counts are since the start of the process."""

@@ -203,6 +203,9 @@ def _health(snapshot: Snapshot) -> Iterable[Metric]:
     yield _reasons("in_jumpcloud_not_ready", "1 for each reason why it is not ready", REASONS, not_ready(snapshot))
     yield _reasons("in_jumpcloud_warning", "1 for each thing that needs attention", WARNINGS, warnings(snapshot))
     yield _errors(snapshot)
+    is_refused = any(trouble.name == "reload" for trouble in snapshot.troubles)
+    text = "1 if the last reload of the configuration succeeded, or there was none"
+    yield GaugeMetricFamily("in_jumpcloud_config_last_reload_successful", text, value=not is_refused)
     if snapshot.clock_skew is not None:
         text = "Seconds this machine's clock is ahead of JumpCloud's"
         yield GaugeMetricFamily("in_jumpcloud_clock_skew_seconds", text, value=snapshot.clock_skew)
