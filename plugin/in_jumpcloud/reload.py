@@ -64,9 +64,9 @@ class Reload:
                 self._due_at = self._runtime.monotonic() + backoff_delay(self._failures, self._runtime.random)
                 self._pending = (load, done)
             return
-        self._troubles.end("reload")
-        if isinstance(error, InJumpCloudError):
-            for line in str(error).splitlines():
-                log.error("configuration not reloaded: %s", line)
-        else:
-            log.error("configuration not reloaded: unexpected error", exc_info=error)
+        is_known = isinstance(error, InJumpCloudError)
+        lines = str(error).splitlines() if is_known else ["unexpected error"]
+        for line in lines:  # each time: somebody has asked for it
+            log.error("configuration not reloaded: %s", line, exc_info=None if is_known else error)
+        advice = "the old one stays in use; correct it and reload, or restart"
+        self._troubles.begin("reload", f"configuration not reloaded: {' and '.join(lines)}", advice, is_logged=True)

@@ -40,15 +40,16 @@ class Troubles:
         self._open: dict[str, Trouble] = {}
         self._lock = threading.Lock()
 
-    def begin(self, name: str, what: str, advice: str = "") -> None:
-        """Begin a trouble, or change the cause of one that has begun."""
+    def begin(self, name: str, what: str, advice: str = "", *, is_logged: bool = False) -> None:
+        """Begin a trouble, or change the cause of one that has begun. `is_logged`: its caller has logged it."""
         with self._lock:
             before = self._open.get(name)
             if before and before.what == what:
                 return
             since_ms = before.since_ms if before else self._now_ms()
             trouble = self._open[name] = Trouble(what, since_ms, advice, name)
-        log.warning("%s", trouble)
+        if not is_logged:
+            log.warning("%s", trouble)
 
     def end(self, name: str) -> None:
         """End a trouble, if it has begun."""

@@ -152,6 +152,10 @@ def test_invalid_settings_change_nothing(command: Command, api: SimulatedApi, re
             # A reload that lacks a file is repeated, so another line may come first.
             running.reload(expected)
             assert "configuration not reloaded: " in running.log
+            wait_until(running.shows_refusal)
+        running.settings = valid
+        running.reload("configuration reloaded: ")
+        wait_until(lambda: not running.shows_refusal())
         running.wait_for_requests("first")
         assert not running.requests("third")
         assert running.end() == 0
@@ -278,5 +282,6 @@ def test_a_changed_file(command: Command, api: SimulatedApi, receiver: Simulated
         wait_until(lambda: "configuration reloaded: 1 stream restarted, 1 unchanged" in running.log)
         assert f"{link}: changed; reloading the configuration" in running.log
         running.wait_for_requests("third")
-        assert running.log.count("configuration not reloaded: ") == 1
+        assert running.log.count("recovered from: configuration not reloaded: ") == 1
+        assert running.log.count("configuration not reloaded: ") == 2
         assert running.end() == 0
