@@ -66,13 +66,24 @@ class Load(NamedTuple):
         """The arithmetic, in one line."""
         limits = [f"jumpcloud.requests_per_second is {self.per_second:g}"]
         if self.seconds:
-            sent = f"{self.workers / self.seconds:.1f} at {self.seconds:.2f} s each"
+            sent = f"{_rate(self.workers / self.seconds)} at {self.seconds:.2f} s each"
             limits.append(f"{_do(self.workers, 'worker', 'send')} {sent}")
         text = (
-            f"{_do(self.streams, 'stream', 'need')} {self.needed:.1f} requests/s for polls every {self.interval:g} s; "
-            f"{self.possible:.1f} are possible: {', '.join(limits)}"
+            f"{_do(self.streams, 'stream', 'need')} {_needed(self.needed)} for polls every {self.interval:g} s; "
+            f"{_rate(self.possible)} are possible: {', '.join(limits)}"
         )
         return f"{text}. Each stream is polled {self.interval_text}" if self.is_too_high else text
+
+
+def _rate(per_second: float) -> str:
+    """One digit after the point, or of a small number the first two that are not 0."""
+    return f"{per_second:.1f}" if per_second >= 1 else f"{per_second:.2g}"
+
+
+def _needed(per_second: float) -> str:
+    """Few requests a second are easier to judge by the day."""
+    a_day = "" if per_second >= 1 else f" ({86_400 * per_second:,.0f} a day)"
+    return f"{_rate(per_second)} requests/s{a_day}"
 
 
 def _do(count: int, noun: str, verb: str) -> str:

@@ -153,7 +153,11 @@ def test_requests_and_the_oldest_event(command: Command, receiver: SimulatedRece
         settings = command.settings(api, receiver, jumpcloud__start="10d", jumpcloud__requests_per_second=5)
         enough = check(*settings)
         too_many = check(*settings, "-o", "jumpcloud.interval=100ms")
-    assert re.search(r"^ok +load +1 stream needs 0\.0 requests/s .*; [\d.]+ are possible", enough.text, re.MULTILINE)
+    assert re.search(
+        r"^ok +load +1 stream needs 0\.0\d\d requests/s \(\d,\d{3} a day\) .*; [\d.]+ are possible",
+        enough.text,
+        re.MULTILINE,
+    )
     line = r"^warning +load +1 stream needs 10\.0 requests/s for polls every 0\.1 s; [\d.]+ are possible: .*; raise "
     assert re.search(line, too_many.text, re.MULTILINE)
     assert too_many.code == 0

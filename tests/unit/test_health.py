@@ -39,7 +39,15 @@ NO_TIME = "see the log; JumpCloud or the rate limit leaves no time for it"
 def stream(name: str = "one", **values: Any) -> StreamStatus:
     """A healthy stream, except for these values."""
     return StreamStatus(
-        **{"name": name, "watermark_ms": 0, "window": None, "lag": 1.0, "counters": Counters(), **values}
+        **{
+            "name": name,
+            "watermark_ms": 0,
+            "reached_ms": 0,
+            "window": None,
+            "lag": 1.0,
+            "counters": Counters(),
+            **values,
+        }
     )
 
 
@@ -204,8 +212,8 @@ def test_load() -> None:
     assert not Load(20, 30, 204, 5, seconds=1.0, workers=4, gap=30.5).is_too_high
     assert Load(140, 30, 204, 5, seconds=1.0, workers=4).is_too_high
     assert str(Load(1, 30, 0, 5, seconds=0.5)) == (
-        "1 stream needs 0.0 requests/s for polls every 30 s; 2.0 are possible: jumpcloud.requests_per_second is 5, "
-        "1 worker sends 2.0 at 0.50 s each"
+        "1 stream needs 0.033 requests/s (2,880 a day) for polls every 30 s; 2.0 are possible: "
+        "jumpcloud.requests_per_second is 5, 1 worker sends 2.0 at 0.50 s each"
     )
     assert Load(1, 30, 204, 5, gap=45).is_too_high
 
