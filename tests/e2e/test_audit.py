@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -126,9 +127,36 @@ def test_what_is_not_compared(delivered: Delivered) -> None:
 
     code, found, _ = delivered.audit("-o", "jumpcloud.organizations=[other]")
     assert found["streams"] == [
-        {"name": "organization other", "not_compared": ["everything: the stream has not started"], "hours": []}
+        {
+            "name": "organization other",
+            "not_compared": ["everything: the stream has not started"],
+            "is_behind": True,
+            "hours": [],
+        }
     ]
     assert code == 0
+
+
+def test_a_stream_that_is_behind(delivered: Delivered) -> None:
+    """What it has not fetched yet is not said to agree."""
+
+    def move_to(watermark_ms: int, **window: object) -> None:
+        with delivered.ledger() as ledger:
+            position = {"origin_ms": 0, "watermark_ms": watermark_ms, "window": window or None}
+            ledger.execute("UPDATE stream SET position = ?", (json.dumps(position),))
+
+    watermark_ms = (delivered.first_hour + 2) * HOUR_MS
+    move_to(watermark_ms)
+    code, found, _ = delivered.audit()
+    text = invoke("audit", *delivered.settings).stdout.decode()
+    (stream,) = found["streams"]
+    assert (code, stream["is_behind"]) == (0, True)
+    assert re.fullmatch(r"from \S+Z: not fetched yet: the stream is [23]h( \d+m)? behind", stream["not_compared"][-1])
+    assert stream["hours"]
+    assert text.endswith("hours: no difference; of 1 of 1 stream not all is fetched yet, see above\n")
+    move_to(0)
+    text = invoke("audit", *delivered.settings).stdout.decode()
+    assert text.endswith("\nnothing could be compared; of 1 of 1 stream not all is fetched yet, see above\n")
 
 
 def test_a_temporary_fault_is_retried(delivered: Delivered) -> None:

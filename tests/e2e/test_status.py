@@ -111,11 +111,13 @@ def test_while_the_plugin_runs(command: Command, api: SimulatedApi, receiver: Si
     with sqlite3.connect(command.state) as database:
         database.execute(
             """UPDATE stream SET position = '{"origin_ms": 0, "watermark_ms": 60000, "window": {"start_ms": 0,
-            "end_ms": 86400000, "services": ["all"], "limit": 10, "cursor": "[1]"}}'"""
+            "end_ms": 86400000, "services": ["all"], "limit": 10, "cursor": "[7200000]"}}'"""
         )
     database.close()
     text = _text(*settings)
-    assert "1970-01-01T00:01:00.000Z, 2" in text
+    assert "position      1970-01-01T00:01:00.000Z; its window has reached 1970-01-01T02:00:00.000Z, 2" in text
+    reached_by = now_ms() // 1000 - _json(*settings)["streams"][0]["lag_seconds"]
+    assert abs(reached_by - 7200) < 30
     assert "1970-01-01T00:00:00.000Z to 1970-01-02T00:00:00.000Z in progress, first pages delivered" in text
 
 

@@ -72,7 +72,9 @@ def test_liveness() -> None:
 def at(minute: float, lag: float = 1.0, **acknowledged: int) -> Snapshot:
     """A snapshot at this minute, of streams with these counts."""
     streams = tuple(
-        StreamStatus(name=name, watermark_ms=0, window=None, lag=lag, counters=Counters(acknowledged=count))
+        StreamStatus(
+            name=name, watermark_ms=0, reached_ms=0, window=None, lag=lag, counters=Counters(acknowledged=count)
+        )
         for name, count in acknowledged.items()
     )
     now_ms, uptime = round(minute * MINUTE_MS), minute * 60

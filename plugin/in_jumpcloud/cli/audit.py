@@ -17,13 +17,16 @@ from in_jumpcloud.collector import Stream
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.config.types import Duration
+from in_jumpcloud.counters import plural
 from in_jumpcloud.errors import Fatal
 from in_jumpcloud.insights import auth
 from in_jumpcloud.insights.api import DirectoryInsights
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.state import opening
+from in_jumpcloud.state.notes import as_of_ms
 from in_jumpcloud.state.store import StateReader
+from in_jumpcloud.text import format_duration
 from in_jumpcloud.timestamps import MINUTE_MS, now_ms, rfc3339
 
 _HOUR_MINUTES = 60
@@ -44,11 +47,15 @@ class _Hour(NamedTuple):
 
 
 class _Span(NamedTuple):
-    """The minutes `[start, end)` of a stream that can be compared, and what is not compared and why."""
+    """The minutes `[start, end)` of a stream that can be compared, and what is not compared and why.
+
+    `is_behind`: the stream has not fetched all of the rest yet.
+    """
 
     start: int
     end: int
     not_compared: list[str]
+    is_behind: bool
 
 
 class _StreamAudit(NamedTuple):
@@ -88,7 +95,7 @@ def command(path: Path | None, overrides: tuple[str, ...], since: Duration, as_j
             "are not counted by JumpCloud"
         )
     if not as_json:
-        click.echo(f"{sum(hour.ledger for hour in hours)} events in {len(hours)} hours: no difference")
+        _print_agreement(audits, hours)
 
 
 def _audit_streams(settings: Config, since: Duration) -> list[_StreamAudit]:
@@ -103,21 +110,29 @@ def _audit_streams(settings: Config, since: Duration) -> list[_StreamAudit]:
         api = DirectoryInsights(settings.jumpcloud, auth.create_auth(settings.jumpcloud, rate_limiter), rate_limiter)
         try:
             now = now_ms()
-            positions = {row.name: row.position for row in state.streams()}
+            rows = {row.name: row for row in state.streams()}
+            is_held = state.holder is not None
             audits = []
             for stream in app.streams(settings):
                 kept_from_ms = state.kept_from_ms(stream.name)
-                span = _comparable_span(positions.get(stream.name), kept_from_ms, settings, now - since.ms)
+                row = rows.get(stream.name)
+                as_of = as_of_ms(row.updated_ms if row else None, now, is_held=is_held)
+                span = _comparable_span(row and row.position, kept_from_ms, settings, now - since.ms, as_of)
                 audits.append(_StreamAudit(stream.name, span, _compare(stream, span, api, state, settings)))
             return audits
         finally:
             api.close()
 
 
-def _comparable_span(position: Position | None, kept_from_ms: int, settings: Config, wanted_ms: int) -> _Span:
-    """`wanted_ms` is the start that was asked for, `kept_from_ms` that of the ledger; both are epoch milliseconds."""
+def _comparable_span(
+    position: Position | None, kept_from_ms: int, settings: Config, wanted_ms: int, as_of_ms: int
+) -> _Span:
+    """`wanted_ms` is the start that was asked for, `kept_from_ms` that of the ledger, `as_of_ms` that of the position.
+
+    All are epoch milliseconds.
+    """
     if position is None:
-        return _Span(0, 0, ["everything: the stream has not started"])
+        return _Span(0, 0, ["everything: the stream has not started"], is_behind=True)
     not_compared = []
     start_ms = max(wanted_ms, kept_from_ms, position.origin_ms)
     start = -(-start_ms // MINUTE_MS)
@@ -125,8 +140,13 @@ def _comparable_span(position: Position | None, kept_from_ms: int, settings: Con
     if start_ms > wanted_ms:
         reason = "before the start of the stream" if start_ms == position.origin_ms else "older than the ledger"
         not_compared.append(f"until {_format_minute(start)}: {reason}")
-    not_compared.append(f"from {_format_minute(end)}: most recent minutes, still being polled")
-    return _Span(start, end, not_compared)
+    behind_ms = as_of_ms - position.reached_ms
+    is_behind = behind_ms > settings.http.max_lag.ms
+    reason = "most recent minutes, still being polled"
+    if is_behind:
+        reason = f"not fetched yet: the stream is {format_duration(behind_ms / 1000)} behind"
+    not_compared.append(f"from {_format_minute(end)}: {reason}")
+    return _Span(start, end, not_compared, is_behind)
 
 
 def _compare(stream: Stream, span: _Span, api: DirectoryInsights, state: StateReader, settings: Config) -> list[_Hour]:
@@ -181,10 +201,20 @@ def _print_stream(audit: _StreamAudit) -> None:
     click.echo()
 
 
+def _print_agreement(audits: list[_StreamAudit], hours: list[_Hour]) -> None:
+    behind = sum(each.span.is_behind for each in audits)
+    result = f"{sum(hour.ledger for hour in hours)} events in {len(hours)} hours: no difference"
+    if not hours:
+        result = "nothing could be compared"
+    rest = f"; of {behind} of {plural(len(audits), 'stream')} not all is fetched yet, see above" if behind else ""
+    click.echo(result + rest)
+
+
 def _as_json(audit: _StreamAudit) -> dict[str, Any]:
     hours = []
     for hour in audit.hours:
         counts = hour._asdict()
         del counts["minute"]
         hours.append({"hour": _format_minute(hour.minute), **counts, "difference": hour.ledger - hour.jumpcloud})
-    return {"name": audit.name, "not_compared": audit.span.not_compared, "hours": hours}
+    span = audit.span
+    return {"name": audit.name, "not_compared": span.not_compared, "is_behind": span.is_behind, "hours": hours}

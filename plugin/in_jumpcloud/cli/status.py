@@ -17,10 +17,10 @@ from in_jumpcloud.errors import InJumpCloudError
 from in_jumpcloud.monitoring import client
 from in_jumpcloud.state import opening
 from in_jumpcloud.state.jobs import JobRow
-from in_jumpcloud.state.notes import WRITE_SECONDS
+from in_jumpcloud.state.notes import as_of_ms
 from in_jumpcloud.state.store import StreamRow
 from in_jumpcloud.text import format_duration, shown
-from in_jumpcloud.timestamps import DAY_MS, MINUTE_MS, now_ms, rfc3339
+from in_jumpcloud.timestamps import DAY_MS, now_ms, rfc3339
 
 _RUNNING_KEYS = (
     "pid",
@@ -38,8 +38,6 @@ _LIVE_KEYS = ("events_per_minute", "backfill", "error_since", "late_error", "lat
 """What only the process knows of a stream."""
 MAX_SHOWN = 100
 """So many streams are shown for people."""
-_WRITTEN_WITHIN_MS = round(1000 * WRITE_SECONDS) + MINUTE_MS
-"""The state has the position of an idle stream as it was at most so long ago, while the process is running."""
 
 
 @click.command(
@@ -161,15 +159,16 @@ def _ask_process(settings: Config) -> dict[str, Any] | None:
 def _stream_facts(row: StreamRow | None, services: dict[str, int], now: int, *, is_held: bool) -> dict[str, Any]:
     """What the state has of a stream. `is_held`: a process is running, which may know a later position.
 
-    `lag_seconds` is how far the position was behind at `lag_time`.
+    `position` moves with each window, `reached` with each page. `lag_seconds` is how far the latter was behind at
+    `lag_time`.
     """
     if row is None:
         return {"position": None}
     window = row.position.window
-    is_recent = is_held and row.updated_ms is not None and 0 <= now - row.updated_ms < _WRITTEN_WITHIN_MS
-    lag_at = row.updated_ms if is_recent and row.updated_ms is not None else now
+    lag_at = as_of_ms(row.updated_ms, now, is_held=is_held)
     return {
         "position": rfc3339(row.position.watermark_ms),
+        "reached": rfc3339(row.position.reached_ms),
         "lag_seconds": max(0, lag_at - row.position.reached_ms) // 1000,
         "lag_time": rfc3339(lag_at),
         "window": window
@@ -186,7 +185,7 @@ def _stream_facts(row: StreamRow | None, services: dict[str, int], now: int, *, 
 
 def _live_position(live: dict[str, Any] | None, now: int) -> dict[str, Any]:
     """The position that the process has now."""
-    keys = ("position", "lag_seconds")
+    keys = ("position", "reached", "lag_seconds")
     return {**{key: live[key] for key in keys}, "lag_time": rfc3339(now)} if live else {}
 
 
@@ -203,8 +202,9 @@ def _stream_lines(stream: dict[str, Any]) -> list[tuple[str, str]]:
         pages = "first pages delivered" if stream["window"]["cursor"] else "no page delivered yet"
         window = f"{stream['window']['start']} to {stream['window']['end']} in progress, {pages}"
     behind = "at the last commit" if stream["lag_time"] == stream["updated"] else "now"
+    reached = "" if stream["reached"] == stream["position"] else f"; its window has reached {stream['reached']}"
     lines = [
-        ("position", f"{stream['position']}, {format_duration(stream['lag_seconds'])} behind {behind}"),
+        ("position", f"{stream['position']}{reached}, {format_duration(stream['lag_seconds'])} behind {behind}"),
         ("window", window),
         *_service_lines(stream["services_since"]),
         ("acknowledged", str(stream["acknowledged"])),

@@ -47,6 +47,7 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     watermark_ms: int
+    reached_ms: int
     window: Window | None
     lag: float
     counters: Counters
@@ -218,6 +219,7 @@ def _stream(collector: Collector, now_ms: int, now: float) -> StreamStatus:
     return StreamStatus(
         name=shown(collector.stream.name),
         watermark_ms=position.watermark_ms,
+        reached_ms=position.reached_ms,
         window=position.window,
         lag=max(0, now_ms - position.reached_ms) / 1000,
         counters=counters,

@@ -12,9 +12,19 @@ import msgspec
 
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.state.database import Transaction
+from in_jumpcloud.timestamps import MINUTE_MS
 
 WRITE_SECONDS = 1800.0
 """How long notes wait at most. All streams' notes are written together: each transaction costs the disk 20 kB."""
+
+
+def as_of_ms(updated_ms: int | None, now_ms: int, *, is_held: bool) -> int:
+    """The moment of which a position in the state is true, `updated_ms` the time of its commit; all epoch milliseconds.
+
+    While a process holds the state (`is_held`), an idle stream may be further than its position: notes wait.
+    """
+    is_recent = is_held and updated_ms is not None and 0 <= now_ms - updated_ms < 1000 * WRITE_SECONDS + MINUTE_MS
+    return updated_ms if is_recent and updated_ms is not None else now_ms
 
 
 class Note(msgspec.Struct, frozen=True):
