@@ -130,7 +130,7 @@ class Jobs:
             _end(transaction, self._ledger, unit, condition, reason, now_ms)
 
     def is_open(self, unit: int) -> bool:
-        """Whether a unit is neither done nor cancelled."""
+        """Whether a unit is neither done, failed nor cancelled."""
         return bool(self._database.read("SELECT 1 FROM job WHERE unit = ? AND condition = 'open'", (unit,)))
 
     def expect(self, unit: int, expected: int | None) -> None:

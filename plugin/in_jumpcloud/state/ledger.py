@@ -1,4 +1,4 @@
-"""What the two kinds of ledger have in common: which events of a stream were delivered.
+"""What the rest of this package asks of a ledger: which events of a stream were delivered.
 
 A ledger has the events of many streams, each under the number of its stream. Those of an open unit of a backfill are
 under the number of the unit, below zero.
