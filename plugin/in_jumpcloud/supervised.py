@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import sys
 import time
 from collections.abc import Callable
 
@@ -51,8 +50,10 @@ def require_output() -> None:
         raise Fatal(text, advice="start it with standard output open, as Fluent Bit's exec input does") from None
 
 
-def end_with_parent(end: Callable[[], None]) -> None:
+def end_with_parent(end: Callable[[], None], say: Callable[[str], None]) -> None:
     """Call `end` once the parent has ended or no process reads standard output; shortly after that, exit.
+
+    `say` writes a line to standard error.
 
     Standard output tells of a parent that started a shell, which may outlive it.
     """
@@ -61,8 +62,7 @@ def end_with_parent(end: Callable[[], None]) -> None:
         _wait_for_the_end()
         with contextlib.suppress(OSError):  # what is still logged goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
-            sys.stderr.write("in-jumpcloud: the process that started this one has ended, so this one ends too\n")
-            sys.stderr.flush()
+            say("the process that started this one has ended, so this one ends too")
         end()
         time.sleep(_END_SECONDS)
         os._exit(1)

@@ -21,7 +21,7 @@ from in_jumpcloud.simulator.receiver import SimulatedReceiver
 from in_jumpcloud.timestamps import MINUTE_MS, now_ms
 
 END_SECONDS = 2.0
-ENDED = "in-jumpcloud: the process that started this one has ended, so this one ends too"
+ENDED = "the process that started this one has ended, so this one ends too"
 PARENT = """
 import signal, socket, subprocess, sys
 port = socket.create_server(("127.0.0.1", 0))
@@ -103,7 +103,7 @@ def test_ends_with_its_parent(
             message = error_stream.read().decode()  # until no process has it open
         assert time.monotonic() - killed_at < END_SECONDS
         socket.create_server(("127.0.0.1", port)).close()
-        assert message == f"{ENDED}\n"
+        assert [json.loads(line)["message"] for line in message.splitlines()] == [ENDED]
         lines = (log.read_bytes() if kind == "file" else stream.read()).splitlines()
     assert any("in_jumpcloud.collector" in json.loads(line)["log.logger"] for line in lines)
 
@@ -118,7 +118,7 @@ def test_ends_if_its_parent_is_gone_already(command: Command, api: SimulatedApi,
         line, stdout=write, stderr=subprocess.PIPE, env=command._environ({}), cwd=COMMAND.parents[2], check=False
     )
     os.close(write)
-    assert result.stderr.decode() == f"{ENDED}\n"
+    assert [json.loads(line)["message"] for line in result.stderr.splitlines()] == [ENDED]
     assert time.monotonic() - began < END_SECONDS + 5
 
 
@@ -130,8 +130,8 @@ def test_stdout_closed(command: Command, api: SimulatedApi, receiver: SimulatedR
     )
     assert result.returncode == 1
     advice = "start it with standard output open, as Fluent Bit's exec input does"
-    message = f"in-jumpcloud: standard output is closed, and --supervised logs there; {advice}\n"
-    assert result.stderr.decode() == message
+    message = f"standard output is closed, and --supervised logs there; {advice}"
+    assert [json.loads(line)["message"] for line in result.stderr.splitlines()] == [message]
     assert not api.requests
 
 
@@ -145,6 +145,39 @@ def test_errors_are_in_the_log(command: Command, api: SimulatedApi, receiver: Si
         ("error", "-o log.level"),
         ("error", "-o log.format"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--bogus",), "No such option"),
+        (("--output", "file"), "Invalid value for '--output'"),
+        (("-c",), "requires an argument"),
+        (("surplus",), "there are more arguments than expected"),
+        (("--dry-run",), "--supervised cannot be used together with --dry-run"),
+        (("--json",), "--json can only be used together with --dry-run"),
+        (("-c", "/nowhere.yaml"), "/nowhere.yaml: cannot be read"),
+    ],
+)
+def test_wrong_options_are_in_the_log(command: Command, arguments: tuple[str, ...], says: str) -> None:
+    """Whatever is wrong with the command line is one JSON line on standard output too."""
+    result = command("run", "--supervised", *arguments)
+    assert (result.returncode, result.stderr) == (2, b"")
+    (line,) = map(json.loads, result.stdout.splitlines())
+    assert line["log.level"] == "error"
+    assert says in line["message"]
+
+
+def test_an_unexpected_error_is_in_the_log(command: Command, tmp_path: Path) -> None:
+    """A defect is one JSON line, with the traceback in it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import threading\ndef start(self): raise ValueError('by the test')\nthreading.Thread.start = start\n"
+    )
+    result = command("run", "--supervised", "-o", f"state.path={tmp_path / 's.db'}", PYTHONPATH=str(tmp_path))
+    assert (result.returncode, result.stderr) == (1, b"")
+    line = json.loads(result.stdout.splitlines()[-1])
+    assert line["log.level"] == "critical"
+    assert "ValueError: by the test" in line["error.stack_trace"]
 
 
 def test_a_stop_is_an_ordinary_stop(command: Command, api: SimulatedApi, receiver: SimulatedReceiver) -> None:

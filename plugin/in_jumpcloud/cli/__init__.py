@@ -28,6 +28,8 @@ from in_jumpcloud.config.types import Duration
 from in_jumpcloud.errors import InJumpCloudError
 from in_jumpcloud.text import shown, shown_in_one, shown_lines
 
+log = logging.getLogger(__name__)
+
 NAME = "in-jumpcloud"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -65,6 +67,9 @@ class _LazyGroup(click.Group):
             show_error(error)
             ctx.exit(error.exit_code)
         except click.ClickException as error:
+            if _is_supervised():
+                log.error("%s", error.format_message())  # noqa: TRY400 - no traceback
+                ctx.exit(error.exit_code)
             error.message = shown_in_one(error.message)  # type: ignore[misc]  # click shows it
             raise
         except OSError as error:
@@ -170,7 +175,10 @@ def show(line: object) -> None:
 def show_error(error: InJumpCloudError) -> None:
     """Print an error as one line, or as one for each problem of a configuration, on standard error."""
     for line in shown_lines(str(error)):
-        click.echo(f"{NAME}: {line}", err=True)
+        if _is_supervised():
+            log.error("%s", line)
+        else:
+            click.echo(f"{NAME}: {line}", err=True)
 
 
 class _PlainFormatter(logging.Formatter):
@@ -180,8 +188,29 @@ class _PlainFormatter(logging.Formatter):
         return "\n".join(shown_lines(super().format(record)))
 
 
+def _is_supervised() -> bool:
+    """Whether the process that started this one reads JSON: `run --supervised`, however wrong the rest of it is."""
+    return "--supervised" in sys.argv[1:]
+
+
+def _log_json() -> None:
+    from in_jumpcloud.config.schema import LogSettings  # noqa: PLC0415 - other commands need not wait for it
+    from in_jumpcloud.monitoring.logs import configure_logging  # noqa: PLC0415
+
+    try:
+        os.fstat(sys.stdout.fileno())
+    except (AttributeError, OSError):
+        configure_logging(LogSettings(format="json"), sys.stderr)
+    else:
+        configure_logging(LogSettings(format="json"), sys.stdout)
+
+
 def _show_unexpected(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
-    if not issubclass(kind, SystemExit):
+    if issubclass(kind, SystemExit):
+        return
+    if _is_supervised() and error:
+        log.critical("unexpected error", exc_info=(kind, error, trace))
+    else:
         click.echo("\n".join(shown_lines("".join(traceback.format_exception(kind, error, trace)))), err=True)
 
 
@@ -214,6 +243,8 @@ def cli() -> None:
 def main() -> None:
     """Run the `in-jumpcloud` command."""
     _show_no_secrets()
+    if _is_supervised():
+        _log_json()
     if sys.stdout is None:
         sys.stdout = io.TextIOWrapper(_ClosedOutput(), write_through=True)
     try:

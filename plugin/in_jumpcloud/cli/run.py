@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import click
@@ -148,7 +149,7 @@ class _Run:
         watch_signals({**ends(self.end), signal.SIGHUP: self._reload})
         self._configure_logging(LogSettings())
         if self._is_supervised:
-            supervised.end_with_parent(self.end)
+            supervised.end_with_parent(self.end, partial(logs.write_json_line, sys.stderr, log.name))
         with ExitStack() as stack:
             settings = self._retry("configuration", lambda: self._first_load(stack))
             page = self._apply(stack, settings)

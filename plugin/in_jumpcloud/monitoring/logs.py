@@ -34,6 +34,17 @@ def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> No
     logger.propagate = False
 
 
+def write_json_line(stream: TextIO, logger: str, message: str) -> None:
+    """Write one line as the JSON log has them, whatever the log is now.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    record = logging.LogRecord(logger, logging.ERROR, "", 0, "%s", (message,), None)
+    stream.write(f"{_JsonFormatter().format(record)}\n")
+    stream.flush()
+
+
 class _Handler(logging.StreamHandler[TextIO]):
     """A line that cannot be written is lost: there is no other place that would take it."""
 
