@@ -14,6 +14,7 @@ from in_jumpcloud.config.schema import Config, JumpCloudSettings, StateSettings
 from in_jumpcloud.ecs import geoip
 from in_jumpcloud.ecs.encoder import RecordEncoder
 from in_jumpcloud.ecs.geoip_database import OLD_ADVICE, DatabaseInfo
+from in_jumpcloud.ecs.geoip_search import find_database
 from in_jumpcloud.ecs.mapper import Mapper, new_id
 from in_jumpcloud.errors import ConfigError, Problem, StateUnavailable
 from in_jumpcloud.forward import connection
@@ -205,6 +206,9 @@ class Resources:
             if (database, is_old) in self._ages_logged:
                 continue
             self._ages_logged.add((database, is_old))
+            if database.is_demo and (real := find_database(database.setting)):
+                text = "%s: the demo database is in use, although there is a real one; set %s to %s"
+                log.warning(text, database.setting, database.setting, real)
             if is_old:
                 log.warning("%s: %s is %d days old; %s", database.setting, database, database.days_old(now), OLD_ADVICE)
             else:

@@ -39,6 +39,20 @@ def test_database_age(tmp_path: Path) -> None:
         assert asn.message == "geoip.asn: off"
 
 
+def test_a_real_database_is_named_where_the_demo_is_used(tmp_path: Path) -> None:
+    """The default is the demo database; one where geoipupdate puts it is not used unless it is set."""
+    demo = GeoIPSettings()
+    for names, advice in [
+        ((), "see geoip/README.md for a real one"),
+        (("GeoLite2-City",), f"set geoip.city to {tmp_path}/GeoLite2-City.mmdb"),
+        (("GeoLite2-City", "GeoIP2-City"), f"set geoip.city to {tmp_path}/GeoIP2-City.mmdb"),
+    ]:
+        for name in names:
+            build(tmp_path / f"{name}.mmdb", {"1.1.1.0/24": named("Here")})
+        city, _ = local.check_databases(demo, directories=(tmp_path,))
+        assert (city.status, city.advice) == ("warning", advice)
+
+
 def test_secrets_in_the_configuration_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A literal secret counts; a reference to the environment or an empty value does not."""
     monkeypatch.setenv("KEY", "abc")

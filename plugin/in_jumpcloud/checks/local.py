@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from in_jumpcloud.config.schema import Config, GeoIPSettings, StateSettings, set
 from in_jumpcloud.config.types import ProxyUrl, Secret
 from in_jumpcloud.ecs.geoip import GeoIPLookup
 from in_jumpcloud.ecs.geoip_database import OLD_ADVICE
+from in_jumpcloud.ecs.geoip_search import DIRECTORIES, find_database
 from in_jumpcloud.errors import ConfigError, StateCorrupt, StateMissing, StateOutdated, StateUnavailable
 from in_jumpcloud.state.database import Holder
 from in_jumpcloud.state.opening import open_readonly
@@ -64,8 +65,13 @@ def _is_literal(values: Mapping[str, Any], name: str) -> bool:
     return isinstance(value, str) and value != "" and "${" not in value
 
 
-def check_databases(settings: GeoIPSettings, *, now: float | None = None) -> Iterator[CheckResult]:
-    """Check that the GeoIP databases can be used and are not old. `now` is in epoch seconds."""
+def check_databases(
+    settings: GeoIPSettings, *, now: float | None = None, directories: Sequence[Path] = DIRECTORIES
+) -> Iterator[CheckResult]:
+    """Check that the GeoIP databases can be used and are not old. `now` is in epoch seconds.
+
+    `directories` are those that may have a real one.
+    """
     now = time.time() if now is None else now
     for name, path in (("city", settings.city), ("asn", settings.asn)):
         if path is None:
@@ -80,7 +86,8 @@ def check_databases(settings: GeoIPSettings, *, now: float | None = None) -> Ite
         lookup.close()
         message = f"geoip.{name}: {path}: {database}"
         if database.is_demo:
-            advice = "see geoip/README.md for a real one"
+            real = find_database(f"geoip.{name}", directories)
+            advice = f"set geoip.{name} to {real}" if real else "see geoip/README.md for a real one"
             yield warning("database", f"{message}: it contains test addresses only", advice)
         elif database.is_old(now):
             yield warning("database", f"{message}: {database.days_old(now)} days old", OLD_ADVICE)

@@ -14,23 +14,19 @@ from string import Template
 from typing import Any, NamedTuple
 
 import click
-import maxminddb
 
 from in_jumpcloud.cli import ParsedType, examples, show
 from in_jumpcloud.config.schema import ForwardSettings, ServerSettings
 from in_jumpcloud.config.types import Duration, Secret
 from in_jumpcloud.config.validation import url_problem
 from in_jumpcloud.ecs.geoip_account import DEFAULT_DIRECTORY, DEFAULT_EDITIONS
+from in_jumpcloud.ecs.geoip_search import DIRECTORIES, find_database
 from in_jumpcloud.errors import ConfigError, HandshakeRejected, ReceiverDown, ReceiverPaused
 from in_jumpcloud.file_access import open_private, package_file
 from in_jumpcloud.forward.sender import AckSender
 
 SERVERS = (ServerSettings(unix=Path("/run/fluent-bit/forward.sock")), ServerSettings(host="127.0.0.1"))
 """Where to look for a receiver: the socket first, because only this machine can reach it."""
-DATABASE_DIRECTORIES = (DEFAULT_DIRECTORY, Path("/usr/share/GeoIP"))
-"""Where geoipupdate and distributions install databases."""
-_CITY_DATABASES = ("GeoIP2-Enterprise", "GeoIP2-City", "GeoLite2-City", "GeoIP2-Country", "GeoLite2-Country")
-_ASN_DATABASES = ("GeoIP2-ISP", "GeoLite2-ASN")
 _KEY_VARIABLE = "JUMPCLOUD_API_KEY"
 _HELO_SECONDS = 2
 """How long a receiver may take to begin a handshake, before it counts as one without a shared key."""
@@ -144,7 +140,7 @@ def write_configuration(
     api_key_file: Path | None = None,
     server: ServerSettings | None = None,
     servers: Sequence[ServerSettings] = SERVERS,
-    database_directories: Sequence[Path] = DATABASE_DIRECTORIES,
+    database_directories: Sequence[Path] = DIRECTORIES,
     environ: Mapping[str, str] = os.environ,
 ) -> None:
     """Write `path`, and print what was detected and what to do next.
@@ -153,8 +149,8 @@ def write_configuration(
         ConfigError: `path` exists (without `force`) or cannot be written.
     """
     receiver = _Receiver(server, "as given") if server else _find_receiver(servers)
-    city = _find_database(database_directories, _CITY_DATABASES)
-    asn = _find_database(database_directories, _ASN_DATABASES)
+    city = find_database("geoip.city", database_directories)
+    asn = find_database("geoip.asn", database_directories)
     key = f"api_key: ${{{_KEY_VARIABLE}}}"
     if api_key_file:
         key = f"api_key_file: {json.dumps(str(api_key_file.absolute()))}"
@@ -247,20 +243,6 @@ def _detect_shared_key(server: ServerSettings) -> _Receiver:
     finally:
         sender.close()
     return _Receiver(server, note)
-
-
-def _find_database(directories: Sequence[Path], names: Sequence[str]) -> Path | None:
-    """The first database, in the order of `names`, that can be opened."""
-    candidates = (directory / f"{name}.mmdb" for name in names for directory in directories)
-    return next(filter(_is_database, candidates), None)
-
-
-def _is_database(path: Path) -> bool:
-    try:
-        maxminddb.open_database(path).close()
-    except (OSError, ValueError, maxminddb.InvalidDatabaseError):
-        return False
-    return True
 
 
 def _write_file(path: Path, text: str, *, force: bool) -> None:
