@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from in_jumpcloud.backfill import Backfill, BackfillWatch
-from in_jumpcloud.collector import Collector, Stream
+from in_jumpcloud.collector import Collector
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import plural
 from in_jumpcloud.delivery_lock import DeliveryLock
-from in_jumpcloud.errors import Fatal, InJumpCloudError, Retryable, StateCorrupt, StateUnavailable
-from in_jumpcloud.insights.api import Scope
+from in_jumpcloud.discovery import Discovery, discovery_settings, list_of
+from in_jumpcloud.errors import Fatal, InJumpCloudError, Retryable, StateCorrupt, StateUnavailable, Stopped
 from in_jumpcloud.insights.comparison import comparisons_per_day
 from in_jumpcloud.insights.pages_ahead import AheadLimit
+from in_jumpcloud.insights.window import Position
 from in_jumpcloud.load import Load
 from in_jumpcloud.reload import Reload
 from in_jumpcloud.resources import Outside, Resources, same_stream_settings
 from in_jumpcloud.runtime import SYSTEM, Runtime
 from in_jumpcloud.scheduler import Scheduler, Unit
 from in_jumpcloud.state.jobs import JobRow
+from in_jumpcloud.streams import known_organizations, organizations_of, override_of, settings_of_stream, streams
 from in_jumpcloud.troubles import Troubles
 
 log = logging.getLogger(__name__)
@@ -72,6 +75,10 @@ class App:
         )
         self.watch = BackfillWatch(resources.state, self._update_backfills)
         self.scheduler.add([self.watch], is_background=True)
+        self.discovery: Discovery | None = None
+        """What lists the organizations; None where they are in the configuration."""
+        self._organizations: list[str] | None = None  # those that it found
+        self._discover()
         self._add_streams()
 
     @property
@@ -137,6 +144,7 @@ class App:
     def _error_of_all(self) -> InJumpCloudError | None:
         failed = [each.error or each.reconciler.error for each in self.collectors]
         failed += [each.error for each in self._over]
+        failed += [self.discovery.error] if self.discovery else []
         units: list[Unit] = [*self.collectors, *self._over]
         undelivered = sum(each.counters.dead_lettered + each.counters.parked for each in units)
         error = next(filter(None, failed), None)
@@ -185,14 +193,12 @@ class App:
         with self._changing:
             old = self.resources.settings
             replaced = self.resources.apply(settings)
-            wanted = {stream.name for stream in streams(settings)}
-            stay = wanted if same_stream_settings(old, settings) else set()
-            leaving: list[Unit] = [each for name, each in self._collectors.items() if name not in stay]
-            # The backfills of streams that come back are found again.
-            backfills = [unit for unit, each in self._backfills.items() if each.stream.name not in stay]
-            leaving += [self._backfills.pop(unit) for unit in backfills]
-            self.scheduler.remove(leaving)
-            self._collectors = {name: each for name, each in self._collectors.items() if name in stay}
+            if discovery_settings(old) != discovery_settings(settings):
+                self._discover()
+            is_same, before, after = same_stream_settings(old, settings), old.jumpcloud, settings.jumpcloud
+            leaving = self._keep(
+                {name for name in self._names() if is_same and override_of(before, name) == override_of(after, name)}
+            )
             kept = len(self._collectors)
             self._add_streams()
         self._start_workers()
@@ -214,13 +220,67 @@ class App:
         except Exception:
             log.exception("unexpected error after a reload; continuing")
 
+    def _names(self) -> set[str]:
+        """The streams that are wanted."""
+        return {stream.name for stream in streams(self.resources.settings, self._organizations)}
+
+    def _keep(self, names: Collection[str]) -> list[Unit]:
+        """Remove the streams but these, and their backfills: those of streams that come back are found again."""
+        leaving: list[Unit] = [each for name, each in self._collectors.items() if name not in names]
+        backfills = [unit for unit, each in self._backfills.items() if each.stream.name not in names]
+        leaving += [self._backfills.pop(unit) for unit in backfills]
+        self.scheduler.remove(leaving)
+        self._collectors = {name: each for name, each in self._collectors.items() if name in names}
+        return leaving
+
+    def _discover(self) -> None:
+        """Begin to list the organizations, if they are not in the configuration. What is polled stays until then."""
+        settings, state = self.resources.settings.jumpcloud, self.resources.state
+        if self.discovery:
+            self.scheduler.remove([self.discovery])
+        self.discovery = self._organizations = None
+        if not settings.is_discovered or self._only_backfills:
+            return
+        self._organizations = organizations_of(self._collectors)
+        self.discovery = Discovery(
+            settings,
+            list_of(settings, self._list_organizations),
+            known=lambda: known_organizations(state),
+            apply=self._update_organizations,
+            polled=self._organizations,
+            troubles=self.resources.troubles,
+            runtime=self.runtime,
+        )
+        self.scheduler.add([self.discovery])
+
+    def _list_organizations(self, provider: str | None, stop: threading.Event) -> dict[str, str]:
+        return self.resources.api.organizations(provider, stop)  # a reload may replace the client
+
+    def _update_organizations(self, organizations: list[str], stop: threading.Event) -> None:
+        """Have these organizations polled, and no others. A worker calls it.
+
+        Raises:
+            Stopped: `stop` was set.
+        """
+        with self._changing:
+            if stop.is_set():  # by a reload
+                raise Stopped
+            self._organizations = organizations
+            self._keep(self._names())
+            self._add_streams()
+        self.watch.step(stop)  # they may have open backfills
+        self.wake()  # more workers may be needed
+
     def _delivery_lock(self, stream: str) -> DeliveryLock:
         return self._delivery_locks.setdefault(stream, DeliveryLock(self.runtime))
 
     def _update_backfills(self, rows: list[JobRow]) -> None:
         """Start the open backfills that do not run, and stop those that are no longer open."""
         with self._changing:
-            resources, known = self.resources, {stream.name: stream for stream in streams(self.resources.settings)}
+            resources, organizations = self.resources, self._organizations
+            if self._only_backfills and resources.settings.jumpcloud.is_discovered:
+                organizations = organizations_of(row.stream for row in rows)
+            known = {stream.name: stream for stream in streams(resources.settings, organizations)} if rows else {}
             over = [self._backfills.pop(unit) for unit in self._backfills.keys() - {row.unit for row in rows}]
             self.scheduler.remove(over)
             for backfill in over:
@@ -230,12 +290,15 @@ class App:
                 if row.unit in self._backfills:
                     continue
                 if row.stream not in known:
-                    if not row.error:
-                        text = f"stream {row.stream} is not in the configuration"
+                    is_listed = self.discovery is None or self.discovery.count is not None
+                    if is_listed and not row.error:
+                        where = "list of organizations" if self.discovery else "configuration"
+                        text = f"stream {row.stream} is not in the {where}"
                         resources.state.jobs.record_error(row.unit, text, self.runtime.now_ms())
                     continue
                 backfill = self._backfills[row.unit] = Backfill(
-                    *(row, known[row.stream], resources.api, resources.for_pipeline, resources.settings),
+                    *(row, known[row.stream], resources.api, resources.for_pipeline),
+                    settings_of_stream(resources.settings, known[row.stream]),
                     clock=resources.clock,
                     ahead_limit=self._ahead_limit,
                     delivery_lock=self._delivery_lock(row.stream),
@@ -256,10 +319,12 @@ class App:
         """Create a collector for each stream that has none."""
         if self._only_backfills:
             return
-        settings, new = self.resources.settings, dict[str, Collector]()
-        for stream in streams(settings):
+        new = dict[str, Collector]()
+        positions: dict[tuple[str, ...], dict[str, Position]] = {}  # by the services that are fetched from there on
+        for stream in streams(self.resources.settings, self._organizations):
             if stream.name not in self._collectors:
-                new[stream.name] = Collector(
+                settings = settings_of_stream(self.resources.settings, stream)
+                added = new[stream.name] = Collector(
                     stream,
                     self.resources.api,
                     self.resources.for_pipeline,
@@ -270,9 +335,11 @@ class App:
                     give_up_after=ONCE_SECONDS if self._once else None,
                     runtime=self.runtime,
                 )
+                positions.setdefault(settings.jumpcloud.services, {})[stream.name] = added.position
+        self.resumed = set()
         with suppress(StateUnavailable):  # then each stream waits for the state
-            positions = {name: each.position for name, each in new.items()}
-            self.resumed = self.resources.state.begin(positions, settings.jumpcloud.services)
+            for services, those in positions.items():
+                self.resumed |= self.resources.state.begin(those, services)
         self._collectors |= new
         self.scheduler.add(new.values())
 
@@ -306,6 +373,10 @@ class App:
             if self._once and is_over:
                 self._over.append(unit)
             return not is_over
+        if isinstance(unit, Discovery):
+            seconds = self.runtime.monotonic() + delay - unit.error_since
+            is_over = unit.error is None or unit.is_final or seconds > ONCE_SECONDS
+            return not (self._once and is_over)
         return not (self._once and isinstance(unit, Collector) and self._is_done(unit, delay))
 
     def _is_done(self, collector: Collector, delay: float) -> bool:
@@ -326,19 +397,12 @@ class App:
         return self.runtime.monotonic() + delay - unit.poller.error_since > ONCE_SECONDS
 
 
-def streams(settings: Config) -> list[Stream]:
-    """One stream for each organization and for the provider; without either, one for the organization of the key."""
-    configured = [Stream(f"organization {each}", Scope(organization=each)) for each in settings.jumpcloud.organizations]
-    if provider := settings.jumpcloud.provider_id:
-        configured.append(Stream(f"provider {provider}", Scope(provider=provider)))
-    return configured or [Stream("default", Scope())]
-
-
 def required_load(settings: Config, count: int) -> Load:
     """What so many streams need, before anything is measured."""
     return Load(
         streams=count,
         interval=float(settings.jumpcloud.interval),
+        interval_max=settings.jumpcloud.longest_interval,
         comparisons_per_day=comparisons_per_day(settings.reconcile.every.ms, settings.reconcile.reach.ms),
         per_second=settings.jumpcloud.requests_per_second,
         workers=min(settings.jumpcloud.worker_count, count),

@@ -16,7 +16,8 @@ class Load(NamedTuple):
 
     `per_second` is jumpcloud.requests_per_second, `seconds` the mean time of a request, 0 if it is not known, `workers`
     how many requests are sent at the same time. `gap` is the mean time between two polls of a stream, 0 if it was not
-    measured; `interval` is what it should be. All times are in seconds.
+    measured; `interval` is what it should be, `interval_max` what it may be without events, 0 as `interval`. All times
+    are in seconds.
     """
 
     streams: int
@@ -26,11 +27,12 @@ class Load(NamedTuple):
     seconds: float = 0.0
     workers: int = 1
     gap: float = 0.0
+    interval_max: float = 0.0
 
     @property
     def needed(self) -> float:
         """Requests per second for the polls and comparisons of all streams, at rest."""
-        return self.streams * (1 / self.interval + self.comparisons_per_day / 86_400)
+        return self.streams * (1 / (self.interval_max or self.interval) + self.comparisons_per_day / 86_400)
 
     @property
     def possible(self) -> float:
@@ -59,7 +61,8 @@ class Load(NamedTuple):
     def interval_text(self) -> str:
         """How often each stream is polled, for people."""
         if not self.is_too_high:
-            return f"every {self.interval:g} s"
+            up_to = f", without events up to every {self.interval_max:g} s" if self.interval_max > self.interval else ""
+            return f"every {self.interval:g} s{up_to}"
         return f"every {self.kept:.0f} s instead of every {self.interval:g} s"
 
     def __str__(self) -> str:
@@ -68,8 +71,9 @@ class Load(NamedTuple):
         if self.seconds:
             sent = f"{_rate(self.workers / self.seconds)} at {self.seconds:.2f} s each"
             limits.append(f"{_do(self.workers, 'worker', 'send')} {sent}")
+        interval = self.interval_max or self.interval
         text = (
-            f"{_do(self.streams, 'stream', 'need')} {_needed(self.needed)} for polls every {self.interval:g} s; "
+            f"{_do(self.streams, 'stream', 'need')} {_needed(self.needed)} for polls every {interval:g} s; "
             f"{_rate(self.possible)} are possible: {', '.join(limits)}"
         )
         return f"{text}. Each stream is polled {self.interval_text}" if self.is_too_high else text

@@ -116,6 +116,8 @@ class Poller:
         self._window_is_old = False  # its events have had their time to appear
         self._contiguous_ms: int | None = None  # a watermark after which no event can be minutes late
         self._poll_at = self._retry_at = runtime.monotonic()
+        self._interval = float(settings.interval)  # longer while there are no new events
+        self._mapped = 0  # new events at the last look
 
     def until_due(self) -> float:
         """Seconds until the next page is due."""
@@ -249,9 +251,17 @@ class Poller:
     def _pause(self) -> float:
         """Seconds until the next window is requested."""
         if self._until_ms is None:
-            return self._settings.interval
+            return self._next_interval()
         until_over = (self._until_ms - self._settled_ms(self._clock.now_ms())) / 1000
         return min(self._settings.interval, max(_NEWEST_SECONDS, until_over))
+
+    def _next_interval(self) -> float:
+        """Seconds to the next poll: twice as long as before without new events, up to jumpcloud.interval_max."""
+        is_idle = self._counters.mapped == self._mapped
+        longer = min(2 * self._interval, self._settings.longest_interval)
+        self._interval = longer if is_idle else float(self._settings.interval)
+        self._mapped = self._counters.mapped
+        return self._interval
 
     def _up_to(self, now_ms: int) -> int:
         """The moment that windows follow: now, but no later than the end of the last window needs."""
@@ -332,6 +342,8 @@ class Poller:
         minutes = self._calls.pages.deliver(page, before, after, window.span, stop)
         pager.advance(page)
         self.position = after
+        if self._counters.mapped != self._mapped:
+            self._poll_at = min(self._poll_at, self._runtime.monotonic() + self._settings.interval)
         self._delivered += 1
         moments = [minute * MINUTE_MS for minute in minutes]
         self._reached_ms = max(moments, default=self._reached_ms)

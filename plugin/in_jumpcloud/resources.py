@@ -34,6 +34,7 @@ from in_jumpcloud.troubles import Troubles
 
 log = logging.getLogger(__name__)
 
+_OF_STREAMS = ("organizations", "organizations_file", "discover", "overrides", "provider_id")
 _WATCH_STATE_SECONDS, _WATCH_TROUBLE_SECONDS = 60.0, 5.0
 """How often the files of the state and the space on its disk are looked at: normally, and while there is a trouble."""
 
@@ -258,4 +259,7 @@ def _stream_settings(settings: Config) -> Config:
 
 
 def _api_settings(settings: Config) -> JumpCloudSettings:
-    return msgspec.structs.replace(settings.jumpcloud, organizations=(), provider_id=None)
+    """What all streams share: which streams there are is left out, and what is different for one of them."""
+    default = JumpCloudSettings()
+    unused = {name: getattr(default, name) for name in _OF_STREAMS}
+    return msgspec.structs.replace(settings.jumpcloud, **unused)

@@ -147,6 +147,20 @@ def test_a_wrong_organization(command: Command, receiver: SimulatedReceiver) -> 
     assert report.code == 1
 
 
+def test_organizations_that_are_listed(command: Command, receiver: SimulatedReceiver) -> None:
+    """The list is tried as `run` does, and each of it is checked. A refusal is one line."""
+    with SimulatedApi({"one": recent_events(), "two": recent_events()}) as api:
+        settings = command.settings(api, receiver, jumpcloud__organizations="all")
+        report = check(*settings)
+        api.faults.always(Fault("status", status=403, path="/api/organizations"))
+        refused = check(*settings)
+    assert report.code == 0, report.text
+    assert re.search(r"^ok +organizations +2 organizations to poll", report.text, re.MULTILINE)
+    assert report.text.count("access granted") == 2
+    assert "the list of organizations: JumpCloud answered 403" in refused.failure
+    assert "or list IDs in jumpcloud.organizations" in refused.failure
+
+
 def test_requests_and_the_oldest_event(command: Command, receiver: SimulatedReceiver) -> None:
     """The arithmetic of the rate limit, as a warning if it does not suffice; the oldest event is JumpCloud's own."""
     with SimulatedApi(recent_events()) as api:

@@ -183,3 +183,13 @@ def test_the_server_option(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert b"'--server': expected HOST, HOST:PORT or the path of a unix socket" in done.stderr
     assert not (tmp_path / "b.yaml").exists()
+
+
+def test_all_organizations(tmp_path: Path) -> None:
+    """They are found by the plugin, and not together with some that are named."""
+    path = tmp_path / "a.yaml"
+    assert invoke("init", path, "--all-organizations").returncode == 0
+    assert load_config(path, environ=ENVIRON).jumpcloud.organizations == "all"
+    both = invoke("init", path, "--force", "--all-organizations", "--organization", "a")
+    assert both.returncode == 2
+    assert b"--all-organizations cannot be used together with --organization" in both.stderr

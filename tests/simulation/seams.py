@@ -32,12 +32,12 @@ class SimExchange:
         self._process = process
         self._api = api
 
-    def __call__(self, url: str, body: bytes, headers: Mapping[str, str], auth: Any) -> HttpResponse:
+    def __call__(self, url: str, body: bytes | None, headers: Mapping[str, str], auth: Any) -> HttpResponse:
         """Send the request, and wait for the answer."""
         world, faults = self._process.world, self._process.world.faults
         is_ahead = world.scheduler.current.name == "fetch-ahead"
         try:
-            response = self._exchange(url, body, headers, auth)
+            response = self._exchange(url, body or b"", headers, auth)
         except InJumpCloudError:
             faults.landmarks["a page ahead fails"] += is_ahead
             raise

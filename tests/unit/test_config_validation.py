@@ -221,3 +221,36 @@ def test_certificates(tmp_path: Path, certificates: Certificates) -> None:
         (f"jumpcloud: {{api_key: k, ca_file: {directory / 'one.key'}}}", ["jumpcloud.ca_file: "]),
     ]
     check_table(tmp_path, table)
+
+
+def test_organizations(tmp_path: Path) -> None:
+    """They are listed, found or read from a file; what is different for one names one of those."""
+    key = f"jumpcloud: {{api_key: {KEY}, "
+    check_table(
+        tmp_path,
+        [
+            (key + "organizations: all, discover: {every: 1h, exclude: ['Test *']}, overrides: {x: {tag: t}}}", []),
+            (key + "organizations_file: o.txt, overrides: {x: {services: [sso], start: 1d}}}", []),
+            (key + "organizations: every}", ["jumpcloud.organizations: expected a list, got text; or all"]),
+            (
+                key + "organizations: all, organizations_file: o.txt}",
+                ["jumpcloud.organizations_file: organizations is"],
+            ),
+            (key + "organizations: [a], discover: {every: 1h}}", ["jumpcloud.discover: has no effect without"]),
+            (key + "organizations: [a], overrides: {b: {tag: t}}}", ["jumpcloud.overrides.b: 'b' is not one of"]),
+            (
+                key + "organizations: [a], overrides: {a: {tag: 'a b', service: [x]}}}",
+                ["jumpcloud.overrides.a.service"],
+            ),
+            (key + "organizations: [a], overrides: {a: {tag: 'a b'}}}", ["jumpcloud.overrides.a.tag: contains white"]),
+            (key + "interval: 1m, interval_max: 30s}", ["jumpcloud.interval_max: must be at least"]),
+            (key + "workers: 300}", ["jumpcloud.workers: must be between 1 and 256 (got 300); or auto"]),
+            (key + "workers: many}", ["jumpcloud.workers: expected a whole number, got text; or auto"]),
+        ],
+    )
+    settings = load(tmp_path, key + "organizations: all, requests_per_second: 40}")
+    assert (settings.jumpcloud.organizations, settings.jumpcloud.worker_count) == ("all", 40)
+    assert settings.forward.connection_count(settings.jumpcloud.worker_count) == 3
+    assert load_config(
+        None, [f"jumpcloud.api_key={KEY}"], environ={"IN_JUMPCLOUD_JUMPCLOUD__ORGANIZATIONS": "all"}
+    ) == (load_config(None, [f"jumpcloud.api_key={KEY}", "jumpcloud.organizations=all"], environ={}))

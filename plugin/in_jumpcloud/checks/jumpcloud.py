@@ -19,6 +19,7 @@ from in_jumpcloud.collector import Stream
 from in_jumpcloud.config.schema import HOSTS, Config, JumpCloudSettings
 from in_jumpcloud.config.types import Duration
 from in_jumpcloud.counters import plural
+from in_jumpcloud.discovery import list_of
 from in_jumpcloud.errors import (
     CountsUnavailable,
     InJumpCloudError,
@@ -36,6 +37,7 @@ from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.transport import Transport
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.load import OVERLOAD_ADVICE, Load
+from in_jumpcloud.streams import jumpcloud_of_stream, streams
 from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, rfc3339, whole_minute
 
 _MAX_CONNECT_TIMEOUT, _MAX_READ_TIMEOUT = Duration(5), Duration(8)
@@ -68,7 +70,16 @@ def check_jumpcloud(settings: Config, stop: threading.Event, deadline: float) ->
     # A wrong clock is reported once, not per query.
     jumpcloud_now_ms = clock.newest_ms()
     with _Queries(limited, jumpcloud_now_ms, stop) as queries:
-        first, *others = app.streams(settings)
+        organizations: list[str] | None = None
+        if settings.jumpcloud.is_discovered:
+            try:
+                listed = list_of(settings.jumpcloud, queries.organizations)(stop)
+            except InJumpCloudError as error:
+                yield failed("organizations", error, _timeout_advice(error, limited))
+                return
+            organizations = list(listed)
+            yield ok("organizations", f"{plural(len(listed), 'organization')} to poll are listed")
+        first, *others = streams(settings, organizations)
         try:
             yield from queries.check_stream(first)
         except KeyRefused as error:
@@ -138,6 +149,10 @@ class _Queries:
     def __exit__(self, *_: object) -> None:
         self._api.close()
 
+    def organizations(self, provider: str | None, stop: threading.Event) -> dict[str, str]:
+        """As DirectoryInsights.organizations."""
+        return self._api.organizations(provider, stop)
+
     def check_stream(self, stream: Stream) -> Iterator[CheckResult]:
         """Query one event of a stream.
 
@@ -145,9 +160,10 @@ class _Queries:
             KeyRefused: the key, or the service account, is refused.
             Stopped: `stop` was set.
         """
-        start_ms = min(self._settings.start.resolve(self._now_ms), self._now_ms - MINUTE_MS)
+        settings = jumpcloud_of_stream(self._settings, stream)
+        start_ms = min(settings.start.resolve(self._now_ms), self._now_ms - MINUTE_MS)
         try:
-            oldest = self.oldest_event(stream.scope, start_ms)
+            oldest = self.oldest_event(stream.scope, start_ms, settings.services)
         except KeyRefused as error:
             raise KeyRefused(f"{stream.name}: {error}") from None
         except Stopped:
@@ -166,9 +182,9 @@ class _Queries:
             message = f"{stream.name}: access granted, but no event of the configured services since {since}"
             yield warning("JumpCloud", message, "check that it is the right organization, and jumpcloud.services")
 
-    def oldest_event(self, scope: Scope, start_ms: int) -> str | None:
+    def oldest_event(self, scope: Scope, start_ms: int, services: tuple[str, ...] = ()) -> str | None:
         """The time of the oldest event since `start_ms`, None if there is none; raises as DirectoryInsights.fetch."""
-        services = self._settings.services
+        services = services or self._settings.services
         window = Window(start_ms=start_ms, end_ms=self._now_ms, services=services, limit=1)
         events = self._api.fetch(window, scope, self._stop).events
         return (parse_event(events[0]).timestamp or "an unknown time") if events else None

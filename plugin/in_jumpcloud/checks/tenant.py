@@ -10,8 +10,8 @@ from typing import NamedTuple, Self
 from requests import codes
 from requests.auth import AuthBase
 
-from in_jumpcloud import app
 from in_jumpcloud.config.schema import Config
+from in_jumpcloud.discovery import list_of
 from in_jumpcloud.errors import InJumpCloudError, KeyRefused, PageTooLarge, Retryable, Stopped
 from in_jumpcloud.insights import auth
 from in_jumpcloud.insights.api import DirectoryInsights
@@ -21,6 +21,7 @@ from in_jumpcloud.insights.pages import split_page
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.runtime import SYSTEM
+from in_jumpcloud.streams import known_streams, streams
 from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, parse_http_date, whole_minute
 
 MAX_REQUESTS = 30
@@ -83,7 +84,7 @@ class _Recorder(Exchange):
         self.requests = 0
         self.seen: list[Seen] = []
 
-    def __call__(self, url: str, body: bytes, headers: Mapping[str, str], auth: AuthBase) -> HttpResponse:
+    def __call__(self, url: str, body: bytes | None, headers: Mapping[str, str], auth: AuthBase) -> HttpResponse:
         if any(each.status == codes.too_many_requests for each in self.seen):
             raise Untested("JumpCloud throttles the requests (429), so no more were sent; run it again later")
         if self.requests + 1 >= MAX_REQUESTS:
@@ -107,11 +108,11 @@ class Tenant:
         access = auth.create_auth(jumpcloud, limiter, exchange=self._recorder)
         self._api = DirectoryInsights(jumpcloud, access, limiter, exchange=self._recorder)
         self._services = jumpcloud.services
-        streams = app.streams(settings)
-        self._scope = streams[0].scope
+        found = known_streams(settings) or streams(settings, list_of(jumpcloud, self._api.organizations)(stop))
+        self._scope = found[0].scope
         self._stop = stop
         self._span: tuple[tuple[int, int], Answer] | Untested | None = None
-        self.streams = len(streams)
+        self.streams = len(found)
 
     def __enter__(self) -> Self:
         return self

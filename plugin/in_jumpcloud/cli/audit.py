@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import click
 
-from in_jumpcloud import app
 from in_jumpcloud.cli import DURATION, examples, json_option, settings_options, show
 from in_jumpcloud.cli.retries import repeat
+from in_jumpcloud.cli.spans import choose_streams
 from in_jumpcloud.collector import Stream
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
@@ -26,6 +26,7 @@ from in_jumpcloud.insights.window import Position
 from in_jumpcloud.state import opening
 from in_jumpcloud.state.notes import as_of_ms
 from in_jumpcloud.state.store import StateReader
+from in_jumpcloud.streams import jumpcloud_of_stream
 from in_jumpcloud.text import format_duration
 from in_jumpcloud.timestamps import MINUTE_MS, now_ms, rfc3339
 
@@ -103,7 +104,7 @@ def _audit_streams(settings: Config, since: Duration) -> list[_StreamAudit]:
 
     Raises:
         ConfigError: the state cannot be read.
-        RequestRejected, CountsUnavailable, Retryable: JumpCloud does not return its counts.
+        RequestRejected, CountsUnavailable, Retryable: JumpCloud does not return its counts, or list of organizations.
     """
     rate_limiter = RateLimiter(settings.jumpcloud.requests_per_second)
     with opening.open_readonly(settings.state) as state:
@@ -113,7 +114,7 @@ def _audit_streams(settings: Config, since: Duration) -> list[_StreamAudit]:
             rows = {row.name: row for row in state.streams()}
             is_held = state.holder is not None
             audits = []
-            for stream in app.streams(settings):
+            for stream in choose_streams(settings):
                 kept_from_ms = state.kept_from_ms(stream.name)
                 row = rows.get(stream.name)
                 as_of = as_of_ms(row.updated_ms if row else None, now, is_held=is_held)
@@ -150,9 +151,9 @@ def _comparable_span(
 
 
 def _compare(stream: Stream, span: _Span, api: DirectoryInsights, state: StateReader, settings: Config) -> list[_Hour]:
-    hours = []
+    hours, services = [], jumpcloud_of_stream(settings.jumpcloud, stream).services
     for day_start, day_end in _split(span.start, span.end, _DAY_MINUTES):
-        jumpcloud = _fetch_counts(api, stream, day_start, day_end, settings.jumpcloud.services)
+        jumpcloud = _fetch_counts(api, stream, day_start, day_end, services)
         ledger = state.counts(stream.name, day_start, day_end)
         for start, end in _split(day_start, day_end, _HOUR_MINUTES):
             counts = [(jumpcloud.get(minute, 0), ledger.get(minute, 0)) for minute in range(start, end)]

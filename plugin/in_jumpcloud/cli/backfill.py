@@ -16,7 +16,7 @@ from in_jumpcloud import app
 from in_jumpcloud.cli import NAME, ParsedType, examples, settings_options, show
 from in_jumpcloud.cli.job_progress import Follower, describe, summary
 from in_jumpcloud.cli.signals import stop_on_signals
-from in_jumpcloud.cli.spans import Access, Span, choose_streams, read_span, span_options
+from in_jumpcloud.cli.spans import Access, Span, choose_streams, read_span, services_of, span_options
 from in_jumpcloud.collector import Stream
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
@@ -47,11 +47,11 @@ def _parse_number(text: str) -> int | None:
 
 
 class _Wanted(NamedTuple):
-    """A new backfill, or, with `streams` None, all that are open."""
+    """New backfills: streams that have the same services make one. None: all that are open."""
 
-    streams: list[Stream] | None
-    spec: JobSpec | None = None
-    services_chosen: bool = False
+    parts: list[tuple[list[Stream], JobSpec]] | None
+    services: tuple[str, ...] = ()
+    """Those of `--service`."""
 
     def add_to(self, jobs: Jobs) -> set[int]:
         """Create it; returns the numbers of the backfills to follow.
@@ -59,8 +59,8 @@ class _Wanted(NamedTuple):
         Raises:
             Fatal: there is none.
         """
-        if self.streams is not None and self.spec is not None:
-            return {jobs.create([each.name for each in self.streams], self.spec, now_ms())}
+        if self.parts is not None:
+            return {jobs.create([each.name for each in streams], spec, now_ms()) for streams, spec in self.parts}
         numbers = {row.number for row in jobs.rows(only_open=True)}
         if not numbers:
             raise Fatal("no backfill is open; --since begins one")
@@ -137,8 +137,11 @@ def _span(settings: Config, since: str, until: str | None) -> Span:
 
 
 def _wanted(settings: Config, span: Span, names: tuple[str, ...], services: tuple[str, ...], *, again: bool) -> _Wanted:
-    spec = JobSpec(span.start_ms, span.end_ms, services or settings.jumpcloud.services, again)
-    return _Wanted(choose_streams(settings, names), spec, services_chosen=bool(services))
+    groups: dict[tuple[str, ...], list[Stream]] = {}
+    for stream in choose_streams(settings, names):
+        groups.setdefault(services_of(settings.jumpcloud, stream, services), []).append(stream)
+    parts = [(streams, JobSpec(span.start_ms, span.end_ms, each, again)) for each, streams in groups.items()]
+    return _Wanted(parts, services)
 
 
 def _log_level(settings: Config) -> str:
@@ -214,7 +217,7 @@ def _run(settings: Config, wanted: _Wanted, stop: threading.Event) -> None:
     Raises:
         InJumpCloudError: it failed, or is not complete.
     """
-    if wanted.streams is not None and wanted.spec is not None:
+    if wanted.parts is not None:
         _require_access(settings, wanted, stop)
     began = time.monotonic()
     with app.open_app(settings, once=True, only_backfills=True) as plugin, ThreadPoolExecutor(1) as pool:
@@ -247,13 +250,12 @@ def _run(settings: Config, wanted: _Wanted, stop: threading.Event) -> None:
 
 def _require_access(settings: Config, wanted: _Wanted, stop: threading.Event) -> None:
     """Raise an error if JumpCloud does not return the span: before anything is sent."""
-    if wanted.streams is None or wanted.spec is None:
-        return
     rate_limiter = RateLimiter(settings.jumpcloud.requests_per_second)
     api = DirectoryInsights(settings.jumpcloud, create_auth(settings.jumpcloud, rate_limiter), rate_limiter)
     try:
-        access = Access(api, wanted.spec.services, wanted.services_chosen, stop)
-        access.require(wanted.streams, Span(wanted.spec.since_ms, wanted.spec.until_ms), now_ms())
+        access = Access(api, settings.jumpcloud, wanted.services, stop)
+        for streams, spec in wanted.parts or ():
+            access.require(streams, Span(spec.since_ms, spec.until_ms), now_ms())
     except Stopped:
         raise Fatal("interrupted; nothing was sent") from None
     finally:

@@ -29,6 +29,7 @@ from in_jumpcloud.runtime import SYSTEM
 from in_jumpcloud.state import dead_letters, opening
 from in_jumpcloud.state.dead_letters import DeadLetter
 from in_jumpcloud.state.store import StateReader
+from in_jumpcloud.streams import tag_of_stream
 from in_jumpcloud.tags import TagTemplate
 from in_jumpcloud.text import shown
 from in_jumpcloud.timestamps import rfc3339
@@ -194,12 +195,12 @@ class _Replayer:
             ConfigError: a database cannot be used.
         """
         self.delivered = 0
-        self._settings = settings.forward
+        self._settings = settings
         self._stop = stop
         databases = geoip.open_databases(settings)
         resources.callback(databases.close)
         self._mapper = Mapper(settings.ecs, databases, agent_id=agent_id, ephemeral_id=new_id(SYSTEM.random))
-        self._tag = TagTemplate(settings.forward.tag)
+        self._tags: dict[str, TagTemplate] = {}
         self._receivers = Failover(settings.forward)
         resources.callback(self._receivers.close)
         self._receivers.connect(stop)
@@ -217,7 +218,8 @@ class _Replayer:
         if not refused.event:
             return self._keep(letter, "it was too large to be received")
         record = self._mapper.map(parse_event(refused.event), refused.time_ms * 1_000_000 or time.time_ns())
-        tag = self._tag.of(record.service, record.organization)
+        template = tag_of_stream(self._settings, letter.stream)
+        tag = self._tags.setdefault(template, TagTemplate(template)).of(record.service, record.organization)
         refusal = self._send(tag, wire.pack_entry(record.time_ns, record.body))
         if refusal:
             return self._keep(letter, refusal)
@@ -231,9 +233,9 @@ class _Replayer:
 
     def _send(self, tag: str, packed: bytes) -> str | None:
         """Send one record. Returns None if it is acknowledged, else why the receiver refuses it but not others."""
-        if wire.message_bytes(tag, len(packed)) > self._settings.message_max_bytes:
+        if wire.message_bytes(tag, len(packed)) > self._settings.forward.message_max_bytes:
             return f"its record of {len(packed)} bytes is larger than forward.message_max_bytes"
-        chunk = wire.build_chunk(tag, packed, 1, compress=self._settings.compress)
+        chunk = wire.build_chunk(tag, packed, 1, compress=self._settings.forward.compress)
         refusal = ""
         for _ in range(_MAX_TRIES):
             try:

@@ -18,7 +18,7 @@ from in_jumpcloud.cli import NAME, examples, settings_options
 from in_jumpcloud.cli.lines import LineOutput
 from in_jumpcloud.cli.retries import repeat
 from in_jumpcloud.cli.signals import exits, watch_signals
-from in_jumpcloud.cli.spans import Access, Span, choose_streams, read_span, span_options
+from in_jumpcloud.cli.spans import Access, Span, choose_streams, read_span, services_of, span_options
 from in_jumpcloud.collector import Stream
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import JumpCloudSettings
@@ -67,10 +67,7 @@ def command(
     watch_signals(exits(partial(_finish, output)))
     settings = load_config(path, overrides, only_api=True)
     span, streams = read_span(since, until, now_ms()), choose_streams(settings, names)
-    jumpcloud = msgspec.structs.replace(
-        settings.jumpcloud, services=tuple(dict.fromkeys(services)) or settings.jumpcloud.services
-    )
-    left_out = _Fetch(jumpcloud, output, threading.Event()).run(streams, span, is_chosen=bool(services))
+    left_out = _Fetch(settings.jumpcloud, services, output, threading.Event()).run(streams, span)
     if left_out:
         raise Fatal(
             f"{plural(left_out, 'event')} larger than jumpcloud.event_max_bytes left out", advice="raise it, and repeat"
@@ -85,18 +82,21 @@ def _finish(output: LineOutput) -> None:
 
 
 class _Fetch:
-    def __init__(self, settings: JumpCloudSettings, output: LineOutput, stop: threading.Event) -> None:
+    def __init__(
+        self, settings: JumpCloudSettings, services: Sequence[str], output: LineOutput, stop: threading.Event
+    ) -> None:
         limiter = RateLimiter(settings.requests_per_second)
         self._clock = EarlierClock()
         self._api = DirectoryInsights(settings, create_auth(settings, limiter), limiter, clock=self._clock)
         self._settings = settings
+        self._services = services
         self._output = output
         self._stop = stop
         self._left_out = 0
 
-    def run(self, streams: Sequence[Stream], span: Span, *, is_chosen: bool) -> int:
-        """Print all of it; returns how many events are left out. `is_chosen`: as in Access."""
-        access = Access(self._api, self._settings.services, is_chosen, self._stop)
+    def run(self, streams: Sequence[Stream], span: Span) -> int:
+        """Print all of it; returns how many events are left out."""
+        access = Access(self._api, self._settings, self._services, self._stop)
         access.require(streams, span, now_ms())
         end_ms = min(span.end_ms, self._clock.probable_ms())  # JumpCloud refuses, or does not know yet, what is later
         try:
@@ -115,7 +115,9 @@ class _Fetch:
             return self._api.fetch(window, stream.scope, stop)
 
         again = partial(repeat, stop=self._stop)
-        reader = SpanReader(self._settings, fetch, again, partial(self._leave_out, stream), self._stop)
+        services = services_of(self._settings, stream, self._services)
+        settings = msgspec.structs.replace(self._settings, services=services)
+        reader = SpanReader(settings, fetch, again, partial(self._leave_out, stream), self._stop)
         for new in reader.read(start_ms, end_ms):
             self._output.write([bytes(each) for each in new.events])
             note(new)

@@ -44,7 +44,7 @@ jumpcloud:
   region: $region
   # Base URL of the API. null: the region's.
   url: $url
-  # IDs of organizations, for a key with access to several. Empty: the key's own organization.
+  # IDs of organizations, for a key with access to several. all: every one, found by itself. Empty: the key's own.
   organizations: $organizations
   # ID of a managed service provider, to collect its own events too.
   provider_id: $provider_id
@@ -116,6 +116,7 @@ class _Receiver(NamedTuple):
 @click.option("--region", type=click.Choice(["us", "eu", "in"]), help="JumpCloud region of the tenant.")
 @click.option("--url", type=ParsedType("URL", _parse_url), help="Base URL of the API, such as that of `simulate api`.")
 @click.option("--organization", "organizations", multiple=True, metavar="ID", help="ID of an organization. Repeatable.")
+@click.option("--all-organizations", is_flag=True, help="Collect every organization of the key, or of the provider.")
 @click.option("--provider-id", metavar="ID", help="ID of a managed service provider.")
 @click.option("--api-key-file", metavar="KEYFILE", type=click.Path(path_type=Path), help="File containing the API key.")
 @click.option("--server", type=_SERVER, help="The receiver: HOST:PORT, or the path of a unix socket.")
@@ -136,6 +137,7 @@ def write_configuration(
     region: str | None = None,
     url: str | None = None,
     organizations: Sequence[str] = (),
+    all_organizations: bool = False,
     provider_id: str | None = None,
     api_key_file: Path | None = None,
     server: ServerSettings | None = None,
@@ -148,6 +150,8 @@ def write_configuration(
     Raises:
         ConfigError: `path` exists (without `force`) or cannot be written.
     """
+    if organizations and all_organizations:
+        raise ConfigError("--all-organizations cannot be used together with --organization")
     receiver = _Receiver(server, "as given") if server else _find_receiver(servers)
     city = find_database("geoip.city", database_directories)
     asn = find_database("geoip.asn", database_directories)
@@ -160,7 +164,7 @@ def write_configuration(
         "schema": package_file("jumpcloud.schema.json", "conf/jumpcloud.schema.json"),
         "region": region or "us",
         "url": json.dumps(url),
-        "organizations": json.dumps(list(organizations)),
+        "organizations": "all" if all_organizations else json.dumps(list(organizations)),
         "provider_id": json.dumps(provider_id),
         "server": _server_yaml(receiver.server if receiver else SERVERS[-1]),
         "shared_key": json.dumps(receiver.shared_key if receiver else ""),  # "" is for the shipped fluent-bit.yaml

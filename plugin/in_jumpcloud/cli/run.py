@@ -211,7 +211,7 @@ class _Run:
         log.info(
             "in_jumpcloud %s: %s, polled %s, from %s to %s",
             __version__,
-            ", ".join(each.stream.name for each in plugin.collectors[:5]) + (", …" if plugin.collectors[5:] else ""),
+            _names(plugin),
             plugin.load().interval_text,
             settings.jumpcloud.base_url,
             ", ".join(each.name for each in plugin.resources.receivers.statistics()),
@@ -301,6 +301,11 @@ class _Run:
         if self._plugin:
             self._configure_logging(self._plugin.resources.settings.log)
             self._manager.ready(f"{len(self._plugin.collectors)} streams")
+
+
+def _names(plugin: app.App) -> str:
+    names = [each.stream.name for each in plugin.collectors[:6]]
+    return ", ".join(names[:5] or ["the organizations are listed first"]) + (", …" if names[5:] else "")
 
 
 def _is_alive(plugin: app.App, started: float) -> bool:

@@ -15,15 +15,19 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import click
 
-from in_jumpcloud import app
+from in_jumpcloud.cli import NAME
 from in_jumpcloud.cli.retries import repeat
 from in_jumpcloud.collector import Stream
-from in_jumpcloud.config.schema import Config
+from in_jumpcloud.config.schema import Config, JumpCloudSettings
 from in_jumpcloud.config.types import Duration
+from in_jumpcloud.discovery import list_of
 from in_jumpcloud.errors import ConfigError, KeyRefused, NotLicensed, PageTooLarge, Problem, RequestRejected
 from in_jumpcloud.insights.api import DirectoryInsights
+from in_jumpcloud.insights.auth import create_auth
 from in_jumpcloud.insights.plan import find_plan
+from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.window import Window
+from in_jumpcloud.streams import jumpcloud_of_stream, known_streams, streams
 from in_jumpcloud.timestamps import HOUR_MS, rfc3339
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -120,30 +124,52 @@ def parse_time(text: str, now_ms: int) -> int:
     return max(0, round(moment.timestamp() * 1000))
 
 
-def choose_streams(settings: Config, names: Sequence[str]) -> list[Stream]:
+def choose_streams(settings: Config, names: Sequence[str] = ()) -> list[Stream]:
     """The configured streams of these names or IDs, in the order of the configuration; without names, all of them.
 
+    Organizations that are not in the configuration are listed, or, without a key, those that the state knows.
+
     Raises:
-        ConfigError: there is no such stream.
+        ConfigError: there is no such stream, or none.
+        Fatal, RequestRejected, Retryable: the organizations cannot be listed.
     """
-    streams = app.streams(settings)
+    if not (found := _all_streams(settings)):
+        text = f"no organization is known yet; the first `{NAME} run` lists them"
+        raise ConfigError(Problem("jumpcloud.organizations", text))
     wanted = set(names)
-    chosen = [each for each in streams if not wanted or wanted & {each.name, each.name.rpartition(" ")[2]}]
-    known = {name for each in streams for name in (each.name, each.name.rpartition(" ")[2])}
+    chosen = [each for each in found if not wanted or wanted & {each.name, each.name.rpartition(" ")[2]}]
+    known = {name for each in found for name in (each.name, each.name.rpartition(" ")[2])}
     for name in names:
         if name not in known:
-            first, more = [each.name for each in streams[:10]], "" if len(streams) <= 10 else ", …"  # noqa: PLR2004
+            first, more = [each.name for each in found[:10]], "" if len(found) <= 10 else ", …"  # noqa: PLR2004
             text = f"there is no stream {name!r:.100}; those of the configuration are: {', '.join(first)}{more}"
             raise ConfigError(Problem("--stream", text))
     return chosen
 
 
+def _all_streams(settings: Config) -> list[Stream]:
+    jumpcloud = settings.jumpcloud
+    if jumpcloud.organizations != "all" or not (jumpcloud.api_key or jumpcloud.client_id):
+        return known_streams(settings)
+    limiter, stop = RateLimiter(jumpcloud.requests_per_second), threading.Event()
+    api = DirectoryInsights(jumpcloud, create_auth(jumpcloud, limiter), limiter)
+    try:
+        return streams(settings, repeat(lambda: list_of(jumpcloud, api.organizations)(stop), stop))
+    finally:
+        api.close()
+
+
+def services_of(settings: JumpCloudSettings, stream: Stream, chosen: Sequence[str]) -> tuple[str, ...]:
+    """Those of `--service`, or else those of the stream."""
+    return tuple(dict.fromkeys(chosen)) or jumpcloud_of_stream(settings, stream).services
+
+
 class Access(NamedTuple):
-    """Asks JumpCloud whether it returns a span. `is_chosen`: the services are those of `--service`."""
+    """Asks JumpCloud whether it returns a span. `services` are those of `--service`."""
 
     api: DirectoryInsights
-    services: tuple[str, ...]
-    is_chosen: bool
+    settings: JumpCloudSettings
+    services: Sequence[str]
     stop: threading.Event
 
     def require(self, streams: Sequence[Stream], span: Span, now_ms: int) -> None:
@@ -155,7 +181,7 @@ class Access(NamedTuple):
         """
         for stream in streams:
             try:
-                self._probe(stream, self.services, span.start_ms)
+                self._probe(stream, services_of(self.settings, stream, self.services), span.start_ms)
             except KeyRefused:
                 raise
             except NotLicensed as error:
@@ -173,7 +199,8 @@ class Access(NamedTuple):
         repeat(attempt, self.stop)
 
     def _refuse_start(self, stream: Stream, span: Span, now_ms: int, refusal: NotLicensed) -> NoReturn:
-        plan = find_plan([lambda: now_ms], span.start_ms, partial(self._probe, stream, self.services))
+        services = services_of(self.settings, stream, self.services)
+        plan = find_plan([lambda: now_ms], span.start_ms, partial(self._probe, stream, services))
         if plan is None:
             raise refusal
         start = rfc3339(plan.begin_ms + HOUR_MS)
@@ -185,7 +212,7 @@ class Access(NamedTuple):
 
     def _refuse(self, stream: Stream, span: Span, refusal: RequestRejected) -> NoReturn:
         """Find out whether the services are the reason."""
-        if self.is_chosen:
+        if self.services:
             try:
                 self._probe(stream, ("all",), span.start_ms)
             except RequestRejected:

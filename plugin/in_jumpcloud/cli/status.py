@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from in_jumpcloud import app
 from in_jumpcloud.cli import examples, json_option, settings_options, show
 from in_jumpcloud.cli.job_progress import backfill_facts, backfill_text, progress_text
 from in_jumpcloud.config.loader import load_config
@@ -19,6 +18,7 @@ from in_jumpcloud.state import opening
 from in_jumpcloud.state.jobs import JobRow
 from in_jumpcloud.state.notes import as_of_ms
 from in_jumpcloud.state.store import StreamRow
+from in_jumpcloud.streams import known_streams
 from in_jumpcloud.text import format_duration, shown
 from in_jumpcloud.timestamps import DAY_MS, now_ms, rfc3339
 
@@ -100,7 +100,7 @@ def _collect(settings: Config) -> dict[str, Any]:
         StateCorrupt, StateUnavailable: it is damaged, or an older program wrote it.
     """
     now = now_ms()
-    configured = [stream.name for stream in app.streams(settings)]
+    configured = [stream.name for stream in known_streams(settings)]
     rows: dict[str, StreamRow] = {}
     holder = None
     letters = {"count": 0, "bytes": 0}

@@ -54,6 +54,8 @@ def notation(value: Any) -> Any:
             return _MASK if value.reveal() else ""
         case tuple():
             return [notation(each) for each in value]
+        case dict():
+            return {name: notation(each) for name, each in value.items()}
         case Section():
             fields = {name: notation(getattr(value, name)) for name in value.__struct_fields__}
             return {name: each for name, each in fields.items() if each is not None}

@@ -97,7 +97,7 @@ def _walk(kind: type[Section], prefix: str) -> Iterator[_Key]:
         inner = _inner_type(field.type)
         is_section = isinstance(inner, type) and issubclass(inner, Section)
         if prefix or not is_section:
-            yield _Key(path, is_section or get_origin(inner) is tuple)
+            yield _Key(path, is_section or get_origin(inner) in (tuple, dict))
         if is_section:
             yield from _walk(inner, f"{path}.")
         elif inner is Secret:

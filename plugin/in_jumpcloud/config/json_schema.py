@@ -84,6 +84,9 @@ def _forms(kind: Any, path: str, documented: _Documented) -> list[dict[str, Any]
         forms = _forms(kind, path, documented)
         return [*forms, *([{"enum": spelled}] if spelled else []), *([_NULL] if None in words else [])]
     kind, limits = get_args(kind) if get_origin(kind) is Annotated else (kind, msgspec.Meta())
+    if get_origin(kind) is dict:
+        inner = _section(get_args(kind)[1], path, documented)
+        return [{"type": ["object", "null"], "additionalProperties": inner}]
     if get_origin(kind) is tuple:
         items = _one_of(_forms(get_args(kind)[0], path, documented))
         return [{"type": "array", "items": items, **({"minItems": limits.min_length} if limits.min_length else {})}]

@@ -109,6 +109,8 @@ class SectionReader:
         kind, limits = get_args(kind) if get_origin(kind) is Annotated else (kind, msgspec.Meta())
         if limits.extra and (value is None or isinstance(value, str)) and value in limits.extra:
             return limits.extra[value]
+        if get_origin(kind) is dict:
+            return self._read_map(get_args(kind)[1], value, path)
         if get_origin(kind) is tuple:
             return self._read_list(get_args(kind)[0], limits, value, path)
         value = self._replace_variables(kind, value)
@@ -146,6 +148,14 @@ class SectionReader:
             with self._collect_problem(at):
                 items.append(self._read(kind, item, at))
         return tuple(items)
+
+    def _read_map(self, kind: type[Section], value: Any, path: str) -> dict[str, Any]:
+        items = {}
+        for name, item in _expect(dict, "a mapping", {} if value is None else value).items():
+            at = f"{path}.{printable(str(name))}"
+            with self._collect_problem(at):
+                items[_text(name)] = self.section(kind, item, at)
+        return items
 
     def _replace_variables(self, kind: Any, value: Any) -> Any:
         if isinstance(value, AsGiven):

@@ -28,6 +28,12 @@ TOKEN_URLS = {  # JumpCloud's own command-line client
     "in": "https://admin-oauth.id.in.jumpcloud.com/oauth2/token",
 }
 
+CONSOLES = {  # the API of the admin console, which lists organizations
+    "us": "https://console.jumpcloud.com",
+    "eu": "https://console.eu.jumpcloud.com",
+    "in": "https://console.in.jumpcloud.com",
+}
+
 _AtLeastOne = msgspec.Meta(min_length=1)
 _Positive = msgspec.Meta(gt=0)
 PositiveDuration = Annotated[Duration, _Positive]
@@ -64,6 +70,21 @@ def settings_of(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{name}", value
 
 
+class DiscoverSettings(Section, frozen=True):
+    """How the organizations are listed, where they are not in the configuration."""
+
+    every: PositiveDuration = Duration(900)
+    exclude: tuple[str, ...] = ()
+
+
+class OverrideSettings(Section, frozen=True):
+    """What is different for one organization; None: as for all."""
+
+    services: Annotated[tuple[str, ...], _AtLeastOne] | None = None
+    tag: str | None = None
+    start: Start | None = None
+
+
 class JumpCloudSettings(Section, frozen=True):
     """The API: the account, what is polled, and how often."""
 
@@ -73,11 +94,15 @@ class JumpCloudSettings(Section, frozen=True):
     token_url: str | None = None
     region: Literal["us", "eu", "in"] = "us"
     url: str | None = None
-    organizations: tuple[str, ...] = ()
+    organizations: tuple[str, ...] | Literal["all"] = ()
+    organizations_file: Path | None = None
+    discover: DiscoverSettings = DiscoverSettings()
+    overrides: dict[str, OverrideSettings] = {}
     provider_id: str | None = None
     services: Annotated[tuple[str, ...], _AtLeastOne] = ("all",)
     start: Start = Start("15d")
     interval: PositiveDuration = Duration(30)
+    interval_max: PositiveDuration | None = None
     lag: Duration = Duration(0)
     overlap: Duration = Duration(120)
     window: PositiveDuration = Duration(86_400)
@@ -92,6 +117,21 @@ class JumpCloudSettings(Section, frozen=True):
     proxy: ProxyUrl | None = None
     allow_plain_http: bool = False
     ca_file: NamedFile | None = None
+
+    @property
+    def is_discovered(self) -> bool:
+        """Whether organizations join and leave while the process is running."""
+        return self.organizations == "all" or self.organizations_file is not None
+
+    @property
+    def longest_interval(self) -> float:
+        """Seconds between polls of a stream without events."""
+        return float(self.interval_max or self.interval)
+
+    @property
+    def console_url(self) -> str:
+        """The base URL of the API that lists organizations."""
+        return (self.url or CONSOLES[self.region]).rstrip("/")
 
     @property
     def worker_count(self) -> int:

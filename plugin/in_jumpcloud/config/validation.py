@@ -9,8 +9,15 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from in_jumpcloud.config.addresses import is_loopback, parse_address
-from in_jumpcloud.config.schema import Config, EcsSettings, ForwardSettings, JumpCloudSettings, TlsSettings
-from in_jumpcloud.config.types import NamedFile, fits_a_header
+from in_jumpcloud.config.schema import (
+    Config,
+    DiscoverSettings,
+    EcsSettings,
+    ForwardSettings,
+    JumpCloudSettings,
+    TlsSettings,
+)
+from in_jumpcloud.config.types import NamedFile, Start, fits_a_header
 from in_jumpcloud.errors import Problem
 from in_jumpcloud.tags import TagTemplate
 from in_jumpcloud.timestamps import now_ms, rfc3339
@@ -66,7 +73,7 @@ def _validate_account(settings: JumpCloudSettings) -> Iterator[Problem]:
         yield Problem(
             "jumpcloud.client_id", "is not a valid ID: it contains a colon, whitespace or an invalid character"
         )
-    if given and not settings.organizations:
+    if given and not settings.organizations and not settings.is_discovered:
         text = "missing; list the organizations to poll: a service account has no organization by default"
         yield Problem("jumpcloud.organizations", text)
     if given and settings.provider_id:
@@ -85,26 +92,56 @@ def _validate_api(settings: JumpCloudSettings) -> Iterator[Problem]:
     if text := url_problem(settings.base_url):
         yield Problem("jumpcloud.url", text)
     yield from _validate_encryption(settings)
-    ids = [(f"organizations[{index}]", each) for index, each in enumerate(settings.organizations)]
-    ids += [("provider_id", settings.provider_id)] if settings.provider_id else []
-    for key, each in ids:
-        if not fits_a_header(each):
-            yield Problem(f"jumpcloud.{key}", f"{each!r} is not a valid ID: {_INVALID_CHARACTER}")
-    seen = set()
-    for index, each in enumerate(settings.organizations):
-        if each in seen:
-            yield Problem(f"jumpcloud.organizations[{index}]", f"duplicate ID {each!r}")
-        seen.add(each)
-    now, start_ms = now_ms(), settings.start.resolve(now_ms())
-    if start_ms > now > _EARLIEST_NOW_MS:
-        text = f"must not be in the future (got {rfc3339(start_ms)}; this machine's clock says {rfc3339(now)})"
-        yield Problem("jumpcloud.start", text)
+    yield from _validate_organizations(settings)
+    yield from _validate_start("jumpcloud.start", settings.start)
     if settings.window <= settings.overlap:
         yield Problem("jumpcloud.window", "must be longer than jumpcloud.overlap, or windows would not advance")
     if settings.ca_file:
         yield from _validate_ca_file("jumpcloud.ca_file", settings.ca_file)
     if settings.proxy and not _host(settings.proxy.reveal()):
         yield Problem("jumpcloud.proxy", "expected a URL such as http://proxy.example.com:3128")
+
+
+def _validate_organizations(settings: JumpCloudSettings) -> Iterator[Problem]:
+    listed = () if settings.organizations == "all" else settings.organizations
+    ids = [(f"organizations[{index}]", each) for index, each in enumerate(listed)]
+    ids += [("provider_id", settings.provider_id)] if settings.provider_id else []
+    for key, each in ids:
+        if not fits_a_header(each):
+            yield Problem(f"jumpcloud.{key}", f"{each!r} is not a valid ID: {_INVALID_CHARACTER}")
+    seen = set()
+    for index, each in enumerate(listed):
+        if each in seen:
+            yield Problem(f"jumpcloud.organizations[{index}]", f"duplicate ID {each!r}")
+        seen.add(each)
+    if settings.organizations and settings.organizations_file:
+        yield Problem("jumpcloud.organizations_file", "organizations is set too; use one of the two")
+    if settings.discover != DiscoverSettings() and settings.organizations != "all":
+        yield Problem("jumpcloud.discover", "has no effect without organizations: all; remove it")
+    for each, override in settings.overrides.items():
+        at = f"jumpcloud.overrides.{each}"
+        if not settings.is_discovered and each not in seen:
+            yield Problem(at, f"{each!r} is not one of jumpcloud.organizations")
+        if override.tag is not None:
+            yield from _validate_tag(f"{at}.tag", override.tag)
+        if override.start is not None:
+            yield from _validate_start(f"{at}.start", override.start)
+    if settings.interval_max is not None and settings.interval_max < settings.interval:
+        yield Problem("jumpcloud.interval_max", "must be at least jumpcloud.interval")
+
+
+def _validate_start(path: str, start: Start) -> Iterator[Problem]:
+    now, start_ms = now_ms(), start.resolve(now_ms())
+    if start_ms > now > _EARLIEST_NOW_MS:
+        text = f"must not be in the future (got {rfc3339(start_ms)}; this machine's clock says {rfc3339(now)})"
+        yield Problem(path, text)
+
+
+def _validate_tag(path: str, tag: str) -> Iterator[Problem]:
+    try:
+        TagTemplate(tag)
+    except ValueError as error:
+        yield Problem(path, str(error))
 
 
 def url_problem(url: str) -> str | None:
@@ -149,10 +186,7 @@ def _validate_receivers(settings: ForwardSettings) -> Iterator[Problem]:
             yield Problem(path, "expected either host (and port) or unix")
         elif server in settings.servers[:index]:
             yield Problem(path, f"duplicate receiver {server}")
-    try:
-        TagTemplate(settings.tag)
-    except ValueError as error:
-        yield Problem("forward.tag", str(error))
+    yield from _validate_tag("forward.tag", settings.tag)
     if settings.chunk_bytes > settings.message_max_bytes:
         yield Problem("forward.chunk_bytes", "must be at most forward.message_max_bytes")
 

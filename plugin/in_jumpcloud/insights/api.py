@@ -28,6 +28,7 @@ from in_jumpcloud.errors import (
 from in_jumpcloud.insights.auth import Auth
 from in_jumpcloud.insights.clock import EarlierClock
 from in_jumpcloud.insights.http_exchange import Exchange, HttpResponse, request_id_suffix
+from in_jumpcloud.insights.organizations import Organizations
 from in_jumpcloud.insights.pages import Page, is_cursor, split_page
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.request_log import log_request
@@ -85,6 +86,7 @@ class DirectoryInsights:
         self._rate_limiter = rate_limiter
         self._runtime = runtime
         self._transport = Transport(settings, clock=clock, exchange=exchange, runtime=runtime)
+        self._organizations = Organizations(settings, auth, rate_limiter, self._transport, runtime)
 
     @property
     def max_request_seconds(self) -> float:
@@ -99,6 +101,10 @@ class DirectoryInsights:
         """What monitoring shows of the requests."""
         counters = self._transport.requests
         return ApiStatistics(counters.codes(), counters.latencies)
+
+    def organizations(self, provider: str | None, stop: threading.Event) -> dict[str, str]:
+        """As Organizations.all."""
+        return self._organizations.all(provider, stop)
 
     def fetch(self, window: Window, scope: Scope, stop: threading.Event, *, backfill: bool = False) -> Page:
         """The page of `window` at its cursor. With `backfill` the request gives way to those without.

@@ -47,8 +47,10 @@ class HttpResponse(NamedTuple):
 class Exchange(Protocol):
     """Sends a request and reads the whole response. Thread-safe."""
 
-    def __call__(self, url: str, body: bytes, headers: Mapping[str, str], auth: AuthBase) -> HttpResponse:
-        """POST `body` and read the whole response, whatever its status. `auth` adds its headers to the request.
+    def __call__(self, url: str, body: bytes | None, headers: Mapping[str, str], auth: AuthBase) -> HttpResponse:
+        """POST `body`, or GET without one, and read the whole response, whatever its status.
+
+        `auth` adds its headers to the request.
 
         Raises:
             RequestTimeout: no connection, or no answer, in time.
@@ -81,13 +83,13 @@ class HttpExchange:
         self._proxy_urls = [settings.proxy, *map(ProxyUrl, getproxies().values())]
         self._verify = str(settings.ca_file) if settings.ca_file else None
 
-    def __call__(self, url: str, body: bytes, headers: Mapping[str, str], auth: AuthBase) -> HttpResponse:
+    def __call__(self, url: str, body: bytes | None, headers: Mapping[str, str], auth: AuthBase) -> HttpResponse:
         """Send the request."""
         handled = sys.exception()
         with RequestDeadline(self._max_response_seconds) as deadline:
             try:
-                with self._session.post(
-                    url,
+                with self._session.request(
+                    *("GET" if body is None else "POST", url),
                     data=body,
                     headers=dict(headers),
                     auth=auth,

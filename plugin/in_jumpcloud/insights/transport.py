@@ -58,6 +58,13 @@ class Transport:
         Raises:
             RequestTimeout, PageTooLarge, Retryable: as Exchange, without secrets.
         """
+        return self._send(url, body, headers, auth)
+
+    def get(self, url: str, headers: Mapping[str, str], auth: AuthBase) -> HttpResponse:
+        """The same with GET."""
+        return self._send(url, None, headers, auth)
+
+    def _send(self, url: str, body: bytes | None, headers: Mapping[str, str], auth: AuthBase) -> HttpResponse:
         began = self._runtime.monotonic()
         status: int | None = None
         try:

@@ -117,7 +117,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The whole plugin. `streams` are those that are shown, `survey` is of all of them.
 
     `uptime` is in seconds; `max_lag` and `max_silence` are the limits of health, in seconds. `clock_skew` is how far
-    this machine's clock is ahead of JumpCloud's, in seconds; None if that is not known.
+    this machine's clock is ahead of JumpCloud's, in seconds; None if that is not known. `organizations` is how many the
+    last list has, None if they are in the configuration or were not listed yet.
     """
 
     now_ms: int
@@ -132,6 +133,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     databases: tuple[DatabaseStatus, ...] = ()
     troubles: tuple[Trouble, ...] = ()
     clock_skew: float | None = None
+    organizations: int | None = None
     load: Load | None = None
     requests: dict[str, int] = {}
     request_latencies: LatencyHistogram = msgspec.field(default_factory=LatencyHistogram)
@@ -152,7 +154,7 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
     """The state of `plugin` now; `began` is its start on the monotonic clock. Never blocks a worker for long."""
     resources, collectors, now = plugin.resources, plugin.collectors, plugin.runtime.monotonic()
     settings, geo, api = resources.settings, resources.geo.statistics(), resources.api.statistics()
-    max_lag = settings.http.max_lag + settings.jumpcloud.lag + settings.jumpcloud.interval
+    max_lag = settings.http.max_lag + settings.jumpcloud.lag + settings.jumpcloud.longest_interval
     # It is the same for all: they share the API client and the receivers.
     max_silence = collectors[0].max_silence_seconds if collectors else 0.0
     survey, shown_streams = take_survey(collectors, Limits(max_lag, max_silence, now_ms, now))
@@ -169,6 +171,7 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
         databases=tuple(DatabaseStatus(each.setting, shown(each.type), each.built) for each in geo.databases),
         troubles=tuple(_shown_trouble(each) for each in resources.troubles.current()),
         clock_skew=resources.clock.skew_seconds,
+        organizations=plugin.discovery.count if plugin.discovery else None,
         load=plugin.load(),
         requests=api.codes,
         request_latencies=api.latencies,

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import msgspec
 
-from in_jumpcloud.simulator import oauth, query
+from in_jumpcloud.simulator import oauth, organizations, query
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault, Faults
 from in_jumpcloud.simulator.query import Answer, Refusal
@@ -37,6 +37,7 @@ class Request:
     headers: dict[str, str]
     time_ms: int
     status: int  # 0: closed without an answer
+    query: str = ""  # what follows the `?`
 
 
 class SimulatedApi:
@@ -56,7 +57,8 @@ class SimulatedApi:
 
         Args:
             source: the events of one organization, or organization id → its events. `x-org-id` selects one; without it
-                the first answers. `x-provider-id` selects the key "provider:" plus that id
+                the first answers. `x-provider-id` selects the key "provider:" plus that id. The organizations are
+                listed too; one may be added to `sources`, or removed, while it serves
             host: the address to listen on, IPv4 or IPv6
             port: 0 takes a free one at `start`
             api_key: the only accepted key
@@ -114,20 +116,20 @@ class SimulatedApi:
 
     def _respond(self, handler: _Handler) -> None:
         """Read one request and write its answer, changed by the fault if there is one."""
-        path = handler.path.partition("?")[0]
+        path, _, options = handler.path.partition("?")
         headers = {name.lower(): value for name, value in handler.headers.items()}
         raw = handler.rfile.read(int(headers.get("content-length", 0)))
         body = _object(raw)
         cursor = body.get("search_after")
         fault = self.faults.take(path, paging=bool(cursor))
         try:
-            answer = self._answer(handler.command, path, headers, raw, fault)
+            answer = self._answer(handler.command, path, options, headers, raw, fault)
         except Refusal as refusal:
             answer = refusal.answer
         if fault:
             fault.spoil(answer, cursor)
         with self._lock:
-            self.requests.append(Request(path, body, headers, self.clock(), answer.status))
+            self.requests.append(Request(path, body, headers, self.clock(), answer.status, options))
             self.events_served += answer.events
         takes_gzip = "gzip" in headers.get("accept-encoding", "") and "Content-Encoding" not in answer.headers
         if takes_gzip and len(answer.body) > _MIN_GZIP_BYTES:
@@ -136,11 +138,16 @@ class SimulatedApi:
             answer.headers["Content-Encoding"] = "gzip"
         handler.write(answer)
 
-    def _answer(self, method: str, path: str, headers: Mapping[str, str], raw: bytes, fault: Fault | None) -> Answer:
+    def _answer(
+        self, method: str, path: str, options: str, headers: Mapping[str, str], raw: bytes, fault: Fault | None
+    ) -> Answer:
         if fault and fault.kind == "delay":
             self._stopping.wait(fault.seconds)
         elif fault:
             fault.refuse()
+        if organizations.is_path(path) and method == "GET":
+            self._require_key(headers)
+            return organizations.answer(path, options, self.sources)
         if path != oauth.PATH and path not in query.PATHS:
             raise Refusal(404, message="Not Found")
         if method != "POST":
@@ -156,6 +163,13 @@ class SimulatedApi:
             return query.answer(path, body, source, self.clock())
         return query.answer(path, fault.alter(body), source, self.clock() + fault.ahead_ms)
 
+    def _require_key(self, headers: Mapping[str, str]) -> None:
+        """Lists of organizations are for administrators."""
+        if self.tokens.accepts(headers.get("authorization", "")):
+            raise Refusal(403, message="Forbidden")
+        if headers.get("x-api-key") != self._api_key:
+            raise Refusal(401, message="Unauthorized")
+
     def _source(self, headers: Mapping[str, str]) -> EventSource:
         """The events that these headers select, if they give access."""
         organization, provider = headers.get("x-org-id"), headers.get("x-provider-id")
@@ -166,7 +180,7 @@ class SimulatedApi:
             raise Refusal(401, message="Unauthorized")
         if organization and provider:
             raise Refusal(400, message="x-org-id and x-provider-id exclude each other")
-        name = f"provider:{provider}" if provider else organization or next(iter(self.sources))
+        name = f"{organizations.PROVIDER_PREFIX}{provider}" if provider else organization or next(iter(self.sources))
         if name not in self.sources:
             raise Refusal(403, message="Forbidden: no access to the organization")
         return self.sources[name]

@@ -1,0 +1,287 @@
+"""Organizations that are discovered: by JumpCloud's list, or from a file, while the plugin is running."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command import wait_until
+from support.monitoring import watched
+from support.streams import stream_settings
+
+from in_jumpcloud import app
+from in_jumpcloud.config.schema import Config, DiscoverSettings, OverrideSettings
+from in_jumpcloud.config.types import Duration, Start
+from in_jumpcloud.discovery import Roll
+from in_jumpcloud.errors import Fatal
+from in_jumpcloud.simulator.api import SimulatedApi
+from in_jumpcloud.simulator.events import EventSource
+from in_jumpcloud.simulator.faults import Fault
+from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import MINUTE_MS, now_ms
+
+EVERY = 1.0
+INTERVAL = 0.5
+
+
+def source(organization: str, per_minute: float = 0) -> EventSource:
+    """Events of the last hour."""
+    return EventSource(start_ms=now_ms() - 60 * MINUTE_MS, per_minute=per_minute, organization=organization)
+
+
+def sources(count: int, first: int = 0) -> dict[str, EventSource]:
+    """So many organizations without events."""
+    return {name: source(name) for name in (f"o{number:05}" for number in range(first, first + count))}
+
+
+def settings_of(api: SimulatedApi, receiver: SimulatedReceiver, directory: Path, **changes: Any) -> Config:
+    """Settings of a plugin that lists the organizations every second, and polls each twice a second."""
+    wanted = {
+        "jumpcloud__organizations": "all",
+        "jumpcloud__discover": DiscoverSettings(every=Duration(EVERY)),
+        "jumpcloud__interval": Duration(INTERVAL),
+        "jumpcloud__start": Start("1h"),
+        "jumpcloud__workers": 16,
+        "reconcile__every": Duration(600),
+    }
+    return stream_settings(api, receiver, directory, **wanted | changes)
+
+
+@contextmanager
+def running(settings: Config) -> Iterator[app.App]:
+    """The running plugin."""
+    with app.open_app(settings) as plugin:
+        thread = threading.Thread(target=plugin.run)
+        thread.start()
+        try:
+            yield plugin
+        finally:
+            plugin.end()
+            thread.join()
+
+
+def polled(plugin: app.App) -> set[str]:
+    """The organizations that have a stream."""
+    return {each.stream.scope.organization or "" for each in plugin.collectors}
+
+
+class Lists:
+    """Counts the lists that a plugin requests, from now on."""
+
+    def __init__(self, plugin: app.App, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self._list = plugin.resources.api.organizations
+        monkeypatch.setattr(plugin.resources.api, "organizations", self._counted)
+
+    def _counted(self, provider: str | None, stop: threading.Event) -> dict[str, str]:
+        try:
+            return self._list(provider, stop)
+        finally:
+            self.count += 1
+
+    def wait(self, count: int) -> None:
+        """Wait for so many more, and for what follows from them: a list that was under way does not count."""
+        wanted = self.count + count + 2
+        wait_until(lambda: self.count >= wanted)
+
+
+def test_roll() -> None:
+    """Who is missing from one list stays; a list that lacks a fifth changes nothing."""
+    roll = Roll()
+    everybody = [f"o{number}" for number in range(100)]
+    assert roll.change(everybody, patience=2) == (everybody, everybody, [])
+    assert roll.change(everybody[1:], patience=2) == (everybody, [], [])
+    assert roll.change(everybody, patience=2) == (everybody, [], [])
+    with pytest.raises(Fatal, match="the list has 79 organizations, and 21 that are polled are not in it"):
+        roll.change(everybody[:79], patience=2)
+    assert roll.change(everybody[1:], patience=2) == (everybody, [], [])
+    assert roll.change([*everybody[1:], "new"], patience=2) == ([*everybody[1:], "new"], ["new"], ["o0"])
+    assert roll.change(everybody, patience=2).joined == ["o0"]
+    assert roll.change(everybody[:1], patience=1).polled == everybody[:1]
+    few = Roll(["a", "b"])
+    few.change(["a"], patience=2)
+    assert few.change(["a"], patience=2).left == ["b"]
+
+
+@pytest.mark.timeout(120)
+def test_organizations_join_and_leave(
+    receiver: SimulatedReceiver, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """120, then 150, then 15 leave, the list is empty, and is refused then: nothing is given up that was held."""
+    caplog.set_level("INFO")
+    with (
+        SimulatedApi(sources(120)) as api,
+        running(settings_of(api, receiver, tmp_path, jumpcloud__interval=Duration(10))) as plugin,
+    ):
+        wait_until(lambda: len(plugin.collectors) == 120)
+        lists, discovery = Lists(plugin, monkeypatch), plugin.discovery
+        assert discovery is not None
+
+        # Who is new has a stream within two lists, and is polled at once.
+        api.sources.update(sources(30, 120))
+        wait_until(lambda: len(plugin.collectors) == 150)
+        assert lists.count <= 2
+        wait_until(lambda: {each.headers.get("x-org-id") for each in list(api.requests)} >= set(api.sources))
+
+        # Who is missing in two lists in a row leaves; the position stays in the state.
+        gone = list(api.sources)[:15]
+        before = lists.count
+        for name in gone:
+            del api.sources[name]
+        wait_until(lambda: len(plugin.collectors) == 135)
+        assert lists.count >= before + 1
+        assert not polled(plugin) & set(gone)
+        assert plugin.resources.state.position(f"organization {gone[0]}") is not None
+
+        # An empty list changes nothing.
+        held = dict(api.sources)
+        api.sources.clear()
+        lists.wait(2)
+        assert discovery.error is not None
+        api.sources.update(held)
+        wait_until(lambda: discovery.error is None)
+        assert len(plugin.collectors) == 135
+
+        # A refusal is one line, and changes nothing.
+        api.faults.always(Fault("status", status=403, path="/api/organizations"))
+        lists.wait(3)
+        (trouble,) = plugin.resources.troubles.current()
+        assert "organizations cannot be listed: the list of organizations: JumpCloud answered 403" in trouble.what
+        assert caplog.text.count("the list of organizations: JumpCloud answered 403") == 1
+        assert len(plugin.collectors) == 135
+
+
+@pytest.mark.timeout(60)
+def test_the_state_knows_the_organizations(
+    receiver: SimulatedReceiver, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A start without a list polls those of earlier runs. One with a list polls those that are in it."""
+    with SimulatedApi(sources(5)) as api:
+        with running(settings_of(api, receiver, tmp_path)) as plugin:
+            wait_until(lambda: len(plugin.collectors) == 5)
+        api.faults.always(Fault("status", status=403, path="/api/organizations"))
+        with running(settings_of(api, receiver, tmp_path)) as plugin:
+            wait_until(lambda: len(plugin.collectors) == 5)
+            assert plugin.resources.troubles.current()
+        api.faults.clear()
+        del api.sources["o00000"]
+        with running(settings_of(api, receiver, tmp_path)) as plugin:
+            wait_until(lambda: bool(plugin.collectors))
+            assert polled(plugin) == {f"o0000{number}" for number in range(1, 5)}
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.timeout(60)
+def test_those_of_a_provider(receiver: SimulatedReceiver, tmp_path: Path) -> None:
+    """A provider has more than a page of organizations, and its own stream; some are excluded by name or ID."""
+    everybody = sources(230) | {"provider:p1": source("p1")}
+    with SimulatedApi(everybody) as api:
+        settings = settings_of(
+            *(api, receiver, tmp_path),
+            jumpcloud__provider_id="p1",
+            jumpcloud__discover=DiscoverSettings(every=Duration(EVERY), exclude=("o00000", "Organization o0001*")),
+        )
+        with watched(settings) as seen, running_in(seen.plugin):
+            wait_until(lambda: len(seen.plugin.collectors) == 230 - 11 + 1)
+            assert seen.metrics()["in_jumpcloud_discovered_organizations"] == 219
+        skips = [each.path for each in api.requests if "providers" in each.path]
+    assert skips.count("/api/v2/providers/p1/organizations") >= 3
+
+
+@contextmanager
+def running_in(plugin: app.App) -> Iterator[None]:
+    """Run a plugin that is open."""
+    thread = threading.Thread(target=plugin.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        plugin.end()
+        thread.join()
+
+
+@pytest.mark.timeout(90)
+def test_a_file_of_organizations(receiver: SimulatedReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams come and go when it changes. A file that cannot be used changes nothing."""
+    monkeypatch.setattr("in_jumpcloud.discovery._FILE_SECONDS", 0.2)
+    file = tmp_path / "organizations.txt"
+    file.write_text("# ours\no00000\no00001  # the second\n\n")
+    with SimulatedApi(sources(4)) as api:
+        settings = settings_of(
+            *(api, receiver, tmp_path),
+            jumpcloud__organizations=(),
+            jumpcloud__discover=DiscoverSettings(),
+            jumpcloud__organizations_file=file,
+        )
+        with running(settings) as plugin:
+            troubles = plugin.resources.troubles
+            wait_until(lambda: polled(plugin) == {"o00000", "o00001"})
+            file.write_text("o00001\no00002\n")
+            wait_until(lambda: polled(plugin) == {"o00001", "o00002"})
+            for text, said in (
+                ("", "there is no ID in it"),
+                ("o00001\no 2\n", "organizations.txt:2: 'o 2' is not a valid ID"),
+                ("o00001\no00001\n", "organizations.txt:2: duplicate ID 'o00001', which is in line 1 too"),
+            ):
+                file.write_text(text)
+                wait_until(lambda said=said: any(said in each.what for each in troubles.current()))  # type: ignore[misc]
+                assert polled(plugin) == {"o00001", "o00002"}
+            file.unlink()
+            wait_until(lambda: any("cannot be read" in each.what for each in troubles.current()))
+            file.write_text("o00003\n")
+            wait_until(lambda: polled(plugin) == {"o00003"} and not troubles.current())
+
+
+@pytest.mark.timeout(60)
+def test_once(receiver: SimulatedReceiver, tmp_path: Path) -> None:
+    """`--once` lists them, catches up with each, and ends."""
+    with SimulatedApi({name: source(name, per_minute=1) for name in ("a", "b")}) as api:
+        settings = settings_of(api, receiver, tmp_path, jumpcloud__interval=Duration(60))
+        with app.open_app(settings, once=True) as plugin:
+            assert plugin.run() is None
+            assert polled(plugin) == {"a", "b"}
+    assert len(receiver.ids) > 100
+    assert set(receiver.ids.values()) == {1}
+
+
+@pytest.mark.timeout(60)
+def test_overrides(tmp_path: Path) -> None:
+    """One organization has other services, another tag and another start."""
+    with (
+        SimulatedReceiver() as receiver,
+        SimulatedApi({name: source(name, per_minute=20) for name in ("a", "b")}) as api,
+    ):
+        override = OverrideSettings(services=("sso",), tag="special", start=Start("10m"))
+        settings = settings_of(api, receiver, tmp_path, jumpcloud__overrides={"b": override})
+        with running(settings) as plugin:
+            wait_until(lambda: len(plugin.collectors) == 2 and all(each.caught_up for each in plugin.collectors))
+            starts = {each.name: each.position.origin_ms for each in plugin.collectors}
+        services = {each.headers["x-org-id"]: each.body["service"] for each in api.requests if "service" in each.body}
+    assert services == {"a": ["all"], "b": ["sso"]}
+    assert 45 * MINUTE_MS < starts["organization b"] - starts["organization a"] < 55 * MINUTE_MS
+    tags = {(each.record["organization"]["id"], each.tag) for each in receiver.records if "organization" in each.record}
+    assert tags == {("a", "jumpcloud.events"), ("b", "special")}
+
+
+@pytest.mark.timeout(60)
+def test_idle_organizations_are_polled_less_often(receiver: SimulatedReceiver, tmp_path: Path) -> None:
+    """Each poll without new events makes the interval twice as long; the first event makes it short again."""
+    with SimulatedApi({name: source(name) for name in ("a", "b")}) as api:
+        settings = settings_of(api, receiver, tmp_path, jumpcloud__interval_max=Duration(600))
+
+        def add() -> None:
+            event = {"id": f"{time.monotonic()}", "timestamp": "2026-01-01T00:00:00Z", "service": "sso"}
+            api.sources["b"].add(event, timestamp_ms=now_ms())
+
+        with running(settings):
+            for _ in range(20):
+                add()
+                time.sleep(0.2)
+            paths = [each.headers["x-org-id"] for each in api.requests if each.path.endswith("/events")]
+    assert 2 <= paths.count("a") <= 5
+    assert paths.count("b") > paths.count("a") + 1
