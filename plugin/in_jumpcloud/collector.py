@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 _DATE_PRECISION_MS = 2000
 """A date has no fraction, and is a little older than the answer."""
 _PRUNE_EVERY_SECONDS = 600.0
+MAX_COMPARED_LAG = 3 * 3600.0
+"""Seconds that comparisons may be behind the polls, besides http.max_lag."""
 _PRUNE_PACE = 24
 """The ledger lets go of at most so many seconds of ids per second of running: a clock that jumps deletes little."""
 
@@ -119,6 +121,10 @@ class Collector:
         )
         self.catch_up = CatchUp(stream.name, self._count_all, runtime.monotonic)
         """How far it has come, while it is behind."""
+        self.is_well = False
+        """After the last step: it has caught up, nothing fails, and nothing of it needs attention."""
+        self.reached_ms = 0
+        """After the last step: all events before this moment are delivered, in epoch milliseconds."""
         self._said_caught_up = False
         self._created_at = self._pruned_at = runtime.monotonic()
         self._loaded = self._begun = False
@@ -179,7 +185,16 @@ class Collector:
         finally:
             liveness.idle(delay)
         self._note_caught_up()
+        self._note_well()
         return delay
+
+    def _note_well(self) -> None:
+        """Keep in two values what monitoring would have to find out of thousands of streams at once."""
+        position, late = self.position, self.reconciler
+        self.reached_ms = position.reached_ms
+        is_fine = self.error is None and late.error is None and not self.counters.needs_attention
+        is_compared = late.lag_ms(position) <= MAX_COMPARED_LAG * 1000
+        self.is_well = is_fine and is_compared and self.counters.liveness.caught_up_once
 
     def _note_caught_up(self) -> None:
         """Log it at the start, and after each backlog."""

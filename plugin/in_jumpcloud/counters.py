@@ -105,6 +105,12 @@ class Counters:
     """Why the delivery under way cannot go on and is tried again, and since when, by the monotonic clock."""
     liveness: Liveness = field(default_factory=Liveness)
 
+    @property
+    def needs_attention(self) -> bool:
+        """Whether something was counted that a person should know."""
+        counted = self.open_minutes or self.given_up_minutes or self.left_out or self.parked
+        return bool(counted or self.unavailable_seconds or self.unexpected_in_a_row)
+
     def hold_up(self, error: Exception) -> None:
         """The delivery waits because of `error`, for the first time or still."""
         self.held_up = (error, self.held_up[1] if self.held_up else self.liveness.monotonic())

@@ -134,9 +134,11 @@ def lifted(organizations: int, directory: Path, seconds: float) -> Figures:
         first_poll = plugin.wait("no request", lambda: plugin.api.ask(0) > 0)
         first_poll_cpu = cpu_seconds(plugin.process.pid)
         plugin.wait("not every stream was polled", lambda: _is_caught_up(plugin, organizations))
-        scrapes = [_timed(plugin) for _ in range(_SCRAPES)]
         before, cpu, at = plugin.api.ask(0), cpu_seconds(plugin.process.pid), time.monotonic()
-        time.sleep(seconds)
+        scrapes = []
+        for _ in range(_SCRAPES):
+            time.sleep(seconds / _SCRAPES)
+            scrapes.append(_timed(plugin))
         took = time.monotonic() - at
         return Figures(
             organizations,

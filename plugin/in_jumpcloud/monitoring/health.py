@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from in_jumpcloud.collector import MAX_COMPARED_LAG
 from in_jumpcloud.counters import Counters, plural
 from in_jumpcloud.insights.clock import MAX_SKEW_SECONDS, WARN_SKEW_SECONDS
 from in_jumpcloud.load import OVERLOAD_ADVICE
 from in_jumpcloud.monitoring.snapshot import ReceiverStatus, Snapshot, StreamStatus
-from in_jumpcloud.monitoring.survey import MAX_COMPARED_LAG, MAX_UNEXPECTED, state_name
+from in_jumpcloud.monitoring.survey import MAX_UNEXPECTED, state_name
 from in_jumpcloud.text import format_duration
 from in_jumpcloud.troubles import Trouble
 

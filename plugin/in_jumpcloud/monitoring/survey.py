@@ -6,6 +6,7 @@ if something is wrong with it, up to SHOWN_EACH of a kind, or if it is one of th
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from operator import attrgetter
 
 import msgspec
 
-from in_jumpcloud.collector import Collector
+from in_jumpcloud.collector import MAX_COMPARED_LAG, Collector
 from in_jumpcloud.counters import Counters
 from in_jumpcloud.errors import RequestRejected, StateUnavailable
 
@@ -27,15 +28,14 @@ LAG_BOUNDS = (30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21_600.0,
 """Upper bounds of the buckets of lags, in seconds."""
 UP_TO_DATE = "up to date"
 STATES = (UP_TO_DATE, "catching up", "lagging", "failing", "refused")
-MAX_COMPARED_LAG = 3 * 3600.0
-"""Seconds that comparisons may be behind the polls, besides http.max_lag."""
 MAX_UNEXPECTED = 3
 """Unexpected errors in a row from which on a stream has a defect."""
-TOTALS = tuple(each.name for each in fields(Counters) if each.type in {"int", "float"})
+TOTALS = tuple(
+    each.name
+    for each in fields(Counters)
+    if each.type in {"int", "float"} and each.name not in {"poll_gap", "latest_seconds"}
+)
 """The counters that are summed over all streams."""
-_COUNTED = ("open_minutes", "given_up_minutes", "left_out", "parked", "unavailable_seconds", "unexpected_in_a_row")
-
-_counted_values = attrgetter(*_COUNTED)
 
 
 class Survey(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,31 +93,38 @@ def take_survey(collectors: Sequence[Collector], limits: Limits) -> tuple[Survey
     """The survey, and the streams that are shown, in their order."""
     states, found = Counter[str](), Counter[str]()
     kinds: dict[str, list[tuple[float, int]]] = {}
-    lags, counters, names = [], [], []
+    lags, counters, names, is_busy = [], [], [], False
+    newest_ms = limits.now_ms - round(1000 * limits.max_lag) if len(collectors) > BUSIEST else sys.maxsize
+    oldest = limits.now - limits.max_silence
     for number, collector in enumerate(collectors):
-        lag, state, codes, others = _look(collector, limits)
-        lags.append(lag)
-        counters.append(collector.counters)
+        each = collector.counters
+        counters.append(each)
         names.append(collector.stream.name)
-        states[state] += 1
-        if state is UP_TO_DATE and not codes and not others:
+        due_at = each.liveness.due_at
+        is_busy |= due_at is None
+        if collector.is_well and collector.reached_ms >= newest_ms and due_at is not None and due_at > oldest:
+            lags.append(limits.now_ms - collector.reached_ms)  # nearly always
             continue
+        lag, state, codes, others = _look(collector, limits)
+        lags.append(round(1000 * lag))
+        states[state] += 1
         found.update(codes)
         for kind in (state, *codes, *others):
             kinds.setdefault(kind, []).append((lag, number))
+    states[UP_TO_DATE] += len(collectors) - states.total()
     kinds.pop(UP_TO_DATE, None)
     ordered = sorted(lags)
-    below = [bisect_right(ordered, bound) for bound in LAG_BOUNDS]
+    below = [bisect_right(ordered, 1000 * bound) for bound in LAG_BOUNDS]
     survey = Survey(
         streams=len(collectors),
         states=states,
         found=found,
         lags=(*below, len(lags)),
-        lag_sum=sum(lags),
-        max_lag=ordered[-1] if ordered else 0.0,
+        lag_sum=sum(lags) / 1000,
+        max_lag=max(0, ordered[-1]) / 1000 if ordered else 0.0,
         totals={name: sum(map(attrgetter(name), counters)) for name in TOTALS},
         acknowledged=dict(zip(names, map(attrgetter("acknowledged"), counters), strict=True)),
-        is_busy=any(each.liveness.due_at is None for each in counters),
+        is_busy=is_busy,
     )
     return survey, _shown(collectors, kinds)
 
@@ -147,7 +154,7 @@ def _look(collector: Collector, limits: Limits) -> tuple[float, str, Sequence[st
         codes = ("refused",)
     elif is_lagging and not isinstance(error, StateUnavailable):
         codes = ("stalled" if backfilling else "lagging",)
-    if any(_counted_values(counters)):
+    if counters.needs_attention:
         codes = (*codes, *_counted(counters))
     if late.error:
         if limits.now - late.error_since > limits.max_lag:
