@@ -291,9 +291,9 @@ class App:
                     continue
                 if row.stream not in known:
                     is_listed = self.discovery is None or self.discovery.count is not None
-                    if is_listed and not row.error:
-                        where = "list of organizations" if self.discovery else "configuration"
-                        text = f"stream {row.stream} is not in the {where}"
+                    where = "list of organizations" if self.discovery else "configuration"
+                    text = f"stream {row.stream} is not in the {where}"
+                    if is_listed and row.error != text:
                         resources.state.jobs.record_error(row.unit, text, self.runtime.now_ms())
                     continue
                 backfill = self._backfills[row.unit] = Backfill(

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
 from support.command import wait_until
 from support.monitoring import watched
-from support.streams import stream_settings
+from support.streams import changed, stream_settings
 
 from in_jumpcloud import app
-from in_jumpcloud.config.schema import Config, DiscoverSettings, OverrideSettings
-from in_jumpcloud.config.types import Duration, Start
-from in_jumpcloud.discovery import Roll
-from in_jumpcloud.errors import Fatal
+from in_jumpcloud.config.schema import Config, DiscoverSettings, JumpCloudSettings, OverrideSettings
+from in_jumpcloud.config.types import Duration, Secret, Start
+from in_jumpcloud.discovery import Discovery, Roll
+from in_jumpcloud.errors import Fatal, Retryable, StateUnavailable
+from in_jumpcloud.insights.api import DirectoryInsights
+from in_jumpcloud.insights.auth import create_auth
+from in_jumpcloud.insights.http_exchange import HttpResponse
+from in_jumpcloud.insights.rate_limit import RateLimiter
+from in_jumpcloud.runtime import SYSTEM
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.state.jobs import JobSpec
 from in_jumpcloud.timestamps import MINUTE_MS, now_ms
+from in_jumpcloud.troubles import Troubles
 
 EVERY = 1.0
 INTERVAL = 0.5
@@ -235,6 +244,157 @@ def test_a_file_of_organizations(receiver: SimulatedReceiver, tmp_path: Path, mo
             wait_until(lambda: any("cannot be read" in each.what for each in troubles.current()))
             file.write_text("o00003\n")
             wait_until(lambda: polled(plugin) == {"o00003"} and not troubles.current())
+
+
+@pytest.mark.timeout(60)
+def test_reloads(receiver: SimulatedReceiver, tmp_path: Path) -> None:
+    """What stays is not interrupted. A list of other settings is taken as it is: that is what a person wanted."""
+    api_sources = {**sources(40), "provider:p1": source("p1")}
+    with SimulatedApi(api_sources) as api:
+        some = tuple(sources(20))
+        settings = settings_of(
+            api, receiver, tmp_path, jumpcloud__organizations=some, jumpcloud__discover=DiscoverSettings()
+        )
+        with running(settings) as plugin:
+
+            def reload(**changes: Any) -> None:
+                done = threading.Event()
+                wanted = changed(plugin.resources.settings, **changes)
+                plugin.reload(lambda: wanted, done.set)
+                assert done.wait(20)
+
+            before = {each.name: each for each in plugin.collectors}
+            assert len(before) == 20
+
+            every = DiscoverSettings(every=Duration(3600))
+            reload(jumpcloud__organizations="all", jumpcloud__discover=every)
+            wait_until(lambda: len(plugin.collectors) == 40)
+            assert all(each is before.get(each.name, each) for each in plugin.collectors)
+
+            before = {each.name: each for each in plugin.collectors}
+            reload(jumpcloud__overrides={"o00003": OverrideSettings(tag="special")})
+            after = {each.name: each for each in plugin.collectors}
+            assert {name for name in before if before[name] is not after[name]} == {"organization o00003"}
+
+            reload(jumpcloud__discover=DiscoverSettings(every=Duration(3600), exclude=("o0002*", "o0003*")))
+            wait_until(lambda: polled(plugin) == set(some))
+            assert not plugin.resources.troubles.current()
+
+            reload(jumpcloud__provider_id="p1")
+            wait_until(lambda: any("/providers/p1/" in each.path for each in api.requests))
+            wait_until(lambda: polled(plugin) == {*some, ""})
+
+            reload(jumpcloud__organizations=("o00005",), jumpcloud__discover=DiscoverSettings())
+            wait_until(lambda: polled(plugin) == {"o00005", ""})
+            assert plugin.discovery is None
+
+
+@pytest.mark.timeout(90)
+def test_who_comes_back(tmp_path: Path) -> None:
+    """It goes on where it was, and so does its backfill: no event is lost, and none is sent again."""
+    events = {name: source(name, per_minute=20) for name in ("a", "b")}
+    with SimulatedApi(events) as api, SimulatedReceiver() as receiver:
+        settings = settings_of(api, receiver, tmp_path, jumpcloud__start=Start("10m"), jumpcloud__page_limit=20)
+        with running(settings) as plugin:
+            jobs = plugin.resources.state.jobs
+            wait_until(lambda: len(plugin.collectors) == 2 and all(each.caught_up for each in plugin.collectors))
+            api.faults.always(Fault("delay", seconds=0.2, path="/insights/directory/v1/events"))
+            now = now_ms()
+            spec = JobSpec(now - 55 * MINUTE_MS, now - 15 * MINUTE_MS, ("all",), again=False)
+            jobs.create(["organization b"], spec, now)
+            wait_until(lambda: jobs.rows()[0].acknowledged > 0)
+
+            held = api.sources.pop("b")
+            wait_until(lambda: polled(plugin) == {"a"})
+            wait_until(lambda: "list of organizations" in (jobs.rows()[0].error or ""))
+            assert not plugin.backfills
+            assert jobs.rows()[0].condition == "open"
+            api.sources["b"] = held
+            api.faults.clear()
+            wait_until(lambda: jobs.rows()[0].condition == "done")
+            wait_until(lambda: polled(plugin) == {"a", "b"} and all(each.caught_up for each in plugin.collectors))
+            position = {each.name: each.position for each in plugin.collectors}["organization b"]
+            end_ms = position.watermark_ms
+            wanted = held.count(spec.since_ms, spec.until_ms, now_ms=now_ms())
+            wanted += held.count(position.origin_ms, end_ms, now_ms=now_ms())
+            of_b = [each for each in receiver.records if each.record.get("organization", {}).get("id") == "b"]
+    assert set(receiver.ids.values()) == {1}
+    assert len(of_b) >= wanted > 800
+
+
+class Listed:
+    """A discovery whose lists are given, and what it has polled."""
+
+    def __init__(self, *lists: dict[str, str] | Exception, **settings: Any) -> None:
+        self.polled: list[list[str]] = []
+        self.known: tuple[str, ...] | Exception = ()
+        remaining = list(lists)
+        self.discovery = Discovery(
+            *(JumpCloudSettings(**settings), lambda _: self._or_raise(remaining.pop(0))),
+            known=lambda: self._or_raise(self.known),
+            apply=lambda organizations, _: self.polled.append(organizations),
+            troubles=Troubles(now_ms),
+            runtime=SYSTEM,
+        )
+
+    @staticmethod
+    def _or_raise(value: Any) -> Any:
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    def step(self) -> float:
+        """List them once."""
+        return self.discovery.step(threading.Event())
+
+
+def test_a_file_that_is_being_written() -> None:
+    """What is read of it is used once it is the same twice."""
+    both, cut = dict.fromkeys(("a", "b"), ""), {"a": ""}
+    listed = Listed(both, cut, both, both, cut, cut, organizations_file=Path("unused"))
+    delays = [listed.step() for _ in range(6)]
+    assert listed.polled == [["a", "b"], ["a", "b"], ["a"]]
+    assert delays == [10, 1, 1, 10, 1, 10]
+
+
+def test_without_a_first_list() -> None:
+    """Those of the state are polled, once it can be read. The first list is taken as it is, however much it lacks."""
+    known, failed = tuple(f"o{number}" for number in range(100)), Retryable("no answer")
+    listed = Listed(failed, failed, {"o1": "One"}, {}, organizations="all")
+    listed.known = StateUnavailable("the disk is full")
+    listed.step()
+    assert listed.polled == []
+    listed.known = known
+    listed.step()
+    assert listed.polled == [list(known)]
+    listed.step()
+    assert listed.polled[-1] == ["o1"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ([(["a", "b"], 3), ([], 3)], "JumpCloud lists 2 organizations, but announces 3"),
+        ([(["a", "b"], 4), (["a", "b"], 4)], "JumpCloud lists 2 organizations, but announces 4"),
+        ([(["a", ""], 2)], "an organization with the ID '', which cannot be one"),
+        ([(["a", "b\n"], 2)], "an organization with the ID 'b\\n', which cannot be one"),
+        ([(None, 2)], "JumpCloud sent no list of organizations"),
+    ],
+)
+def test_lists_that_are_not_whole(answers: list[tuple[list[str] | None, int]], said: str) -> None:
+    """Pages that do not add up, or are none, are no list."""
+    remaining = list(answers)
+
+    def exchange(*_: Any) -> HttpResponse:
+        ids, total = remaining.pop(0)
+        results = None if ids is None else [{"_id": each, "displayName": "x"} for each in ids]
+        return HttpResponse(200, "", {}, msgspec.json.encode({"results": results, "totalCount": total}), {})
+
+    settings, limiter = JumpCloudSettings(api_key=Secret("k")), RateLimiter(1000)
+    api = DirectoryInsights(settings, create_auth(settings, limiter), limiter, exchange=cast(Any, exchange))
+    with pytest.raises(Retryable, match=re.escape(said)):
+        api.organizations(None, threading.Event())
+    assert not remaining
 
 
 @pytest.mark.timeout(60)
