@@ -291,7 +291,7 @@ def test_reloads(receiver: SimulatedReceiver, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(90)
 def test_who_comes_back(tmp_path: Path) -> None:
-    """It goes on where it was, and so does its backfill: no event is lost, and none is sent again."""
+    """It continues where it was, and so does its backfill: no event is lost, and none is sent again."""
     events = {name: source(name, per_minute=20) for name in ("a", "b")}
     with SimulatedApi(events) as api, SimulatedReceiver() as receiver:
         settings = settings_of(api, receiver, tmp_path, jumpcloud__start=Start("10m"), jumpcloud__page_limit=20)
