@@ -106,7 +106,7 @@ class Trial:
                 lines = self._refusals(command)
                 if len(lines) != 1:
                     raise Failed(f"{len(lines)} lines about the refusal")
-                _print(f"empty lists and refusals: {left} streams, as before; {json.loads(lines[0])['message']}")
+                _print(f"empty lists and refusals: {left} streams, as before; {lines[0]}")
             finally:
                 process.terminate()
                 process.wait()

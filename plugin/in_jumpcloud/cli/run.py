@@ -220,7 +220,7 @@ class _Run:
         # Mapping creates many short-lived objects but no cycles: looking for cycles often is wasted time.
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD_OBJECTS)
-        self._manager.ready(f"{len(plugin.collectors)} streams")
+        self._manager.ready(_status(plugin))
 
     def _note_ignored_start(self, plugin: app.App) -> None:
         if not any(each.startswith("jumpcloud.start=") for each in self._overrides):
@@ -300,12 +300,17 @@ class _Run:
     def _reloaded(self) -> None:
         if self._plugin:
             self._configure_logging(self._plugin.resources.settings.log)
-            self._manager.ready(f"{len(self._plugin.collectors)} streams")
+            self._manager.ready(_status(self._plugin))
 
 
 def _names(plugin: app.App) -> str:
     names = [each.stream.name for each in plugin.collectors[:6]]
     return ", ".join(names[:5] or ["the organizations are listed first"]) + (", …" if names[5:] else "")
+
+
+def _status(plugin: app.App) -> str:
+    """For the service manager; it is not sent again when streams join or leave."""
+    return "streams come and go" if plugin.discovery else f"{len(plugin.collectors)} streams"
 
 
 def _is_alive(plugin: app.App, started: float) -> bool:
