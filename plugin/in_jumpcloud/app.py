@@ -13,7 +13,7 @@ from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import plural
 from in_jumpcloud.delivery_lock import DeliveryLock
 from in_jumpcloud.discovery import Discovery, discovery_settings, list_of
-from in_jumpcloud.errors import Fatal, InJumpCloudError, Retryable, StateCorrupt, StateUnavailable, Stopped
+from in_jumpcloud.errors import Fatal, Fenced, InJumpCloudError, Retryable, StateCorrupt, StateUnavailable, Stopped
 from in_jumpcloud.insights.comparison import comparisons_per_day
 from in_jumpcloud.insights.pages_ahead import AheadLimit
 from in_jumpcloud.insights.window import Position
@@ -59,6 +59,7 @@ class App:
         self.runtime = runtime
         self._ahead_limit = AheadLimit()
         self._fatal: StateCorrupt | None = None
+        self._lost: Fatal | None = None  # a stream that another process has taken over
         self._changing = runtime.lock()  # held while streams and backfills are added and removed; never for a wait
         self._collectors: dict[str, Collector] = {}
         self._backfills: dict[int, Backfill] = {}  # by unit
@@ -70,6 +71,7 @@ class App:
             after_step=self._has_more,
             after_last_step=self._has_left,
             idle=self.end if once else lambda: None,
+            fenced=self._taken_over,
             corrupt=self._end_with,
             runtime=runtime,
         )
@@ -147,7 +149,7 @@ class App:
         failed += [self.discovery.error] if self.discovery else []
         units: list[Unit] = [*self.collectors, *self._over]
         undelivered = sum(each.counters.dead_lettered + each.counters.parked for each in units)
-        error = next(filter(None, failed), None)
+        error = next(filter(None, [*failed, self._lost]), None)
         if error is None and undelivered:
             return Fatal(f"{plural(undelivered, 'event')} could not be delivered", advice="see the dead letters")
         return error
@@ -172,6 +174,8 @@ class App:
             if lock.owes:
                 try:
                     lock.write_owed(stop)
+                except Fenced as error:
+                    log.info("%s", error)
                 except InJumpCloudError as error:
                     text = "%s: %s; what was acknowledged last is sent again at the next start"
                     log.error(text, stream, error)  # noqa: TRY400 - no traceback
@@ -355,6 +359,12 @@ class App:
             return _RETRY_SECONDS
         troubles.end("threads")
         return _MAX_WAIT_SECONDS
+
+    def _taken_over(self, unit: Unit, error: Fenced) -> None:
+        log.info("%s: %s", unit.name, error)
+        self._lost = Fatal(error.message)
+        if isinstance(unit, Collector | Backfill):
+            self._delivery_lock(unit.stream.name).drop()
 
     def _end_with(self, error: StateCorrupt) -> None:
         self._fatal = error

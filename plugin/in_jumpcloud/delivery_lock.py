@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from in_jumpcloud.errors import Stopped
+from in_jumpcloud.errors import Fenced, Stopped
 from in_jumpcloud.runtime import SYSTEM, Runtime
 
 _LOOK_SECONDS = 0.2
@@ -35,6 +35,7 @@ class DeliveryLock:
 
         Raises:
             StateCorrupt, StateUnavailable: what is owed cannot be written.
+            Fenced: another process has the stream. Nothing is owed any more: it reads again what was not committed.
             Stopped: `stop` was set.
         """
         while not self._lock.acquire(blocking=False):
@@ -51,12 +52,20 @@ class DeliveryLock:
         """Keep a commit that could not be written. Only its holder calls it."""
         self._owed.append(write)
 
+    def drop(self) -> None:
+        """Another process has the stream: what is owed is never written. Safe in any thread."""
+        self._owed = []
+
     def write_owed(self, stop: threading.Event) -> None:
         """Write what is owed. Raises as `held`."""
         with self.held(stop):
             pass
 
     def _write_owed(self) -> None:
-        while self._owed:
-            self._owed[0]()
-            del self._owed[0]
+        try:
+            while owed := self._owed:
+                owed[0]()
+                del owed[0]
+        except Fenced:
+            self.drop()
+            raise

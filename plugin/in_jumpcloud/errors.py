@@ -21,6 +21,7 @@ InJumpCloudError            the message is one line for a person: what is wrong,
 │   ├── ReceiverPaused      the same; the receiver is there, but takes nothing now
 │   └── HandshakeRejected   the same, after a minute: one side rejects the key, user or certificate of the other
 └── Stopped                 return at once: the process, or the stream, was asked to stop
+    └── Fenced              another process owns the stream: drop it
 """
 
 from __future__ import annotations
@@ -111,7 +112,14 @@ class StateCorrupt(Fatal):
 
 
 class StateUnavailable(InJumpCloudError):
-    """The state cannot be read or written now: the disk is full or fails, or another program is using the file."""
+    """The state cannot be read or written now: the disk is full or fails, or another program is using the file.
+
+    `after` is the number of seconds after which it may be usable, None if that is not known.
+    """
+
+    def __init__(self, message: str, *, advice: str = "", after: float | None = None) -> None:
+        super().__init__(message, advice=advice)
+        self.after = after
 
 
 class DeadLettersFull(StateUnavailable):
@@ -206,6 +214,10 @@ class HandshakeRejected(ReceiverDown):
 
 class Stopped(InJumpCloudError):
     """A wait ended because the process, or the stream, was asked to stop."""
+
+
+class Fenced(Stopped):
+    """Another process has taken over the stream. What this one writes of it changes nothing."""
 
 
 _WRONG_PATH = {

@@ -15,6 +15,7 @@ from in_jumpcloud.config.schema import ForwardSettings
 from in_jumpcloud.counters import Counters
 from in_jumpcloud.delivery_lock import DeliveryLock
 from in_jumpcloud.errors import (
+    Fenced,
     OtherOrganization,
     PageTooLarge,
     StateUnavailable,
@@ -353,6 +354,8 @@ class Pipeline:
                     log.error("%s: %s; retrying in %.0f s", self._stream, error, delay)  # noqa: TRY400 - no traceback
                     if stop.wait(delay):
                         raise Stopped from None
+        except Fenced:  # it can never be written: the other process delivers it again
+            raise
         except (StateUnavailable, Stopped):
             self._lock.owe(write)
             self._sender.look_for_parked()  # those in memory are no longer those in the state

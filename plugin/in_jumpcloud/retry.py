@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from in_jumpcloud.backoff import backoff_delay
-from in_jumpcloud.errors import Fatal, InJumpCloudError, Stopped, may_pass
+from in_jumpcloud.errors import Fatal, InJumpCloudError, StateUnavailable, Stopped, may_pass
 from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.troubles import Troubles
 
@@ -56,7 +56,7 @@ class Retry:
                 result = self._try(attempt)
             except (InJumpCloudError, OSError, MemoryError) as error:
                 failures += 1
-                until = self._runtime.monotonic() + backoff_delay(failures, self._runtime.random)
+                until = self._runtime.monotonic() + self._pause(error, failures)
                 if not may_pass(error):
                     raise
                 what, advice = _describe(error)
@@ -68,6 +68,10 @@ class Retry:
                 self._troubles.end(name)
                 return result
         raise Stopped
+
+    def _pause(self, error: BaseException, failures: int) -> float:
+        after = error.after if isinstance(error, StateUnavailable) else None
+        return backoff_delay(failures, self._runtime.random) if after is None else after
 
     def _try(self, attempt: Callable[[], T]) -> T:
         """Call `attempt` in a thread of its own, because a slow disk or a large state may hold it for minutes."""

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from in_jumpcloud.backoff import MAX_DELAY
 from in_jumpcloud.counters import Counters
-from in_jumpcloud.errors import StateCorrupt, Stopped
+from in_jumpcloud.errors import Fenced, StateCorrupt, Stopped
 from in_jumpcloud.runtime import SYSTEM, Runtime, Task
 
 log = logging.getLogger(__name__)
@@ -77,17 +77,20 @@ class Scheduler:
         after_step: Callable[[Unit, float], bool],
         after_last_step: Callable[[Unit], None],
         idle: Callable[[], None],
+        fenced: Callable[[Unit, Fenced], None],
         corrupt: Callable[[StateCorrupt], None],
         runtime: Runtime = SYSTEM,
     ) -> None:
-        """The workers call the functions, all but `corrupt` with the lock of the scheduler held.
+        """The workers call the functions, all but `fenced` and `corrupt` with the lock of the scheduler held.
 
         `after_step` gets the delay until the next step, and says whether there is one. `after_last_step`: a unit
         that was removed during a step has ended it. `idle`: no unit runs or waits, but those in the background.
+        `fenced`: another process has taken over the stream of a unit, which was removed.
         """
         self._after_step = after_step
         self._after_last_step = after_last_step
         self._idle = idle
+        self._fenced = fenced
         self._corrupt = corrupt
         self._runtime = runtime
         self._changed = runtime.condition()
@@ -163,6 +166,10 @@ class Scheduler:
             was_hanging = unit.timed_out
             try:
                 delay = unit.step(stop or self._runtime.event())
+            except Fenced as error:
+                self.remove([unit])
+                self._fenced(unit, error)
+                delay = 0.0
             except Stopped:
                 delay = 0.0
             except StateCorrupt as error:
