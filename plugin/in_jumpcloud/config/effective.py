@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from in_jumpcloud.config.document import Document, Origin
 from in_jumpcloud.config.locations import default_state
 from in_jumpcloud.config.schema import Config, Section, settings_of
-from in_jumpcloud.config.types import Duration, NamedFile, ProxyUrl, Secret, Size, Start
+from in_jumpcloud.config.types import Duration, NamedFile, Secret, SecretUrl, Size, Start
 
 _MASK = "***"
 
@@ -48,7 +48,7 @@ def notation(value: Any) -> Any:
             return value.notation()
         case Start() | Path() | NamedFile():
             return str(value)
-        case ProxyUrl() if not value.has_password:
+        case SecretUrl() if not value.has_password:
             return value.reveal()
         case Secret():
             return _MASK if value.reveal() else ""

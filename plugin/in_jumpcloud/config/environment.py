@@ -14,7 +14,7 @@ import yaml
 from in_jumpcloud.config.document import AsGiven, Setting, load_yaml
 from in_jumpcloud.config.locations import CONFIG_VARIABLE
 from in_jumpcloud.config.schema import Config, Section, split_type
-from in_jumpcloud.config.types import Secret
+from in_jumpcloud.config.types import secret_kind
 from in_jumpcloud.errors import Problem
 from in_jumpcloud.text import printable
 
@@ -100,7 +100,7 @@ def _walk(kind: type[Section], prefix: str) -> Iterator[_Key]:
             yield _Key(path, is_section or get_origin(inner) in (tuple, dict))
         if is_section:
             yield from _walk(inner, f"{path}.")
-        elif inner is Secret:
+        elif secret_kind(field.type):
             yield _Key(f"{path}_file", is_yaml=False)
 
 

@@ -14,7 +14,18 @@ import msgspec
 
 from in_jumpcloud.config.document import load_yaml
 from in_jumpcloud.config.schema import Config, Section, split_type
-from in_jumpcloud.config.types import DURATION_PATTERN, SIZE_PATTERN, Duration, NamedFile, ProxyUrl, Secret, Size, Start
+from in_jumpcloud.config.types import (
+    DURATION_PATTERN,
+    SIZE_PATTERN,
+    DatabaseUrl,
+    Duration,
+    NamedFile,
+    ProxyUrl,
+    Secret,
+    Size,
+    Start,
+    secret_kind,
+)
 
 _TEXT = {"type": "string", "minLength": 1}
 _TYPES: dict[Any, list[dict[str, Any]]] = {
@@ -26,6 +37,7 @@ _TYPES: dict[Any, list[dict[str, Any]]] = {
     NamedFile: [_TEXT],
     Secret: [{"type": "string"}],
     ProxyUrl: [_TEXT],
+    DatabaseUrl: [_TEXT],
     Duration: [{"type": "string", "pattern": f"^{DURATION_PATTERN}$"}],
     Size: [{"type": "integer"}, {"type": "string", "pattern": f"^{SIZE_PATTERN}$"}],
     Start: [_TEXT],
@@ -68,7 +80,7 @@ def _section(kind: type[Section], path: str, documented: _Documented) -> dict[st
     for field in msgspec.structs.fields(kind):
         at = f"{path}.{field.name}".removeprefix(".")
         properties[field.name] = {**documented.of(at), **_one_of(_forms(field.type, at, documented))}
-        if Secret in get_args(field.type):
+        if secret_kind(field.type):
             text = f"the path of a file that contains {field.name}"
             properties[f"{field.name}_file"] = {"description": text, **_one_of([_TEXT, _NULL])}
     return {"type": ["object", "null"], "properties": properties, "additionalProperties": False}

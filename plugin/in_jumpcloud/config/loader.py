@@ -59,6 +59,9 @@ def load_config(
     document, problems = read_document(path, overrides, environ)
     reader = SectionReader(document, environ)
     config = reader.section(Config, document.values, "")
+    if config.state.url and document.get("state.path") is not None:
+        name = document.location("state.url_file" if config.state.url.file else "state.url")
+        problems.append(Problem("state.path", f"{name} is set too; remove one of the two"))
     if config.state.path == DEFAULT_STATE:
         placed = default_state(environ, document.directory).path
         config = msgspec.structs.replace(config, state=msgspec.structs.replace(config.state, path=placed))

@@ -18,7 +18,7 @@ import msgspec
 
 from in_jumpcloud.config.document import AsGiven, Document, describe
 from in_jumpcloud.config.schema import REMOVED_KEYS, Section, split_type
-from in_jumpcloud.config.types import Duration, NamedFile, ProxyUrl, Secret, Size, Start
+from in_jumpcloud.config.types import DatabaseUrl, Duration, NamedFile, ProxyUrl, Secret, Size, Start, secret_kind
 from in_jumpcloud.errors import Problem, may_pass
 from in_jumpcloud.file_access import NOT_A_FILE
 from in_jumpcloud.text import printable
@@ -58,7 +58,7 @@ class SectionReader:
             self.problems.append(Problem(path, f"expected a mapping, got {describe(data)}"))
             return kind()
         fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
-        secrets = {name for name, field_type in fields.items() if Secret in get_args(field_type)}
+        secrets = {name: each for name, field_type in fields.items() if (each := secret_kind(field_type))}
         files = {f"{name}_file": name for name in secrets}
         values: dict[str, Any] = {}
         for key, value in data.items():
@@ -77,7 +77,7 @@ class SectionReader:
                 elif data.get(files[key]) is not None:
                     raise ValueError(f"{self._other(at, files[key])} is set too; remove one of the two")
                 else:
-                    values[files[key]] = self._read_secret(value, at)
+                    values[files[key]] = self._read_secret(secrets[files[key]], value, at)
         return kind(**values)
 
     @contextmanager
@@ -176,11 +176,11 @@ class SectionReader:
             raise ValueError(f"the environment variable {name} is not set, or is empty")
         return value
 
-    def _read_secret(self, value: Any, path: str) -> Secret:
+    def _read_secret(self, kind: type[Secret], value: Any, path: str) -> Secret:
         given = _path(self._replace_variables(Path, value))
         file = self._absolute(given, path)
         try:
-            return Secret.from_file(file)
+            return kind.from_file(file)
         except (OSError, UnicodeError) as error:
             reason = str(error.strerror if isinstance(error, OSError) else "not text")
             if os.sep not in str(given):  # a common mistake is the secret in place of its path
@@ -264,6 +264,7 @@ _CONVERTERS: dict[Any, Callable[[Any], Any]] = {
     NamedFile: _path,
     Secret: lambda value: Secret(str(_expect(str, "text", value))),  # a receiver's shared key may be empty
     ProxyUrl: lambda value: ProxyUrl(_text(value)),
+    DatabaseUrl: lambda value: DatabaseUrl(_text(value)),
     Duration: Duration.parse,
     Size: Size.parse,
     Start: Start,

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from in_jumpcloud.config.types import Duration, NamedFile, ProxyUrl, Secret, Size, Start
+from in_jumpcloud.config.types import DatabaseUrl, Duration, NamedFile, ProxyUrl, Secret, Size, Start
 from in_jumpcloud.file_access import package_file
 
 HOSTS = {  # https://docs.jumpcloud.com, and JumpCloud's own command-line client for the newer regions
@@ -228,9 +228,17 @@ class ForwardSettings(Section, frozen=True):
 
 
 class StateSettings(Section, frozen=True):
-    """The database with positions and the ledger."""
+    """The database with positions and the ledger: a file, or with `url` a PostgreSQL server."""
 
     path: Annotated[Path, msgspec.Meta(extra={None: DEFAULT_STATE})] = DEFAULT_STATE
+    url: DatabaseUrl | None = None
+    password: Secret | None = None
+    schema: str = "in_jumpcloud"
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people: without a user and a password."""
+        return f"{self.url.place}, schema {self.schema}" if self.url else str(self.path)
 
 
 class DeadLetterSettings(Section, frozen=True):

@@ -8,7 +8,7 @@ from base64 import b64encode
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, get_args
 from urllib.parse import unquote, urlsplit
 
 from in_jumpcloud.file_access import content_digest, read_limited
@@ -21,6 +21,8 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 DURATION_PATTERN = r"\s*(\d+(\.\d+)?(ms|s|m|h|d|w))+\s*"
 SIZE_PATTERN = rf"\s*\d+(\.\d+)?\s*({'|'.join(_BYTES)})\s*"
 _MAX_SECRET_BYTES = 65_536
+_PASSWORDS = {"password", "sslpassword"}
+"""Parameters of the URL of a database."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 
@@ -133,6 +135,8 @@ class Secret:
     """
 
     __slots__ = ("_hidden", "_text", "file")
+    may_be_in_file = True
+    """Whether a key with `_file` behind it may name the file that has it."""
 
     def __init__(self, text: str, *, file: Path | None = None) -> None:
         self._text = text
@@ -211,10 +215,22 @@ def fits_a_header(text: str) -> bool:
     return re.fullmatch(r"[\x21-\x7e]+", text) is not None
 
 
-class ProxyUrl(Secret):
+class SecretUrl(Secret):
+    """A URL that may have a password."""
+
+    __slots__ = ()
+
+    @property
+    def has_password(self) -> bool:
+        """Whether there is a password in it."""
+        return bool(self._parts(self._text))
+
+
+class ProxyUrl(SecretUrl):
     """The URL of a proxy, which may have a user and a password."""
 
     __slots__ = ()
+    may_be_in_file = False
 
     @staticmethod
     def _parts(text: str) -> Iterable[str]:
@@ -227,7 +243,33 @@ class ProxyUrl(Secret):
         user, password = unquote(url.username or ""), unquote(url.password)
         return url.password, password, b64encode(f"{user}:{password}".encode()).decode()
 
+
+class DatabaseUrl(SecretUrl):
+    """The URL of a database: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS."""
+
+    __slots__ = ()
+
     @property
-    def has_password(self) -> bool:
-        """Whether there is a password in it."""
-        return bool(self._parts(self._text))
+    def place(self) -> str:
+        """The hosts and the name of the database, as a URL."""
+        try:
+            url = urlsplit(self._text)
+        except ValueError:
+            return "postgresql:"
+        return f"postgresql://{url.netloc.rpartition('@')[2]}{url.path}"
+
+    @staticmethod
+    def _parts(text: str) -> Iterable[str]:
+        try:
+            url = urlsplit(text)
+            given = [each.partition("=") for each in url.query.split("&")]
+            found = [url.password or "", *(value for name, _, value in given if name in _PASSWORDS)]
+        except ValueError:
+            return (text,)
+        return [*filter(None, [*found, *map(unquote, found)])]
+
+
+def secret_kind(field_type: Any) -> type[Secret] | None:
+    """The kind of secret that a setting of this type has, if it may be in a file; else None."""
+    kinds = (each for each in get_args(field_type) if isinstance(each, type) and issubclass(each, Secret))
+    return next((each for each in kinds if each.may_be_in_file), None)

@@ -15,6 +15,7 @@ from in_jumpcloud.config.schema import (
     EcsSettings,
     ForwardSettings,
     JumpCloudSettings,
+    StateSettings,
     TlsSettings,
 )
 from in_jumpcloud.config.types import NamedFile, Start, fits_a_header
@@ -26,6 +27,8 @@ _DAY_SECONDS = 86_400
 _MAX_REACH_DAYS = 90
 _MAX_NAMES_BYTES = 600
 """Of hostname and username: with both digests a PING must fit into the 1,023 bytes that Fluent Bit reads of it."""
+_MAX_NAME_BYTES = 63
+"""https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS"""
 _EARLIEST_NOW_MS = 1_735_689_600_000
 """2025-01-01. A clock before that is wrong, and says nothing about a date."""
 _INVALID_CHARACTER = "it contains whitespace or an invalid character"
@@ -47,6 +50,7 @@ def validate(config: Config) -> Iterator[Problem]:
     for name, path in (("state.path", config.state.path), ("dead_letter.path", config.dead_letter.path)):
         if path and not path.name:
             yield Problem(name, f"expected the path of a file (got {path})")
+    yield from _validate_state(config.state)
     if not _DAY_SECONDS <= config.reconcile.reach <= _MAX_REACH_DAYS * _DAY_SECONDS:
         yield Problem("reconcile.reach", f"must be from 1d to {_MAX_REACH_DAYS}d")
 
@@ -201,6 +205,25 @@ def _validate_handshake(settings: ForwardSettings) -> Iterator[Problem]:
     if len(f"{settings.self_hostname}{settings.username}".encode()) > _MAX_NAMES_BYTES:
         text = f"must be at most {_MAX_NAMES_BYTES} bytes together with forward.self_hostname"
         yield Problem("forward.username", text)
+
+
+def _validate_state(settings: StateSettings) -> Iterator[Problem]:
+    """A URL is never shown: it may contain a password."""
+    default = StateSettings()
+    if not settings.url:
+        for name in ("password", "schema"):
+            if getattr(settings, name) != getattr(default, name):
+                yield Problem(f"state.{name}", "has no effect without state.url; remove it")
+        return
+    if urlsplit(settings.url.reveal()).scheme not in {"postgresql", "postgres"}:
+        text = "expected a URL such as postgresql://user@db.example.com/name?sslmode=verify-full"
+        yield Problem("state.url", text, may_pass=settings.url.file is not None)
+    if settings.password and settings.url.has_password:
+        yield Problem("state.password", "state.url has a password too; remove one of the two")
+    size = len(settings.schema.encode())
+    if size > _MAX_NAME_BYTES or settings.schema.startswith("pg_"):
+        text = f"expected a name of at most {_MAX_NAME_BYTES} bytes that does not begin with pg_"
+        yield Problem("state.schema", text)
 
 
 def _validate_tls(settings: ForwardSettings) -> Iterator[Problem]:

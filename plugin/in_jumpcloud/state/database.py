@@ -97,7 +97,7 @@ class Database(Protocol):
         """
 
     def snapshot(self) -> AbstractContextManager[object]:
-        """All reads in the body return what was there at its beginning. No other process writes meanwhile."""
+        """All reads in the body, on its thread, return what was there at its beginning."""
 
     def corrupt(self, what: object) -> StateCorrupt:
         """The error for content that in-jumpcloud does not write."""

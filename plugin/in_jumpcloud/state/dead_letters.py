@@ -82,13 +82,13 @@ class DeadLetters:
         Raises:
             StateUnavailable, StateCorrupt: the state cannot be read.
         """
-        self.count, self.bytes = self._database.read(_SIZE)[0]
+        self.count, self.bytes = map(int, self._database.read(_SIZE)[0])
 
     def refresh_if_idle(self) -> None:
         """Count again, unless that would wait for a commit under way or the state cannot be read."""
         rows = self._database.read_if_idle(_SIZE)
         if rows:
-            self.count, self.bytes = rows[0]
+            self.count, self.bytes = map(int, rows[0])
 
     def add(self, transaction: Transaction, stream: str, state: Condition, letters: Sequence[Refused]) -> None:
         """Add `letters` in a transaction.
@@ -121,7 +121,7 @@ class DeadLetters:
         while True:
             rows = self._database.read(
                 f"SELECT {_COLUMNS} FROM dead_letter WHERE number > ?1 AND state = ?2 "  # noqa: S608 - our own
-                "AND (?3 IS NULL OR stream = ?3) ORDER BY number LIMIT 1",
+                "AND (CAST(?3 AS TEXT) IS NULL OR stream = ?3) ORDER BY number LIMIT 1",
                 (after, state, stream),
             )
             if not rows:
@@ -144,7 +144,7 @@ class DeadLetters:
             DeadLettersFull: there is no space for another dead letter.
         """
         column = "acknowledged" if refusal is None else "dead_lettered"
-        with self._database.transaction() as transaction:
+        with self._database.transaction(letter.stream) as transaction:
             changed = self.settle_in(transaction, letter, refusal, stream=letter.stream, now_ms=now_ms)
             transaction.execute(
                 f"UPDATE stream SET {column} = {column} + ?, updated_ms = ? WHERE name = ?",  # noqa: S608 - our own
@@ -184,8 +184,8 @@ def insert(transaction: Transaction, stream: str, state: Condition, letters: Seq
 
 
 def storable(text: str) -> str:
-    """Databases store valid Unicode only. An error may quote text from outside, and a secret in it."""
-    return redact(text).encode(errors="backslashreplace").decode()
+    """Databases store valid Unicode only, some no NUL. An error may quote text from outside, and a secret in it."""
+    return redact(text).encode(errors="backslashreplace").decode().replace("\0", "\\x00")
 
 
 def replay(letters: DeadLetters, chosen: Sequence[int], deliver: Callable[[DeadLetter], bool]) -> int:

@@ -83,8 +83,8 @@ class Jobs:
     def rows(self, *, number: int | None = None, unit: int | None = None, only_open: bool = False) -> list[JobRow]:
         """The units, the oldest first: of one backfill, or of all; or one unit."""
         rows = self._database.read(
-            f"SELECT {_COLUMNS} FROM job WHERE (?1 IS NULL OR number = ?1) AND (?2 IS NULL OR unit = ?2) "  # noqa: S608 - our own
-            "AND (NOT ?3 OR condition = 'open') ORDER BY unit",
+            f"SELECT {_COLUMNS} FROM job WHERE (CAST(?1 AS INTEGER) IS NULL OR number = ?1) "  # noqa: S608 - our own
+            "AND (CAST(?2 AS INTEGER) IS NULL OR unit = ?2) AND (NOT ?3 OR condition = 'open') ORDER BY unit",
             (number, unit, only_open),
         )
         return [_row(self._database, row) for row in rows]
@@ -118,7 +118,9 @@ class Jobs:
         """Cancel the open units of a backfill, or of all; returns the numbers of those that had any."""
         with self._database.transaction() as transaction:
             rows = transaction.execute(
-                "SELECT unit, number FROM job WHERE condition = 'open' AND (?1 IS NULL OR number = ?1)", (number,)
+                "SELECT unit, number FROM job "
+                "WHERE condition = 'open' AND (CAST(?1 AS INTEGER) IS NULL OR number = ?1)",
+                (number,),
             ).fetchall()
             for unit, _ in rows:
                 _end(transaction, self._ledger, unit, "cancelled", None, now_ms)
@@ -194,12 +196,12 @@ class Deliveries(Protocol):
 
 
 class OpenState(NamedTuple):
-    """The parts of an open state that a unit writes to. `verify` checks its files, as in StateStore."""
+    """The parts of an open state that a unit writes to. `verify` checks that the process has a stream."""
 
     database: Database
     ledger: Ledger
     dead_letters: DeadLetters
-    verify: Callable[[], None]
+    verify: Callable[[str], None]
     now_ms: Callable[[], int]
 
 
@@ -214,6 +216,8 @@ class JobState:
         self.read = row.read
         """How many different events the unit has read."""
         self._reread: set[EventKey] = set()  # of the page: what this unit has delivered before
+        self._tried: tuple[object, object] | None = None
+        """The last commit, if it is not known whether it was written: what, and the row before it."""
 
     @property
     def where(self) -> str:
@@ -227,7 +231,7 @@ class JobState:
 
     def delivered(self, stream: str, keys: Sequence[EventKey], ids: Sequence[str] = ()) -> set[EventKey]:  # noqa: ARG002
         """Those of `keys` that the unit has delivered; unless it is to deliver them again, also those of the stream."""
-        self._verify()
+        self._verify(self._row.stream)
         own = self._ledger.find(-self._row.unit, keys)
         self._reread |= own
         return own if self._row.spec.again else own | self._ledger.delivered(self._row.stream, keys, ids)
@@ -245,34 +249,61 @@ class JobState:
         suspects: Sequence[Refused] = (),
         organization: str | None = None,
     ) -> None:
-        """As StateStore.commit, but the position and the totals are those of the unit."""
-        row, read_ms = self._row, span[1] if span else position.watermark_ms
+        """As StateStore.commit, but the position and the totals are those of the unit.
+
+        It may be repeated after an error: what was written counts once.
+        """
+        row = self._row
         read = len(keys) + sum(key not in self._reread for key in seen)
         acknowledged = len(keys) - len(dead_letters) - len(suspects)
-        with self._database.transaction() as transaction:
-            transaction.execute(
-                "UPDATE job SET position = ?, read = read + ?, acknowledged = acknowledged + ?, "
-                "dead_lettered = dead_lettered + ?, updated_ms = ? WHERE unit = ?",
-                (_json(position), read, acknowledged, len(dead_letters), self._now_ms(), row.unit),
-            )
-            condition = transaction.execute("SELECT condition FROM job WHERE unit = ?", (row.unit,)).fetchone()[0]
-            is_open = condition == "open"  # else another process has cancelled it and cleaned up
-            if is_open:
-                self._ledger.add(transaction, -row.unit, keys, seen, span, read_ms)
-                # Windows do not overlap, so these are not read again.
-                self._ledger.forget_before(transaction, -row.unit, position.watermark_ms // MINUTE_MS)
-            if self._shares_ledger:
-                self._share(transaction, keys, seen, span, read_ms)
-            transaction.execute(
-                "UPDATE stream SET organization = ?2 WHERE name = ?1 AND organization IS NULL",
-                (row.stream, organization),
-            )
-            self._dead_letters.add(transaction, row.stream, "dead", dead_letters)
-            self._dead_letters.add(transaction, row.name if is_open else row.stream, "suspect", suspects)
+        attempt = (list(keys), list(seen), position, span)
+        with self._database.transaction(row.stream) as transaction:
+            if not self._is_written(transaction, attempt):
+                transaction.execute(
+                    "UPDATE job SET position = ?, read = read + ?, acknowledged = acknowledged + ?, "
+                    "dead_lettered = dead_lettered + ?, updated_ms = ? WHERE unit = ?",
+                    (_json(position), read, acknowledged, len(dead_letters), self._now_ms(), row.unit),
+                )
+                is_open = self._add(transaction, keys, seen, span, position)
+                transaction.execute(
+                    "UPDATE stream SET organization = ?2 WHERE name = ?1 AND organization IS NULL",
+                    (row.stream, organization),
+                )
+                self._dead_letters.add(transaction, row.stream, "dead", dead_letters)
+                self._dead_letters.add(transaction, row.name if is_open else row.stream, "suspect", suspects)
+        self._tried = None
         self.read += read
         self._reread.difference_update(seen)
         if dead_letters or suspects:
             self._dead_letters.refresh()
+
+    def _is_written(self, transaction: Transaction, attempt: object) -> bool:
+        """Whether this commit was tried before, and was written: only its own row can have changed since."""
+        query = "SELECT position, read, acknowledged, dead_lettered FROM job WHERE unit = ?"
+        found = transaction.execute(query, (self._row.unit,)).fetchone()
+        if self._tried and self._tried[0] == attempt:
+            return bool(self._tried[1] != found)
+        self._tried = (attempt, found)
+        return False
+
+    def _add(
+        self,
+        transaction: Transaction,
+        keys: Collection[EventKey],
+        seen: Collection[EventKey],
+        span: Span | None,
+        position: Position,
+    ) -> bool:
+        """Add to the ledgers. Returns whether the unit is open: another process may have cancelled it."""
+        unit, read_ms = self._row.unit, span[1] if span else position.watermark_ms
+        condition = transaction.execute("SELECT condition FROM job WHERE unit = ?", (unit,)).fetchone()[0]
+        if condition == "open":
+            self._ledger.add(transaction, -unit, keys, seen, span, read_ms)
+            # Windows do not overlap, so these are not read again.
+            self._ledger.forget_before(transaction, -unit, position.watermark_ms // MINUTE_MS)
+        if self._shares_ledger:
+            self._share(transaction, keys, seen, span, read_ms)
+        return bool(condition == "open")
 
     def advance(
         self,
@@ -311,7 +342,7 @@ class JobState:
     def settle(self, suspect: DeadLetter, refusal: str | None) -> None:
         """As StateStore.settle. A dead letter is one of the stream."""
         column = "acknowledged" if refusal is None else "dead_lettered"
-        with self._database.transaction() as transaction:
+        with self._database.transaction(self._row.stream) as transaction:
             settled = self._dead_letters.settle_in(
                 transaction, suspect, refusal, stream=self._row.stream, now_ms=self._now_ms()
             )

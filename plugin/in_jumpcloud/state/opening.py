@@ -7,8 +7,12 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from importlib import import_module
+from types import ModuleType
+from typing import Any
 
 from in_jumpcloud.config.schema import StateSettings
+from in_jumpcloud.errors import ConfigError, Problem, StateMissing
 from in_jumpcloud.state.database import Holder
 from in_jumpcloud.state.sqlite import files
 from in_jumpcloud.state.sqlite import store as sqlite_store
@@ -19,18 +23,55 @@ from in_jumpcloud.state.store import MAX_DEAD_LETTER_BYTES, StateReader, StateSt
 from in_jumpcloud.timestamps import now_ms
 
 
+def _postgresql() -> ModuleType:
+    """The module for a server: only where `state.url` is set is psycopg imported, which is an extra.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    try:
+        return import_module("in_jumpcloud.state.postgresql.store")
+    except ImportError as error:
+        advice = "install it: pip install 'fluent-bit-in-jumpcloud[postgresql]'"
+        raise ConfigError(Problem("state.url", f"psycopg cannot be used: {error}"), advice=advice) from None
+
+
+def _reader(opened: Any) -> AbstractContextManager[StateReader]:
+    reader: AbstractContextManager[StateReader] = opened
+    return reader
+
+
 def where(settings: StateSettings) -> str:
     """Where the state is, for people; the same for every process that uses it."""
-    return str(settings.path.resolve())
+    return settings.place if settings.url else str(settings.path.resolve())
 
 
 def exists(settings: StateSettings) -> bool:
-    """Whether there is a state."""
-    return settings.path.exists()
+    """Whether there is a state.
+
+    Raises:
+        ConfigError, StateUnavailable, StateCorrupt: a server cannot be asked.
+    """
+    return bool(_postgresql().exists(settings)) if settings.url else settings.path.exists()
+
+
+def try_out(settings: StateSettings) -> str:
+    """Do on the server what a start does, and undo it. Returns the server and its version.
+
+    Raises:
+        ConfigError, StateUnavailable, StateCorrupt: it cannot be used.
+    """
+    return str(_postgresql().try_out(settings))
 
 
 def size(settings: StateSettings) -> int:
-    """The bytes of the state on disk."""
+    """The bytes of the state on disk.
+
+    Raises:
+        ConfigError, StateUnavailable, StateCorrupt: a server cannot be asked.
+    """
+    if settings.url:
+        return int(_postgresql().bytes_of(settings))
     return sqlite_store.database_bytes(settings.path)
 
 
@@ -40,6 +81,9 @@ def holder(settings: StateSettings) -> Holder | None:
     Raises:
         ConfigError, StateUnavailable: that cannot be found out.
     """
+    if settings.url:
+        with open_readonly(settings) as state:
+            return state.holder
     return files.lock_holder(settings.path)
 
 
@@ -63,6 +107,16 @@ def open_store(
         StateCorrupt: it is damaged, not ours, or of a newer version.
         Fatal: another process holds it.
     """
+    if settings.url:
+        store: StateStore = _postgresql().PostgresStore(
+            settings,
+            new_agent_id=new_agent_id,
+            max_dead_letter_bytes=max_dead_letter_bytes,
+            now_ms=now_ms,
+            monotonic=monotonic,
+            alone=alone,
+        )
+        return store
     return SqliteStore(
         settings.path,
         new_agent_id=new_agent_id,
@@ -89,14 +143,18 @@ def open_trial(
     Raises:
         ConfigError, StateUnavailable, StateCorrupt: that state cannot be read.
     """
-    return TrialStore(
+    trial = TrialStore(
         settings.path,
         new_agent_id=new_agent_id,
         max_dead_letter_bytes=max_dead_letter_bytes,
         now_ms=now_ms,
         monotonic=monotonic,
-        copies=copies,
+        copies=copies and not settings.url,
     )
+    if settings.url and copies:
+        with contextlib.suppress(StateMissing), open_readonly(settings) as state:
+            trial.load(state.export())
+    return trial
 
 
 def open_readonly(settings: StateSettings) -> AbstractContextManager[StateReader]:
@@ -108,6 +166,8 @@ def open_readonly(settings: StateSettings) -> AbstractContextManager[StateReader
         StateOutdated: an older program wrote it.
         StateCorrupt: it is damaged, not ours, or of a newer version.
     """
+    if settings.url:
+        return _reader(_postgresql().open_reader(settings))
     return sqlite_store.open_readonly(settings.path)
 
 
@@ -117,6 +177,8 @@ def open_shared(settings: StateSettings) -> AbstractContextManager[StateReader]:
     Raises:
         StateMissing, StateOutdated, ConfigError, StateCorrupt: as in `open_readonly`.
     """
+    if settings.url:
+        return _reader(_postgresql().open_shared(settings))
     return sqlite_store.open_shared(settings.path)
 
 
@@ -127,6 +189,8 @@ def changing_dead_letters(settings: StateSettings) -> AbstractContextManager[Sta
         StateMissing, StateOutdated, ConfigError, StateCorrupt: as in `open_readonly`.
         Fatal: another command is changing them.
     """
+    if settings.url:
+        return _reader(_postgresql().changing_dead_letters(settings))
     return sqlite_store.changing_dead_letters(settings.path)
 
 
@@ -138,11 +202,14 @@ def open_alone(settings: StateSettings) -> Iterator[StateStore]:
         StateMissing: there is no state yet.
         ConfigError, StateUnavailable, StateCorrupt, Fatal: as in `open_store`.
     """
-    sqlite_store.require_state(settings.path)
-    with (
-        sqlite_store.keeping_dead_letters(settings.path),
-        open_store(settings, new_agent_id="", alone=True) as state,
-    ):
+    if settings.url:
+        with open_readonly(settings):
+            pass
+        keeping: AbstractContextManager[None] = _postgresql().keeping_dead_letters(settings)
+    else:
+        sqlite_store.require_state(settings.path)
+        keeping = sqlite_store.keeping_dead_letters(settings.path)
+    with keeping, open_store(settings, new_agent_id="", alone=True) as state:
         yield state
 
 

@@ -180,7 +180,7 @@ class StateStore(StateReader, ABC):
         """
 
     @abstractmethod
-    def _require_held(self, *, to_commit: bool = False) -> None:
+    def _require_held(self, stream: str, *, to_commit: bool = False) -> None:
         """As `verify`, for a delivery. `to_commit`: what was acknowledged must be known to whoever has the state."""
 
     @abstractmethod
@@ -203,6 +203,9 @@ class StateStore(StateReader, ABC):
     @abstractmethod
     def size(self) -> int:
         """Its bytes on disk. It does not wait."""
+
+    def keep(self, milliseconds: int) -> None:
+        """How far back the ledger is asked for events; what is older may go."""
 
     def discard(self) -> None:
         """Undo that it was just created. `close` is next."""
@@ -229,7 +232,7 @@ class StateStore(StateReader, ABC):
 
         `ids` are the events' own ids, in the order of `keys`: version 2 of the schema knew events by these.
         """
-        self._require_held()
+        self._require_held(stream)
         return self._ledger.delivered(stream, keys, ids)
 
     def commit(
@@ -261,7 +264,7 @@ class StateStore(StateReader, ABC):
         """
         refused = len(dead_letters) + len(suspects)
         values = (stream, msgspec.json.encode(position).decode(), len(keys) - refused, late, len(dead_letters))
-        self._require_held(to_commit=True)
+        self._require_held(stream, to_commit=True)
         began = self._monotonic()
         with self._writing(stream) as transaction:
             transaction.execute(
@@ -298,10 +301,10 @@ class StateStore(StateReader, ABC):
         if self._ledger.must_keep(stream, seen, span, span[1] if span else position.watermark_ms):
             self.commit(stream, [], position, span=span, seen=seen, organization=organization)
             return
-        self._require_held()
+        self._require_held(stream)
         with self._database.lock:
             self._notes.change(stream, position=position, organization=organization)
-        self._write_due_notes()
+        self._write_due_notes(stream)
 
     def parked(self, stream: str) -> list[DeadLetter]:
         """The suspects of `stream`, oldest first: events that were refused alone and are to be sent once more.
@@ -315,7 +318,7 @@ class StateStore(StateReader, ABC):
 
         A process that is killed between the ack and this call sends the suspect again: one event, at most twice.
         """
-        self._require_held(to_commit=True)
+        self._require_held(suspect.stream, to_commit=True)
         self.dead_letters.settle(suspect, refusal, now_ms=self._now_ms())
 
     def begin(self, positions: Mapping[str, Position], services: Collection[str] = ()) -> set[str]:
@@ -353,7 +356,7 @@ class StateStore(StateReader, ABC):
             return
         with self._database.lock:
             self._notes.change(stream, reconciliation=text)
-        self._write_due_notes()
+        self._write_due_notes(stream)
 
     def save_services(self, stream: str, since_ms: dict[str, int]) -> None:
         """Store from when on each service of `stream` is fetched. It does nothing for a stream without a position."""
@@ -368,7 +371,8 @@ class StateStore(StateReader, ABC):
         """
         with contextlib.suppress(InJumpCloudError), self._writing(stream) as transaction:
             transaction.execute(
-                "UPDATE stream SET error = ?2, error_ms = ?3 WHERE name = ?1 AND (error, error_ms) IS NOT (?2, ?3)",
+                "UPDATE stream SET error = CAST(?2 AS TEXT), error_ms = CAST(?3 AS BIGINT) WHERE name = ?1 "
+                "AND NOT (error IS NULL AND CAST(?2 AS TEXT) IS NULL)",
                 (stream, error and storable(error), None if error is None else now_ms),
             )
 
@@ -426,10 +430,10 @@ class StateStore(StateReader, ABC):
                 yield transaction
             self._notes.forget(streams)
 
-    def _write_due_notes(self) -> None:
+    def _write_due_notes(self, stream: str) -> None:
         """Write the notes of all streams in one transaction, if that is due."""
         if self._notes.are_due:
-            self._require_held()
+            self._require_held(stream)
             with self._database.lock:
                 if self._notes.are_due:  # no other thread has written them meanwhile
                     with self._writing(*self._notes.streams):

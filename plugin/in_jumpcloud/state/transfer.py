@@ -16,6 +16,7 @@ from in_jumpcloud.errors import Fatal
 from in_jumpcloud.insights.event import DIGEST_BYTES
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.state.database import Database, Transaction
+from in_jumpcloud.state.dead_letters import storable
 from in_jumpcloud.state.ledger import Ledger, Part
 from in_jumpcloud.state.transfer_lines import (
     FORMAT,
@@ -184,6 +185,7 @@ class _Import:
         table = next(table for kind, table in TABLES if isinstance(line, kind))
         columns, given = line.__struct_encode_fields__, msgspec.structs.astuple(line)
         values = [encode(value).decode() if isinstance(value, Position) else value for value in given]
+        values = [storable(value) if isinstance(value, str) else value for value in values]
         marks = ", ".join("?" for _ in columns)
         self._transaction.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", values)  # noqa: S608 - our own
 

@@ -122,7 +122,7 @@ class SqliteStore(StateStore):
         self._files.verify()
         self.dead_letters.refresh_if_idle()
 
-    def _require_held(self, *, to_commit: bool = False) -> None:
+    def _require_held(self, stream: str, *, to_commit: bool = False) -> None:  # noqa: ARG002 - it holds them all
         self._files.verify(lock=not to_commit)
 
     def space(self) -> Space:
@@ -155,7 +155,7 @@ class SqliteStore(StateStore):
     def close(self) -> None:
         """Write the notes, close the file and release its lock."""
         with contextlib.suppress(InJumpCloudError):
-            self._require_held()  # otherwise the mark may be that of another process
+            self._files.verify()  # otherwise the mark may be that of another process
             self._mark_in_use(None)
         super().close()
         self._files.close()

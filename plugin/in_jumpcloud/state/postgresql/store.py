@@ -1,0 +1,342 @@
+"""The state in PostgreSQL, for the process that owns its streams."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from in_jumpcloud.config.schema import StateSettings
+from in_jumpcloud.errors import Fatal, InJumpCloudError, StateUnavailable
+from in_jumpcloud.insights.event import EventKey
+from in_jumpcloud.insights.window import Position
+from in_jumpcloud.state.database import Space, Transaction
+from in_jumpcloud.state.dead_letters import Refused, storable
+from in_jumpcloud.state.ledger import Span
+from in_jumpcloud.state.notes import WRITE_SECONDS, Note
+from in_jumpcloud.state.postgresql import ownership, schema
+from in_jumpcloud.state.postgresql.commit import BEGIN, COMMIT, NOTES
+from in_jumpcloud.state.postgresql.connections import Connection
+from in_jumpcloud.state.postgresql.database import PostgresDatabase
+from in_jumpcloud.state.postgresql.ledger import PostgresLedger, array
+from in_jumpcloud.state.postgresql.upkeep import Upkeep, size
+from in_jumpcloud.state.store import MAX_DEAD_LETTER_BYTES, StateReader, StateStore
+from in_jumpcloud.timestamps import now_ms
+
+log = logging.getLogger(__name__)
+
+_TRIES = 2
+"""At the end: the first may fail for a connection that was lost long ago."""
+
+
+class PostgresStore(StateStore):
+    """The state at a URL."""
+
+    _database: PostgresDatabase
+    _ledger: PostgresLedger
+
+    def __init__(
+        self,
+        settings: StateSettings,
+        *,
+        new_agent_id: str,
+        max_dead_letter_bytes: int = MAX_DEAD_LETTER_BYTES,
+        now_ms: Callable[[], int] = now_ms,
+        monotonic: Callable[[], float] = time.monotonic,
+        alone: bool = False,
+    ) -> None:
+        """Open the state, or create it with `new_agent_id`, and take all streams. `alone`: see Holder.
+
+        Raises:
+            ConfigError: the settings cannot be used.
+            StateUnavailable: the server cannot be used now, or another process uses the state.
+            StateCorrupt: it is not ours, or of a newer version.
+        """
+        with contextlib.ExitStack() as on_failure:
+            opened = _opened(settings, new_agent_id)
+            on_failure.callback(opened.close)
+            ledger = PostgresLedger(opened, now_ms)
+            super().__init__(opened, ledger, max_dead_letter_bytes, now_ms, monotonic, is_new=opened.is_new)
+            self._positions: dict[str, Position] = {}
+            self._written_at: dict[str, float] = {}
+            self._tried: dict[str, tuple[bytes, int]] = {}
+            """The last commit of a stream, if its answer is not known: its keys and their day."""
+            self.take(ownership.join(opened, alone=alone))
+            self._upkeep = Upkeep(opened, self.dead_letters, now_ms)
+            self._upkeep.start()
+            on_failure.pop_all()
+
+    def take(self, streams: Iterable[ownership.Claimed]) -> None:
+        """This process owns these streams now."""
+        for name, token, position in streams:
+            self._ledger.forget(name)
+            self._positions[name] = position
+            self._database.tokens[name] = token
+
+    def give_up(self, streams: Iterable[str]) -> None:
+        """This process no longer owns these streams: forget what it knows of them."""
+        for name in streams:
+            self._database.tokens.pop(name, None)
+            self._positions.pop(name, None)
+            self._notes.forget([name])
+            self._ledger.forget(name)
+
+    def keep(self, milliseconds: int) -> None:
+        """How far back events are asked for."""
+        self._upkeep.keep_ms = milliseconds
+
+    def verify(self) -> None:
+        """Check that the server answers, and that this process owns the streams. It does not wait.
+
+        Raises:
+            StateUnavailable: the last time it did not.
+        """
+        if self._upkeep.trouble:
+            raise self._upkeep.trouble
+
+    def _require_held(self, stream: str, *, to_commit: bool = False) -> None:
+        """To send what another process has delivered would duplicate it. A commit finds out by itself."""
+        if not to_commit:
+            self._database.token(stream)
+
+    def space(self) -> Space:
+        """Not known. Raises StateUnavailable."""
+        raise StateUnavailable(f"{self.where}: the disk of the server is not known")
+
+    def require_space(self) -> None:
+        """Not known."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes on the server, as they were half a minute ago."""
+        return self._upkeep.bytes
+
+    def position(self, stream: str) -> Position | None:
+        """The position of `stream`; None if the stream is new."""
+        return self._notes.of(stream).position or self._positions.get(stream)
+
+    def begin(self, positions: Mapping[str, Position], services: Collection[str] = ()) -> set[str]:
+        """As StateStore.begin."""
+        new = {name: position for name, position in positions.items() if name not in self._positions}
+        if new:
+            texts = [_json(position) for position in new.values()]
+            since = [_json(dict.fromkeys(services, each.origin_ms)) if services else None for each in new.values()]
+            with self._database.transaction() as transaction:
+                member = self._database.member
+                transaction.execute(BEGIN, (list(new), texts, since, self._now_ms(), member))
+                query = "SELECT name, token FROM stream WHERE name = ANY(?::text[]) AND owner = ?"
+                owned = transaction.execute(query, (list(new), member)).fetchall()
+            self.take(ownership.Claimed(name, token, new[name]) for name, token in owned)
+        return positions.keys() - new.keys()
+
+    def commit(
+        self,
+        stream: str,
+        keys: Collection[EventKey],
+        position: Position,
+        *,
+        span: Span | None = None,
+        seen: Collection[EventKey] = (),
+        late: int = 0,
+        dead_letters: Sequence[Refused] = (),
+        suspects: Sequence[Refused] = (),
+        organization: str | None = None,
+    ) -> None:
+        """As StateStore.commit. It may be repeated after an error: what was written counts once.
+
+        Raises:
+            DeadLettersFull: there is no space for them.
+            Fenced: another process owns the stream.
+        """
+        if stream not in self._positions:
+            self.begin({stream: position})
+        began, note = self._monotonic(), self._notes.of(stream)
+        refused = len(dead_letters) + len(suspects)
+        minutes, digests, day = self._ledger.rows(keys, seen, span, span[1] if span else position.watermark_ms)
+        if minutes:
+            day = self._day_of(stream, digests, day)
+        organization = organization or note.organization
+        parameters = (
+            *(stream, self._database.member, self._database.token(stream), array(minutes), digests, day),
+            *(_json(position), len(keys) - refused, late, len(dead_letters), self._now_ms()),
+            *(organization and storable(organization), note.reconciliation, note.kept_from_ms),
+        )
+        self._ledger.note(self._ledger.number(stream), minutes)
+        if refused:
+            with self._database.transaction() as transaction:
+                rows = transaction.execute(COMMIT, parameters).fetchall()
+                if not rows:
+                    raise self._database.fenced(stream)
+                if rows[0][0]:  # else it is repeated
+                    self.dead_letters.add(transaction, stream, "dead", dead_letters)
+                    self.dead_letters.add(transaction, stream, "suspect", suspects)
+            self.dead_letters.refresh()
+        elif not self._database.read(COMMIT, parameters):
+            raise self._database.fenced(stream)
+        self._written(stream, note, position)
+        if log.isEnabledFor(logging.DEBUG):
+            self._log_commit(stream, len(keys), position, self._monotonic() - began)
+
+    def _day_of(self, stream: str, digests: bytes, day: int) -> int:
+        """The partition of a commit, which is there: if it was tried before, that of the first time."""
+        before = self._tried.get(stream)
+        if before and before[0] == digests:
+            day = before[1]
+        self._tried[stream] = (digests, day)
+        self._ledger.require_day(day)
+        return day
+
+    def _written(self, stream: str, note: Note, position: Position | None = None) -> None:
+        self._positions[stream] = position or note.position or self._positions[stream]
+        self._written_at[stream] = self._monotonic()
+        self._tried.pop(stream, None)
+        self._notes.forget([stream])
+
+    @contextlib.contextmanager
+    def _writing(self, *streams: str) -> Iterator[Transaction]:
+        """A transaction that also writes the note of the stream: what it writes of it is newer."""
+        (stream,) = streams
+        note = self._notes.of(stream)
+        with self._database.transaction(stream) as transaction:
+            transaction.execute(NOTES, self._notes_of(streams))
+            yield transaction
+        self._written(stream, note)
+
+    def _write_due_notes(self, stream: str) -> None:
+        """Write the note of the stream, if that is due."""
+        if self._monotonic() >= self._written_at.setdefault(stream, self._monotonic()) + WRITE_SECONDS:
+            with self._writing(stream):
+                pass
+
+    def flush(self, streams: Collection[str]) -> None:
+        """Write the notes of these streams, of those that this process owns: before they are given back."""
+        noted = [stream for stream in streams if stream in self._notes.streams and stream in self._database.tokens]
+        if noted:
+            self._database.read(NOTES, self._notes_of(noted))
+            for stream in noted:
+                self._written(stream, self._notes.of(stream))
+
+    def _notes_of(self, streams: Collection[str]) -> tuple[object, ...]:
+        notes = [self._notes.of(stream) for stream in streams]
+        return (
+            self._database.member,
+            list(streams),
+            [self._database.token(stream) for stream in streams],
+            [note.position and _json(note.position) for note in notes],
+            [note.organization and storable(note.organization) for note in notes],
+            [note.reconciliation for note in notes],
+            [note.kept_from_ms for note in notes],
+            self._now_ms(),
+        )
+
+    def discard(self) -> None:
+        """Remove the tables."""
+        self._upkeep.stop()
+        self._database.discard()
+
+    def close(self) -> None:
+        """Write the notes, give back the streams, and close the connections."""
+        self._upkeep.stop()
+        for _ in range(_TRIES):
+            with contextlib.suppress(InJumpCloudError):
+                self.flush(self._notes.streams)
+                ownership.leave(self._database)
+                break
+        super().close()
+
+
+def _opened(settings: StateSettings, new_agent_id: str) -> PostgresDatabase:
+    opened = PostgresDatabase(settings)
+    opened.open(lambda connection: schema.prepare(connection, settings.schema, opened.where, new_agent_id))
+    return opened
+
+
+@contextlib.contextmanager
+def open_reader(settings: StateSettings) -> Iterator[StateReader]:
+    """Open the state to read it, or to change its dead letters or backfills, also while another process uses it.
+
+    Raises:
+        StateMissing: there is no state yet.
+        ConfigError, StateUnavailable: it cannot be opened.
+        StateOutdated: an older program wrote it.
+        StateCorrupt: it is not ours, or of a newer version.
+    """
+    opened = PostgresDatabase(settings)
+
+    def look(connection: Connection) -> tuple[schema.Identity, int]:
+        found = schema.require(schema.identity(connection, settings.schema, opened.where), opened.where)
+        return found, found.version
+
+    with contextlib.closing(opened):
+        opened.open(look)
+        yield StateReader(opened, PostgresLedger(opened, now_ms), ownership.holder(opened))
+
+
+@contextlib.contextmanager
+def open_shared(settings: StateSettings) -> Iterator[StateReader]:
+    """`open_reader`, to change its dead letters or backfills.
+
+    Raises:
+        Fatal: another process holds it alone.
+    """
+    with open_reader(settings) as state:
+        if state.holder and state.holder.is_alone:
+            raise Fatal(f"{state.where}: in use by {state.holder} alone; try again when it has ended")
+        yield state
+
+
+@contextlib.contextmanager
+def changing_dead_letters(settings: StateSettings) -> Iterator[StateReader]:
+    """`open_shared`, for one command at a time: two replays would deliver each event twice.
+
+    Raises:
+        Fatal: another command is changing them.
+    """
+    with open_shared(settings) as state, keeping_dead_letters(settings):
+        yield state
+
+
+@contextlib.contextmanager
+def keeping_dead_letters(settings: StateSettings) -> Iterator[None]:
+    """No other command changes the dead letters meanwhile.
+
+    Raises:
+        Fatal: another command is changing them.
+    """
+    opened = PostgresDatabase(settings)
+    with contextlib.closing(opened), opened.exclusive("dead letters") as is_ours:
+        if not is_ours:
+            raise Fatal(f"{opened.where}: another command is using its dead letters; try again when it has ended")
+        yield
+
+
+def try_out(settings: StateSettings) -> str:
+    """Do what a start does, and undo it. Returns the server and its version.
+
+    Raises:
+        ConfigError, StateUnavailable, StateCorrupt: it cannot be used.
+    """
+    opened = PostgresDatabase(settings)
+    with contextlib.closing(opened):
+        return opened.try_out(lambda connection: schema.prepare(connection, settings.schema, opened.where, ""))
+
+
+def exists(settings: StateSettings) -> bool:
+    """Whether there are tables."""
+    opened = PostgresDatabase(settings)
+    with contextlib.closing(opened):
+        return opened.has_tables()
+
+
+def bytes_of(settings: StateSettings) -> int:
+    """The bytes of the state on the server."""
+    opened = PostgresDatabase(settings)
+    with contextlib.closing(opened):
+        return size(opened)
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
