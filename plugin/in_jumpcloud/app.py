@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 
 from in_jumpcloud.backfill import Backfill, BackfillWatch
 from in_jumpcloud.collector import Collector
@@ -341,9 +341,13 @@ class App:
                 )
                 positions.setdefault(settings.jumpcloud.services, {})[stream.name] = added.position
         self.resumed = set()
-        with suppress(StateUnavailable):  # then each stream waits for the state
+        try:
             for services, those in positions.items():
                 self.resumed |= self.resources.state.begin(those, services)
+        except InJumpCloudError:
+            pass  # each stream finds that out, and waits for the state or ends the process
+        except Exception:
+            log.exception("unexpected error at the start of streams; each begins by itself")
         self._collectors |= new
         self.scheduler.add(new.values())
 

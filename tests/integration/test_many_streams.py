@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.command import wait_until
 from support.monitoring import watched
-from support.streams import stream_settings
+from support.streams import changed, stream_settings
 
 from in_jumpcloud import app
 from in_jumpcloud.config.types import Duration
@@ -73,6 +73,28 @@ def test_new_streams_begin_in_one_transaction(receiver: SimulatedReceiver, tmp_p
                 position is None or position.provisional
                 for position in (plugin.resources.state.position(each.name) for each in plugin.collectors)
             )
+
+
+def test_streams_go_on_where_a_defect_hinders_their_start(
+    receiver: SimulatedReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload has stopped them when the state raises an error of no known kind: they are polled again."""
+    sources = quiet(3)
+    with SimulatedApi(sources) as api:
+        settings = stream_settings(api, receiver, tmp_path, jumpcloud__organizations=tuple(sources))
+        with app.open_app(settings) as plugin, running(plugin):
+            before = set(plugin.collectors)
+
+            def defect(*_: object) -> None:
+                raise ZeroDivisionError("by the test")
+
+            monkeypatch.setattr(plugin.resources.state, "begin", defect)
+            done = threading.Event()
+            plugin.reload(lambda: changed(settings, forward__tag="changed"), done.set)
+            assert done.wait(30)
+            assert len(set(plugin.collectors) - before) == 3
+            monkeypatch.undo()
+            wait_until(lambda: all(each.counters.liveness.caught_up_once for each in plugin.collectors))
 
 
 class Counting(threading.Condition):
