@@ -128,6 +128,7 @@ class Collector:
         self._said_caught_up = False
         self._created_at = self._pruned_at = runtime.monotonic()
         self._loaded = self._begun = False
+        self._has_origin = False  # on disk, that of `position`
         self._polled_last = False
         self._late_at = float("-inf")  # when late events had their last turn, on the monotonic clock
         self._unexpected = {False: 0, True: 0}  # in a row, of polls and of late turns
@@ -307,7 +308,7 @@ class Collector:
         if position is None:
             self._state.begin({self.stream.name: self.position}, self._settings.jumpcloud.services)
         self.poller.position = position or self.position
-        self._loaded = True
+        self._loaded = self._has_origin = True
 
     def _settle_origin(self) -> None:
         """Move the origin of a new stream back if the clock was ahead; for good once JumpCloud has answered."""
@@ -316,13 +317,14 @@ class Collector:
         position = Position.starting_at(start_ms, provisional=not self._clock.confirmed)
         if position == self.position:
             return
-        if start_ms == self.position.origin_ms:  # what is on disk is as good
+        if start_ms == self.position.origin_ms and self._has_origin:
             self._state.advance(self.stream.name, position)
         else:
-            # A commit that fails may have taken effect, so the next try must not begin later.
-            self.poller.position = msgspec.structs.replace(position, provisional=True)
+            # A commit that fails may have taken effect, so the next try must not begin later; or not, so it is written.
+            self.poller.position, self._has_origin = msgspec.structs.replace(position, provisional=True), False
             self._state.commit(self.stream.name, [], position)
             self._state.save_services(self.stream.name, dict.fromkeys(self._settings.jumpcloud.services, start_ms))
+            self._has_origin = True
         self.poller.position = position
         if not position.provisional:
             log.info("%s: new stream, collecting from %s on", self.stream.name, rfc3339(start_ms))

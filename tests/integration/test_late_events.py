@@ -13,11 +13,12 @@ from support.streams import NOW, Clock, arrived_once, changed, event_queries, op
 from in_jumpcloud import app
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.config.types import Duration, Start
-from in_jumpcloud.errors import Retryable
+from in_jumpcloud.errors import Retryable, StateUnavailable
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault, FaultKind
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.state.opening import open_readonly
 from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, parse_rfc3339, rfc3339
 
 
@@ -268,6 +269,34 @@ def test_a_stream_that_began_in_the_future_goes_back(tmp_path: Path, receiver: S
             clock.run(one, NOW + 6 * HOUR_MS)
 
     assert all_arrived_once(receiver, source)
+
+
+def test_an_origin_that_could_not_be_written_at_once(
+    tmp_path: Path, receiver: SimulatedReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock is a day ahead at the first start, and the corrected origin is written at the second try only."""
+    clock = WrongClock()
+    clock.ahead_ms = DAY_MS
+    source = EventSource(start_ms=NOW + HOUR_MS, end_ms=NOW + 2 * HOUR_MS, per_minute=1)
+    with SimulatedApi(source, clock=lambda: clock.ms) as api:
+        settings = stream_settings(api, receiver, tmp_path, jumpcloud__start=Start("now"))
+        with app.open_app(settings, once=False, runtime=clock) as plugin:
+            (one,) = plugin.collectors
+            commit = plugin.resources.state.commit
+            failures = [StateUnavailable("the disk is full")]
+
+            def fails_once(*arguments: Any, **options: Any) -> None:
+                if failures:
+                    raise failures.pop()
+                commit(*arguments, **options)
+
+            monkeypatch.setattr(plugin.resources.state, "commit", fails_once)
+            monkeypatch.setattr(plugin.resources.state, "record_error", lambda *_: None)  # it fails as well
+            clock.run(one, NOW + MINUTE_MS)
+            assert not failures
+            assert one.position.origin_ms <= NOW
+            with open_readonly(settings.state) as state:  # as a process that is killed now leaves it
+                assert state.streams()[0].position.origin_ms == one.position.origin_ms
 
 
 @pytest.mark.parametrize("starts", [[[DAY_MS], [0]], [[DAY_MS, 0]]])
