@@ -199,7 +199,7 @@ class Reconciler:
             self._limit.too_slow()
         failure = self._failures.add(tier, error, is_retried_at_once=is_our_limit)
         self.reset()
-        if not is_our_limit and self._rereads and not isinstance(error, CursorLost):
+        if tier == _REREADS and not is_our_limit and self._rereads and not isinstance(error, CursorLost):
             self._put_off(self._rereads.pop(0), now + 2 * failure.delay)
         if isinstance(error, CountsUnavailable) or (tier == 0 and failure.times >= _MAX_COUNT_FAILURES):
             self._reread_without_counts(position, now_ms, error)
@@ -333,11 +333,13 @@ class Reconciler:
         self._report(given_up, f"{len(PAUSES) + 1} re-reads returned other events than JumpCloud counts")
 
     def _reread_without_counts(self, position: Position, now_ms: int, why: InJumpCloudError) -> None:
-        """Queue the newest span to be read again as a whole, at most every six hours."""
+        """Queue the newest span to be read again as a whole, at most every six hours. What is queued so stays."""
         known, end_ms = self._known, self._until_ms(position)
         from_ms = max(known.reread_ms, known.compared_ms[0])
-        self._rereads.clear()
         self._must_count = False
+        self._rereads = [each for each in self._rereads if not each.decides]
+        if self._rereads:
+            return
         if end_ms - from_ms < _REREAD_WITHOUT_COUNTS_MS:
             return
         reach_ms = whole_minute(now_ms - self._reach_ms)

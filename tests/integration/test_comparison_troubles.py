@@ -15,7 +15,7 @@ from in_jumpcloud.collector import Collector
 from in_jumpcloud.config.types import Duration, Start
 from in_jumpcloud.errors import CountsUnavailable, Retryable
 from in_jumpcloud.insights.comparison import Counts, comparisons_per_day
-from in_jumpcloud.insights.pages import Page
+from in_jumpcloud.insights.pages import Page, Pager
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
@@ -223,3 +223,28 @@ def test_a_stop_after_a_position_was_taken_back_forgets_nothing(
         run(NOW + 4 * HOUR_MS, is_enough=lambda one: one._begun and one.position.watermark_ms < NOW + 4 * HOUR_MS)
         run(NOW + 11 * HOUR_MS)
     assert source.count(0, NOW + 10 * HOUR_MS, now_ms=true.ms) <= len(receiver.ids)
+
+
+def test_a_comparison_between_two_spans_does_not_begin_them_again(
+    tmp_path: Path, receiver: SimulatedReceiver, clock: Clock
+) -> None:
+    """No counts, and requests so slow that a comparison is due behind each span: all spans are read, one by one."""
+    source = EventSource(start_ms=NOW - 4 * DAY_MS, end_ms=NOW, per_minute=0.05)
+    with SimulatedApi(source, clock=clock) as api:
+        api.faults.always(Fault("status", status=404, path="/interval"))
+        settings = stream_settings(api, receiver, tmp_path, jumpcloud__start=Start("4d"))
+        with open_app(settings, clock) as plugin:
+            (one,) = plugin.collectors
+            calls, read = one.reconciler._calls, list[int]()
+
+            def slowly(window: Window) -> Pager:
+                read.append(window.start_ms)
+                clock.ms += 10 * MINUTE_MS
+                return calls.pages.pager(window)
+
+            one.reconciler._calls = calls._replace(pages=calls.pages._replace(pager=slowly))
+            while len(read) < 4:
+                delay = one.step(threading.Event())
+                clock.ms += max(1, round(delay * 1000))
+                assert clock.ms < NOW + 6 * HOUR_MS
+    assert len(read) == len(set(read)) >= 4

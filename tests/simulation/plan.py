@@ -91,7 +91,7 @@ def draw(random: Random, folder: Path) -> Plan:
     for organization in organizations:
         _add_events(organization, random, hours, start_hours, reach_hours)
     uids = [event.uid for each in organizations for event in each.events]
-    return Plan(
+    plan = Plan(
         _with_pages_ahead(settings, Random(f"{interval} pages ahead")),  # of its own: the rest of each seed stays
         organizations,
         seconds=hours * 3600,
@@ -102,6 +102,9 @@ def draw(random: Random, folder: Path) -> Plan:
         counts=random.choice(("right",) * 9 + ("refused", "zero", "lower")),
         poison=set(random.sample(uids, min(len(uids), 1))),
     )
+    if is_overloaded and plan.counts != "right":
+        plan.calm *= 2  # whole spans are read again, in every second turn of a backlog
+    return plan
 
 
 def _with_pages_ahead(settings: Config, random: Random) -> Config:
