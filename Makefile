@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 4
 PYTEST := $(BIN)/pytest -q -n $(WORKERS)
 
-.PHONY: help demo check test coverage lint unit generate lock dist deb package-trial soak trials exec-trial api-trials discovery-trial simulation simulation-load simulation-mutations bench bench-many idle clean
+.PHONY: help demo check test coverage lint unit generate lock dist deb package-trial soak trials exec-trial api-trials discovery-trial group-trial simulation simulation-load simulation-mutations bench bench-many idle clean
 .NOTPARALLEL:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make exec-trial  kill a Fluent Bit that starts the plugin, and the plugin: OPTIONS='--events 150000 --rounds 2'"
 	@echo "make api-trials  late events, short pages, a wrong clock: OPTIONS=late, short-pages, clock or outage"
 	@echo "make discovery-trial  10,000 organizations join, 300 leave, the list is empty, then refused"
+	@echo "make group-trial  processes that share a state on PostgreSQL: kills, freezes, cuts; OPTIONS='--streams 60 kills'"
 	@echo "make simulation  whole lives in simulated time, decided by seeds: SEEDS=1000, FIRST=0; SEED=7 replays one"
 	@echo "make simulation-load  how many organizations one process polls in time"
 	@echo "make simulation-mutations  undo each mend in a copy, and name the seeds that find it"
@@ -90,6 +91,9 @@ api-trials: .venv/dev
 
 discovery-trial: .venv/dev
 	PYTHONPATH=tests $(BIN)/python -m tools.discovery_trial $(OPTIONS)
+
+group-trial: .venv/dev
+	PYTHONPATH=tests $(BIN)/python -m tools.group_trial $(OPTIONS)
 
 simulation-load: .venv/dev
 	cd tests && ../$(BIN)/python -m simulation.load

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from in_jumpcloud.backfill import Backfill, BackfillWatch
-from in_jumpcloud.collector import Collector
+from in_jumpcloud.collector import Collector, Stream, first_position
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import plural
 from in_jumpcloud.delivery_lock import DeliveryLock
@@ -18,10 +18,12 @@ from in_jumpcloud.insights.comparison import comparisons_per_day
 from in_jumpcloud.insights.pages_ahead import AheadLimit
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.load import Load
+from in_jumpcloud.member import MemberHost, key_digest, settings_digest
 from in_jumpcloud.reload import Reload
 from in_jumpcloud.resources import Outside, Resources, same_stream_settings
 from in_jumpcloud.runtime import SYSTEM, Runtime
 from in_jumpcloud.scheduler import Scheduler, Unit
+from in_jumpcloud.state.group import Group
 from in_jumpcloud.state.jobs import JobRow
 from in_jumpcloud.streams import known_organizations, organizations_of, override_of, settings_of_stream, streams
 from in_jumpcloud.troubles import Troubles
@@ -80,8 +82,27 @@ class App:
         self.discovery: Discovery | None = None
         """What lists the organizations; None where they are in the configuration."""
         self._organizations: list[str] | None = None  # those that it found
+        self._group = resources.state.group
+        self._begun: set[str] = set()  # the streams that have a position
+        self._wanted: set[str] = set()  # those that the group knows
+        self._tokens: dict[str, int | None] = {}  # by stream, with which its collector was made; of a group
+        if self._group:
+            host = MemberHost(
+                resources,
+                collectors=lambda: self.collectors,
+                running=self._streams_running,
+                changed=self.wake,
+                runtime=runtime,
+            )
+            self._join(self._group, host)
         self._discover()
         self._add_streams()
+
+    def _join(self, group: Group, host: MemberHost) -> None:
+        self._host = host
+        settings = self.resources.settings
+        group.follow(host, settings=settings_digest(settings), key=key_digest(settings))
+        self.scheduler.add([host], is_background=True)
 
     @property
     def collectors(self) -> list[Collector]:
@@ -135,6 +156,7 @@ class App:
         self._start_workers()
         while not self.stop.is_set():
             self._woken.clear()
+            self._follow_group()
             seconds = min(self._on_tick(), self._start_workers(), self._reload.apply_if_due(self._apply))
             if not self.stop.is_set():
                 self._woken.wait(max(0.0, seconds))
@@ -204,11 +226,40 @@ class App:
                 {name for name in self._names() if is_same and override_of(before, name) == override_of(after, name)}
             )
             kept = len(self._collectors)
+            if self._group:
+                self._group.follow(self._host, settings=settings_digest(settings), key=key_digest(settings))
             self._add_streams()
         self._start_workers()
         self._close(replaced, leaving)
         restarted = plural(len(self._collectors) - kept, "stream")
         log.info("configuration reloaded: %s restarted, %d unchanged", restarted, kept)
+
+    def _follow_group(self) -> None:
+        """Run the streams that this member has now, and no others."""
+        group = self._group
+        if group is None or self._only_backfills:
+            return
+        self.resources.api.share_limit(group.share)
+        with self._changing:
+            owned = group.owned
+            names = self._names()
+            here = {name for name in names if self._tokens.get(name) == owned.get(name)}
+            if here != self._collectors.keys() or here != names:
+                self._keep(here)
+                self._add_streams()
+
+    def _streams_running(self) -> set[str]:
+        """The streams of which something runs, or of which a commit is still to be written."""
+        at_once = self.runtime.event()
+        at_once.set()
+        running = {unit.stream.name for unit in self.scheduler.running() if isinstance(unit, Collector | Backfill)}
+        owing = [(name, lock) for name, lock in list(self._delivery_locks.items()) if lock.owes and name not in running]
+        for name, lock in owing:
+            with suppress(InJumpCloudError):
+                lock.write_owed(at_once)
+            if lock.owes:
+                running.add(name)
+        return running
 
     def _close(self, replaced: ExitStack, leaving: list[Unit]) -> None:
         """Close what was replaced, once the streams that use it have ended their last step."""
@@ -225,8 +276,16 @@ class App:
             log.exception("unexpected error after a reload; continuing")
 
     def _names(self) -> set[str]:
-        """The streams that are wanted."""
-        return {stream.name for stream in streams(self.resources.settings, self._organizations)}
+        """The streams that are to run here."""
+        return {stream.name for stream in self._mine()}
+
+    def _mine(self) -> list[Stream]:
+        """The streams that are to run here: all, or those that this member has."""
+        found = streams(self.resources.settings, self._organizations)
+        if self._group is None:
+            return found
+        owned = self._group.owned
+        return [stream for stream in found if stream.name in owned]
 
     def _keep(self, names: Collection[str]) -> list[Unit]:
         """Remove the streams but these, and their backfills: those of streams that come back are found again."""
@@ -285,6 +344,7 @@ class App:
             if self._only_backfills and resources.settings.jumpcloud.is_discovered:
                 organizations = organizations_of(row.stream for row in rows)
             known = {stream.name: stream for stream in streams(resources.settings, organizations)} if rows else {}
+            owned = self._group.owned if self._group else known.keys()
             over = [self._backfills.pop(unit) for unit in self._backfills.keys() - {row.unit for row in rows}]
             self.scheduler.remove(over)
             for backfill in over:
@@ -300,6 +360,8 @@ class App:
                     if is_listed and row.error != text:
                         resources.state.jobs.record_error(row.unit, text, self.runtime.now_ms())
                     continue
+                if row.stream not in owned:
+                    continue  # another member delivers it
                 backfill = self._backfills[row.unit] = Backfill(
                     *(row, known[row.stream], resources.api, resources.for_pipeline),
                     settings_of_stream(resources.settings, known[row.stream]),
@@ -323,33 +385,48 @@ class App:
         """Create a collector for each stream that has none."""
         if self._only_backfills:
             return
+        self._begin_streams()
         new = dict[str, Collector]()
-        positions: dict[tuple[str, ...], dict[str, Position]] = {}  # by the services that are fetched from there on
-        for stream in streams(self.resources.settings, self._organizations):
+        owned = self._group.owned if self._group else {}
+        for stream in self._mine():
             if stream.name not in self._collectors:
-                settings = settings_of_stream(self.resources.settings, stream)
-                added = new[stream.name] = Collector(
+                self._tokens[stream.name] = owned.get(stream.name)
+                new[stream.name] = Collector(
                     stream,
                     self.resources.api,
                     self.resources.for_pipeline,
-                    settings,
+                    settings_of_stream(self.resources.settings, stream),
                     clock=self.resources.clock,
                     ahead_limit=self._ahead_limit,
                     delivery_lock=self._delivery_lock(stream.name),
                     give_up_after=ONCE_SECONDS if self._once else None,
                     runtime=self.runtime,
                 )
-                positions.setdefault(settings.jumpcloud.services, {})[stream.name] = added.position
-        self.resumed = set()
+        self._collectors |= new
+        self.scheduler.add(new.values())
+
+    def _begin_streams(self) -> None:
+        """Store the first position of each stream that has none, in one transaction, also of those of other members."""
+        positions: dict[tuple[str, ...], dict[str, Position]] = {}  # by the services that are fetched from there on
+        found, now_ms = streams(self.resources.settings, self._organizations), self.resources.clock.now_ms()
+        self.resumed = {stream.name for stream in found if stream.name in self._begun}
+        for stream in found:
+            if stream.name not in self._begun:
+                settings = settings_of_stream(self.resources.settings, stream)
+                positions.setdefault(settings.jumpcloud.services, {})[stream.name] = first_position(settings, now_ms)
+        names = {stream.name for stream in found}
         try:
             for services, those in positions.items():
                 self.resumed |= self.resources.state.begin(those, services)
+                self._begun |= those.keys()
+            is_known = self.discovery is None or self.discovery.count is not None  # else they were not listed yet
+            if self._group and is_known and names != self._wanted:
+                self._group.want(names)
+                self._wanted = names
         except InJumpCloudError:
             pass  # each stream finds that out, and waits for the state or ends the process
         except Exception:
             log.exception("unexpected error at the start of streams; each begins by itself")
-        self._collectors |= new
-        self.scheduler.add(new.values())
 
     def _start_workers(self) -> float:
         """Start the workers that are missing; returns the seconds until those that cannot start now are due."""
@@ -369,6 +446,9 @@ class App:
         self._lost = Fatal(error.message)
         if isinstance(unit, Collector | Backfill):
             self._delivery_lock(unit.stream.name).drop()
+            with self._changing:  # it may come back, with another token
+                self._tokens.pop(unit.stream.name, None)
+        self.wake()
 
     def _end_with(self, error: StateCorrupt) -> None:
         self._fatal = error
@@ -438,7 +518,7 @@ def open_app(
     Raises:
         ConfigError, Fatal, StateCorrupt, StateUnavailable: as in Resources.
     """
-    resources = Resources(settings, runtime=runtime, troubles=troubles, outside=outside)
+    resources = Resources(settings, runtime=runtime, troubles=troubles, outside=outside, is_member=not once)
     try:
         yield App(resources, once=once, only_backfills=only_backfills, runtime=runtime)
     finally:

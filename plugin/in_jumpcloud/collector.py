@@ -57,6 +57,11 @@ class Stream(NamedTuple):
     scope: Scope
 
 
+def first_position(settings: Config, now_ms: int) -> Position:
+    """Where a new stream begins: with a whole minute, since counts are compared by minutes."""
+    return Position.starting_at(whole_minute(settings.jumpcloud.start.resolve(now_ms)), provisional=True)
+
+
 class Collector:
     """Collects one stream. One thread at a time calls `step`, again after the delay that it returned."""
 
@@ -115,7 +120,7 @@ class Collector:
             ),
             settings.jumpcloud,
             self.counters,
-            Position.starting_at(self._start_ms(clock.now_ms()), provisional=True),
+            first_position(settings, clock.now_ms()),
             clock=clock,
             runtime=runtime,
         )
@@ -342,8 +347,7 @@ class Collector:
             self._probe(probable_ms - HOUR_MS, stop)
 
     def _start_ms(self, now_ms: int) -> int:
-        """Where the stream begins, if it is new: with a whole minute, since counts are compared by minutes."""
-        return whole_minute(self._settings.jumpcloud.start.resolve(now_ms))
+        return first_position(self._settings, now_ms).origin_ms
 
     def _begin(self) -> None:
         """Load what is known of late events: now the clock can be trusted."""

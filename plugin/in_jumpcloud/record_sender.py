@@ -200,6 +200,7 @@ class RecordSender:
                 return None
 
     def _deliver(self, chunk: wire.Chunk, stop: threading.Event) -> None:
+        self._state.may_send(self._stream)
         self._counters.awaits_ack = True
         try:
             self._receivers.deliver(chunk, stop)

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from in_jumpcloud.config.schema import Config, JumpCloudSettings, StateSettings
+from in_jumpcloud.config.schema import Config, JumpCloudSettings, MembersSettings, StateSettings
 from in_jumpcloud.ecs import geoip
 from in_jumpcloud.ecs.encoder import RecordEncoder
 from in_jumpcloud.ecs.geoip_database import OLD_ADVICE, DatabaseInfo
@@ -52,6 +52,7 @@ class OpenState(Protocol):
         now_ms: Callable[[], int],
         monotonic: Callable[[], float],
         connect: Connect,
+        members: MembersSettings | None,
     ) -> StateStore:
         """See there."""
 
@@ -80,8 +81,9 @@ class Resources:
         runtime: Runtime = SYSTEM,
         troubles: Troubles | None = None,
         outside: Outside = Outside(),  # noqa: B008 - immutable
+        is_member: bool = True,
     ) -> None:
-        """Open everything.
+        """Open everything. `is_member`: other processes may share the state, if it can be shared.
 
         Raises:
             ConfigError: a setting cannot be used, such as the state's path.
@@ -106,6 +108,7 @@ class Resources:
                     now_ms=runtime.now_ms,
                     monotonic=runtime.monotonic,
                     connect=outside.connect,
+                    members=settings.members if is_member else None,
                 )
             )
             self.state.keep(_asked_for_ms(settings))
@@ -142,6 +145,8 @@ class Resources:
         if _place(old.state) != _place(settings.state):
             name = "state.url" if old.state.url or settings.state.url else "state.path"
             raise ConfigError(Problem(name, "can only be changed by a restart"))
+        if old.members != settings.members:
+            raise ConfigError(Problem("members", "can only be changed by a restart"))
         if old.http.listen != settings.http.listen:
             raise ConfigError(Problem("http.listen", "can only be changed by a restart"))
         with ExitStack() as on_failure, ExitStack() as replaced:
@@ -225,7 +230,11 @@ class Resources:
             self.troubles.end(setting)
 
     def _new_api(self, settings: Config) -> DirectoryInsights:
-        rate_limiter = RateLimiter(settings.jumpcloud.requests_per_second, runtime=self._runtime)
+        group = self.state.group
+        paused = group.hold if group else lambda _: None
+        rate_limiter = RateLimiter(settings.jumpcloud.requests_per_second, paused=paused, runtime=self._runtime)
+        if group:
+            rate_limiter.share(group.share)
         exchange = self._outside.exchange
         auth = create_auth(settings.jumpcloud, rate_limiter, exchange=exchange, runtime=self._runtime)
         return DirectoryInsights(

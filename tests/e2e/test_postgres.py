@@ -198,7 +198,7 @@ def test_a_process_that_was_taken_for_dead(
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began > 5, "it did not wait for the lease"
     first.send_signal(signal.SIGCONT)
-    wait_until(lambda: "has taken" in command.log.read_text())
+    wait_until(lambda: "was silent for longer than its lease" in command.log.read_text())
     first.terminate()
     assert first.wait(30) == 0
     assert _each_once(receiver, _total(api))
@@ -212,7 +212,14 @@ def test_a_stream_that_was_taken_over(
     process = command.start("run", "--once", *options)
     assert receiver.wait_for(500, timeout=60), command.log.read_text()
     with psycopg.connect(postgres_url, autocommit=True) as admin:
-        admin.execute(f'UPDATE "{state_url.schema}".stream SET token = token + 1')  # noqa: S608 - our own
+        admin.execute(
+            f'INSERT INTO "{state_url.schema}".member (id, name, version, lease, able, settings_hash) '  # noqa: S608 - our own
+            "VALUES (gen_random_uuid(), 'other', '1', interval '1 hour', true, '')"
+        )
+        admin.execute(
+            f'UPDATE "{state_url.schema}".stream SET token = token + 1, '  # noqa: S608 - our own
+            f"owner = (SELECT id FROM \"{state_url.schema}\".member WHERE name = 'other')"
+        )
     assert process.wait(60) == 1, command.log.read_text()
     assert command.log.read_text().count("another process has taken over stream") >= 1
     assert "Traceback" not in command.log.read_text()
@@ -220,6 +227,8 @@ def test_a_stream_that_was_taken_over(
     acknowledged, ids = _settled(state_url)
     assert acknowledged == ids < _total(api)
     assert 0 <= before - ids <= 100
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute(f'DELETE FROM "{state_url.schema}".member')  # noqa: S608 - our own
     done = command("run", "--once", *options)
     assert done.returncode == 0, done.stderr
     assert sum(receiver.ids.values()) == _total(api) + before - ids

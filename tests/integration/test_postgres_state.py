@@ -50,9 +50,31 @@ def url_of(settings: StateSettings) -> str:
     return settings.url.reveal()
 
 
-def open_store(settings: StateSettings, now_ms: int = NOW_MS) -> PostgresStore:
+def open_store(settings: StateSettings, now_ms: int = NOW_MS, *, alone: bool = False) -> PostgresStore:
     """The state for a process that writes it."""
-    return PostgresStore(settings, new_agent_id="the agent", now_ms=lambda: now_ms)
+    return PostgresStore(settings, new_agent_id="the agent", now_ms=lambda: now_ms, alone=alone)
+
+
+class _Host:
+    """Of a member in a test, which runs nothing."""
+
+    def __init__(self) -> None:
+        self.pauses: list[float] = []
+
+    def changed(self) -> None:
+        """It runs nothing anyway."""
+
+    def running(self) -> list[str]:
+        """Nothing."""
+        return []
+
+    def is_able(self) -> bool:
+        """Always."""
+        return True
+
+    def pause(self, seconds: float) -> None:
+        """Note it."""
+        self.pauses.append(seconds)
 
 
 class TestOwners:
@@ -65,6 +87,7 @@ class TestOwners:
         for stream in ("a", "b"):
             state.commit(stream, [letter.key], POSITION, suspects=[letter])
         (suspect,) = state.parked("a")
+        state.group.stop()  # it would find out
         admin.execute(f'UPDATE "{state_url.schema}".stream SET token = token + 1 WHERE name = %s', ("a",))  # noqa: S608 - our own
         before = list(state.export())
         state.advance("a", LATER)
@@ -86,44 +109,75 @@ class TestOwners:
             state.delivered("a", keys(3, MINUTE))
         state.close()
 
-    def test_one_process_at_a_time(self, state_url: StateSettings, admin: psycopg.Connection) -> None:
-        """A second one has to wait as long as the first lives; once it is dead all streams have a new token."""
+    def test_a_member_that_is_silent(self, state_url: StateSettings, admin: psycopg.Connection) -> None:
+        """Once its lease is over another one has its streams, with new tokens; when it is back it has its share."""
         first = open_store(state_url)
         first.commit("a", keys(1, MINUTE), POSITION)
         with pytest.raises(StateUnavailable, match=r"in use by process .* only one process at a time"):
-            open_store(state_url)
-        first._upkeep.stop()
+            open_store(state_url, alone=True)
+        first.group.stop()
         silent = f"UPDATE \"{state_url.schema}\".member SET renewed_at = renewed_at - interval '1 minute'"  # noqa: S608 - our own
         admin.execute(silent)
         second = open_store(state_url)
         assert second.position("a") == POSITION
         with pytest.raises(Fenced):
             first.commit("a", keys(2, MINUTE), LATER)
-        assert not ownership.renew(first._database)
-        first.close()
+        former = first.group.id
+        first.group.look()
+        assert first.group.id != former
+        assert not first.group.owned
         second.commit("a", keys(2, MINUTE), LATER)
         assert second.ids() == 2
         second.close()
+        first.group.look()
+        assert list(first.group.owned) == ["a"]
+        assert first.position("a") == LATER
+        first.close()
         assert opening.holder(state_url) is None
 
-    def test_two_at_once(self, state_url: StateSettings) -> None:
-        """Of processes that start together one owns the streams, and the others wait."""
-        opened: list[PostgresStore] = []
-        errors: list[Exception] = []
+    def test_shares(self, state_url: StateSettings) -> None:
+        """Members that start together soon have their shares, each stream one owner; what one leaves others take."""
+        names = {f"s{number}": POSITION for number in range(10)}
+        with ThreadPoolExecutor(4) as pool:
+            members = list(pool.map(lambda _: open_store(state_url), range(4)))
+        for each in members:
+            each.begin(names)
 
-        def start() -> None:
-            try:
-                opened.append(open_store(state_url))
-            except StateUnavailable as error:
-                errors.append(error)
+        def sizes() -> list[int]:
+            return sorted(len(each.group.owned) for each in members)
 
-        threads = [threading.Thread(target=start) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert (len(opened), len(errors)) == (1, 3)
-        opened[0].close()
+        wait_until(lambda: sizes() == [2, 2, 3, 3])
+        assert set().union(*(each.group.owned for each in members)) == names.keys()
+        members.pop().close()
+        wait_until(lambda: sizes() == [3, 3, 4])
+        members[0].group.want(["s1", "s2", "s3"])
+        wait_until(lambda: sizes() == [1, 1, 1])
+        for each in members:
+            each.close()
+
+    def test_a_claim_without_an_answer(self, state_url: StateSettings, admin: psycopg.Connection) -> None:
+        """What a member owns by the server and does not run, it runs; what it runs and does not own, it drops."""
+        with open_store(state_url) as state:
+            state.begin({"a": POSITION, "b": POSITION})
+            state.give_up(["a"])  # as if the answer had been lost
+            admin.execute(f'UPDATE "{state_url.schema}".stream SET wanted = false WHERE name = %s', ("b",))  # noqa: S608 - our own
+            state.group.look()
+            assert list(state.group.owned) == ["a"]
+            assert state.position("a") == POSITION
+            with pytest.raises(Fenced):
+                state.commit("b", keys(1, MINUTE), LATER)
+
+    def test_a_pause_is_for_all_with_the_key(self, state_url: StateSettings) -> None:
+        """Within a turn the other members know of it, but not those with another key."""
+        hosts = [_Host(), _Host(), _Host()]
+        with open_store(state_url) as one, open_store(state_url) as other, open_store(state_url) as third:
+            for state, host, name in zip((one, other, third), hosts, ("key", "key", "another"), strict=True):
+                state.group.follow(host, settings="", key=name)
+            one.group.hold(20)
+            wait_until(lambda: bool(hosts[1].pauses))
+            third.group.look()
+            assert 10 < hosts[1].pauses[0] <= 20
+            assert not hosts[2].pauses
 
     def test_what_another_owner_delivered(self, state_url: StateSettings) -> None:
         """A process that has a stream again asks for what was delivered meanwhile, also by a backfill."""
@@ -141,7 +195,7 @@ class TestOwners:
                 other.for_job(other.jobs.rows()[0], shares_ledger=True).commit(
                     "a", keys(5, MINUTE), Position.starting_at(span[0]), span=span
                 )
-            state.take(ownership.join(state._database))
+            state.group.look()
             assert state.delivered("a", keys(5, MINUTE)) == unit.delivered("a", keys(5, MINUTE)) == set(keys(5, MINUTE))
 
     def test_alone(self, state_url: StateSettings) -> None:

@@ -55,7 +55,10 @@ class World:
             *("stream", resources, ForwardSettings(), Counters(), self), runtime=SYSTEM, give_up_after=None
         )
 
-    # The receivers.
+    # The state, and the receivers.
+
+    def may_send(self, _: str) -> None:
+        """It has the state for itself."""
 
     def deliver(self, chunk: Chunk, _: threading.Event) -> None:
         """Take all records of a chunk, or none. It is full as often as `full` says."""

@@ -241,6 +241,18 @@ class StateSettings(Section, frozen=True):
         return f"{self.url.place}, schema {self.schema}" if self.url else str(self.path)
 
 
+class MembersSettings(Section, frozen=True):
+    """This process as a member of those that share a state on a PostgreSQL server.
+
+    `name` None: the process and the host. After `lease` of silence the others take its streams. `address` is where
+    people reach its status page.
+    """
+
+    name: str | None = None
+    lease: Duration = Duration(15)
+    address: str | None = None
+
+
 class DeadLetterSettings(Section, frozen=True):
     """Events that the receiver refuses for good.
 
@@ -280,6 +292,7 @@ class Config(Section, frozen=True):
     geoip: GeoIPSettings = GeoIPSettings()
     forward: ForwardSettings = ForwardSettings()
     state: StateSettings = StateSettings()
+    members: MembersSettings = MembersSettings()
     dead_letter: DeadLetterSettings = DeadLetterSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()

@@ -15,6 +15,7 @@ from in_jumpcloud.config.schema import (
     EcsSettings,
     ForwardSettings,
     JumpCloudSettings,
+    MembersSettings,
     StateSettings,
     TlsSettings,
 )
@@ -25,6 +26,7 @@ from in_jumpcloud.timestamps import now_ms, rfc3339
 
 _DAY_SECONDS = 86_400
 _MAX_REACH_DAYS = 90
+_MIN_LEASE_SECONDS, _MAX_LEASE_SECONDS = 5, 300
 _MAX_NAMES_BYTES = 600
 """Of hostname and username: with both digests a PING must fit into the 1,023 bytes that Fluent Bit reads of it."""
 _MAX_NAME_BYTES = 63
@@ -51,8 +53,21 @@ def validate(config: Config) -> Iterator[Problem]:
         if path and not path.name:
             yield Problem(name, f"expected the path of a file (got {path})")
     yield from _validate_state(config.state)
+    yield from _validate_members(config)
     if not _DAY_SECONDS <= config.reconcile.reach <= _MAX_REACH_DAYS * _DAY_SECONDS:
         yield Problem("reconcile.reach", f"must be from 1d to {_MAX_REACH_DAYS}d")
+
+
+def _validate_members(config: Config) -> Iterator[Problem]:
+    settings = config.members
+    if not _MIN_LEASE_SECONDS <= settings.lease <= _MAX_LEASE_SECONDS:
+        yield Problem("members.lease", f"must be from {_MIN_LEASE_SECONDS}s to {_MAX_LEASE_SECONDS // 60}m")
+    if settings != MembersSettings() and config.state.url is None:
+        yield Problem("members", "needs state.url: only processes that share a state on a server are members")
+    for name in ("name", "address"):
+        text = getattr(settings, name)
+        if text is not None and not (text.isprintable() and text.strip()):
+            yield Problem(f"members.{name}", _INVALID_CHARACTER)
 
 
 def _validate_account(settings: JumpCloudSettings) -> Iterator[Problem]:

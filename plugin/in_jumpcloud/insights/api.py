@@ -97,6 +97,14 @@ class DirectoryInsights:
         """
         return self._auth.max_requests * (MAX_RETRY_AFTER + self._transport.max_request_seconds)
 
+    def pause(self, seconds: float) -> None:
+        """Send no request for `seconds`: another process with the same key was asked to wait."""
+        self._rate_limiter.hold(seconds)
+
+    def share_limit(self, part: float) -> None:
+        """Use this part of the limit of requests; other processes use the rest."""
+        self._rate_limiter.share(part)
+
     def statistics(self) -> ApiStatistics:
         """What monitoring shows of the requests."""
         counters = self._transport.requests

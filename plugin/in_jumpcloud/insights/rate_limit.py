@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
 
 from in_jumpcloud.errors import Stopped
 from in_jumpcloud.runtime import SYSTEM, Runtime
 
+_LEAST_SHARE = 0.01
+"""A process without a stream may still send a request now and then."""
 _BACKFILL_SHARE = 3
 """A backfill has at least every so many turns: under overload the other requests would never leave it one."""
 
@@ -18,8 +21,13 @@ class RateLimiter:
     Requests wait in two queues, and those of a backfill give way to the others.
     """
 
-    def __init__(self, per_second: float, *, runtime: Runtime = SYSTEM) -> None:
+    def __init__(
+        self, per_second: float, *, paused: Callable[[float], None] = lambda _: None, runtime: Runtime = SYSTEM
+    ) -> None:
+        """`paused` is called with the seconds of each pause that JumpCloud asks for."""
+        self._per_second = per_second
         self._spacing = 1 / per_second
+        self._paused = paused
         self._clock = runtime.monotonic
         self._lock = threading.Lock()
         self._tickets = itertools.count()
@@ -50,9 +58,19 @@ class RateLimiter:
                 self._waiting[backfill].remove(ticket)
 
     def pause(self, seconds: float) -> None:
-        """Send no request for `seconds`. A pause that already lasts longer stays as it is."""
+        """JumpCloud asks for a pause: send no request for `seconds`. One that already lasts longer stays as it is."""
+        self.hold(seconds)
+        self._paused(seconds)
+
+    def hold(self, seconds: float) -> None:
+        """Send no request for `seconds`, as another process was asked to."""
         with self._lock:
             self._paused_until = max(self._paused_until, self._clock() + seconds)
+
+    def share(self, part: float) -> None:
+        """Use this part of the limit, above 0 and up to 1: other processes use the rest."""
+        with self._lock:
+            self._spacing = 1 / (self._per_second * max(part, _LEAST_SHARE))
 
     @property
     def _ready_at(self) -> float:

@@ -162,6 +162,9 @@ class Deliveries(Protocol):
     def delivered(self, stream: str, keys: Sequence[EventKey], ids: Sequence[str] = ()) -> set[EventKey]:
         """Those of `keys` that must not be sent."""
 
+    def may_send(self, stream: str) -> None:
+        """Check, right before something is sent, that no other process may send it."""
+
     def commit(
         self,
         stream: str,
@@ -196,12 +199,13 @@ class Deliveries(Protocol):
 
 
 class OpenState(NamedTuple):
-    """The parts of an open state that a unit writes to. `verify` checks that the process has a stream."""
+    """The parts of an open state that a unit writes to. `verify` and `may_send` check that the process has a stream."""
 
     database: Database
     ledger: Ledger
     dead_letters: DeadLetters
     verify: Callable[[str], None]
+    may_send: Callable[[str], None]
     now_ms: Callable[[], int]
 
 
@@ -210,7 +214,7 @@ class JobState:
 
     def __init__(self, state: OpenState, row: JobRow, *, shares_ledger: bool) -> None:
         """`shares_ledger`: the stream polls all services of the unit, so what is delivered is in its ledger too."""
-        self._database, self._ledger, self._dead_letters, self._verify, self._now_ms = state
+        self._database, self._ledger, self._dead_letters, self._verify, self._may_send, self._now_ms = state
         self._row = row
         self._shares_ledger = shares_ledger
         self.read = row.read
@@ -235,6 +239,10 @@ class JobState:
         own = self._ledger.find(-self._row.unit, keys)
         self._reread |= own
         return own if self._row.spec.again else own | self._ledger.delivered(self._row.stream, keys, ids)
+
+    def may_send(self, stream: str) -> None:  # noqa: ARG002
+        """As StateStore.may_send, of the stream."""
+        self._may_send(self._row.stream)
 
     def commit(
         self,

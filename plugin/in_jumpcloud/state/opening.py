@@ -11,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from in_jumpcloud.config.schema import StateSettings
+from in_jumpcloud.config.schema import MembersSettings, StateSettings
 from in_jumpcloud.errors import ConfigError, Problem, StateMissing
 from in_jumpcloud.state.database import Holder
 from in_jumpcloud.state.sqlite import files
@@ -95,11 +95,13 @@ def open_store(
     now_ms: Callable[[], int] = now_ms,
     monotonic: Callable[[], float] = time.monotonic,
     connect: Connect = sqlite3.connect,
+    members: MembersSettings | None = MembersSettings(),  # noqa: B008 - immutable
     alone: bool = False,
 ) -> StateStore:
-    """Open the state, or create it with `new_agent_id`, for the process that writes it. `connect` opens a file.
+    """Open the state, or create it with `new_agent_id`, for a process that writes it. `connect` opens a file.
 
-    `alone`: no other process may change its backfills meanwhile.
+    `members`: how it is a member of those that share the state; None: it has the state for itself. `alone`: no other
+    process may change its backfills meanwhile.
 
     Raises:
         ConfigError: the settings cannot be used.
@@ -114,7 +116,8 @@ def open_store(
             max_dead_letter_bytes=max_dead_letter_bytes,
             now_ms=now_ms,
             monotonic=monotonic,
-            alone=alone,
+            members=members,
+            alone=alone or members is None,
         )
         return store
     return SqliteStore(
@@ -136,6 +139,7 @@ def open_trial(
     now_ms: Callable[[], int] = now_ms,
     monotonic: Callable[[], float] = time.monotonic,
     connect: Connect = sqlite3.connect,  # noqa: ARG001 - it opens no file
+    members: MembersSettings | None = None,  # noqa: ARG001 - it has none
     copies: bool,
 ) -> StateStore:
     """A state that is thrown away, for runs that commit nothing. With `copies` it begins as a copy of the state.

@@ -25,6 +25,7 @@ from in_jumpcloud.state import transfer
 from in_jumpcloud.state.database import Database, Holder, Space, Transaction
 from in_jumpcloud.state.dead_letter_file import import_file
 from in_jumpcloud.state.dead_letters import DeadLetter, DeadLetters, Refused, storable
+from in_jumpcloud.state.group import Group
 from in_jumpcloud.state.jobs import JobRow, Jobs, JobState, OpenState
 from in_jumpcloud.state.ledger import Ledger, Span
 from in_jumpcloud.state.notes import Notes
@@ -182,6 +183,17 @@ class StateStore(StateReader, ABC):
     @abstractmethod
     def _require_held(self, stream: str, *, to_commit: bool = False) -> None:
         """As `verify`, for a delivery. `to_commit`: what was acknowledged must be known to whoever has the state."""
+
+    group: Group | None = None
+    """This process as a member of those that share the state; None: it has the state for itself."""
+
+    def may_send(self, stream: str) -> None:
+        """Check, right before something of `stream` is sent, that no other process may send it.
+
+        Raises:
+            Fenced: another one has the stream.
+            StateUnavailable: another one may have it.
+        """
 
     @abstractmethod
     def space(self) -> Space:
@@ -344,7 +356,8 @@ class StateStore(StateReader, ABC):
 
     def for_job(self, row: JobRow, *, shares_ledger: bool) -> JobState:
         """What the pipeline of a unit of a backfill uses in place of this; see JobState."""
-        parts = OpenState(self._database, self._ledger, self.dead_letters, self._require_held, self._now_ms)
+        checks = self._require_held, self.may_send
+        parts = OpenState(self._database, self._ledger, self.dead_letters, *checks, self._now_ms)
         return JobState(parts, row, shares_ledger=shares_ledger)
 
     def save_reconciliation(self, stream: str, text: str) -> None:

@@ -43,9 +43,9 @@ RETURNING s.name
 """The notes of streams, see state/notes.py, and the time. It returns the names of those that this process owns."""
 
 BEGIN = """
-INSERT INTO stream (name, position, services, updated_ms, owner, token, owned_at)
-SELECT n.name, n.position, n.services, ?4::bigint, ?5::uuid, 1, clock_timestamp()
+INSERT INTO stream (name, position, services, updated_ms)
+SELECT n.name, n.position, n.services, ?4::bigint
 FROM unnest(?1::text[], ?2::text[], ?3::text[]) AS n (name, position, services)
-ON CONFLICT (name) DO NOTHING
+ON CONFLICT (name) DO NOTHING RETURNING name
 """
-"""The first positions of streams, which this process owns then, unless they are there."""
+"""The first positions of streams, unless they are there."""

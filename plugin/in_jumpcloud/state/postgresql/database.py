@@ -20,7 +20,8 @@ from in_jumpcloud.state.postgresql import schema
 from in_jumpcloud.state.postgresql.connections import Connection, Connections
 from in_jumpcloud.state.postgresql.errors import translated
 
-_TABLE = re.compile(r"\b(FROM|INTO|UPDATE|JOIN|TABLE) (identity|member|stream|ledger(?:_\d+)?|dead_letter|job)\b")
+_TABLES = r"identity|member|budget|stream|ledger(?:_\d+)?|dead_letter|job"
+_TABLE = re.compile(rf"\b(FROM|INTO|UPDATE|JOIN|TABLE) ({_TABLES})\b")
 _PARAMETER = re.compile(r"\?(\d*)")
 _BEGIN = "BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '30s'"
 """A process that is frozen within a transaction must not keep a stream, or a new day, from the others."""
@@ -154,7 +155,8 @@ class PostgresDatabase:
         return token
 
     def fenced(self, stream: str) -> Fenced:
-        """The error for a stream that another process owns."""
+        """The error for a stream that another process owns. This one knows it then."""
+        self.tokens.pop(stream, None)
         return Fenced(f"{self.where}: another process has taken over stream {stream}")
 
     def corrupt(self, what: object) -> StateCorrupt:

@@ -1,78 +1,167 @@
-"""Which process owns the streams.
+"""Which member of a group owns which stream: the statements.
 
 Each process is a member, which renews its row while it lives. Each stream has an owner and a token, which is raised
 when its owner changes: a statement of an earlier owner, which may be frozen for any time before it arrives, changes
-nothing. For now one member owns all streams; another one waits until its lease is over.
+nothing. Only the clock of the server says who is silent, so the clocks of the members do not matter.
 """
 
 from __future__ import annotations
 
-import os
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import msgspec
 
-from in_jumpcloud import __version__
 from in_jumpcloud.errors import StateUnavailable
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.state.database import Holder
+from in_jumpcloud.state.group import Member
 from in_jumpcloud.state.postgresql.database import PostgresDatabase
 
-LEASE_SECONDS = 15
-"""A member that has been silent for so long, by the clock of the server, is dead."""
 _A_MOMENT = 0.2
-_ALIVE = "renewed_at + lease > clock_timestamp()"
-_HOLDER = (
-    "SELECT name, alone, extract(epoch FROM renewed_at + lease - clock_timestamp())::float "  # noqa: S608 - our own
-    f"FROM member WHERE {_ALIVE} LIMIT 1"
+_JOIN = (
+    "INSERT INTO member (id, name, version, address, lease, able, settings_hash, alone) "
+    "VALUES (?, ?, ?, ?, make_interval(secs => ?), ?, ?, ?)"
 )
-"""Its name, and the seconds that are left of its lease."""
-_CLAIM = (
-    "UPDATE stream SET owner = ?1::uuid, token = token + 1, owned_at = clock_timestamp() "
-    "WHERE owner IS DISTINCT FROM ?1::uuid RETURNING name, token, position"
+_RENEW = """
+UPDATE member m SET renewed_at = clock_timestamp(), able = ?2, held = ?3, settings_hash = ?4
+FROM (SELECT renewed_at FROM member WHERE id = ?1::uuid) before WHERE m.id = ?1::uuid
+RETURNING extract(epoch FROM clock_timestamp() - before.renewed_at)::float
+"""
+_JUDGE = """
+DELETE FROM member WHERE renewed_at + lease < clock_timestamp() AND id <> ?::uuid
+RETURNING id::text, name, extract(epoch FROM clock_timestamp() - renewed_at)::float
+"""
+_MEMBERS = """
+SELECT id::text, name, version, address, extract(epoch FROM clock_timestamp() - started_at)::float,
+    extract(epoch FROM clock_timestamp() - renewed_at)::float, extract(epoch FROM lease)::float, able, held,
+    settings_hash
+FROM member ORDER BY id
+"""
+_HOLDERS = """
+SELECT name, alone, extract(epoch FROM renewed_at + lease - clock_timestamp())::float FROM member
+WHERE renewed_at + lease > clock_timestamp() ORDER BY alone DESC, name
+"""
+"""The living, and the seconds that are left of the lease of each."""
+_COUNT = """
+SELECT count(*), count(*) FILTER (WHERE owner IS NULL OR NOT EXISTS (SELECT 1 FROM member WHERE member.id = owner))
+FROM stream WHERE wanted
+"""
+_CLAIM = """
+WITH free AS (
+    SELECT number, owner FROM stream WHERE wanted AND NOT name = ANY(?3::text[])
+        AND (owner IS NULL OR NOT EXISTS (SELECT 1 FROM member WHERE member.id = stream.owner))
+    ORDER BY number LIMIT ?2 FOR UPDATE SKIP LOCKED
 )
+UPDATE stream s SET owner = ?1::uuid, token = token + 1, owned_at = clock_timestamp()
+FROM free WHERE s.number = free.number
+RETURNING s.name, s.token, s.position, free.owner::text
+"""
+_CHECKSUM = (
+    "SELECT coalesce(sum(('x' || left(md5(name), 8))::bit(32)::bigint * token::numeric), 0) FROM stream "
+    "WHERE owner = ? AND wanted"
+)
+_MINE = "SELECT name, token, position, NULL FROM stream WHERE owner = ? AND wanted"
+_RELEASE = "UPDATE stream SET owner = NULL WHERE owner = ? AND name = ANY(?::text[])"
+_WANT = "UPDATE stream SET wanted = (name = ANY(?1::text[])) WHERE wanted <> (name = ANY(?1::text[]))"
+_HELD = "SELECT extract(epoch FROM held_until - clock_timestamp())::float FROM budget WHERE key_hash = ?"
+_HOLD = """
+INSERT INTO budget (key_hash, held_until) VALUES (?1, clock_timestamp() + make_interval(secs => ?2))
+ON CONFLICT (key_hash) DO UPDATE SET held_until = greatest(budget.held_until, excluded.held_until)
+"""
 
 
 class Claimed(NamedTuple):
-    """A stream that this process owns now."""
+    """A stream that this process owns now; `former` is the member that had it, None if none did."""
 
     name: str
     token: int
     position: Position
+    former: str | None = None
+
+
+class Silent(NamedTuple):
+    """A member that was silent for longer than its lease, for so many seconds."""
+
+    id: str
+    name: str
+    seconds: float
 
 
 def holder(database: PostgresDatabase) -> Holder | None:
-    """The process that uses the state; None if no process does."""
-    return next((Holder(name, is_alone) for name, is_alone, _ in database.read(_HOLDER)), None)
+    """The processes that use the state, as one; None if no process does."""
+    found = database.read(_HOLDERS)
+    return Holder(", ".join(name for name, *_ in found), found[0][1]) if found else None
 
 
-def join(database: PostgresDatabase, *, alone: bool = False) -> list[Claimed]:
-    """Become the member that owns all streams. `alone`: see Holder.
+def join(database: PostgresDatabase, member: Member, *, alone: bool = False) -> None:
+    """Become a member; `database.member` is its id. `alone`: the only one, see Holder.
 
     Raises:
-        StateUnavailable: another member lives.
+        StateUnavailable: a member is alone; or another one lives, and this one is to be alone.
     """
+    values = (database.member, member.name, member.version, member.address, member.lease, member.able, member.settings)
     with database.transaction() as transaction:
         lock = "SELECT pg_advisory_xact_lock(hashtextextended('in_jumpcloud members ' || ?, 0))"
         transaction.execute(lock, (database.schema,))
-        other = transaction.execute(_HOLDER).fetchone()
-        if other:
-            raise StateUnavailable(
-                f"{database.where}: in use by {other[0]}; only one process at a time can use it",
-                after=other[2] + _A_MOMENT,
-            )
-        transaction.execute("DELETE FROM member")
-        insert = "INSERT INTO member (id, name, version, alone, lease) VALUES (?, ?, ?, ?, make_interval(secs => ?))"
-        name = f"process {os.getpid()} on {os.uname().nodename}"
-        transaction.execute(insert, (database.member, name, __version__, alone, LEASE_SECONDS))
-        rows = transaction.execute(_CLAIM, (database.member,)).fetchall()
-    return [_claimed(database, *row) for row in rows]
+        others = transaction.execute(_HOLDERS).fetchall()
+        if others and (alone or others[0][1]):
+            what = "only one process at a time can do this" if alone else "it lets no other process change the state"
+            text = f"{database.where}: in use by {', '.join(name for name, *_ in others)}; {what}"
+            raise StateUnavailable(text, after=min(left for *_, left in others) + _A_MOMENT)
+        transaction.execute(_JOIN, (*values, alone))
 
 
-def renew(database: PostgresDatabase) -> bool:
-    """Show that this member lives. Returns whether it is still a member: others may have taken it for dead."""
-    change = "UPDATE member SET renewed_at = clock_timestamp(), held = ? WHERE id = ? RETURNING 1"
-    return bool(database.read(change, (len(database.tokens), database.member)))
+def renew(database: PostgresDatabase, *, able: bool, held: int, settings: str) -> float | None:
+    """Show that this member lives. Returns the seconds since the last time; None: it is no member any more."""
+    rows = database.read(_RENEW, (database.member, able, held, settings))
+    return float(rows[0][0]) if rows else None
+
+
+def judge(database: PostgresDatabase) -> list[Silent]:
+    """Remove the members that are silent: others may take their streams."""
+    return [Silent(*row) for row in database.read(_JUDGE, (database.member,))]
+
+
+def members(database: PostgresDatabase) -> tuple[Member, ...]:
+    """All members, by id."""
+    return tuple(Member(*row) for row in database.read(_MEMBERS))
+
+
+def count(database: PostgresDatabase) -> tuple[int, int]:
+    """How many streams are wanted, and how many of them no member owns."""
+    ((total, unowned),) = database.read(_COUNT)
+    return total, unowned
+
+
+def claim(database: PostgresDatabase, most: int, *, but: Collection[str] = ()) -> list[Claimed]:
+    """Take streams that no member owns, except these."""
+    return [_claimed(database, *row) for row in database.read(_CLAIM, (database.member, most, list(but)))]
+
+
+def owns(database: PostgresDatabase, tokens: Mapping[str, int]) -> bool:
+    """Whether this member owns the streams with these tokens, and no others. It is cheaper than `mine`."""
+    ((checksum,),) = database.read(_CHECKSUM, (database.member,))
+    return int(checksum) == sum(_digest(name) * token for name, token in tokens.items())
+
+
+@cache
+def _digest(name: str) -> int:
+    """As in _CHECKSUM."""
+    return int(hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:8], 16)
+
+
+def mine(database: PostgresDatabase) -> list[Claimed]:
+    """The streams that this member owns."""
+    return [_claimed(database, *row) for row in database.read(_MINE, (database.member,))]
+
+
+def release(database: PostgresDatabase, streams: Sequence[str]) -> None:
+    """Give streams back."""
+    with database.transaction() as transaction:
+        transaction.execute(_RELEASE, (database.member, list(streams)))
 
 
 def leave(database: PostgresDatabase) -> None:
@@ -82,8 +171,26 @@ def leave(database: PostgresDatabase) -> None:
         transaction.execute("DELETE FROM member WHERE id = ?", (database.member,))
 
 
-def _claimed(database: PostgresDatabase, name: str, token: int, position: str) -> Claimed:
+def want(database: PostgresDatabase, streams: Collection[str]) -> None:
+    """These streams are to be collected, and no others. Those that are not keep their positions."""
+    with database.transaction() as transaction:
+        transaction.execute(_WANT, (list(streams),))
+
+
+def held_for(database: PostgresDatabase, key: str) -> float:
+    """The seconds for which no member may send requests with this key; 0 or less: they may."""
+    rows = database.read(_HELD, (key,))
+    return float(rows[0][0]) if rows else 0.0
+
+
+def hold(database: PostgresDatabase, key: str, seconds: float) -> None:
+    """No member is to send requests with this key for so long."""
+    with database.transaction() as transaction:
+        transaction.execute(_HOLD, (key, seconds))
+
+
+def _claimed(database: PostgresDatabase, name: str, token: int, position: str, former: str | None) -> Claimed:
     try:
-        return Claimed(name, token, msgspec.json.decode(position, type=Position))
+        return Claimed(name, token, msgspec.json.decode(position, type=Position), former)
     except msgspec.DecodeError as error:
         raise database.corrupt(f"a position is not what in-jumpcloud writes: {error}") from None

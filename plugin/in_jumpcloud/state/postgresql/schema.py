@@ -36,10 +36,13 @@ CREATE TABLE {0}.member (                -- the processes that use the state
     renewed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     lease interval NOT NULL,             -- how long it may be silent
     alone boolean NOT NULL DEFAULT false, -- it lets no other process change the state
-    able boolean NOT NULL DEFAULT true,
-    held int NOT NULL DEFAULT 0,
-    settings_hash text NOT NULL DEFAULT '',
-    facts jsonb NOT NULL DEFAULT '{{}}'
+    able boolean NOT NULL,               -- it can reach JumpCloud and a receiver; otherwise its share is 0
+    held int NOT NULL DEFAULT 0,         -- how many streams it has
+    settings_hash text NOT NULL          -- a digest of the settings that all should share
+);
+CREATE TABLE {0}.budget (                -- of requests to JumpCloud, for each API key
+    key_hash text PRIMARY KEY,
+    held_until timestamptz NOT NULL      -- it has asked for a pause
 );
 CREATE TABLE {0}.stream (
     number int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -193,7 +196,7 @@ def prepare(connection: Connection, schema: str, where: str, new_agent_id: str) 
 def drop(connection: Connection, schema: str) -> None:
     """Remove the tables, and the schema if nothing else is in it."""
     with connection.transaction():
-        for table in ("ledger", "dead_letter", "job", "member", "stream", "identity"):
+        for table in ("ledger", "dead_letter", "job", "member", "budget", "stream", "identity"):
             connection.execute(f"DROP TABLE {quoted(schema)}.{table}")
     with contextlib.suppress(psycopg.Error):  # it has other tables, or is not ours to remove
         connection.execute(f"DROP SCHEMA {quoted(schema)}")

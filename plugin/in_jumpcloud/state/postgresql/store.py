@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 
 import msgspec
 
-from in_jumpcloud.config.schema import StateSettings
+from in_jumpcloud.config.schema import MembersSettings, StateSettings
 from in_jumpcloud.errors import Fatal, InJumpCloudError, StateUnavailable
 from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position
@@ -22,6 +22,7 @@ from in_jumpcloud.state.postgresql.commit import BEGIN, COMMIT, NOTES
 from in_jumpcloud.state.postgresql.connections import Connection
 from in_jumpcloud.state.postgresql.database import PostgresDatabase
 from in_jumpcloud.state.postgresql.ledger import PostgresLedger, array
+from in_jumpcloud.state.postgresql.membership import Membership
 from in_jumpcloud.state.postgresql.upkeep import Upkeep, size
 from in_jumpcloud.state.store import MAX_DEAD_LETTER_BYTES, StateReader, StateStore
 from in_jumpcloud.timestamps import now_ms
@@ -37,6 +38,7 @@ class PostgresStore(StateStore):
 
     _database: PostgresDatabase
     _ledger: PostgresLedger
+    group: Membership
 
     def __init__(
         self,
@@ -46,9 +48,10 @@ class PostgresStore(StateStore):
         max_dead_letter_bytes: int = MAX_DEAD_LETTER_BYTES,
         now_ms: Callable[[], int] = now_ms,
         monotonic: Callable[[], float] = time.monotonic,
+        members: MembersSettings | None = None,
         alone: bool = False,
     ) -> None:
-        """Open the state, or create it with `new_agent_id`, and take all streams. `alone`: see Holder.
+        """Open the state, or create it with `new_agent_id`, and join its group. `alone`: see Holder.
 
         Raises:
             ConfigError: the settings cannot be used.
@@ -64,14 +67,18 @@ class PostgresStore(StateStore):
             self._written_at: dict[str, float] = {}
             self._tried: dict[str, tuple[bytes, int]] = {}
             """The last commit of a stream, if its answer is not known: its keys and their day."""
-            self.take(ownership.join(opened, alone=alone))
             self._upkeep = Upkeep(opened, self.dead_letters, now_ms)
+            self.group = Membership(
+                opened, members or MembersSettings(), take=self.take, drop=self.give_up, flush=self.flush
+            )
+            self.group.start(alone=alone)
+            on_failure.callback(self.group.stop)
             self._upkeep.start()
             on_failure.pop_all()
 
     def take(self, streams: Iterable[ownership.Claimed]) -> None:
         """This process owns these streams now."""
-        for name, token, position in streams:
+        for name, token, position, _ in streams:
             self._ledger.forget(name)
             self._positions[name] = position
             self._database.tokens[name] = token
@@ -94,13 +101,18 @@ class PostgresStore(StateStore):
         Raises:
             StateUnavailable: the last time it did not.
         """
-        if self._upkeep.trouble:
-            raise self._upkeep.trouble
+        if trouble := self.group.trouble or self._upkeep.trouble:
+            raise trouble
 
     def _require_held(self, stream: str, *, to_commit: bool = False) -> None:
         """To send what another process has delivered would duplicate it. A commit finds out by itself."""
         if not to_commit:
-            self._database.token(stream)
+            self.may_send(stream)
+
+    def may_send(self, stream: str) -> None:
+        """As StateStore.may_send."""
+        self._database.token(stream)
+        self.group.require_lease()
 
     def space(self) -> Space:
         """Not known. Raises StateUnavailable."""
@@ -119,18 +131,16 @@ class PostgresStore(StateStore):
         return self._notes.of(stream).position or self._positions.get(stream)
 
     def begin(self, positions: Mapping[str, Position], services: Collection[str] = ()) -> set[str]:
-        """As StateStore.begin."""
+        """As StateStore.begin. To whom they belong says the group."""
         new = {name: position for name, position in positions.items() if name not in self._positions}
-        if new:
-            texts = [_json(position) for position in new.values()]
-            since = [_json(dict.fromkeys(services, each.origin_ms)) if services else None for each in new.values()]
-            with self._database.transaction() as transaction:
-                member = self._database.member
-                transaction.execute(BEGIN, (list(new), texts, since, self._now_ms(), member))
-                query = "SELECT name, token FROM stream WHERE name = ANY(?::text[]) AND owner = ?"
-                owned = transaction.execute(query, (list(new), member)).fetchall()
-            self.take(ownership.Claimed(name, token, new[name]) for name, token in owned)
-        return positions.keys() - new.keys()
+        if not new:
+            return set(positions)
+        texts = [_json(position) for position in new.values()]
+        since = [_json(dict.fromkeys(services, each.origin_ms)) if services else None for each in new.values()]
+        inserted = self._database.read(BEGIN, (list(new), texts, since, self._now_ms()))
+        if inserted:
+            self.group.look()
+        return set(positions).difference(name for (name,) in inserted)
 
     def commit(
         self,
@@ -234,18 +244,22 @@ class PostgresStore(StateStore):
 
     def discard(self) -> None:
         """Remove the tables."""
-        self._upkeep.stop()
+        self._stop()
         self._database.discard()
 
     def close(self) -> None:
         """Write the notes, give back the streams, and close the connections."""
-        self._upkeep.stop()
+        self._stop()
         for _ in range(_TRIES):
             with contextlib.suppress(InJumpCloudError):
                 self.flush(self._notes.streams)
                 ownership.leave(self._database)
                 break
         super().close()
+
+    def _stop(self) -> None:
+        self.group.stop()
+        self._upkeep.stop()
 
 
 def _opened(settings: StateSettings, new_agent_id: str) -> PostgresDatabase:

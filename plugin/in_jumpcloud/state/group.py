@@ -1,0 +1,102 @@
+"""A group: several processes, its members, that share a state. Each stream is run by one of them at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple, Protocol
+
+
+class Member(NamedTuple):
+    """A process of the group. `silent` is how long ago it was last heard of, `uptime` how long it has run; in seconds.
+
+    `able`: it can reach JumpCloud and a receiver. `held`: how many streams it has. `settings` is a digest of the
+    settings that all should share, `address` where others reach its status page.
+    """
+
+    id: str
+    name: str
+    version: str
+    address: str | None
+    uptime: float
+    silent: float
+    lease: float
+    able: bool
+    held: int
+    settings: str
+
+
+class GroupView(NamedTuple):
+    """The group at the last turn. `streams` are all that are wanted, `unowned` those of them that no member has."""
+
+    members: tuple[Member, ...] = ()
+    streams: int = 0
+    unowned: int = 0
+
+
+class Moves(NamedTuple):
+    """How many streams this member has come to have and has lost since its start, by reason."""
+
+    claimed: int = 0
+    taken_over: int = 0
+    given_back: int = 0
+    lost: int = 0
+
+
+class Host(Protocol):
+    """What a member asks of the process that runs its streams. It is called in any thread, and never waits."""
+
+    def changed(self) -> None:
+        """`Group.owned` has changed."""
+
+    def running(self) -> Collection[str]:
+        """The streams of which something runs, or of which a commit is still to be written."""
+
+    def is_able(self) -> bool:
+        """Whether it can reach JumpCloud and a receiver."""
+
+    def pause(self, seconds: float) -> None:
+        """Another member says that JumpCloud has asked for a pause."""
+
+
+class Group(Protocol):
+    """This process as a member. Thread-safe."""
+
+    @property
+    def id(self) -> str:
+        """Which of the members it is."""
+
+    @property
+    def view(self) -> GroupView:
+        """All members."""
+
+    @property
+    def moves(self) -> Moves:
+        """What has come and gone."""
+
+    @property
+    def owned(self) -> Mapping[str, int]:
+        """The streams that this process is to run, each with its token: another token means that others had it.
+
+        What it no longer is to run is given back once it has ended.
+        """
+
+    @property
+    def share(self) -> float:
+        """The share of all streams that this process has, of 1: so much of the limit of requests is its own."""
+
+    @property
+    def lease_remaining(self) -> float:
+        """Seconds until this process may send nothing more, unless it renews its membership."""
+
+    def follow(self, host: Host, *, settings: str, key: str) -> None:
+        """Take streams for `host` from now on. `settings` and `key` are digests of the settings and of the API key."""
+
+    def want(self, streams: Collection[str]) -> None:
+        """These streams are to be run by the group, and no others; the state has a position of each.
+
+        Raises:
+            StateUnavailable, StateCorrupt: that cannot be written.
+        """
+
+    def hold(self, seconds: float) -> None:
+        """JumpCloud has asked for a pause: the other members with the key wait too. It returns at once."""
