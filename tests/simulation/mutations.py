@@ -125,8 +125,8 @@ MUTATIONS = (
     Mutation(
         "a stream begins within a minute",
         "collector.py",
-        "return whole_minute(self._settings.jumpcloud.start.resolve(now_ms))",
-        "return whole_minute(0) + self._settings.jumpcloud.start.resolve(now_ms)",
+        "whole_minute(settings.jumpcloud.start.resolve(now_ms))",
+        "whole_minute(0) + settings.jumpcloud.start.resolve(now_ms)",
     ),
     Mutation(
         "an event is its id",
