@@ -85,6 +85,7 @@ class App:
         self._group = resources.state.group
         self._begun: set[str] = set()  # the streams that have a position
         self._wanted: set[str] = set()  # those that the group knows
+        self._begin_error: InJumpCloudError | None = None  # why not all streams have a position
         self._tokens: dict[str, int | None] = {}  # by stream, with which its collector was made; of a group
         if self._group:
             host = MemberHost(
@@ -156,8 +157,9 @@ class App:
         self._start_workers()
         while not self.stop.is_set():
             self._woken.clear()
-            self._follow_group()
-            seconds = min(self._on_tick(), self._start_workers(), self._reload.apply_if_due(self._apply))
+            seconds = min(
+                self._follow_group(), self._on_tick(), self._start_workers(), self._reload.apply_if_due(self._apply)
+            )
             if not self.stop.is_set():
                 self._woken.wait(max(0.0, seconds))
         self.scheduler.stop()
@@ -171,7 +173,8 @@ class App:
         failed += [self.discovery.error] if self.discovery else []
         units: list[Unit] = [*self.collectors, *self._over]
         undelivered = sum(each.counters.dead_lettered + each.counters.parked for each in units)
-        error = next(filter(None, [*failed, self._lost]), None)
+        failed += [self._lost, self._begin_error if self._group else None]
+        error = next(filter(None, failed), None)
         if error is None and undelivered:
             return Fatal(f"{plural(undelivered, 'event')} could not be delivered", advice="see the dead letters")
         return error
@@ -234,25 +237,29 @@ class App:
         restarted = plural(len(self._collectors) - kept, "stream")
         log.info("configuration reloaded: %s restarted, %d unchanged", restarted, kept)
 
-    def _follow_group(self) -> None:
-        """Run the streams that this member has now, and no others."""
+    def _follow_group(self) -> float:
+        """Run the streams that this member has now, and no others. Returns the seconds until it is due again."""
         group = self._group
-        if group is None or self._only_backfills:
-            return
+        if group is None:
+            return _MAX_WAIT_SECONDS
         self.resources.api.share_limit(group.share)
+        if self._only_backfills:
+            return _MAX_WAIT_SECONDS
         with self._changing:
             owned = group.owned
             names = self._names()
             here = {name for name in names if self._tokens.get(name) == owned.get(name)}
-            if here != self._collectors.keys() or here != names:
+            if here != self._collectors.keys() or here != names or self._begin_error:
                 self._keep(here)
                 self._add_streams()
+        return _RETRY_SECONDS if self._begin_error else _MAX_WAIT_SECONDS
 
     def _streams_running(self) -> set[str]:
         """The streams of which something runs, or of which a commit is still to be written."""
         at_once = self.runtime.event()
         at_once.set()
         running = {unit.stream.name for unit in self.scheduler.running() if isinstance(unit, Collector | Backfill)}
+        running |= {each.stream.name for each in self.collectors} | {each.stream.name for each in self.backfills}
         owing = [(name, lock) for name, lock in list(self._delivery_locks.items()) if lock.owes and name not in running]
         for name, lock in owing:
             with suppress(InJumpCloudError):
@@ -267,6 +274,7 @@ class App:
         while any(id(unit) in identities for unit in self.scheduler.running()):
             self._woken.wait(_TICK_SECONDS)
             self._woken.clear()
+            self._follow_group()
             self._on_tick()
             if self.stop.is_set():
                 return
@@ -284,7 +292,8 @@ class App:
         found = streams(self.resources.settings, self._organizations)
         if self._group is None:
             return found
-        owned = self._group.owned
+        owned = self._group.owned  # also of those that only the lists of other members have
+        found = streams(self.resources.settings, organizations_of(owned))
         return [stream for stream in found if stream.name in owned]
 
     def _keep(self, names: Collection[str]) -> list[Unit]:
@@ -304,7 +313,7 @@ class App:
         self.discovery = self._organizations = None
         if not settings.is_discovered or self._only_backfills:
             return
-        self._organizations = organizations_of(self._collectors)
+        self._organizations = organizations_of(self._wanted or self._collectors)
         self.discovery = Discovery(
             settings,
             list_of(settings, self._list_organizations),
@@ -329,6 +338,7 @@ class App:
             if stop.is_set():  # by a reload
                 raise Stopped
             self._organizations = organizations
+            self._wanted = set()  # said again with each list: another member may have said otherwise, and be gone
             self._keep(self._names())
             self._add_streams()
         self.watch.step(stop)  # they may have open backfills
@@ -343,8 +353,10 @@ class App:
             resources, organizations = self.resources, self._organizations
             if self._only_backfills and resources.settings.jumpcloud.is_discovered:
                 organizations = organizations_of(row.stream for row in rows)
+            owned = self._group.owned if self._group else None
+            if owned is not None:
+                organizations = organizations_of(owned)
             known = {stream.name: stream for stream in streams(resources.settings, organizations)} if rows else {}
-            owned = self._group.owned if self._group else known.keys()
             over = [self._backfills.pop(unit) for unit in self._backfills.keys() - {row.unit for row in rows}]
             self.scheduler.remove(over)
             for backfill in over:
@@ -353,6 +365,8 @@ class App:
             for row in rows:
                 if row.unit in self._backfills:
                     continue
+                if owned is not None and row.stream not in owned:
+                    continue  # another member delivers it
                 if row.stream not in known:
                     is_listed = self.discovery is None or self.discovery.count is not None
                     where = "list of organizations" if self.discovery else "configuration"
@@ -360,8 +374,6 @@ class App:
                     if is_listed and row.error != text:
                         resources.state.jobs.record_error(row.unit, text, self.runtime.now_ms())
                     continue
-                if row.stream not in owned:
-                    continue  # another member delivers it
                 backfill = self._backfills[row.unit] = Backfill(
                     *(row, known[row.stream], resources.api, resources.for_pipeline),
                     settings_of_stream(resources.settings, known[row.stream]),
@@ -423,8 +435,9 @@ class App:
             if self._group and is_known and names != self._wanted:
                 self._group.want(names)
                 self._wanted = names
-        except InJumpCloudError:
-            pass  # each stream finds that out, and waits for the state or ends the process
+            self._begin_error = None
+        except InJumpCloudError as error:
+            self._begin_error = error  # each stream finds that out too, but not those that a group does not know
         except Exception:
             log.exception("unexpected error at the start of streams; each begins by itself")
 

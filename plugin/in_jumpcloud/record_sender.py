@@ -174,6 +174,7 @@ class RecordSender:
         started_at = self._runtime.monotonic()
         failures = refusals = 0
         while True:
+            self._state.may_send(self._stream)
             self._counters.sent += chunk.records
             self._counters.sent_bytes += len(chunk.message)
             self._counters.liveness.touch()
@@ -200,7 +201,6 @@ class RecordSender:
                 return None
 
     def _deliver(self, chunk: wire.Chunk, stop: threading.Event) -> None:
-        self._state.may_send(self._stream)
         self._counters.awaits_ack = True
         try:
             self._receivers.deliver(chunk, stop)

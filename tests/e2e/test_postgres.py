@@ -221,7 +221,7 @@ def test_a_stream_that_was_taken_over(
             f"owner = (SELECT id FROM \"{state_url.schema}\".member WHERE name = 'other')"
         )
     assert process.wait(60) == 1, command.log.read_text()
-    assert command.log.read_text().count("another process has taken over stream") >= 1
+    assert command.log.read_text().count("this process no longer has stream") >= 1
     assert "Traceback" not in command.log.read_text()
     before = sum(receiver.ids.values())
     acknowledged, ids = _settled(state_url)

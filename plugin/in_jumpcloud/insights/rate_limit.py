@@ -71,6 +71,7 @@ class RateLimiter:
         """Use this part of the limit, above 0 and up to 1: other processes use the rest."""
         with self._lock:
             self._spacing = 1 / (self._per_second * max(part, _LEAST_SHARE))
+            self._next_turn = min(self._next_turn, self._clock() + self._spacing)
 
     @property
     def _ready_at(self) -> float:

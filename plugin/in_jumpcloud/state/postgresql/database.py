@@ -70,6 +70,7 @@ class PostgresDatabase:
         self.lock = threading.RLock()
         self._of_thread = threading.local()
         self._connections = Connections(settings)
+        self._connections_apart = Connections(settings, most=2)
         self._is_open = False
         self.translate = functools.cache(self._translate)
 
@@ -93,8 +94,21 @@ class PostgresDatabase:
             StateUnavailable, StateCorrupt: it failed. What it writes may be written all the same.
         """
         shared: Connection | None = getattr(self._of_thread, "snapshot", None)
-        with self._errors(), nullcontext(shared) if shared else self._connections.use() as connection:
+        with self._errors(), nullcontext(shared) if shared else self._pool.use() as connection:
             return connection.execute(self.translate(query), parameters).fetchall()
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """What this thread does in its body waits for no connection of other threads."""
+        self._of_thread.is_apart = True
+        try:
+            yield
+        finally:
+            self._of_thread.is_apart = False
+
+    @property
+    def _pool(self) -> Connections:
+        return self._connections_apart if getattr(self._of_thread, "is_apart", False) else self._connections
 
     def read_if_idle(self, query: str) -> list[Any]:
         """None: to read it would wait for the server."""
@@ -109,7 +123,7 @@ class PostgresDatabase:
             StateUnavailable, StateCorrupt: it failed. If that was its end, it may be written all the same.
             Fenced: another process owns the stream.
         """
-        with self._errors(), self._connections.use() as connection:
+        with self._errors(), self._pool.use() as connection:
             connection.execute(_BEGIN)
             if stream is not None:
                 query = self.translate("SELECT 1 FROM stream WHERE name = ? AND owner = ? AND token = ? FOR UPDATE")
@@ -157,7 +171,7 @@ class PostgresDatabase:
     def fenced(self, stream: str) -> Fenced:
         """The error for a stream that another process owns. This one knows it then."""
         self.tokens.pop(stream, None)
-        return Fenced(f"{self.where}: another process has taken over stream {stream}")
+        return Fenced(f"{self.where}: this process no longer has stream {stream}")
 
     def corrupt(self, what: object) -> StateCorrupt:
         """The error for content that in-jumpcloud does not write."""
@@ -186,6 +200,7 @@ class PostgresDatabase:
     def close(self) -> None:
         """Close the connections."""
         self._connections.close()
+        self._connections_apart.close()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

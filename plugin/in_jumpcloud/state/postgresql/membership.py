@@ -32,13 +32,15 @@ _COUNT_EVERY = 10
 """Every so many turns the streams are counted: with 10,000 of them that takes 10 ms."""
 _AWAY = 0.75
 """A member that was away for more than this share of its lease judges none for a lease: probably the server was."""
+_DIFFER_SECONDS = 120.0
+"""How long members may have different settings: a reload of all takes a while."""
 _SOON_SECONDS = 0.1
 """How soon it is looked whether what is to be given back has ended."""
 
 
 def boottime() -> float:
     """Seconds of a clock that is never set, and that runs also while the machine is suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))  # the first one is Linux's
 
 
 class _NoHost:
@@ -87,6 +89,9 @@ class Membership:
         self._until_count = 0  # turns
         self._is_short = True  # it had less than its share
         self._turning = threading.Lock()
+        self._thread: int | None = None  # that has a turn
+        self._alone = self._is_stopped = False
+        self._differs_since: float | None = None
         seconds = min(_TURN_SECONDS, self._lease / 3)
         self._turns = Turns("state-member", self._turn, seconds, first=seconds)
 
@@ -121,12 +126,17 @@ class Membership:
         Raises:
             StateUnavailable, StateCorrupt: the server cannot be used now, or another process is in the way.
         """
-        self._join(alone=alone)
+        self._alone = alone
+        self._join()
+        others = [each for each in ownership.members(self._database) if each.id != self.id]
+        if not alone and others and all(each.silent > each.lease for each in others):
+            self._judges_at = boottime() + self._lease  # probably the server was away, and they will be back
         self._turn()
         self._turns.start()
 
     def stop(self) -> None:
-        """Stop the thread, after its statement under way."""
+        """Stop the thread, after its statement under way. It takes nothing more."""
+        self._is_stopped = True
         self._turns.stop()
 
     def follow(self, host: Host, *, settings: str, key: str) -> None:
@@ -141,7 +151,10 @@ class Membership:
     def look(self) -> None:
         """Take at once what is new: there may be more streams."""
         self._until_count = 0
-        self._turn()
+        if self._thread == threading.get_ident():  # a commit that was owed is written in a turn
+            self._turns.hurry()
+        else:
+            self._turn()
 
     def hold(self, seconds: float) -> None:
         """As Group.hold."""
@@ -156,39 +169,47 @@ class Membership:
         """
         if self.lease_remaining <= 0:
             raise self.trouble or StateUnavailable(
-                f"{self._database.where}: this process was not heard of for {self._lease:g} s, so others may have its "
-                "streams; it sends nothing until it knows"
+                f"{self._database.where}: this process has not renewed its membership for {self._lease:g} s, so others "
+                "may have its streams; it sends nothing until it knows"
             )
 
-    def _join(self, *, alone: bool = False) -> None:
+    def _join(self) -> None:
         able = self._host.is_able()
         member = Member("", self._name, __version__, self._address, 0, 0, self._lease, able, 0, self._settings)
         began = boottime()
-        ownership.join(self._database, member, alone=alone)
+        ownership.join(self._database, member, alone=self._alone)
         self._lease_ends = began + self._lease
 
     def _turn(self) -> None:
-        with self._turning:
-            before = self.owned
-            silent = self._renew()
-            self._look(is_due=bool(silent))
-            host = self._host
-            self._budget(host)
-            self._compare(host)
-            share = shares({each.id: each.able for each in self.view.members}, self.view.streams).get(self.id, 0)
-            self._claim(host, share, {each.id: each for each in silent})
-            self._give_back(host, share)
-            if self.owned != before:
-                host.changed()
+        with self._turning, self._database.apart():
+            before, host, self._thread = self.owned, self._host, threading.get_ident()
+            try:
+                silent = self._renew()
+                if self._is_stopped:
+                    return
+                self._look(is_due=bool(silent))
+                self._share_limit(host)
+                self._compare(host)
+                share = shares({each.id: each.able for each in self.view.members}, self.view.streams).get(self.id, 0)
+                self._claim(host, share, {each.id: each for each in silent})
+                self._give_back(host, share)
+            finally:
+                self._thread = None
+                if self.owned != before:
+                    host.changed()
 
     def _renew(self) -> list[ownership.Silent]:
         """Show that it lives. Returns the members that do not."""
         began = boottime()
         able, held = self._host.is_able(), len(self._database.tokens)
+        last = self._lease_ends - self._lease
         gap = ownership.renew(self._database, able=able, held=held, settings=self._settings)
+        shortest = min([self._lease, *(each.lease for each in self.view.members)])
         if gap is None:
+            if self._is_stopped:
+                return []
             self._begin_again()
-        elif gap > _AWAY * self._lease:
+        elif max(gap, began - last) > _AWAY * shortest:
             self._judges_at = began + self._lease
         self._lease_ends = began + self._lease
         return ownership.judge(self._database) if began >= self._judges_at else []
@@ -196,10 +217,11 @@ class Membership:
     def _begin_again(self) -> None:
         """The others have judged this member: what it had is theirs."""
         lost = list(self._database.tokens)
-        log.warning(
-            "%s: this process was silent for longer than its lease; the others take its %s",
-            *(self._database.where, plural(len(lost), "stream")),
-        )
+        if lost:
+            log.warning(
+                "%s: this process was silent for longer than its lease; the others take its %s",
+                *(self._database.where, plural(len(lost), "stream")),
+            )
         self._lose(lost)
         self._database.member = uuid.uuid4()
         self._join()
@@ -219,11 +241,28 @@ class Membership:
             total, unowned = ownership.count(self._database)
             self._until_count = _COUNT_EVERY
         self.view = GroupView(members, total, unowned)
+        self._note_differences(members)
 
-    def _budget(self, host: Host) -> None:
-        seconds, self._hold = self._hold, 0.0
+    def _note_differences(self, members: Collection[Member]) -> None:
+        """Log once that members have different settings, if that lasts: during an upgrade it does not."""
+        others = [each.name for each in members if each.settings and self._settings not in {"", each.settings}]
+        if not others:
+            self._differs_since = None
+        elif self._differs_since is None:
+            self._differs_since = boottime()
+        elif boottime() - self._differs_since > _DIFFER_SECONDS:
+            self._differs_since = float("inf")
+            log.warning(
+                "%s: %s has other settings than this process; give all members the same, or events may be missing",
+                *(self._database.where, ", ".join(others)),
+            )
+
+    def _share_limit(self, host: Host) -> None:
+        """Tell the others of a pause that JumpCloud asks for, and learn of theirs."""
+        seconds = self._hold
         if seconds and self._key:
             ownership.hold(self._database, self._key, seconds)
+        self._hold = 0.0 if self._hold == seconds else self._hold
         left = ownership.held_for(self._database, self._key) if self._key else 0.0
         if left > 0:
             host.pause(left)

@@ -80,6 +80,7 @@ class PostgresStore(StateStore):
         """This process owns these streams now."""
         for name, token, position, _ in streams:
             self._ledger.forget(name)
+            self._notes.forget([name])
             self._positions[name] = position
             self._database.tokens[name] = token
 
