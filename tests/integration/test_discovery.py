@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from support.command import wait_until
 from support.monitoring import watched
-from support.streams import changed, stream_settings
+from support.streams import changed, running_in, stream_settings
 
 from in_jumpcloud import app
 from in_jumpcloud.config.schema import Config, DiscoverSettings, JumpCloudSettings, OverrideSettings
@@ -64,14 +64,8 @@ def settings_of(api: SimulatedApi, receiver: SimulatedReceiver, directory: Path,
 @contextmanager
 def running(settings: Config) -> Iterator[app.App]:
     """The running plugin."""
-    with app.open_app(settings) as plugin:
-        thread = threading.Thread(target=plugin.run)
-        thread.start()
-        try:
-            yield plugin
-        finally:
-            plugin.end()
-            thread.join()
+    with app.open_app(settings) as plugin, running_in(plugin):
+        yield plugin
 
 
 def polled(plugin: app.App) -> set[str]:
@@ -200,18 +194,6 @@ def test_those_of_a_provider(receiver: SimulatedReceiver, tmp_path: Path) -> Non
             assert seen.metrics()["in_jumpcloud_discovered_organizations"] == 219
         skips = [each.path for each in api.requests if "providers" in each.path]
     assert skips.count("/api/v2/providers/p1/organizations") >= 3
-
-
-@contextmanager
-def running_in(plugin: app.App) -> Iterator[None]:
-    """Run a plugin that is open."""
-    thread = threading.Thread(target=plugin.run)
-    thread.start()
-    try:
-        yield
-    finally:
-        plugin.end()
-        thread.join()
 
 
 @pytest.mark.timeout(90)

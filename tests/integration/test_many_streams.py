@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.command import wait_until
 from support.monitoring import watched
-from support.streams import changed, stream_settings
+from support.streams import changed, running_in, stream_settings
 
 from in_jumpcloud import app
 from in_jumpcloud.config.types import Duration
@@ -32,18 +30,6 @@ def quiet(count: int) -> dict[str, EventSource]:
     return {f"o{number}": EventSource(start_ms=began - HOUR_MS, end_ms=began, per_minute=0) for number in range(count)}
 
 
-@contextmanager
-def running(plugin: app.App) -> Iterator[None]:
-    """Run the plugin."""
-    thread = threading.Thread(target=plugin.run)
-    thread.start()
-    try:
-        yield
-    finally:
-        plugin.end()
-        thread.join()
-
-
 @pytest.mark.timeout(120)
 def test_new_streams_begin_in_one_transaction(receiver: SimulatedReceiver, tmp_path: Path) -> None:
     """However many there are, they cost the disk no transaction each while nothing happens in them."""
@@ -59,7 +45,7 @@ def test_new_streams_begin_in_one_transaction(receiver: SimulatedReceiver, tmp_p
         settings = stream_settings(api, receiver, tmp_path, jumpcloud__organizations=tuple(sources))
         with app.open_app(settings, outside=Outside(connect=connect)) as plugin:
             opening = statements.count("COMMIT")
-            with running(plugin):
+            with running_in(plugin):
                 wait_until(
                     lambda: all(each.counters.liveness.caught_up_once for each in plugin.collectors), timeout=100
                 )
@@ -82,7 +68,7 @@ def test_streams_go_on_where_a_defect_hinders_their_start(
     sources = quiet(3)
     with SimulatedApi(sources) as api:
         settings = stream_settings(api, receiver, tmp_path, jumpcloud__organizations=tuple(sources))
-        with app.open_app(settings) as plugin, running(plugin):
+        with app.open_app(settings) as plugin, running_in(plugin):
             before = set(plugin.collectors)
 
             def defect(*_: object) -> None:
@@ -133,7 +119,7 @@ def test_a_moment_wakes_one_worker(receiver: SimulatedReceiver, tmp_path: Path) 
             jumpcloud__interval=Duration(2),
             jumpcloud__workers=32,
         )
-        with app.open_app(settings, runtime=runtime) as plugin, running(plugin):
+        with app.open_app(settings, runtime=runtime) as plugin, running_in(plugin):
             wait_until(lambda: len(api.requests) > 160)
             requests, woken = len(api.requests), sum(each.woken for each in runtime.conditions)
             wait_until(lambda: len(api.requests) > requests + 100)

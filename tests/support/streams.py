@@ -106,6 +106,18 @@ def open_app(settings: Config, clock: Runtime, *, once: bool = False) -> Iterato
         yield plugin
 
 
+@contextlib.contextmanager
+def running_in(plugin: app.App) -> Iterator[None]:
+    """Run a plugin that is open, on a thread."""
+    thread = threading.Thread(target=plugin.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        plugin.end()
+        thread.join()
+
+
 def step_now(collector: Collector) -> float:
     """A step without the wait before it."""
     collector.poller._retry_at = collector.poller._poll_at = collector._runtime.monotonic()
