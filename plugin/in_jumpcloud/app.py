@@ -88,22 +88,22 @@ class App:
         self._begin_error: InJumpCloudError | None = None  # why not all streams have a position
         self._tokens: dict[str, int | None] = {}  # by stream, with which its collector was made; of a group
         if self._group:
-            host = MemberHost(
+            self._host = MemberHost(
                 resources,
                 collectors=lambda: self.collectors,
                 running=self._streams_running,
                 changed=self.wake,
                 runtime=runtime,
             )
-            self._join(self._group, host)
+            self._introduce(self._group)
+            self.scheduler.add([self._host], is_background=True)
         self._discover()
         self._add_streams()
 
-    def _join(self, group: Group, host: MemberHost) -> None:
-        self._host = host
+    def _introduce(self, group: Group) -> None:
+        """Tell the group of the settings that are in use."""
         settings = self.resources.settings
-        group.follow(host, settings=settings_digest(settings), key=key_digest(settings))
-        self.scheduler.add([host], is_background=True)
+        group.follow(self._host, settings=settings_digest(settings), key=key_digest(settings))
 
     @property
     def collectors(self) -> list[Collector]:
@@ -230,7 +230,7 @@ class App:
             )
             kept = len(self._collectors)
             if self._group:
-                self._group.follow(self._host, settings=settings_digest(settings), key=key_digest(settings))
+                self._introduce(self._group)
             self._add_streams()
         self._start_workers()
         self._close(replaced, leaving)
@@ -289,9 +289,8 @@ class App:
 
     def _mine(self) -> list[Stream]:
         """The streams that are to run here: all, or those that this member has."""
-        found = streams(self.resources.settings, self._organizations)
         if self._group is None:
-            return found
+            return streams(self.resources.settings, self._organizations)
         owned = self._group.owned  # also of those that only the lists of other members have
         found = streams(self.resources.settings, organizations_of(owned))
         return [stream for stream in found if stream.name in owned]

@@ -155,13 +155,7 @@ class Backfill:
             StateCorrupt: the process must end.
             Stopped: `stop` was set. The state has the position.
         """
-        delay, liveness = 0.0, self.counters.liveness
-        liveness.begin()
-        try:
-            delay = self._step(stop)
-        finally:
-            liveness.idle(delay)
-        return delay
+        return self.counters.liveness.around(lambda: self._step(stop))
 
     def _step(self, stop: threading.Event) -> float:
         try:

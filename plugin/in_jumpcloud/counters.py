@@ -48,6 +48,16 @@ class Liveness:
         self.touch()
         return max(0.0, self.touched_at - due_at) if due_at else 0.0
 
+    def around(self, step: Callable[[], float]) -> float:
+        """A step of a worker, which returns the seconds until the next one is due, or raises: then it is due now."""
+        delay = 0.0
+        self.begin()
+        try:
+            delay = step()
+        finally:
+            self.idle(delay)
+        return delay
+
     def idle(self, seconds: float) -> None:
         """The step ended. The next one is due in `seconds`."""
         self.touch()

@@ -142,13 +142,7 @@ class Discovery:
         Raises:
             StateCorrupt, Stopped: as Collector.step.
         """
-        liveness, delay = self.counters.liveness, 0.0
-        liveness.begin()
-        try:
-            delay = self._step(stop)
-        finally:
-            liveness.idle(delay)
-        return delay
+        return self.counters.liveness.around(lambda: self._step(stop))
 
     def _step(self, stop: threading.Event) -> float:
         is_first = self.count is None

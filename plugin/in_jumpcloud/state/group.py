@@ -33,15 +33,6 @@ class GroupView(NamedTuple):
     unowned: int = 0
 
 
-class Moves(NamedTuple):
-    """How many streams this member has come to have and has lost since its start, by reason."""
-
-    claimed: int = 0
-    taken_over: int = 0
-    given_back: int = 0
-    lost: int = 0
-
-
 class Host(Protocol):
     """What a member asks of the process that runs its streams. It is called in any thread, and never waits."""
 
@@ -62,18 +53,6 @@ class Group(Protocol):
     """This process as a member. Thread-safe."""
 
     @property
-    def id(self) -> str:
-        """Which of the members it is."""
-
-    @property
-    def view(self) -> GroupView:
-        """All members."""
-
-    @property
-    def moves(self) -> Moves:
-        """What has come and gone."""
-
-    @property
     def owned(self) -> Mapping[str, int]:
         """The streams that this process is to run, each with its token: another token means that others had it.
 
@@ -83,10 +62,6 @@ class Group(Protocol):
     @property
     def share(self) -> float:
         """The share of all streams that this process has, of 1: so much of the limit of requests is its own."""
-
-    @property
-    def lease_remaining(self) -> float:
-        """Seconds until this process may send nothing more, unless it renews its membership."""
 
     def follow(self, host: Host, *, settings: str, key: str) -> None:
         """Take streams for `host` from now on. `settings` and `key` are digests of the settings and of the API key."""

@@ -13,11 +13,32 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from in_jumpcloud.insights.event import UNDATED, EventKey
-from in_jumpcloud.state.database import Transaction
+from in_jumpcloud.state.database import Database, Transaction
 from in_jumpcloud.timestamps import MINUTE_MS
 
 Span = tuple[int, int]
 """`[start, end)` of a window, in epoch milliseconds."""
+
+
+class StreamNumbers:
+    """The number of each stream, read once. It never changes while the stream is there."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[str, int] = {}
+
+    def of(self, stream: str) -> int | None:
+        """The number of `stream`; None if it is new."""
+        if stream not in self._known:
+            rows = self._database.read("SELECT number FROM stream WHERE name = ?", (stream,))
+            if not rows:
+                return None
+            self._known[stream] = rows[0][0]
+        return self._known[stream]
+
+    def forget(self, stream: str) -> int | None:
+        """Read it again the next time; returns what it was, None if it was not known."""
+        return self._known.pop(stream, None)
 
 
 class Part(NamedTuple):

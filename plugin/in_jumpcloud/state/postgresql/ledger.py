@@ -12,7 +12,7 @@ from typing import Any
 
 from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.state.database import Transaction
-from in_jumpcloud.state.ledger import Part, Span, packed, split
+from in_jumpcloud.state.ledger import Part, Span, StreamNumbers, packed, split
 from in_jumpcloud.state.postgresql.database import PostgresDatabase
 from in_jumpcloud.state.postgresql.days import create_days
 from in_jumpcloud.timestamps import DAY_MS
@@ -57,7 +57,7 @@ class PostgresLedger:
     def __init__(self, database: PostgresDatabase, now_ms: Callable[[], int]) -> None:
         self._database = database
         self._now_ms = now_ms
-        self._numbers: dict[str, int] = {}
+        self._numbers = StreamNumbers(database)
         self._contents: dict[int, _Contents] = {}
         """Known while this process owns the stream: no other process adds to it."""
 
@@ -186,16 +186,11 @@ class PostgresLedger:
 
     def number(self, stream: str) -> int | None:
         """The number of `stream`; None if it is new."""
-        if stream not in self._numbers:
-            rows = self._database.read("SELECT number FROM stream WHERE name = ?", (stream,))
-            if not rows:
-                return None
-            self._numbers[stream] = rows[0][0]
-        return self._numbers[stream]
+        return self._numbers.of(stream)
 
     def forget(self, stream: str) -> None:
         """The stream has another owner, or had one: what this process knows of it, and of its units, may be wrong."""
-        number = self._numbers.pop(stream, None)
+        number = self._numbers.forget(stream)
         for each in [each for each in list(self._contents) if each < 0 or each == number]:
             self._contents.pop(each, None)
 

@@ -18,7 +18,7 @@ from in_jumpcloud import __version__
 from in_jumpcloud.config.schema import MembersSettings
 from in_jumpcloud.counters import plural
 from in_jumpcloud.errors import StateUnavailable
-from in_jumpcloud.state.group import GroupView, Host, Member, Moves
+from in_jumpcloud.state.group import GroupView, Host, Member
 from in_jumpcloud.state.postgresql import ownership
 from in_jumpcloud.state.postgresql.database import PostgresDatabase
 from in_jumpcloud.state.postgresql.share import shares
@@ -75,7 +75,6 @@ class Membership:
     ) -> None:
         """`take` and `drop` say which streams this process owns; `flush` writes the notes of streams."""
         self.view = GroupView()
-        self.moves = Moves()
         self._database = database
         self._lease = float(settings.lease)
         self._name = settings.name or f"process {os.getpid()} on {os.uname().nodename}"
@@ -97,7 +96,7 @@ class Membership:
 
     @property
     def id(self) -> str:
-        """As Group.id."""
+        """Which of the members it is."""
         return str(self._database.member)
 
     @property
@@ -109,11 +108,6 @@ class Membership:
     def share(self) -> float:
         """As Group.share."""
         return min(1.0, len(self._database.tokens) / self.view.streams) if self.view.streams else 1.0
-
-    @property
-    def lease_remaining(self) -> float:
-        """As Group.lease_remaining."""
-        return self._lease_ends - boottime()
 
     @property
     def trouble(self) -> StateUnavailable | None:
@@ -167,7 +161,7 @@ class Membership:
         Raises:
             StateUnavailable: they can.
         """
-        if self.lease_remaining <= 0:
+        if boottime() >= self._lease_ends:
             raise self.trouble or StateUnavailable(
                 f"{self._database.where}: this process has not renewed its membership for {self._lease:g} s, so others "
                 "may have its streams; it sends nothing until it knows"
@@ -231,7 +225,6 @@ class Membership:
     def _lose(self, streams: Collection[str]) -> None:
         self._drop(streams)
         self._surplus = self._surplus.difference(streams)
-        self.moves = self.moves._replace(lost=self.moves.lost + len(streams))
 
     def _look(self, *, is_due: bool) -> None:
         members = ownership.members(self._database)
@@ -295,8 +288,6 @@ class Membership:
     def _note_claimed(self, claimed: Collection[ownership.Claimed], silent: dict[str, ownership.Silent]) -> None:
         formers = Counter(each.former for each in claimed)
         new, where = formers.pop(None, 0), self._database.where
-        moves = self.moves
-        self.moves = moves._replace(claimed=moves.claimed + new, taken_over=moves.taken_over + formers.total())
         if new:
             log.info("%s: took %s that no member had", where, plural(new, "stream"))
         for former, number in formers.items():
@@ -317,7 +308,6 @@ class Membership:
             ownership.release(self._database, free)
             self._drop(free)
             self._surplus = self._surplus.difference(free)
-            self.moves = self.moves._replace(given_back=self.moves.given_back + len(free))
             log.info("%s: gave back %s for the other members", self._database.where, plural(len(free), "stream"))
         if self._surplus:
             threading.Timer(_SOON_SECONDS, self._turns.hurry).start()

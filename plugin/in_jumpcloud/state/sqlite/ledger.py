@@ -12,7 +12,7 @@ from operator import itemgetter
 from in_jumpcloud.errors import Fatal
 from in_jumpcloud.insights.event import DIGEST_BYTES, EventKey
 from in_jumpcloud.state.database import Database, Transaction
-from in_jumpcloud.state.ledger import Part, Span, packed, split
+from in_jumpcloud.state.ledger import Part, Span, StreamNumbers, packed, split
 from in_jumpcloud.timestamps import DAY_MS, MINUTE_MS
 
 _PART = 1000
@@ -41,7 +41,7 @@ class SqliteLedger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._numbers: dict[str, int] = {}
+        self._numbers = StreamNumbers(database)
         self._contents: dict[int, _Contents] = {}
 
     def counts(self, stream: str, start_minute: int, end_minute: int) -> dict[int, int]:
@@ -57,7 +57,7 @@ class SqliteLedger:
 
     def delivered(self, stream: str, keys: Sequence[EventKey], ids: Sequence[str]) -> set[EventKey]:
         """As StateStore.delivered."""
-        number = self._number(stream)
+        number = self._numbers.of(stream)
         return set() if number is None else self.find(number, keys, ids)
 
     def find(self, number: int, keys: Sequence[EventKey], ids: Sequence[str] = ()) -> set[EventKey]:
@@ -96,7 +96,7 @@ class SqliteLedger:
     def must_keep(self, stream: str, seen: Collection[EventKey], span: Span | None, read_ms: int) -> bool:
         """Whether `add` has to write something for `seen`."""
         outside = {key.digest: key for key in split(seen, span)[1]}
-        number = self._number(stream)
+        number = self._numbers.of(stream)
         if not outside or number is None:
             return bool(outside)
         kept = self._database.read(
@@ -108,7 +108,7 @@ class SqliteLedger:
 
     def has_before(self, stream: str, before_ms: int) -> bool:
         """Whether `prune` may have something to remove."""
-        number = self._number(stream)
+        number = self._numbers.of(stream)
         if number is None or self._contents_of(number).has_old:
             return number is not None
         return bool(
@@ -121,7 +121,7 @@ class SqliteLedger:
 
     def prune(self, transaction: Transaction, stream: str, before_ms: int) -> int:
         """As StateStore.prune, in a transaction; `before_ms` is the start of a minute."""
-        number = self._number(stream)
+        number = self._numbers.of(stream)
         if number is None:
             return 0
         contents = self._contents_of(number)
@@ -186,15 +186,6 @@ class SqliteLedger:
     def _has_old_table(self) -> bool:
         """Whether there are ids that version 2 of the schema wrote."""
         return bool(self._database.read("SELECT 1 FROM sqlite_schema WHERE name = 'ledger_v2'"))
-
-    def _number(self, stream: str) -> int | None:
-        """The number of `stream`; None if it is new."""
-        if stream not in self._numbers:
-            rows = self._database.read("SELECT number FROM stream WHERE name = ?", (stream,))
-            if not rows:
-                return None
-            self._numbers[stream] = rows[0][0]
-        return self._numbers[stream]
 
     def _contents_of(self, number: int) -> _Contents:
         """What the ledger has of the stream with this number."""
