@@ -53,6 +53,14 @@ class Group(Protocol):
     """This process as a member. Thread-safe."""
 
     @property
+    def id(self) -> str:
+        """Which of the members it is: another one after it was taken for dead."""
+
+    @property
+    def view(self) -> GroupView:
+        """The group at the last turn."""
+
+    @property
     def owned(self) -> Mapping[str, int]:
         """The streams that this process is to run, each with its token: another token means that others had it.
 

@@ -74,7 +74,7 @@ class Membership:
         flush: Callable[[Collection[str]], None],
     ) -> None:
         """`take` and `drop` say which streams this process owns; `flush` writes the notes of streams."""
-        self.view = GroupView()
+        self._view = GroupView()
         self._database = database
         self._lease = float(settings.lease)
         self._name = settings.name or f"process {os.getpid()} on {os.uname().nodename}"
@@ -96,8 +96,13 @@ class Membership:
 
     @property
     def id(self) -> str:
-        """Which of the members it is."""
+        """As Group.id."""
         return str(self._database.member)
+
+    @property
+    def view(self) -> GroupView:
+        """As Group.view."""
+        return self._view
 
     @property
     def owned(self) -> Mapping[str, int]:
@@ -107,7 +112,7 @@ class Membership:
     @property
     def share(self) -> float:
         """As Group.share."""
-        return min(1.0, len(self._database.tokens) / self.view.streams) if self.view.streams else 1.0
+        return min(1.0, len(self._database.tokens) / self._view.streams) if self._view.streams else 1.0
 
     @property
     def trouble(self) -> StateUnavailable | None:
@@ -184,7 +189,7 @@ class Membership:
                 self._look(is_due=bool(silent))
                 self._share_limit(host)
                 self._compare(host)
-                share = shares({each.id: each.able for each in self.view.members}, self.view.streams).get(self.id, 0)
+                share = shares({each.id: each.able for each in self._view.members}, self._view.streams).get(self.id, 0)
                 self._claim(host, share, {each.id: each for each in silent})
                 self._give_back(host, share)
             finally:
@@ -198,7 +203,7 @@ class Membership:
         able, held = self._host.is_able(), len(self._database.tokens)
         last = self._lease_ends - self._lease
         gap = ownership.renew(self._database, able=able, held=held, settings=self._settings)
-        shortest = min([self._lease, *(each.lease for each in self.view.members)])
+        shortest = min([self._lease, *(each.lease for each in self._view.members)])
         if gap is None:
             if self._is_stopped:
                 return []
@@ -228,12 +233,12 @@ class Membership:
 
     def _look(self, *, is_due: bool) -> None:
         members = ownership.members(self._database)
-        total, unowned = self.view.streams, self.view.unowned
+        total, unowned = self._view.streams, self._view.unowned
         self._until_count -= 1
-        if is_due or self._is_short or self._until_count < 0 or len(members) != len(self.view.members):
+        if is_due or self._is_short or self._until_count < 0 or len(members) != len(self._view.members):
             total, unowned = ownership.count(self._database)
             self._until_count = _COUNT_EVERY
-        self.view = GroupView(members, total, unowned)
+        self._view = GroupView(members, total, unowned)
         self._note_differences(members)
 
     def _note_differences(self, members: Collection[Member]) -> None:
@@ -278,12 +283,12 @@ class Membership:
     def _claim(self, host: Host, share: int, silent: dict[str, ownership.Silent]) -> None:
         missing = share - len(self._database.tokens)
         self._is_short = missing > 0
-        if missing <= 0 or not self.view.unowned:
+        if missing <= 0 or not self._view.unowned:
             return
         claimed = ownership.claim(self._database, missing, but=host.running())
         self._take(claimed)
         self._note_claimed(claimed, silent)
-        self.view = self.view._replace(unowned=max(0, self.view.unowned - len(claimed)))
+        self._view = self._view._replace(unowned=max(0, self._view.unowned - len(claimed)))
 
     def _note_claimed(self, claimed: Collection[ownership.Claimed], silent: dict[str, ownership.Silent]) -> None:
         formers = Counter(each.former for each in claimed)
