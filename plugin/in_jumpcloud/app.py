@@ -128,6 +128,7 @@ class App:
         return required_load(self.resources.settings, len(collectors))._replace(
             seconds=self.resources.api.statistics().latencies.mean(),
             gap=sum(gaps) / len(gaps) if gaps else 0.0,
+            share=self._group.share if self._group else 1.0,
         )
 
     def end(self) -> None:

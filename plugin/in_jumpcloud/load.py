@@ -6,7 +6,14 @@ from typing import NamedTuple
 
 from in_jumpcloud.counters import plural
 
-OVERLOAD_ADVICE = "raise jumpcloud.interval or jumpcloud.requests_per_second, or run several processes"
+_OF_THE_LIMIT = (
+    "raise jumpcloud.interval, jumpcloud.interval_max or jumpcloud.requests_per_second; more processes share that limit"
+)
+_OF_THE_WORKERS = "raise jumpcloud.workers, jumpcloud.interval or jumpcloud.interval_max"
+_OF_THE_PROCESS = (
+    "see how busy the processor and the receivers are; where the processor is the limit, let several processes share "
+    "the streams with state.url"
+)
 _TOLERANCE = 1.25
 """How much longer than jumpcloud.interval the polls may take."""
 
@@ -17,7 +24,7 @@ class Load(NamedTuple):
     `per_second` is jumpcloud.requests_per_second, `seconds` the mean time of a request, 0 if it is not known, `workers`
     how many requests are sent at the same time. `gap` is the mean time between two polls of a stream, 0 if it was not
     measured; `interval` is what it should be, `interval_max` what it may be without events, 0 as `interval`. All times
-    are in seconds.
+    are in seconds. `share` of the limit, of 1, is that of these streams: the members of a group share it.
     """
 
     streams: int
@@ -28,6 +35,7 @@ class Load(NamedTuple):
     workers: int = 1
     gap: float = 0.0
     interval_max: float = 0.0
+    share: float = 1.0
 
     @property
     def needed(self) -> float:
@@ -37,7 +45,8 @@ class Load(NamedTuple):
     @property
     def possible(self) -> float:
         """Requests per second that the rate limit and the workers allow."""
-        return min(self.per_second, self.workers / self.seconds) if self.seconds else self.per_second
+        limit = self.per_second * self.share
+        return min(limit, self.workers / self.seconds) if self.seconds else limit
 
     @property
     def is_too_high(self) -> bool:
@@ -65,9 +74,17 @@ class Load(NamedTuple):
             return f"every {self.interval:g} s{up_to}"
         return f"every {self.kept:.0f} s instead of every {self.interval:g} s"
 
+    @property
+    def advice(self) -> str:
+        """What to do if it is too high, by what is the limit."""
+        if self.needed <= self.possible:
+            return _OF_THE_PROCESS
+        return _OF_THE_LIMIT if self.possible == self.per_second * self.share else _OF_THE_WORKERS
+
     def __str__(self) -> str:
         """The arithmetic, in one line."""
-        limits = [f"jumpcloud.requests_per_second is {self.per_second:g}"]
+        of = f", and {_rate(self.per_second * self.share)} of that are for these streams" if self.share < 1 else ""
+        limits = [f"jumpcloud.requests_per_second is {self.per_second:g}{of}"]
         if self.seconds:
             sent = f"{_rate(self.workers / self.seconds)} at {self.seconds:.2f} s each"
             limits.append(f"{_do(self.workers, 'worker', 'send')} {sent}")

@@ -29,7 +29,7 @@ FULL: dict[str, Any] = {
 OVERLOAD = (
     "overload: 160 streams need 5.7 requests/s for polls every 30 s; 5.0 are possible: jumpcloud.requests_per_second "
     "is 5. Each stream is polled every 35 s instead of every 30 s; raise "
-    "jumpcloud.interval or jumpcloud.requests_per_second, or run several processes"
+    "jumpcloud.interval, jumpcloud.interval_max or jumpcloud.requests_per_second; more processes share that limit"
 )
 CHECK = "`in-jumpcloud check` names the cause"
 SLOW = "see the log, and how long requests take; no event is lost"
@@ -216,6 +216,29 @@ def test_load() -> None:
         "jumpcloud.requests_per_second is 5, 1 worker sends 2.0 at 0.50 s each"
     )
     assert Load(1, 30, 204, 5, gap=45).is_too_high
+
+
+def test_the_advice_is_about_what_limits() -> None:
+    """More processes share the limit of requests: they only help where the processor is what limits."""
+    of_limit, of_workers, of_process = (
+        Load(160, 30, 204, 5, seconds=0.1, workers=4),
+        Load(140, 30, 204, 5, seconds=1.0, workers=4),
+        Load(20, 30, 204, 5, seconds=0.1, workers=4, gap=60),
+    )
+    assert all(each.is_too_high for each in (of_limit, of_workers, of_process))
+    assert "requests_per_second; more processes share that limit" in of_limit.advice
+    assert "several processes" not in of_limit.advice + of_workers.advice
+    assert "jumpcloud.workers" in of_workers.advice
+    assert "where the processor is the limit, let several processes" in of_process.advice
+
+
+def test_a_member_has_its_share_of_the_limit() -> None:
+    """What is too much for the group is too much for each member."""
+    whole = Load(300, 30, 0, 5)
+    third = Load(100, 30, 0, 5, share=1 / 3)
+    assert (whole.kept, round(third.kept)) == (60, 60)
+    assert "jumpcloud.requests_per_second is 5, and 1.7 of that are for these streams" in str(third)
+    assert "of that" not in str(whole)
 
 
 def test_the_interval_that_is_kept() -> None:

@@ -36,7 +36,7 @@ from in_jumpcloud.insights.event import parse_event
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.transport import Transport
 from in_jumpcloud.insights.window import Window
-from in_jumpcloud.load import OVERLOAD_ADVICE, Load
+from in_jumpcloud.load import Load
 from in_jumpcloud.streams import jumpcloud_of_stream, streams
 from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, rfc3339, whole_minute
 
@@ -193,7 +193,7 @@ class _Queries:
         """Compare what the streams need with the rate limit, at the speed of the requests of this check."""
         load = load._replace(seconds=self._api.statistics().latencies.mean())
         if load.is_too_high:
-            return warning("load", str(load), OVERLOAD_ADVICE)
+            return warning("load", str(load), load.advice)
         return ok("load", str(load))
 
     def check_counts(self, scope: Scope) -> CheckResult:

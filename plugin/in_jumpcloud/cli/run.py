@@ -26,7 +26,6 @@ from in_jumpcloud.config.locations import describe_config_file
 from in_jumpcloud.config.schema import Config, LogSettings
 from in_jumpcloud.config.watch import ConfigWatch
 from in_jumpcloud.errors import ConfigError, InJumpCloudError, Stopped
-from in_jumpcloud.load import OVERLOAD_ADVICE
 from in_jumpcloud.monitoring import logs, snapshot
 from in_jumpcloud.monitoring.health import not_alive
 from in_jumpcloud.monitoring.server import StatusServer
@@ -276,7 +275,7 @@ class _Run:
         load = plugin.load()
         if load.is_too_high:
             if self._overloaded_at is None:
-                log.warning("overload: %s; %s", load, OVERLOAD_ADVICE)
+                log.warning("overload: %s; %s", load, load.advice)
             self._overloaded_at = now
         elif self._overloaded_at is not None and now > self._overloaded_at + _OVERLOAD_ENDS_SECONDS:
             self._overloaded_at = None

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from in_jumpcloud.collector import MAX_COMPARED_LAG
 from in_jumpcloud.counters import Counters, plural
 from in_jumpcloud.insights.clock import MAX_SKEW_SECONDS, WARN_SKEW_SECONDS
-from in_jumpcloud.load import OVERLOAD_ADVICE
 from in_jumpcloud.monitoring.snapshot import ReceiverStatus, Snapshot, StreamStatus
 from in_jumpcloud.monitoring.survey import MAX_UNEXPECTED, state_name
 from in_jumpcloud.text import format_duration
@@ -125,7 +124,7 @@ def _cause(stream: StreamStatus, snapshot: Snapshot) -> tuple[str, str]:
 
 def _overloaded(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     if snapshot.load and snapshot.load.is_too_high and not list(_no_receiver(snapshot)):
-        yield str(snapshot.load), OVERLOAD_ADVICE
+        yield str(snapshot.load), snapshot.load.advice
 
 
 def _clock_off(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
