@@ -36,7 +36,7 @@ def test_a_backfill_that_fails(tmp_path: Path, receiver: SimulatedReceiver) -> N
             catch_up(*plugin.collectors)
             spec = JobSpec(now - 20 * HOUR_MS, now - 10 * HOUR_MS, ("all",), again=False)
             plugin.resources.state.jobs.create(["default"], spec, now)
-            plugin.watch.step(stop)
+            plugin.streams.watch.step(stop)
             (backfill,) = plugin.backfills
             api.faults.always(Fault("status", status=503, message="by the test"))
             backfill.step(stop)
@@ -73,7 +73,7 @@ def test_turns(tmp_path: Path, receiver: SimulatedReceiver, backfill_first: bool
         (collector,) = plugin.collectors
         spec = JobSpec(now - 2 * HOUR_MS, now - HOUR_MS, ("all",), again=False)
         plugin.resources.state.jobs.create(["default"], spec, now)
-        plugin.watch.step(stop)
+        plugin.streams.watch.step(stop)
         (backfill,) = plugin.backfills
         while not backfill._began:
             backfill.step(stop)
@@ -99,12 +99,12 @@ def test_what_a_cancelled_backfill_leaves_parked(tmp_path: Path, receiver: Simul
         (collector,) = plugin.collectors
         catch_up(collector)
         state.jobs.create(["default"], JobSpec(now - 2 * HOUR_MS, now - HOUR_MS, ("all",), again=False), now)
-        plugin.watch.step(stop)
+        plugin.streams.watch.step(stop)
         (row,) = state.jobs.rows()
         refused = Refused(parse_event(raw).key, "parked", "refused", now, "jumpcloud", raw)
         state.for_job(row, shares_ledger=True).commit(row.stream, [refused.key], row.position, suspects=[refused])
         state.jobs.cancel(1, now)
-        plugin.watch.step(stop)
+        plugin.streams.watch.step(stop)
         collector.poller._poll_at = 0
         while collector.step(stop) == 0:
             pass

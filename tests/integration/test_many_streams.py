@@ -52,9 +52,9 @@ def test_new_streams_begin_in_one_transaction(receiver: SimulatedReceiver, tmp_p
                 assert not any(each.position.provisional for each in plugin.collectors)
             assert opening < 10
             assert statements.count("COMMIT") == opening
-        assert not plugin.resumed
+        assert not plugin.streams.resumed
         with app.open_app(settings) as plugin:
-            assert plugin.resumed == {each.name for each in plugin.collectors}
+            assert plugin.streams.resumed == {each.name for each in plugin.collectors}
             assert not any(
                 position is None or position.provisional
                 for position in (plugin.resources.state.position(each.name) for each in plugin.collectors)

@@ -36,7 +36,7 @@ def plugin(receiver: SimulatedReceiver, tmp_path: Path) -> Iterator[App]:
             receiver.faults.stall(2)
             spec = JobSpec(start_ms, start_ms + 2 * HOUR_MS, ("all",), again=True)
             plugin.resources.state.jobs.create(["default"], spec, now)
-            plugin.watch.step(threading.Event())
+            plugin.streams.watch.step(threading.Event())
             wait_until(lambda: receiver.received > 0)
             try:
                 yield plugin
@@ -59,7 +59,7 @@ def test_a_reload(plugin: App, receiver: SimulatedReceiver) -> None:
     wait_until(lambda: plugin.collectors != before)
 
     for _ in range(2):
-        plugin.watch.step(threading.Event())
+        plugin.streams.watch.step(threading.Event())
 
     assert not reloaded.is_set()
     wait_until(lambda: _acknowledged(plugin) == _COUNT)
@@ -70,7 +70,7 @@ def test_a_reload(plugin: App, receiver: SimulatedReceiver) -> None:
 def test_a_cancellation_before_the_end(plugin: App, receiver: SimulatedReceiver) -> None:
     """The end of the process waits for the ack, and what it acknowledges is written."""
     plugin.resources.state.jobs.cancel(None, now_ms())
-    plugin.watch.step(threading.Event())
+    plugin.streams.watch.step(threading.Event())
     assert plugin.backfills == []
 
     plugin.end()

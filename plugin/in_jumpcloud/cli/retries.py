@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import click
 
-from in_jumpcloud.app import ONCE_SECONDS
 from in_jumpcloud.backoff import backoff_delay
 from in_jumpcloud.cli import NAME
 from in_jumpcloud.errors import Retryable, Stopped
+from in_jumpcloud.once import ONCE_SECONDS
 from in_jumpcloud.runtime import SYSTEM
 from in_jumpcloud.text import shown
 

@@ -30,6 +30,7 @@ from in_jumpcloud.monitoring import logs, snapshot
 from in_jumpcloud.monitoring.health import not_alive
 from in_jumpcloud.monitoring.server import StatusServer
 from in_jumpcloud.monitoring.systemd import ServiceManager
+from in_jumpcloud.once import ONCE_SECONDS
 from in_jumpcloud.retry import Retry
 from in_jumpcloud.runtime import SYSTEM
 from in_jumpcloud.timestamps import now_ms
@@ -139,7 +140,7 @@ class _Run:
             self._troubles,
             self._stop,
             on_tick=self._tick_of_start,
-            give_up_after=app.ONCE_SECONDS if once else None,
+            give_up_after=ONCE_SECONDS if once else None,
             runtime=SYSTEM,
         )
 
@@ -224,7 +225,7 @@ class _Run:
     def _note_ignored_start(self, plugin: app.App) -> None:
         if not any(each.startswith("jumpcloud.start=") for each in self._overrides):
             return
-        known = sorted(plugin.resumed)
+        known = sorted(plugin.streams.resumed)
         if known:
             log.warning(
                 "-o jumpcloud.start is ignored for %s: a stream continues at its position in %s; `in-jumpcloud "

@@ -1,0 +1,346 @@
+"""Which streams and backfills run in this process: what the settings, the lists and the group say."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterable
+from contextlib import ExitStack, suppress
+from typing import NamedTuple
+
+from in_jumpcloud.backfill import Backfill, BackfillWatch
+from in_jumpcloud.collector import Collector, Stream, first_position
+from in_jumpcloud.config.schema import Config
+from in_jumpcloud.delivery_lock import DeliveryLock
+from in_jumpcloud.discovery import Discovery, discovery_settings, list_of
+from in_jumpcloud.errors import Fenced, InJumpCloudError, Stopped
+from in_jumpcloud.insights.pages_ahead import AheadLimit
+from in_jumpcloud.insights.window import Position
+from in_jumpcloud.member import MemberHost, key_digest, settings_digest
+from in_jumpcloud.resources import Resources, same_stream_settings
+from in_jumpcloud.runtime import Runtime
+from in_jumpcloud.scheduler import Scheduler, Unit
+from in_jumpcloud.state.group import Group
+from in_jumpcloud.state.jobs import JobRow
+from in_jumpcloud.streams import known_organizations, organizations_of, override_of, settings_of_stream, streams
+
+log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 1.0
+"""How soon streams that could not begin are tried again."""
+_NEVER_SECONDS = 3600.0
+
+
+class Replaced(NamedTuple):
+    """What new settings have replaced: `resources` can be closed once no step of `leaving` runs."""
+
+    resources: ExitStack
+    leaving: list[Unit]
+    kept: int
+    restarted: int
+
+
+class StreamSet:
+    """The collectors, the open backfills and the discovery. Methods are safe in any thread, where not said."""
+
+    def __init__(
+        self,
+        resources: Resources,
+        scheduler: Scheduler,
+        *,
+        wake: Callable[[], None],
+        only_backfills: bool,
+        give_up_after: float | None,
+        runtime: Runtime,
+    ) -> None:
+        """With `only_backfills` no stream is polled. `give_up_after`: as in Collector.
+
+        `wake` has the main thread call `follow_group` and start more workers.
+        """
+        self.discovery: Discovery | None = None
+        """What lists the organizations; None where they are in the configuration."""
+        self.resumed: set[str] = set()
+        """The streams that the last start or reload added and that had a position."""
+        self.begin_error: InJumpCloudError | None = None
+        """Why the group does not know all streams."""
+        self._resources = resources
+        self._scheduler = scheduler
+        self._wake = wake
+        self._only_backfills = only_backfills
+        self._give_up_after = give_up_after
+        self._runtime = runtime
+        self._ahead_limit = AheadLimit()
+        self._changing = runtime.lock()  # held while streams and backfills are added and removed
+        self._collectors: dict[str, Collector] = {}
+        self._backfills: dict[int, Backfill] = {}  # by unit
+        self._delivery_locks: dict[str, DeliveryLock] = {}  # by stream
+        self._organizations: list[str] | None = None  # those that the discovery found
+        self._group = resources.state.group
+        self._begun: set[str] = set()  # the streams that have a position
+        self._wanted: set[str] = set()  # those that the group knows
+        self._tokens: dict[str, int | None] = {}  # by stream, with which its collector was made; of a group
+        self.watch = BackfillWatch(resources.state, self._update_backfills)
+        scheduler.add([self.watch], is_background=True)
+        if self._group:
+            self._host = MemberHost(
+                resources,
+                collectors=lambda: self.collectors,
+                running=self._streams_running,
+                changed=wake,
+                runtime=runtime,
+            )
+            self._introduce(self._group)
+            scheduler.add([self._host], is_background=True)
+        self._discover()
+        self._add_streams()
+
+    def _introduce(self, group: Group) -> None:
+        """Tell the group of the settings that are in use."""
+        settings = self._resources.settings
+        group.follow(self._host, settings=settings_digest(settings), key=key_digest(settings))
+
+    @property
+    def collectors(self) -> list[Collector]:
+        """The collector of each stream."""
+        return list(self._collectors.values())
+
+    @property
+    def backfills(self) -> list[Backfill]:
+        """The streams of open backfills."""
+        return [each for each in list(self._backfills.values()) if not each.ended]
+
+    def apply(self, settings: Config) -> Replaced:
+        """Apply new settings. Streams that they do not change are not interrupted.
+
+        Raises:
+            ConfigError: they cannot be applied. The old ones stay.
+        """
+        with self._changing:
+            old = self._resources.settings
+            replaced = self._resources.apply(settings)
+            if discovery_settings(old) != discovery_settings(settings):
+                self._discover()
+            is_same, before, after = same_stream_settings(old, settings), old.jumpcloud, settings.jumpcloud
+            leaving = self._keep(
+                {name for name in self._names() if is_same and override_of(before, name) == override_of(after, name)}
+            )
+            kept = len(self._collectors)
+            if self._group:
+                self._introduce(self._group)
+            self._add_streams()
+            return Replaced(replaced, leaving, kept, len(self._collectors) - kept)
+
+    def follow_group(self) -> float:
+        """Run the streams that this member has now, and no others. Returns the seconds until it is due again."""
+        group = self._group
+        if group is None:
+            return _NEVER_SECONDS
+        self._resources.api.share_limit(group.share)
+        if self._only_backfills:
+            return _NEVER_SECONDS
+        with self._changing:
+            owned = group.owned
+            names = self._names()
+            here = {name for name in names if self._tokens.get(name) == owned.get(name)}
+            if here != self._collectors.keys() or here != names or self.begin_error:
+                self._keep(here)
+                self._add_streams()
+        return _RETRY_SECONDS if self.begin_error else _NEVER_SECONDS
+
+    def fenced(self, stream: str) -> None:
+        """Another process has taken over this stream."""
+        self._delivery_lock(stream).drop()
+        with self._changing:  # it may come back, with another token
+            self._tokens.pop(stream, None)
+
+    def has_left(self, backfill: Backfill) -> None:
+        """A backfill that was removed has ended its last step: what it leaves parked is sent again by its stream."""
+        if stream := self._collectors.get(backfill.stream.name):
+            stream.look_for_parked()
+
+    def write_owed(self) -> None:
+        """Write what could not be written until now, if it can be. Nothing runs any more."""
+        stop = self._runtime.event()
+        stop.set()  # a delivery that did not end in time has the lock
+        for stream, lock in self._delivery_locks.items():
+            if lock.owes:
+                try:
+                    lock.write_owed(stop)
+                except Fenced as error:
+                    log.info("%s", error)
+                except InJumpCloudError as error:
+                    text = "%s: %s; what was acknowledged last is sent again at the next start"
+                    log.error(text, stream, error)  # noqa: TRY400 - no traceback
+
+    def _streams_running(self) -> set[str]:
+        """The streams of which something runs, or of which a commit is still to be written."""
+        at_once = self._runtime.event()
+        at_once.set()
+        running = {unit.stream.name for unit in self._scheduler.running() if isinstance(unit, Collector | Backfill)}
+        running |= {each.stream.name for each in self.collectors} | {each.stream.name for each in self.backfills}
+        owing = [(name, lock) for name, lock in list(self._delivery_locks.items()) if lock.owes and name not in running]
+        for name, lock in owing:
+            with suppress(InJumpCloudError):
+                lock.write_owed(at_once)
+            if lock.owes:
+                running.add(name)
+        return running
+
+    def _names(self) -> set[str]:
+        """The streams that are to run here."""
+        return {stream.name for stream in self._mine()}
+
+    def _mine(self) -> list[Stream]:
+        """The streams that are to run here: all, or those that this member has."""
+        if self._group is None:
+            return streams(self._resources.settings, self._organizations)
+        owned = self._group.owned  # also of those that only the lists of other members have
+        found = streams(self._resources.settings, organizations_of(owned))
+        return [stream for stream in found if stream.name in owned]
+
+    def _keep(self, names: Collection[str]) -> list[Unit]:
+        """Remove the streams but these, and their backfills: those of streams that come back are found again."""
+        leaving: list[Unit] = [each for name, each in self._collectors.items() if name not in names]
+        backfills = [unit for unit, each in self._backfills.items() if each.stream.name not in names]
+        leaving += [self._backfills.pop(unit) for unit in backfills]
+        self._scheduler.remove(leaving)
+        self._collectors = {name: each for name, each in self._collectors.items() if name in names}
+        return leaving
+
+    def _discover(self) -> None:
+        """Begin to list the organizations, if they are not in the configuration. What is polled stays until then."""
+        settings, state = self._resources.settings.jumpcloud, self._resources.state
+        if self.discovery:
+            self._scheduler.remove([self.discovery])
+        self.discovery = self._organizations = None
+        if not settings.is_discovered or self._only_backfills:
+            return
+        self._organizations = organizations_of(self._wanted or self._collectors)
+        self.discovery = Discovery(
+            settings,
+            list_of(settings, self._list_organizations),
+            known=lambda: known_organizations(state),
+            apply=self._update_organizations,
+            polled=self._organizations,
+            troubles=self._resources.troubles,
+            runtime=self._runtime,
+        )
+        self._scheduler.add([self.discovery])
+
+    def _list_organizations(self, provider: str | None, stop: threading.Event) -> dict[str, str]:
+        return self._resources.api.organizations(provider, stop)  # a reload may replace the client
+
+    def _update_organizations(self, organizations: list[str], stop: threading.Event) -> None:
+        """Have these organizations polled, and no others. A worker calls it.
+
+        Raises:
+            Stopped: `stop` was set.
+        """
+        with self._changing:
+            if stop.is_set():  # by a reload
+                raise Stopped
+            self._organizations = organizations
+            self._wanted = set()  # said again with each list: another member may have said otherwise, and be gone
+            self._keep(self._names())
+            self._add_streams()
+        self.watch.step(stop)  # they may have open backfills
+        self._wake()
+
+    def _delivery_lock(self, stream: str) -> DeliveryLock:
+        return self._delivery_locks.setdefault(stream, DeliveryLock(self._runtime))
+
+    def _update_backfills(self, rows: list[JobRow]) -> None:
+        """Start the open backfills that do not run, and stop those that are no longer open."""
+        with self._changing:
+            over = [self._backfills.pop(unit) for unit in self._backfills.keys() - {row.unit for row in rows}]
+            self._scheduler.remove(over)
+            for backfill in over:
+                self.has_left(backfill)
+            new = self._new_backfills(rows) if rows else []
+            self._backfills |= {each.row.unit: each for each in new}
+            self._scheduler.add(new)
+        if over or new:
+            self._wake()
+
+    def _new_backfills(self, rows: Iterable[JobRow]) -> list[Backfill]:
+        resources, organizations = self._resources, self._organizations
+        owned = self._group.owned if self._group else None
+        if owned is not None:
+            organizations = organizations_of(owned)
+        elif self._only_backfills and resources.settings.jumpcloud.is_discovered:
+            organizations = organizations_of(row.stream for row in rows)
+        known = {stream.name: stream for stream in streams(resources.settings, organizations)}
+        new: list[Backfill] = []
+        for row in rows:
+            if row.unit in self._backfills or (owned is not None and row.stream not in owned):
+                continue  # it runs, or another member delivers it
+            if row.stream not in known:
+                self._note_unknown(row)
+                continue
+            backfill = Backfill(
+                *(row, known[row.stream], resources.api, resources.for_pipeline),
+                settings_of_stream(resources.settings, known[row.stream]),
+                clock=resources.clock,
+                ahead_limit=self._ahead_limit,
+                delivery_lock=self._delivery_lock(row.stream),
+                give_up_after=self._give_up_after,
+                runtime=self._runtime,
+            )
+            new.append(backfill)
+        return new
+
+    def _note_unknown(self, row: JobRow) -> None:
+        """Write that a backfill is of no stream that there is."""
+        is_listed = self.discovery is None or self.discovery.count is not None
+        text = f"stream {row.stream} is not in the {'list of organizations' if self.discovery else 'configuration'}"
+        if is_listed and row.error != text:
+            self._resources.state.jobs.record_error(row.unit, text, self._runtime.now_ms())
+
+    def _add_streams(self) -> None:
+        """Create a collector for each stream that has none."""
+        if self._only_backfills:
+            return
+        self._begin_streams()
+        new = dict[str, Collector]()
+        owned = self._group.owned if self._group else {}
+        for stream in self._mine():
+            if stream.name not in self._collectors:
+                self._tokens[stream.name] = owned.get(stream.name)
+                new[stream.name] = Collector(
+                    stream,
+                    self._resources.api,
+                    self._resources.for_pipeline,
+                    settings_of_stream(self._resources.settings, stream),
+                    clock=self._resources.clock,
+                    ahead_limit=self._ahead_limit,
+                    delivery_lock=self._delivery_lock(stream.name),
+                    give_up_after=self._give_up_after,
+                    runtime=self._runtime,
+                )
+        self._collectors |= new
+        self._scheduler.add(new.values())
+
+    def _begin_streams(self) -> None:
+        """Store the first position of each stream that has none, in one transaction, also of those of other members."""
+        positions: dict[tuple[str, ...], dict[str, Position]] = {}  # by the services that are fetched from there on
+        found, now_ms = streams(self._resources.settings, self._organizations), self._resources.clock.now_ms()
+        self.resumed = {stream.name for stream in found if stream.name in self._begun}
+        for stream in found:
+            if stream.name not in self._begun:
+                settings = settings_of_stream(self._resources.settings, stream)
+                positions.setdefault(settings.jumpcloud.services, {})[stream.name] = first_position(settings, now_ms)
+        names = {stream.name for stream in found}
+        try:
+            for services, those in positions.items():
+                self.resumed |= self._resources.state.begin(those, services)
+                self._begun |= those.keys()
+            is_known = self.discovery is None or self.discovery.count is not None  # else they were not listed yet
+            if self._group and is_known and names != self._wanted:
+                self._group.want(names)
+                self._wanted = names
+            self.begin_error = None
+        except InJumpCloudError as error:
+            if self._group:  # else each stream finds that out
+                self.begin_error = error
+        except Exception:
+            log.exception("unexpected error at the start of streams; each begins by itself")
