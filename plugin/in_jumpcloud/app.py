@@ -63,6 +63,7 @@ class App:
         self.streams = StreamSet(
             *(resources, self.scheduler),
             wake=self.wake,
+            corrupt=self._end_with,
             only_backfills=only_backfills,
             give_up_after=ONCE_SECONDS if once else None,
             runtime=runtime,

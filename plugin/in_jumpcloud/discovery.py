@@ -100,13 +100,15 @@ class Discovery:
         known: Callable[[], Collection[str]],
         apply: Callable[[list[str], threading.Event], None],
         polled: Collection[str] = (),
+        polled_by_others: Callable[[], Collection[str]] = tuple,
         troubles: Troubles,
         runtime: Runtime,
     ) -> None:
         """`list_` lists them, and `apply` is called with those that are polled from now on. `polled` are already.
 
-        The first list is taken as it is. Until there is one, what is polled stays; if nothing is, `known` returns the
-        organizations of earlier runs.
+        The first list is taken as it is, unless there are some that are `polled_by_others`: then it is the next one of
+        theirs. Until there is a list, what is polled stays; if nothing is, `known` returns the organizations of earlier
+        runs.
         """
         self.counters = Counters(liveness=Liveness(runtime.monotonic))
         self.count: int | None = None
@@ -118,6 +120,8 @@ class Discovery:
         self._list = list_
         self._known = known
         self._apply = apply
+        self._polled_by_others: Callable[[], Collection[str]] | None = polled_by_others
+        self._is_next = False  # of the lists of others
         self._is_file = settings.organizations_file is not None
         self._every = _FILE_SECONDS if self._is_file else float(settings.discover.every)
         self._polled = list(polled)
@@ -147,11 +151,13 @@ class Discovery:
     def _step(self, stop: threading.Event) -> float:
         is_first = self.count is None
         try:
+            self._continue_others()
             listed = self._list(stop)
             if self._is_file and not is_first and listed != self._read:
                 self._read = listed
                 return _SETTLE_SECONDS
-            change = self._roll.change(listed, patience=1 if self._is_file or is_first else _LISTS_WITHOUT)
+            is_believed = self._is_file or (is_first and not self._is_next)
+            change = self._roll.change(listed, patience=1 if is_believed else _LISTS_WITHOUT)
         except (Stopped, StateCorrupt):
             raise
         except InJumpCloudError as error:
@@ -163,6 +169,13 @@ class Discovery:
         if change.joined or change.left:
             _report(change, listed, is_first=is_first)
         return self._every
+
+    def _continue_others(self) -> None:
+        if self._polled_by_others is None:
+            return
+        if polled := list(self._polled_by_others()):
+            self._polled, self._roll, self._is_next = polled, Roll(polled), True
+        self._polled_by_others = None
 
     def _failed(self, error: InJumpCloudError, stop: threading.Event) -> float:
         """Report it, and poll what was polled. At the start that is what the state knows."""

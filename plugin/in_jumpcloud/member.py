@@ -11,7 +11,7 @@ import msgspec
 from in_jumpcloud.collector import Collector
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.counters import Counters
-from in_jumpcloud.errors import InJumpCloudError, Retryable
+from in_jumpcloud.errors import InJumpCloudError, Retryable, StateCorrupt
 from in_jumpcloud.insights.api import Scope
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.resources import Resources
@@ -35,11 +35,13 @@ class MemberHost:
         collectors: Callable[[], list[Collector]],
         running: Callable[[], Collection[str]],
         changed: Callable[[], None],
+        corrupt: Callable[[StateCorrupt], None],
         runtime: Runtime,
     ) -> None:
-        """`running` and `changed` are as in Host."""
+        """`running`, `changed` and `corrupt` are as in Host."""
         self.counters = Counters()
         self.changed = changed
+        self.corrupt = corrupt
         self.running = running
         self._resources = resources
         self._collectors = collectors

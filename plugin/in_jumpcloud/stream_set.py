@@ -9,11 +9,12 @@ from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from in_jumpcloud.backfill import Backfill, BackfillWatch
+from in_jumpcloud.backoff import MAX_DELAY
 from in_jumpcloud.collector import Collector, Stream, first_position
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.delivery_lock import DeliveryLock
 from in_jumpcloud.discovery import Discovery, discovery_settings, list_of
-from in_jumpcloud.errors import Fenced, InJumpCloudError, Stopped
+from in_jumpcloud.errors import Fatal, Fenced, InJumpCloudError, StateCorrupt, Stopped
 from in_jumpcloud.insights.pages_ahead import AheadLimit
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.member import MemberHost, key_digest, settings_digest
@@ -49,13 +50,14 @@ class StreamSet:
         scheduler: Scheduler,
         *,
         wake: Callable[[], None],
+        corrupt: Callable[[StateCorrupt], None],
         only_backfills: bool,
         give_up_after: float | None,
         runtime: Runtime,
     ) -> None:
         """With `only_backfills` no stream is polled. `give_up_after`: as in Collector.
 
-        `wake` has the main thread call `follow_group` and start more workers.
+        `wake` has the main thread call `follow_group` and start more workers. `corrupt`: the state cannot be used.
         """
         self.discovery: Discovery | None = None
         """What lists the organizations; None where they are in the configuration."""
@@ -77,7 +79,9 @@ class StreamSet:
         self._organizations: list[str] | None = None  # those that the discovery found
         self._group = resources.state.group
         self._begun: set[str] = set()  # the streams that have a position
-        self._wanted: set[str] = set()  # those that the group knows
+        self._wanted: set[str] = set()  # those that this process has named to the group
+        self._lists = True  # whether it is to list the organizations
+        self._begin_at = 0.0  # when streams that could not begin are tried again
         self._tokens: dict[str, int | None] = {}  # by stream, with which its collector was made; of a group
         self.watch = BackfillWatch(resources.state, self._update_backfills)
         scheduler.add([self.watch], is_background=True)
@@ -87,6 +91,7 @@ class StreamSet:
                 collectors=lambda: self.collectors,
                 running=self._streams_running,
                 changed=wake,
+                corrupt=corrupt,
                 runtime=runtime,
             )
             self._introduce(self._group)
@@ -139,13 +144,16 @@ class StreamSet:
         if self._only_backfills:
             return _NEVER_SECONDS
         with self._changing:
+            if self._is_listed_once and self._lists != group.lists:
+                self._discover()
             owned = group.owned
             names = self._names()
             here = {name for name in names if self._tokens.get(name) == owned.get(name)}
-            if here != self._collectors.keys() or here != names or self.begin_error:
+            is_due = self.begin_error is not None and self._runtime.monotonic() >= self._begin_at
+            if here != self._collectors.keys() or here != names or is_due:
                 self._keep(here)
                 self._add_streams()
-        return _RETRY_SECONDS if self.begin_error else _NEVER_SECONDS
+        return max(0.0, self._begin_at - self._runtime.monotonic()) if self.begin_error else _NEVER_SECONDS
 
     def fenced(self, stream: str) -> None:
         """Another process has taken over this stream."""
@@ -209,11 +217,16 @@ class StreamSet:
 
     def _discover(self) -> None:
         """Begin to list the organizations, if they are not in the configuration. What is polled stays until then."""
-        settings, state = self._resources.settings.jumpcloud, self._resources.state
+        settings, state, group = self._resources.settings.jumpcloud, self._resources.state, self._group
         if self.discovery:
             self._scheduler.remove([self.discovery])
+            self._resources.troubles.end(self.discovery.name)  # the next one finds out
         self.discovery = self._organizations = None
+        self._lists = group is None or not self._is_listed_once or group.lists
         if not settings.is_discovered or self._only_backfills:
+            return
+        if not self._lists:
+            self._organizations = []
             return
         self._organizations = organizations_of(self._wanted or self._collectors)
         self.discovery = Discovery(
@@ -222,10 +235,16 @@ class StreamSet:
             known=lambda: known_organizations(state),
             apply=self._update_organizations,
             polled=self._organizations,
+            polled_by_others=lambda: organizations_of(group.wanted()) if group and len(group.view.members) > 1 else (),
             troubles=self._resources.troubles,
             runtime=self._runtime,
         )
         self._scheduler.add([self.discovery])
+
+    @property
+    def _is_listed_once(self) -> bool:
+        """Whether one member lists the organizations for all. A file each reads by itself: they may differ."""
+        return self._resources.settings.jumpcloud.organizations == "all"
 
     def _list_organizations(self, provider: str | None, stop: threading.Event) -> dict[str, str]:
         return self._resources.api.organizations(provider, stop)  # a reload may replace the client
@@ -321,9 +340,13 @@ class StreamSet:
         self._scheduler.add(new.values())
 
     def _begin_streams(self) -> None:
-        """Store the first position of each stream that has none, in one transaction, also of those of other members."""
+        """Store the first position of each stream that has none, in one transaction, also of those of other members.
+
+        The group learns which streams this process names.
+        """
         positions: dict[tuple[str, ...], dict[str, Position]] = {}  # by the services that are fetched from there on
-        found, now_ms = streams(self._resources.settings, self._organizations), self._resources.clock.now_ms()
+        found = streams(self._resources.settings, self._organizations) if self._lists else []
+        now_ms = self._resources.clock.now_ms()
         self.resumed = {stream.name for stream in found if stream.name in self._begun}
         for stream in found:
             if stream.name not in self._begun:
@@ -340,7 +363,12 @@ class StreamSet:
                 self._wanted = names
             self.begin_error = None
         except InJumpCloudError as error:
-            if self._group:  # else each stream finds that out
-                self.begin_error = error
+            self._cannot_begin(error, _RETRY_SECONDS)
         except Exception:
-            log.exception("unexpected error at the start of streams; each begins by itself")
+            log.exception("unexpected error at the start of streams; continuing")
+            self._cannot_begin(Fatal("unexpected error at the start of streams"), MAX_DELAY)
+
+    def _cannot_begin(self, error: InJumpCloudError, seconds: float) -> None:
+        """Each stream finds that out too, but not those that a group does not know."""
+        if self._group:
+            self.begin_error, self._begin_at = error, self._runtime.monotonic() + seconds

@@ -19,7 +19,7 @@ from support.state import key, keys, run_python
 
 from in_jumpcloud.config.schema import StateSettings
 from in_jumpcloud.config.types import DatabaseUrl
-from in_jumpcloud.errors import Fatal, Fenced, StateUnavailable
+from in_jumpcloud.errors import Fatal, Fenced, StateCorrupt, StateUnavailable
 from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position, Window
 from in_jumpcloud.state import opening
@@ -55,11 +55,18 @@ def open_store(settings: StateSettings, now_ms: int = NOW_MS, *, alone: bool = F
     return PostgresStore(settings, new_agent_id="the agent", now_ms=lambda: now_ms, alone=alone)
 
 
+def _columns(admin: psycopg.Connection, settings: StateSettings) -> set[tuple[str, ...]]:
+    """Of all tables."""
+    query = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = %s"
+    return set(admin.execute(query, (settings.schema,)).fetchall())
+
+
 class _Host:
     """Of a member in a test, which runs nothing."""
 
     def __init__(self) -> None:
         self.pauses: list[float] = []
+        self.errors: list[StateCorrupt] = []
 
     def changed(self) -> None:
         """It runs nothing anyway."""
@@ -75,6 +82,10 @@ class _Host:
     def pause(self, seconds: float) -> None:
         """Note it."""
         self.pauses.append(seconds)
+
+    def corrupt(self, error: StateCorrupt) -> None:
+        """Note it."""
+        self.errors.append(error)
 
 
 class TestOwners:
@@ -157,6 +168,52 @@ class TestOwners:
         wait_until(lambda: sizes() == [1, 1, 1])
         for each in members:
             each.close()
+
+    def test_lists_that_differ(self, state_url: StateSettings) -> None:
+        """What one member names is run, whatever the others name; what none names any more is not."""
+        names = ["s1", "s2", "s3"]
+        with open_store(state_url) as one, open_store(state_url) as other:
+            one.begin(dict.fromkeys(names, POSITION))
+            one.group.want(names)
+            other.group.want(names[:1])
+            assert list(one.group.wanted()) == names
+            other.group.want(())
+            assert list(one.group.wanted()) == names
+            one.group.want(names[1:])
+            assert list(one.group.wanted()) == names[1:]
+            other.group.want(names[:2])
+            one.group.want(())
+            assert list(one.group.wanted()) == names
+            other.group.want(names[:2])
+            assert list(one.group.wanted()) == names[:2]
+
+    def test_one_member_lists(self, state_url: StateSettings) -> None:
+        """Of those with the same settings one lists the organizations, and another one when it leaves."""
+        with open_store(state_url) as another:
+            members = [open_store(state_url) for _ in range(3)]
+            for each in members:
+                each.group.follow(_Host(), settings="the same", key="")
+            another.group.follow(_Host(), settings="others", key="")
+            for _ in range(3):
+                wait_until(lambda: sum(each.group.lists for each in members) == 1)
+                (found,) = [each for each in members if each.group.lists]
+                assert another.group.lists
+                members.remove(found)
+                found.close()
+
+    def test_a_position_of_another_program(self, state_url: StateSettings, admin: psycopg.Connection) -> None:
+        """A member that finds one ends, as with a damaged file: nothing is left out silently."""
+        host = _Host()
+        with open_store(state_url) as state:
+            state.begin({"a": POSITION})
+        admin.execute(f"UPDATE \"{state_url.schema}\".stream SET position = 'x'")  # noqa: S608 - our own
+        with pytest.raises(StateCorrupt, match="a position is not what in-jumpcloud writes"):
+            open_store(state_url)
+        admin.execute(f'UPDATE "{state_url.schema}".stream SET wanted = false')  # noqa: S608 - our own
+        with open_store(state_url) as state:
+            state.group.follow(host, settings="", key="")
+            admin.execute(f'UPDATE "{state_url.schema}".stream SET wanted = true')  # noqa: S608 - our own
+            wait_until(lambda: bool(host.errors))
 
     def test_a_claim_without_an_answer(self, state_url: StateSettings, admin: psycopg.Connection) -> None:
         """What a member owns by the server and does not run, it runs; what it runs and does not own, it drops."""
@@ -480,6 +537,20 @@ class TestBadInput:
         assert (
             f"of version 9, newer than version {VERSION} of this program; upgrade in-jumpcloud, or set another" in line
         )
+
+    def test_an_older_version(self, state_url: StateSettings, admin: psycopg.Connection) -> None:
+        """What it has is kept: the tables are those of today."""
+        with open_store(state_url) as state:
+            state.commit("a", keys(3, MINUTE), LATER)
+            state.record_error("b", "an error", 5)
+            before = list(state.export())
+        found = _columns(admin, state_url)
+        admin.execute(f'ALTER TABLE "{state_url.schema}".rate_limit RENAME TO budget')
+        admin.execute(f'ALTER TABLE "{state_url.schema}".member DROP COLUMN streams')
+        admin.execute(f'UPDATE "{state_url.schema}".identity SET version = 1, reads_from = 1')  # noqa: S608 - our own
+        with open_store(state_url) as state:
+            assert list(state.export()) == before
+        assert _columns(admin, state_url) == found
 
     def test_another_program(self, state_url: StateSettings, admin: psycopg.Connection) -> None:
         """Tables of another program are left alone."""

@@ -305,12 +305,14 @@ class _Run:
 
 def _names(plugin: app.App) -> str:
     names = [each.stream.name for each in plugin.collectors[:6]]
-    return ", ".join(names[:5] or ["the organizations are listed first"]) + (", …" if names[5:] else "")
+    none = "the organizations are listed first" if plugin.discovery else "no stream of the group yet"
+    return ", ".join(names[:5] or [none]) + (", …" if names[5:] else "")
 
 
 def _status(plugin: app.App) -> str:
     """For the service manager; it is not sent again when streams join or leave."""
-    return "streams come and go" if plugin.discovery else f"{len(plugin.collectors)} streams"
+    do_change = plugin.resources.settings.jumpcloud.is_discovered or plugin.resources.state.group
+    return "streams come and go" if do_change else f"{len(plugin.collectors)} streams"
 
 
 def _is_alive(plugin: app.App, started: float) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import NamedTuple, Protocol
 
+from in_jumpcloud.errors import StateCorrupt
+
 
 class Member(NamedTuple):
     """A process of the group. `silent` is how long ago it was last heard of, `uptime` how long it has run; in seconds.
@@ -37,7 +39,10 @@ class Host(Protocol):
     """What a member asks of the process that runs its streams. It is called in any thread, and never waits."""
 
     def changed(self) -> None:
-        """`Group.owned` has changed."""
+        """`Group.owned` or `Group.lists` has changed."""
+
+    def corrupt(self, error: StateCorrupt) -> None:
+        """The state cannot be used."""
 
     def running(self) -> Collection[str]:
         """The streams of which something runs, or of which a commit is still to be written."""
@@ -74,8 +79,21 @@ class Group(Protocol):
     def follow(self, host: Host, *, settings: str, key: str) -> None:
         """Take streams for `host` from now on. `settings` and `key` are digests of the settings and of the API key."""
 
+    @property
+    def lists(self) -> bool:
+        """Whether this process is the one, of those with the same settings, that asks which organizations there are."""
+
+    def wanted(self) -> Collection[str]:
+        """The streams that the group is to run.
+
+        Raises:
+            StateUnavailable, StateCorrupt: that cannot be read.
+        """
+
     def want(self, streams: Collection[str]) -> None:
-        """These streams are to be run by the group, and no others; the state has a position of each.
+        """The group is to run these streams, besides those that other members name; the state has their positions.
+
+        None: this process leaves it to the others to name them.
 
         Raises:
             StateUnavailable, StateCorrupt: that cannot be written.

@@ -38,19 +38,16 @@ class Connection(psycopg.Connection[Any]):
     """A connection whose statements end in time."""
 
     used_at = 0.0
+    seconds = STATEMENT_SECONDS
+    """How long a statement may take."""
 
-    def wait(
-        self,
-        gen: Generator[Any, Any, _R],
-        interval: float = 0.1,
-        timeout: float | None = STATEMENT_SECONDS,
-    ) -> _R:
+    def wait(self, gen: Generator[Any, Any, _R], interval: float = 0.1, timeout: float | None = None) -> _R:
         """Drive a generator of psycopg until it is done.
 
         Raises:
             OperationalError: it took too long. What the server does of it is not known.
         """
-        ends_at = time.monotonic() + min(timeout or STATEMENT_SECONDS, STATEMENT_SECONDS)
+        ends_at = time.monotonic() + min(timeout or self.seconds, self.seconds)
         poll = select.poll()
         try:
             wanted = next(gen)
@@ -58,7 +55,7 @@ class Connection(psycopg.Connection[Any]):
                 poll.register(self.pgconn.socket, _events(wanted))
                 seconds = min(interval, ends_at - time.monotonic())
                 if seconds <= 0:
-                    raise psycopg.OperationalError(f"no answer within {STATEMENT_SECONDS:g} s")
+                    raise psycopg.OperationalError(f"no answer within {self.seconds:.3g} s")
                 found = poll.poll(1 + seconds * 1000)
                 wanted = gen.send(_ready(found[0][1], wanted)) if found else (gen.send(Ready.NONE), wanted)[1]
         except StopIteration as done:
@@ -89,6 +86,8 @@ class Connections:
     """
 
     def __init__(self, settings: StateSettings, *, most: int = _MOST) -> None:
+        self.seconds = STATEMENT_SECONDS
+        """How long a statement may take on connections that are new."""
         self._settings = settings
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
@@ -151,6 +150,8 @@ class Connections:
             options = {name: value for name, value in _OPTIONS.items() if name not in conninfo_to_dict(conninfo)}
         except psycopg.ProgrammingError as error:
             raise ConfigError(Problem("state.url", one_line(error))) from None
-        return Connection.connect(
+        connection = Connection.connect(
             conninfo, autocommit=True, prepare_threshold=None, cursor_factory=RawCursor, **options
         )
+        connection.seconds = self.seconds
+        return connection

@@ -17,10 +17,10 @@ from in_jumpcloud.config.schema import StateSettings
 from in_jumpcloud.errors import ConfigError, Fenced, StateCorrupt, StateUnavailable
 from in_jumpcloud.state.database import Rows
 from in_jumpcloud.state.postgresql import schema
-from in_jumpcloud.state.postgresql.connections import Connection, Connections
+from in_jumpcloud.state.postgresql.connections import STATEMENT_SECONDS, Connection, Connections
 from in_jumpcloud.state.postgresql.errors import translated
 
-_TABLES = r"identity|member|budget|stream|ledger(?:_\d+)?|dead_letter|job"
+_TABLES = r"identity|member|rate_limit|stream|ledger(?:_\d+)?|dead_letter|job"
 _TABLE = re.compile(rf"\b(FROM|INTO|UPDATE|JOIN|TABLE) ({_TABLES})\b")
 _PARAMETER = re.compile(r"\?(\d*)")
 _BEGIN = "BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '30s'"
@@ -105,6 +105,10 @@ class PostgresDatabase:
             yield
         finally:
             self._of_thread.is_apart = False
+
+    def limit_apart(self, seconds: float) -> None:
+        """How long a statement of `apart` may take, if that is less than the others may."""
+        self._connections_apart.seconds = min(seconds, STATEMENT_SECONDS)
 
     @property
     def _pool(self) -> Connections:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from in_jumpcloud import __version__
 from in_jumpcloud.config.schema import MembersSettings
 from in_jumpcloud.counters import plural
-from in_jumpcloud.errors import StateUnavailable
+from in_jumpcloud.errors import StateCorrupt, StateUnavailable
 from in_jumpcloud.state.group import GroupView, Host, Member
 from in_jumpcloud.state.postgresql import ownership
 from in_jumpcloud.state.postgresql.database import PostgresDatabase
@@ -48,6 +48,9 @@ class _NoHost:
 
     def changed(self) -> None:
         """Nothing."""
+
+    def corrupt(self, error: StateCorrupt) -> None:
+        """The command finds that out too."""
 
     def running(self) -> Collection[str]:
         """None."""
@@ -92,6 +95,7 @@ class Membership:
         self._alone = self._is_stopped = False
         self._differs_since: float | None = None
         seconds = min(_TURN_SECONDS, self._lease / 3)
+        database.limit_apart(self._lease / 3)
         self._turns = Turns("state-member", self._turn, seconds, first=seconds)
 
     @property
@@ -142,9 +146,22 @@ class Membership:
         """As Group.follow."""
         self._settings, self._key, self._host = settings, key, host
 
+    @property
+    def lists(self) -> bool:
+        """As Group.lists. All members find the same one."""
+        able = {each.id: each.able for each in self._view.members}
+        others = [each for each in self._view.members if each.settings == self._settings and each.id != self.id]
+        this = (not able.get(self.id, True), self.id)
+        return all(this < (not each.able, each.id) for each in others)
+
+    def wanted(self) -> list[str]:
+        """As Group.wanted."""
+        return ownership.wanted(self._database)
+
     def want(self, streams: Collection[str]) -> None:
         """As Group.want. What this process can have of them it has at once."""
-        ownership.want(self._database, streams)
+        if left := ownership.want(self._database, streams):
+            log.info("%s: no member names %s any more", self._database.where, plural(left, "stream"))
         self.look()
 
     def look(self) -> None:
@@ -181,7 +198,7 @@ class Membership:
 
     def _turn(self) -> None:
         with self._turning, self._database.apart():
-            before, host, self._thread = self.owned, self._host, threading.get_ident()
+            before, host, self._thread = (self.owned, self.lists), self._host, threading.get_ident()
             try:
                 silent = self._renew()
                 if self._is_stopped:
@@ -192,9 +209,12 @@ class Membership:
                 share = shares({each.id: each.able for each in self._view.members}, self._view.streams).get(self.id, 0)
                 self._claim(host, share, {each.id: each for each in silent})
                 self._give_back(host, share)
+            except StateCorrupt as error:
+                host.corrupt(error)
+                raise
             finally:
                 self._thread = None
-                if self.owned != before:
+                if (self.owned, self.lists) != before:
                     host.changed()
 
     def _renew(self) -> list[ownership.Silent]:

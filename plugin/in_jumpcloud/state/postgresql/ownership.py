@@ -65,11 +65,16 @@ _CHECKSUM = (
 )
 _MINE = "SELECT name, token, position, NULL FROM stream WHERE owner = ? AND wanted"
 _RELEASE = "UPDATE stream SET owner = NULL WHERE owner = ? AND name = ANY(?::text[])"
-_WANT = "UPDATE stream SET wanted = (name = ANY(?1::text[])) WHERE wanted <> (name = ANY(?1::text[]))"
-_HELD = "SELECT extract(epoch FROM held_until - clock_timestamp())::float FROM budget WHERE key_hash = ?"
+_LIST = "UPDATE member SET streams = ?2::text[] WHERE id = ?1::uuid"
+_WANT = """
+WITH listed AS (SELECT DISTINCT unnest(streams) AS name FROM member)
+UPDATE stream SET wanted = NOT wanted WHERE wanted <> (name IN (SELECT name FROM listed)) RETURNING wanted
+"""
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('in_jumpcloud members ' || ?, 0))"
+_HELD = "SELECT extract(epoch FROM held_until - clock_timestamp())::float FROM rate_limit WHERE key_hash = ?"
 _HOLD = """
-INSERT INTO budget (key_hash, held_until) VALUES (?1, clock_timestamp() + make_interval(secs => ?2))
-ON CONFLICT (key_hash) DO UPDATE SET held_until = greatest(budget.held_until, excluded.held_until)
+INSERT INTO rate_limit (key_hash, held_until) VALUES (?1, clock_timestamp() + make_interval(secs => ?2))
+ON CONFLICT (key_hash) DO UPDATE SET held_until = greatest(rate_limit.held_until, excluded.held_until)
 """
 
 
@@ -104,8 +109,7 @@ def join(database: PostgresDatabase, member: Member, *, alone: bool = False) -> 
     """
     values = (database.member, member.name, member.version, member.address, member.lease, member.able, member.settings)
     with database.transaction() as transaction:
-        lock = "SELECT pg_advisory_xact_lock(hashtextextended('in_jumpcloud members ' || ?, 0))"
-        transaction.execute(lock, (database.schema,))
+        transaction.execute(_LOCK, (database.schema,))
         others = transaction.execute(_HOLDERS).fetchall()
         if others and (alone or others[0][1]):
             what = "only one process at a time can do this" if alone else "it lets no other process change the state"
@@ -171,10 +175,21 @@ def leave(database: PostgresDatabase) -> None:
         transaction.execute("DELETE FROM member WHERE id = ?", (database.member,))
 
 
-def want(database: PostgresDatabase, streams: Collection[str]) -> None:
-    """These streams are to be collected, and no others. Those that are not keep their positions."""
+def want(database: PostgresDatabase, streams: Collection[str]) -> int:
+    """These streams are to be collected, besides those that other members list. The others keep their positions.
+
+    None: this member lists none any more, which changes no stream. Returns how many are no longer collected.
+    """
     with database.transaction() as transaction:
-        transaction.execute(_WANT, (list(streams),))
+        transaction.execute(_LOCK, (database.schema,))  # of two at the same time the later one sees the lists of both
+        transaction.execute(_LIST, (database.member, list(streams) or None))
+        changed = transaction.execute(_WANT).fetchall() if streams else []
+        return sum(not wanted for (wanted,) in changed)
+
+
+def wanted(database: PostgresDatabase) -> list[str]:
+    """The streams that are to be collected."""
+    return [name for (name,) in database.read("SELECT name FROM stream WHERE wanted ORDER BY number")]
 
 
 def held_for(database: PostgresDatabase, key: str) -> float:

@@ -14,8 +14,8 @@ import psycopg
 from in_jumpcloud.errors import ConfigError, Problem, StateCorrupt, StateMissing, StateOutdated
 from in_jumpcloud.state.postgresql.connections import Connection
 
-VERSION = 1
-_READS_FROM = 1
+VERSION = 2
+_READS_FROM = 2
 """The oldest version whose program can use the tables as they are now."""
 _OLDEST_SERVER = 130_000
 """https://www.postgresql.org/support/versioning/: ON CONFLICT and partitions as they are used here are older."""
@@ -38,9 +38,10 @@ CREATE TABLE {0}.member (                -- the processes that use the state
     alone boolean NOT NULL DEFAULT false, -- it lets no other process change the state
     able boolean NOT NULL,               -- it can reach JumpCloud and a receiver; otherwise its share is 0
     held int NOT NULL DEFAULT 0,         -- how many streams it has
-    settings_hash text NOT NULL          -- a digest of the settings that all should share
+    settings_hash text NOT NULL,         -- a digest of the settings that all should share
+    streams text[]                       -- those that it lists; NULL: it leaves that to others
 );
-CREATE TABLE {0}.budget (                -- of requests to JumpCloud, for each API key
+CREATE TABLE {0}.rate_limit (            -- of requests to JumpCloud, for each API key
     key_hash text PRIMARY KEY,
     held_until timestamptz NOT NULL      -- it has asked for a pause
 );
@@ -104,7 +105,12 @@ CREATE TABLE {0}.job (                   -- one stream of a backfill, as in sqli
     updated_ms bigint NOT NULL
 );
 """
-_MIGRATIONS: dict[int, str] = {}
+_MIGRATIONS: dict[int, str] = {
+    1: """
+ALTER TABLE {0}.budget RENAME TO rate_limit;
+ALTER TABLE {0}.member ADD COLUMN streams text[];
+""",
+}
 """From each older version to the next one. `{0}` is the schema. Within a release they only add."""
 
 
@@ -196,7 +202,7 @@ def prepare(connection: Connection, schema: str, where: str, new_agent_id: str) 
 def drop(connection: Connection, schema: str) -> None:
     """Remove the tables, and the schema if nothing else is in it."""
     with connection.transaction():
-        for table in ("ledger", "dead_letter", "job", "member", "budget", "stream", "identity"):
+        for table in ("ledger", "dead_letter", "job", "member", "rate_limit", "stream", "identity"):
             connection.execute(f"DROP TABLE {quoted(schema)}.{table}")
     with contextlib.suppress(psycopg.Error):  # it has other tables, or is not ours to remove
         connection.execute(f"DROP SCHEMA {quoted(schema)}")

@@ -1,0 +1,88 @@
+"""Organizations that are discovered by a group: one member lists them for all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from support.command import wait_until
+from support.streams import running_in, stream_settings
+
+from in_jumpcloud import app
+from in_jumpcloud.config.schema import Config, DiscoverSettings, MembersSettings, StateSettings
+from in_jumpcloud.config.types import Duration, Start
+from in_jumpcloud.simulator.api import SimulatedApi
+from in_jumpcloud.simulator.events import EventSource
+from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import MINUTE_MS, now_ms
+
+pytestmark = pytest.mark.timeout(90)
+EVERY = 1.0
+
+
+def sources(first: int, end: int) -> dict[str, EventSource]:
+    """Organizations without events."""
+    start_ms = now_ms() - 60 * MINUTE_MS
+    return {
+        name: EventSource(start_ms=start_ms, per_minute=0, organization=name)
+        for name in (f"o{number:05}" for number in range(first, end))
+    }
+
+
+@contextmanager
+def member(settings: Config) -> Iterator[app.App]:
+    """A member of the group."""
+    with app.open_app(settings) as plugin, running_in(plugin):
+        yield plugin
+
+
+def run_by(members: Collection[app.App]) -> list[str]:
+    """The organizations that have a stream in one of these, sorted."""
+    return sorted(each.stream.scope.organization or "" for plugin in members for each in plugin.collectors)
+
+
+def test_one_member_lists_for_all(
+    receiver: SimulatedReceiver, tmp_path: Path, state_url: StateSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who joins or leaves does so for all. When that member leaves, another lists; an empty list changes nothing."""
+    caplog.set_level("INFO")
+    with SimulatedApi(sources(0, 20)) as api, ExitStack() as stack:
+        settings = stream_settings(
+            *(api, receiver, tmp_path),
+            jumpcloud__organizations="all",
+            jumpcloud__discover=DiscoverSettings(every=Duration(EVERY)),
+            jumpcloud__interval=Duration(0.5),
+            jumpcloud__start=Start("1h"),
+        )
+        settings = msgspec.structs.replace(settings, state=state_url, members=MembersSettings(lease=Duration(5)))
+        ends = [ExitStack() for _ in range(3)]
+        members = [stack.enter_context(each).enter_context(member(settings)) for each in ends]
+        everybody = list(api.sources)
+        wait_until(lambda: run_by(members) == everybody)
+        wait_until(lambda: sum(each.discovery is not None for each in members) == 1)
+
+        api.sources.update(sources(20, 30))
+        wait_until(lambda: run_by(members) == list(api.sources))
+        wait_until(lambda: {each.headers.get("x-org-id") for each in list(api.requests)} >= set(api.sources))
+        del api.sources["o00000"]
+        wait_until(lambda: run_by(members) == list(api.sources))
+        held = dict(api.sources)
+
+        api.sources.clear()
+        (lister,) = [number for number, each in enumerate(members) if each.discovery]
+        ends.pop(lister).close()
+        members.pop(lister)
+        wait_until(lambda: any(each.discovery and each.discovery.error for each in members))
+        wait_until(lambda: run_by(members) == list(held))
+
+        # A list that lacks most of them is not believed either: the one before it was of another member.
+        api.sources.update(dict(list(held.items())[:2]))
+        wait_until(lambda: "27 that are polled are not in it" in caplog.text)
+        assert run_by(members) == list(held)
+        api.sources.update(held)
+        wait_until(lambda: all(not each.discovery or not each.discovery.error for each in members))
+        assert run_by(members) == list(held)
+    assert "Traceback" not in caplog.text
