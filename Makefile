@@ -10,6 +10,7 @@ PYTEST := $(BIN)/pytest -q -n $(WORKERS)
 
 help:
 	@echo "make demo      try it without an account: simulated JumpCloud -> plugin -> receiver"
+	@echo "               OPTIONS='--members 3': three processes on PostgreSQL, one of which is killed"
 	@echo
 	@echo "For contributors:"
 	@echo "make check     lint, types, import contracts, spelling and unit tests; about a minute"
@@ -34,8 +35,8 @@ help:
 	@echo "make idle      wake-ups, CPU and writes of an idle process, for two hours; OPTIONS='--streams 1 --seconds 600'"
 	@echo "make clean     remove the virtual environment and the caches"
 
-demo: .venv/runtime
-	@$(BIN)/in-jumpcloud demo
+demo: .venv/runtime $(if $(findstring --members,$(OPTIONS)),.venv/postgresql)
+	@$(BIN)/in-jumpcloud demo $(OPTIONS)
 
 check: lint unit
 
@@ -121,6 +122,10 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/postgresql: .venv/runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group postgresql
 	@touch $@
 
 .venv/dev: .venv/runtime
