@@ -290,7 +290,7 @@ class Collector:
             if not self._begun:
                 self._begin()
             recovered = self.poller.step(stop)
-            self.reconciler.plan_ms = self.poller.plan_ms
+            self.reconciler.plan_ms = self.poller.plan.ms
             self._note_progress(stop)
         else:
             self._ask_time(stop)

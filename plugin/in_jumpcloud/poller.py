@@ -24,30 +24,24 @@ from in_jumpcloud.errors import (
     Retryable,
     StateUnavailable,
 )
-from in_jumpcloud.insights.clock import ANSWERS_THAT_AGREE, WARN_SKEW_SECONDS, EarlierClock
+from in_jumpcloud.insights.clock import WARN_SKEW_SECONDS, EarlierClock
 from in_jumpcloud.insights.event import parse_event
 from in_jumpcloud.insights.page_limit import PageLimit
 from in_jumpcloud.insights.pages import Page, PageCalls, Pager, behind
 from in_jumpcloud.insights.pages_ahead import PagesAhead
-from in_jumpcloud.insights.plan import find_plan
 from in_jumpcloud.insights.window import Position, Window, WindowLength, plan_ahead, plan_window
+from in_jumpcloud.plan_reach import PlanReach
 from in_jumpcloud.runtime import Runtime
-from in_jumpcloud.timestamps import DAY_MS, HOUR_MS, MINUTE_MS, rfc3339
+from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, rfc3339
 
 log = logging.getLogger(__name__)
 
 REJECTED_DELAY = 300.0
 """Seconds until a request that JumpCloud rejected is repeated."""
-_PLAN_MARGIN_MS = MINUTE_MS
-"""How far after the beginning of the plan a stream starts, which moves on; twice as far each time that is refused."""
 _NEWEST_SECONDS = 5.0
 """How soon, at least, the end of a span is requested that is not over yet, by the clock of JumpCloud."""
 _FULL_EVENTS = 100
 """A first page of at least so many events, which fill half of it, shows how dense the events after its first are."""
-_PLAN_KNOWN_SECONDS = 6 * 3600.0
-"""How long the found reach of the plan is believed: a license that has lapsed may be renewed."""
-_NO_PLAN_SECONDS = 3600.0
-"""How soon the plan is searched again if no day was available: that takes a request for each plan."""
 
 
 class PollCalls(NamedTuple):
@@ -92,10 +86,7 @@ class Poller:
         """Failures of the window, without those for which JumpCloud named the delay."""
         self.is_backfilling = False
         """Whether the window ends so far before now that more windows follow it."""
-        self._plan_ms: int | None = None
-        self._plan_found_at = 0.0
-        self._search_at = 0.0  # no plan was found: not before this, unless the clocks change
-        self._searched_ahead_ms = 0
+        self.plan = PlanReach(clock, runtime)
         self._stream = stream
         self._calls = calls
         self._settings = settings
@@ -105,7 +96,6 @@ class Poller:
         self._until_ms = until_ms
         self._limit = PageLimit(settings.page_limit, settings.page_bytes)
         self._length = WindowLength(settings.window.ms)
-        self._margin_ms = _PLAN_MARGIN_MS
         self._pager: Pager | None = None
         self._planned: list[Window] = []  # those after the window, whose first pages are requested
         self._delivered = self._furthest = 0  # pages of the window, now and before its last failure
@@ -184,36 +174,14 @@ class Poller:
         self._planned.clear()
         self._calls.ahead.drop()
 
-    @property
-    def plan_ms(self) -> int | None:
-        """How far back the plan of the organization reaches, in milliseconds; None if it was not exceeded of late."""
-        is_known = self._runtime.monotonic() - self._plan_found_at < _PLAN_KNOWN_SECONDS
-        return self._plan_ms if is_known else None
-
     def find_plan(self, wanted_ms: int, refusal: NotLicensed, stop: threading.Event) -> int:
-        """Find out, by requests for one event, how far back the plan reaches; it begins after `wanted_ms`.
-
-        Raises:
-            NotLicensed: no start helps: Directory Insights is not enabled.
-        """
+        """As PlanReach.find."""
 
         def probe(start_ms: int) -> None:
             self._counters.liveness.touch()
             self._calls.probe(start_ms, stop)
 
-        clock = self._clock
-        ahead_ms = clock.newest_ms() - clock.now_ms()
-        is_known = self._runtime.monotonic() < self._search_at and abs(ahead_ms - self._searched_ahead_ms) < MINUTE_MS
-        if not is_known and (plan := find_plan([clock.now_ms, clock.newest_ms], wanted_ms, probe)):
-            self._plan_ms, self._plan_found_at = clock.now_ms() - plan.begin_ms, self._runtime.monotonic()
-            return self._plan_ms
-        if not is_known:
-            self._search_at, self._searched_ahead_ms = self._runtime.monotonic() + _NO_PLAN_SECONDS, ahead_ms
-        if abs(clock.newest_ms() - clock.now_ms()) > MINUTE_MS:
-            # Only answers correct a clock that is behind, and while it is, all that it asks for is beyond the plan.
-            for _ in range(ANSWERS_THAT_AGREE):
-                self._calls.probe(clock.newest_ms() - HOUR_MS, stop)
-        raise refusal
+        return self.plan.find(wanted_ms, refusal, probe)
 
     def _restart_window(self, *, at_page: bool) -> None:
         """Page the window from its start again, or from the last page on. The ledger prevents duplicates."""
@@ -351,7 +319,7 @@ class Poller:
         if pager.done:
             self._pager = None
             self._contiguous_ms = window.end_ms if self._window_is_old else None
-            self._margin_ms = _PLAN_MARGIN_MS
+            self.plan.reached()
             self._counters.liveness.mark_progress()
             self._calls.done()
         elif self._stepped_over:
@@ -396,8 +364,7 @@ class Poller:
         self.reset()
         window = self.position.window
         wanted_ms = window.start_ms if window else self.position.watermark_ms
-        limit_ms = self._clock.now_ms() - self.find_plan(wanted_ms, refusal, stop) + self._margin_ms
-        self._margin_ms = min(DAY_MS, 2 * self._margin_ms)
+        limit_ms = self._clock.now_ms() - self.find_plan(wanted_ms, refusal, stop) + self.plan.margin_ms()
         reached_ms = self._reached_ms or wanted_ms
         if limit_ms > reached_ms:
             log.warning(

@@ -21,13 +21,18 @@ PACKAGE = Path(__file__).parents[2] / "plugin" / "in_jumpcloud"
 
 
 class Mutation(NamedTuple):
-    """Replace `old` by `new` in `file`, and each pair of `more`: the package then has this mistake again."""
+    """Replace `old` by `new` in `file`, and so each of `more`: the package then has this mistake again."""
 
     name: str
     file: str
     old: str
     new: str
-    more: tuple[tuple[str, str], ...] = ()
+    more: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def changes(self) -> tuple[tuple[str, str, str], ...]:
+        """Each file, with the text that is replaced there and its replacement."""
+        return (self.file, self.old, self.new), *self.more
 
 
 MUTATIONS = (
@@ -48,7 +53,7 @@ MUTATIONS = (
         "poller.py",
         "window = self._planned.pop(0)",
         "window = self._planned.pop()",
-        (("if window.start_ms == position.watermark_ms and ", "if "),),
+        (("poller.py", "if window.start_ms == position.watermark_ms and ", "if "),),
     ),
     Mutation(
         "late work has no turns while polls are due",
@@ -136,10 +141,10 @@ MUTATIONS = (
     ),
     Mutation(
         "a moving beginning of the plan is met with the same windows, from that beginning on",
-        "poller.py",
-        "self._margin_ms = min(DAY_MS, 2 * self._margin_ms)",
-        "self._margin_ms = 1 + MINUTE_MS",
-        (("watermark_ms = max(limit_ms, reached_ms)", "watermark_ms = max(limit_ms, wanted_ms)"),),
+        "plan_reach.py",
+        "self._margin_ms = self._margin_ms, min(DAY_MS, 2 * self._margin_ms)",
+        "self._margin_ms = self._margin_ms, 1 + MINUTE_MS",
+        (("poller.py", "watermark_ms = max(limit_ms, reached_ms)", "watermark_ms = max(limit_ms, wanted_ms)"),),
     ),
     Mutation(
         "the position is committed before the ack",
@@ -197,9 +202,9 @@ MUTATIONS = (
     ),
     Mutation(
         "a plan is known for ever",
-        "poller.py",
-        "return self._plan_ms if is_known else None",
-        "return self._plan_ms if is_known or True else None",
+        "plan_reach.py",
+        "return self._ms if is_known else None",
+        "return self._ms if is_known or True else None",
     ),
 )
 
@@ -210,13 +215,11 @@ def apply(mutation: Mutation, package: Path) -> None:
     Raises:
         ValueError: the text is not there once; the package has changed.
     """
-    path = package / mutation.file
-    text = path.read_text()
-    for old, new in ((mutation.old, mutation.new), *mutation.more):
+    for file, old, new in mutation.changes:
+        text = (package / file).read_text()
         if text.count(old) != 1:
-            raise ValueError(f"{mutation.name}: {mutation.file} does not contain the text once: {old}")
-        text = text.replace(old, new)
-    path.write_text(text)
+            raise ValueError(f"{mutation.name}: {file} does not contain the text once: {old}")
+        (package / file).write_text(text.replace(old, new))
 
 
 def seeds_that_find(mutation: Mutation, seeds: int) -> tuple[list[int], int]:
