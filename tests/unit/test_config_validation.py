@@ -254,3 +254,24 @@ def test_organizations(tmp_path: Path) -> None:
     assert load_config(
         None, [f"jumpcloud.api_key={KEY}"], environ={"IN_JUMPCLOUD_JUMPCLOUD__ORGANIZATIONS": "all"}
     ) == (load_config(None, [f"jumpcloud.api_key={KEY}", "jumpcloud.organizations=all"], environ={}))
+
+
+def test_members(tmp_path: Path) -> None:
+    """They share a server, have a lease in bounds, and an address that others can reach."""
+    start = "jumpcloud: {api_key: key}\nstate: {url: 'postgresql://us@db/x'}\n"
+    useless = "members.address: is of no use: http.listen is"
+    check_table(
+        tmp_path,
+        [
+            (start, []),
+            ("jumpcloud: {api_key: key}\nmembers: {lease: 20s}", ["members: needs state.url"]),
+            (f"{start}members: {{lease: 4s}}", ["members.lease: must be from 5s to 5m"]),
+            (f"{start}members: {{lease: 301s}}", ["members.lease: must be from 5s to 5m"]),
+            (f"{start}members: {{address: 'http://one:2021'}}", [f"{useless} 127.0.0.1:2021; set it to 0.0.0.0:2021"]),
+            (f"{start}members: {{address: 'one:2021'}}\nhttp: {{listen: null}}", [f"{useless} off"]),
+            (f"{start}members: {{address: 'http://one:2021'}}\nhttp: {{listen: '0.0.0.0:2021'}}", []),
+            (f"{start}members: {{address: 'http://127.0.0.1:2021'}}", []),
+            (f"{start}members: {{address: '[::1]:2021'}}", []),
+            (f"{start}members: {{address: one}}\nhttp: {{listen: one}}", ["http.listen: expected host and port"]),
+        ],
+    )

@@ -68,6 +68,28 @@ def _validate_members(config: Config) -> Iterator[Problem]:
         text = getattr(settings, name)
         if text is not None and not (text.isprintable() and text.strip()):
             yield Problem(f"members.{name}", _INVALID_CHARACTER)
+    yield from _validate_page_of_member(config)
+
+
+def _validate_page_of_member(config: Config) -> Iterator[Problem]:
+    """An address that others cannot reach is a mistake. One on this machine is for members that are all on it."""
+    address, listen = config.members.address, config.http.listen
+    if address is None or is_loopback(_host_of_address(address)):
+        return
+    try:
+        is_reachable = listen is not None and not is_loopback(parse_address(listen)[0])
+    except ValueError:
+        return  # it has a problem of its own
+    if not is_reachable:
+        yield Problem("members.address", f"is of no use: http.listen is {listen or 'off'}; set it to 0.0.0.0:2021")
+
+
+def _host_of_address(address: str) -> str:
+    """The host, with or without `http://`; empty if that is not clear."""
+    try:
+        return urlsplit(address if "//" in address else f"//{address}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _validate_account(settings: JumpCloudSettings) -> Iterator[Problem]:
