@@ -43,8 +43,8 @@ def programs() -> Path | None:
 class Server:
     """One cluster. Its data are in a directory that only its user can read."""
 
-    def __init__(self, directory: Path, programs: Path) -> None:
-        """Make its data; `directory` exists.
+    def __init__(self, directory: Path, programs: Path, primary: Server | None = None) -> None:
+        """Make its data; `directory` exists. With `primary` it is a hot standby of that server, which only reads.
 
         Raises:
             RuntimeError: that failed.
@@ -56,8 +56,8 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
-        self.password = secrets.token_hex(12)
-        self._create()
+        self.password: str = primary.password if primary else secrets.token_hex(12)
+        self._create(primary)
 
     @property
     def url(self) -> str:
@@ -123,12 +123,15 @@ class Server:
     def _data(self) -> Path:
         return self._directory / "data"
 
-    def _create(self) -> None:
+    def _create(self, primary: Server | None) -> None:
         file = self._directory / "password"
         file.write_text(self.password)
         if self._user:
             for path in (self._directory, file):
                 shutil.chown(path, self._user)
+        if primary:
+            self._run("pg_basebackup", "-D", self._data, "-d", primary.url, "-R", "--no-sync", "--checkpoint=fast")
+            return
         options = ["--username=postgres", "--auth=scram-sha-256", f"--pwfile={file}", "--encoding=UTF8", "--no-locale"]
         self._run("initdb", "-D", self._data, "--no-sync", *options)
 
@@ -153,8 +156,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def started(*options: str) -> Iterator[Server]:
-    """A server of its own.
+def started(*options: str, primary: Server | None = None) -> Iterator[Server]:
+    """A server of its own, or a hot standby of `primary`.
 
     Raises:
         RuntimeError: the wheel is missing, or the server does not start.
@@ -164,7 +167,7 @@ def started(*options: str) -> Iterator[Server]:
         raise RuntimeError(f"the wheel {WHEEL} is not installed")
     directory = Path(tempfile.mkdtemp(prefix="postgres-"))
     try:
-        server = Server(directory, found)
+        server = Server(directory, found, primary)
         try:
             server.start(*options)
             yield server
