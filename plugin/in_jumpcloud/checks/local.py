@@ -21,7 +21,6 @@ from in_jumpcloud.ecs.geoip import GeoIPLookup
 from in_jumpcloud.ecs.geoip_database import OLD_ADVICE
 from in_jumpcloud.ecs.geoip_search import DIRECTORIES, find_database
 from in_jumpcloud.errors import ConfigError, StateCorrupt, StateMissing, StateOutdated, StateUnavailable
-from in_jumpcloud.state import opening
 from in_jumpcloud.state.database import Holder
 from in_jumpcloud.state.opening import open_readonly
 
@@ -99,9 +98,6 @@ def check_databases(
 def check_state(settings: StateSettings, *, min_free_bytes: int = MIN_FREE_BYTES) -> Iterator[CheckResult]:
     """Check that the state is sound and can be written, and whether a process uses it."""
     path = settings.path
-    if settings.url:
-        yield from _check_server(settings)
-        return
     try:
         with open_readonly(settings) as state:
             streams = len(state.streams())
@@ -118,28 +114,6 @@ def check_state(settings: StateSettings, *, min_free_bytes: int = MIN_FREE_BYTES
         yield failed("state", message, f"give {_user()} access, or set another path", CONFIGURATION)
         return
     yield from _check_writable("state", "state.path", path, message, min_free_bytes)
-
-
-def _check_server(settings: StateSettings) -> Iterator[CheckResult]:
-    """Check that the server can be used, in a transaction that is rolled back, and whether a process uses the state."""
-    try:
-        server = opening.try_out(settings)
-        message = _server_usage(settings)
-    except (ConfigError, StateCorrupt, StateUnavailable) as error:
-        yield failed("state", error)
-    else:
-        yield ok("state", f"{settings.place}: {message}; {server}")
-
-
-def _server_usage(settings: StateSettings) -> str:
-    try:
-        with open_readonly(settings) as state:
-            user = f"in use by {state.holder}: the plugin is running" if state.holder else "not in use"
-            return f"streams: {len(state.streams())}, {user}"
-    except StateMissing as error:
-        return f"no state yet; {error.advice}"
-    except StateOutdated as error:
-        return f"{error.message}; {error.advice}"
 
 
 def check_dead_letters(settings: Config) -> Iterator[CheckResult]:

@@ -20,6 +20,7 @@ from in_jumpcloud.checks.jumpcloud import check_jumpcloud
 from in_jumpcloud.checks.receivers import check_receiver
 from in_jumpcloud.checks.result import CONFIGURATION, RECEIVER, CheckResult, exit_code, failed, ok
 from in_jumpcloud.checks.runner import Check, run_checks
+from in_jumpcloud.checks.server import check_server
 from in_jumpcloud.cli import examples, json_option, settings_options
 from in_jumpcloud.cli.signals import stop_on_signals
 from in_jumpcloud.config.environment import read_variables
@@ -150,7 +151,10 @@ def _checks(path: Path | None, settings: Config, stop: threading.Event, deadline
         Check("secrets", partial(local.check_secrets, path, settings)),
         Check("JumpCloud", partial(check_jumpcloud, settings, stop, deadline)),
         Check("database", partial(local.check_databases, settings.geoip)),
-        Check("state", partial(local.check_state, settings.state)),
+        Check(
+            "state",
+            partial(check_server, settings) if settings.state.url else partial(local.check_state, settings.state),
+        ),
         Check("dead letters", partial(local.check_dead_letters, settings)),
         *(
             Check(f"receiver {each}", partial(check_receiver, each, forward, stop, probe=probe), RECEIVER)

@@ -14,6 +14,7 @@ from typing import Any
 from in_jumpcloud.config.schema import MembersSettings, StateSettings
 from in_jumpcloud.errors import ConfigError, Problem, StateMissing
 from in_jumpcloud.state.database import Holder
+from in_jumpcloud.state.server import Server
 from in_jumpcloud.state.sqlite import files
 from in_jumpcloud.state.sqlite import store as sqlite_store
 from in_jumpcloud.state.sqlite.database import Connect
@@ -55,13 +56,14 @@ def exists(settings: StateSettings) -> bool:
     return bool(_postgresql().exists(settings)) if settings.url else settings.path.exists()
 
 
-def try_out(settings: StateSettings) -> str:
-    """Do on the server what a start does, and undo it. Returns the server and its version.
+def try_out(settings: StateSettings) -> Server:
+    """Do on the server what a start does, and undo it. Returns what the server says of itself.
 
     Raises:
         ConfigError, StateUnavailable, StateCorrupt: it cannot be used.
     """
-    return str(_postgresql().try_out(settings))
+    found: Server = _postgresql().try_out(settings)
+    return found
 
 
 def size(settings: StateSettings) -> int:

@@ -9,7 +9,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 
@@ -25,6 +25,7 @@ _TABLE = re.compile(rf"\b(FROM|INTO|UPDATE|JOIN|TABLE) ({_TABLES})\b")
 _PARAMETER = re.compile(r"\?(\d*)")
 _BEGIN = "BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '30s'"
 """A process that is frozen within a transaction must not keep a stream, or a new day, from the others."""
+_T = TypeVar("_T")
 _LONG = "SET LOCAL idle_in_transaction_session_timeout = 0"
 _BEGIN_SNAPSHOT = f"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; {_LONG}"
 
@@ -181,8 +182,12 @@ class PostgresDatabase:
         """The error for content that in-jumpcloud does not write."""
         return StateCorrupt(f"{self.where}: {what}", advice="restore its tables, or set another state.schema")
 
-    def try_out(self, prepare: Callable[[Connection], tuple[schema.Identity, int | None]]) -> str:
-        """Do what `open` and a first commit do, and undo it. Returns the server and its version.
+    def try_out(
+        self,
+        prepare: Callable[[Connection], tuple[schema.Identity, int | None]],
+        look: Callable[[Transaction, str], _T],
+    ) -> _T:
+        """Do what `open` and a first commit do, and undo it. Returns what `look` does, which gets the server's version.
 
         Raises:
             ConfigError, StateUnavailable, StateCorrupt: it cannot be used.
@@ -190,7 +195,8 @@ class PostgresDatabase:
         with self._errors(), self._connections.use() as connection, connection.transaction(force_rollback=True):
             prepare(connection)
             connection.execute(self.translate("UPDATE identity SET agent_id = agent_id"))
-            return f"PostgreSQL {connection.info.parameter_status('server_version')}"
+            version = f"PostgreSQL {connection.info.parameter_status('server_version')}"
+            return look(Transaction(connection, self.translate), version)
 
     def has_tables(self) -> bool:
         """Whether there are any in the schema.

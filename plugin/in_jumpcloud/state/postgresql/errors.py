@@ -6,9 +6,10 @@ import psycopg
 
 from in_jumpcloud.errors import ConfigError, InJumpCloudError, Problem, StateCorrupt, StateUnavailable
 
+RIGHTS_ADVICE = "let its user create the schema, or make it the owner of the schema and of its tables"
 _UNAVAILABLE_ADVICE = {
     "25006": "it is a read-only replica; name the primary, or add target_session_attrs=read-write to state.url",
-    "42501": "let its user create tables in the schema, or use those that are there",
+    "42501": RIGHTS_ADVICE,
     "53100": "free space on the disk of the server",
     "53300": "raise max_connections of the server, or use a pooler",
     "55P03": "another statement holds a lock; it is tried again",
@@ -20,9 +21,9 @@ _CORRUPT = ("3F", "42", "XX001", "XX002")
 """Missing schemas, tables and columns, and damage."""
 
 
-def one_line(error: BaseException) -> str:
-    """The text of an error, which may have several lines."""
-    return " ".join(str(error).split())
+def one_line(error: psycopg.Error) -> str:
+    """What the server says, without the statement; of an error that is not the server's, its text."""
+    return " ".join((error.diag.message_primary or str(error)).split())
 
 
 def translated(error: psycopg.Error, where: str, *, at_start: bool = False) -> InJumpCloudError:
@@ -32,9 +33,17 @@ def translated(error: psycopg.Error, where: str, *, at_start: bool = False) -> I
     """
     code = error.sqlstate or ""
     text = f"{where}: {one_line(error) or 'the connection was closed'}"
-    advice = _UNAVAILABLE_ADVICE.get(code, "")
+    advice = _UNAVAILABLE_ADVICE.get(code, _connection_advice(error) if at_start and not code else "")
     if at_start and code in _CONFIGURATION:
         return ConfigError(Problem("state.url", text), advice=advice)
     if code.startswith(_CORRUPT) and code not in _CONFIGURATION:
         return StateCorrupt(text, advice="restore its tables, or set another state.schema")
     return StateUnavailable(text, advice=advice)
+
+
+def _connection_advice(error: psycopg.Error) -> str:
+    """By how far it came: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQCONNECTIONUSEDPASSWORD."""
+    connection = error.pgconn
+    if connection and (connection.used_password or connection.needs_password):
+        return "check the user, the password and the database in state.url, and state.password"
+    return "check state.url, and that the server runs and takes connections from here"

@@ -16,7 +16,7 @@ import msgspec
 
 from in_jumpcloud.errors import StateUnavailable
 from in_jumpcloud.insights.window import Position
-from in_jumpcloud.state.database import Holder
+from in_jumpcloud.state.database import Holder, Transaction
 from in_jumpcloud.state.group import Member
 from in_jumpcloud.state.postgresql.database import PostgresDatabase
 
@@ -132,6 +132,11 @@ def judge(database: PostgresDatabase) -> list[Silent]:
 def members(database: PostgresDatabase) -> tuple[Member, ...]:
     """All members, by id."""
     return tuple(Member(*row) for row in database.read(_MEMBERS))
+
+
+def members_in(transaction: Transaction) -> tuple[Member, ...]:
+    """The same, in a transaction."""
+    return tuple(Member(*row) for row in transaction.execute(_MEMBERS).fetchall())
 
 
 def count(database: PostgresDatabase) -> tuple[int, int]:

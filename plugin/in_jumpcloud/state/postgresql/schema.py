@@ -13,6 +13,7 @@ import psycopg
 
 from in_jumpcloud.errors import ConfigError, Problem, StateCorrupt, StateMissing, StateOutdated
 from in_jumpcloud.state.postgresql.connections import Connection
+from in_jumpcloud.state.postgresql.errors import RIGHTS_ADVICE
 
 VERSION = 2
 _READS_FROM = 2
@@ -112,6 +113,22 @@ ALTER TABLE {0}.member ADD COLUMN streams text[];
 """,
 }
 """From each older version to the next one. `{0}` is the schema. Within a release they only add."""
+_OF_SCHEMA = "pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1"
+_NO_CREATE = f"SELECT n.nspname FROM {_OF_SCHEMA} AND NOT has_schema_privilege(n.oid, 'CREATE') LIMIT 1"  # noqa: S608 - our own
+_NOT_OWNED = f"""
+SELECT c.relname FROM {_OF_SCHEMA} AND c.relname LIKE 'ledger%' AND c.relkind IN ('r', 'p')
+    AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1 LIMIT 1
+"""  # noqa: S608 - our own
+_NO_RIGHT = f"""
+SELECT c.relname, p FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) p, {_OF_SCHEMA}
+    AND c.relkind IN ('r', 'p') AND NOT has_table_privilege(c.oid, p) ORDER BY 1, 2 LIMIT 1
+"""  # noqa: S608 - our own
+_RIGHTS = (
+    (_NO_CREATE, "may not create tables in the schema, and each day needs one"),
+    (_NOT_OWNED, "does not own the table {0}, and each day adds and drops one"),
+    (_NO_RIGHT, "has not the right to {1} in the table {0}"),
+)
+"""What a user may not do, and how to say it. Each query has a row if there is such a thing."""
 
 
 class Identity(NamedTuple):
@@ -181,10 +198,15 @@ def prepare(connection: Connection, schema: str, where: str, new_agent_id: str) 
 
     Returns:
         What is in the schema now, and the version that was there before; None if it was empty.
+
+    Raises:
+        ConfigError, StateCorrupt: as `identity`; or the user may not use the tables.
     """
     found = identity(connection, schema, where)
-    if found and found.version >= VERSION:
-        return found, found.version
+    if found:
+        _require_rights(connection, schema, where)
+        if found.version >= VERSION:
+            return found, found.version
     with connection.transaction():
         connection.execute(_LOCK, (schema,))
         found = identity(connection, schema, where)  # another process may have been first
@@ -197,6 +219,18 @@ def prepare(connection: Connection, schema: str, where: str, new_agent_id: str) 
             connection.execute(change, (VERSION, _READS_FROM))
     now: Any = identity(connection, schema, where)
     return now, found.version if found else None
+
+
+def _require_rights(connection: Connection, schema: str, where: str) -> None:
+    """Check at the start what else is missing only at the first commit, or of the next day.
+
+    Raises:
+        ConfigError: the user may not do all that a process does.
+    """
+    for query, lacks in _RIGHTS:
+        if found := connection.execute(query, (schema,)).fetchone():
+            problem = Problem("state.url", f"{where}: its user {lacks.format(*found)}")
+            raise ConfigError(problem, advice=RIGHTS_ADVICE)
 
 
 def drop(connection: Connection, schema: str) -> None:

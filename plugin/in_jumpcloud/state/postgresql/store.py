@@ -21,9 +21,11 @@ from in_jumpcloud.state.postgresql import ownership, schema
 from in_jumpcloud.state.postgresql.commit import BEGIN, COMMIT, NOTES
 from in_jumpcloud.state.postgresql.connections import Connection
 from in_jumpcloud.state.postgresql.database import PostgresDatabase
+from in_jumpcloud.state.postgresql.facts import facts
 from in_jumpcloud.state.postgresql.ledger import PostgresLedger, array
 from in_jumpcloud.state.postgresql.membership import Membership
 from in_jumpcloud.state.postgresql.upkeep import Upkeep, size
+from in_jumpcloud.state.server import Server
 from in_jumpcloud.state.store import MAX_DEAD_LETTER_BYTES, StateReader, StateStore
 from in_jumpcloud.timestamps import now_ms
 
@@ -328,15 +330,18 @@ def keeping_dead_letters(settings: StateSettings) -> Iterator[None]:
         yield
 
 
-def try_out(settings: StateSettings) -> str:
-    """Do what a start does, and undo it. Returns the server and its version.
+def try_out(settings: StateSettings) -> Server:
+    """Do what a start does, and undo it. Returns what the server says of itself.
 
     Raises:
         ConfigError, StateUnavailable, StateCorrupt: it cannot be used.
     """
     opened = PostgresDatabase(settings)
     with contextlib.closing(opened):
-        return opened.try_out(lambda connection: schema.prepare(connection, settings.schema, opened.where, ""))
+        return opened.try_out(
+            lambda connection: schema.prepare(connection, settings.schema, opened.where, ""),
+            lambda transaction, version: facts(opened, transaction, version),
+        )
 
 
 def exists(settings: StateSettings) -> bool:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 _FIRST_SECONDS = 3.0
 _COUNT_SECONDS = 30.0
 _DAYS_SECONDS = 3600.0
-_SIZE = (
+SIZE = (
     "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_catalog.pg_class c "
     "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = ? AND c.relkind = 'r'"
 )
@@ -30,7 +30,7 @@ _SIZE = (
 
 def size(database: PostgresDatabase) -> int:
     """The bytes of all tables and their indexes."""
-    return int(database.read(_SIZE, (database.schema,))[0][0])
+    return int(database.read(SIZE, (database.schema,))[0][0])
 
 
 class Upkeep:

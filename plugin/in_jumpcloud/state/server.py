@@ -1,0 +1,31 @@
+"""What a server says of itself, for people who set up a state there."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from in_jumpcloud.state.group import Member
+
+CONNECTIONS = 10
+"""So many connections one process has at most."""
+
+
+class Server(NamedTuple):
+    """A server that can hold the state.
+
+    `round_trip` is the time of a short statement, and `ahead` how far its clock is ahead of that of this machine, in
+    seconds. `isolation` and `synchronous_commit` are its defaults. `connections` are those that this program has now,
+    and `free` how many more it may have. `bytes` is the size of the state, `database_bytes` that of the whole database.
+    `members` are the processes that use the state now.
+    """
+
+    version: str
+    round_trip: float
+    ahead: float
+    isolation: str
+    synchronous_commit: str
+    connections: int
+    free: int
+    bytes: int
+    database_bytes: int
+    members: tuple[Member, ...]
