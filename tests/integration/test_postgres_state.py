@@ -25,7 +25,7 @@ from in_jumpcloud.insights.window import Position, Window
 from in_jumpcloud.state import opening
 from in_jumpcloud.state.dead_letters import Refused
 from in_jumpcloud.state.jobs import JobSpec
-from in_jumpcloud.state.postgresql import ownership
+from in_jumpcloud.state.postgresql import membership, ownership
 from in_jumpcloud.state.postgresql.days import keep_days
 from in_jumpcloud.state.postgresql.schema import VERSION
 from in_jumpcloud.state.postgresql.store import PostgresStore
@@ -200,6 +200,29 @@ class TestOwners:
                 assert another.group.lists
                 members.remove(found)
                 found.close()
+
+    def test_members_that_differ(
+        self,
+        state_url: StateSettings,
+        admin: psycopg.Connection,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """One line for all that have other settings, or another version, if that lasts longer than an upgrade."""
+        with open_store(state_url) as one, open_store(state_url) as other:
+            for member, settings in ((one, "these"), (other, "others")):
+                member.group.follow(_Host(), settings=settings, key="")
+                member.group.look()
+            table = f'"{state_url.schema}".member'
+            admin.execute(f"UPDATE {table} SET name = 'the other', version = '0.0.9' WHERE settings_hash = 'others'")  # noqa: S608 - our own
+            one.group.look()
+            assert "give all members" not in caplog.text
+            monkeypatch.setattr(membership, "_DIFFER_SECONDS", 0.0)
+            for _ in range(3):
+                one.group.look()
+        found = [each.getMessage() for each in caplog.records if "give all members" in each.getMessage()]
+        (line,) = (each for each in found if "the other has other settings, the other is of version 0.0.9" in each)
+        assert "the same settings and version, or events may be missing" in line
 
     def test_a_position_of_another_program(self, state_url: StateSettings, admin: psycopg.Connection) -> None:
         """A member that finds one ends, as with a damaged file: nothing is left out silently."""

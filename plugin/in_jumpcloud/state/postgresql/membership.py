@@ -262,17 +262,22 @@ class Membership:
         self._note_differences(members)
 
     def _note_differences(self, members: Collection[Member]) -> None:
-        """Log once that members have different settings, if that lasts: during an upgrade it does not."""
-        others = [each.name for each in members if each.settings and self._settings not in {"", each.settings}]
-        if not others:
+        """Log once that members have different settings or versions, if that lasts: during an upgrade it does not."""
+        others = [each for each in members if each.settings and self._settings not in {"", each.settings}]
+        found = [
+            *(f"{each.name} has other settings" for each in others),
+            *(f"{each.name} is of version {each.version}" for each in members if each.version != __version__),
+        ]
+        if not found:
             self._differs_since = None
         elif self._differs_since is None:
             self._differs_since = boottime()
         elif boottime() - self._differs_since > _DIFFER_SECONDS:
             self._differs_since = float("inf")
             log.warning(
-                "%s: %s has other settings than this process; give all members the same, or events may be missing",
-                *(self._database.where, ", ".join(others)),
+                "%s: this process is of version %s, and %s; give all members the same settings and version, or events "
+                "may be missing",
+                *(self._database.where, __version__, ", ".join(found)),
             )
 
     def _share_limit(self, host: Host) -> None:
