@@ -281,7 +281,7 @@ def test_what_becomes_wrong_gives_nothing_up(
     says_so: str,
     mend_it: str,
 ) -> None:
-    """While it runs, it waits with what it has; once it is right again it goes on, and each event came once."""
+    """While it runs, it waits with what it has; once it is right again it continues, and each event came once."""
     url = server.url.replace(f"postgres:{server.password}", "owner:pw")
     events = recent_events()
     with SimulatedApi(events) as api:

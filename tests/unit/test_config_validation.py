@@ -259,7 +259,7 @@ def test_organizations(tmp_path: Path) -> None:
 def test_members(tmp_path: Path) -> None:
     """They share a server, have a lease in bounds, and an address that others can reach."""
     start = "jumpcloud: {api_key: key}\nstate: {url: 'postgresql://us@db/x'}\n"
-    useless = "members.address: is of no use: http.listen is"
+    useless = "members.address: cannot be reached: http.listen is"
     check_table(
         tmp_path,
         [

@@ -81,7 +81,7 @@ def _validate_page_of_member(config: Config) -> Iterator[Problem]:
     except ValueError:
         return  # it has a problem of its own
     if not is_reachable:
-        yield Problem("members.address", f"is of no use: http.listen is {listen or 'off'}; set it to 0.0.0.0:2021")
+        yield Problem("members.address", f"cannot be reached: http.listen is {listen or 'off'}; set it to 0.0.0.0:2021")
 
 
 def _host_of_address(address: str) -> str:
