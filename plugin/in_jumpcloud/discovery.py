@@ -229,18 +229,23 @@ def list_of(settings: JumpCloudSettings, of_api: ListOfApi) -> List:
 
     def listed(stop: threading.Event) -> dict[str, str]:
         found = of_api(settings.provider_id, stop)
-        wanted = {each: name for each, name in found.items() if not _is_excluded(settings, each, name)}
+        wanted = {each: name for each, name in found.items() if _is_wanted(settings, each, name)}
         if not found:
             raise Fatal("JumpCloud's list is empty")
         if not wanted:
-            raise Fatal(f"{plural(len(found), 'organization')}, all excluded", advice="see jumpcloud.discover.exclude")
+            raise Fatal(
+                f"{plural(len(found), 'organization')}, of which none is to be polled", advice="see jumpcloud.discover"
+            )
         return wanted
 
     return listed
 
 
-def _is_excluded(settings: JumpCloudSettings, organization: str, name: str) -> bool:
-    return any(fnmatchcase(organization, each) or fnmatchcase(name, each) for each in settings.discover.exclude)
+def _is_wanted(settings: JumpCloudSettings, organization: str, name: str) -> bool:
+    def matches(patterns: tuple[str, ...]) -> bool:
+        return any(fnmatchcase(organization, each) or fnmatchcase(name, each) for each in patterns)
+
+    return matches(settings.discover.include) and not matches(settings.discover.exclude)
 
 
 def discovery_settings(settings: Config) -> tuple[object, ...]:

@@ -181,17 +181,21 @@ def test_the_state_knows_the_organizations(
 
 @pytest.mark.timeout(60)
 def test_those_of_a_provider(receiver: SimulatedReceiver, tmp_path: Path) -> None:
-    """A provider has more than a page of organizations, and its own stream; some are excluded by name or ID."""
+    """A provider has more than a page of organizations, and its own stream; some are chosen by name or ID."""
     everybody = sources(230) | {"provider:p1": source("p1")}
     with SimulatedApi(everybody) as api:
         settings = settings_of(
             *(api, receiver, tmp_path),
             jumpcloud__provider_id="p1",
-            jumpcloud__discover=DiscoverSettings(every=Duration(EVERY), exclude=("o00000", "Organization o0001*")),
+            jumpcloud__discover=DiscoverSettings(
+                every=Duration(EVERY),
+                include=("o001*", "Organization o000*"),
+                exclude=("o00000", "Organization o0001*"),
+            ),
         )
         with watched(settings) as seen, running_in(seen.plugin):
-            wait_until(lambda: len(seen.plugin.collectors) == 230 - 11 + 1)
-            assert seen.metrics()["in_jumpcloud_discovered_organizations"] == 219
+            wait_until(lambda: len(seen.plugin.collectors) == 200 - 11 + 1)
+            assert seen.metrics()["in_jumpcloud_discovered_organizations"] == 189
         skips = [each.path for each in api.requests if "providers" in each.path]
     assert skips.count("/api/v2/providers/p1/organizations") >= 3
 

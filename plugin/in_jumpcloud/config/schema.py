@@ -74,6 +74,7 @@ class DiscoverSettings(Section, frozen=True):
     """How the organizations are listed, where they are not in the configuration."""
 
     every: PositiveDuration = Duration(900)
+    include: Annotated[tuple[str, ...], _AtLeastOne] = ("*",)
     exclude: tuple[str, ...] = ()
 
 
