@@ -327,8 +327,12 @@ class Membership:
 
     def _give_back(self, host: Host, share: int) -> None:
         """Stop what is more than the share, and give it back once nothing of it runs: between two acks."""
-        tokens, running = self._database.tokens, host.running()
+        tokens = self._database.tokens
         surplus = max(0, len(tokens) - share)
+        if not surplus:
+            self._surplus = frozenset()
+            return
+        running = host.running()
         kept = self._surplus & tokens.keys()
         others = sorted(tokens.keys() - kept, key=lambda name: (name in running, name))
         self._surplus = frozenset([*sorted(kept), *others][:surplus])
