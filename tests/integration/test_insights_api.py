@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -177,6 +178,14 @@ def test_no_key_to_a_proxy_of_the_environment(
     monkeypatch.setenv(name, proxy.url)
     assert fetch(client(api.url)).events
     assert proxy.paths == []
+
+
+def test_the_environment_stays_as_it_is(client: Client, api: SimulatedApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request sets no variable, not even for a moment: other threads read them at the same time."""
+    changed: list[object] = []
+    monkeypatch.setattr(type(os.environ), "__setitem__", lambda *arguments: changed.append(arguments[1:]))
+    assert fetch(client(api.url)).events
+    assert changed == []
 
 
 def test_ca_file(client: Client, serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ class HttpExchange:
         """The proxies. One of the environment would get the key unencrypted with a plain URL: it is not used then."""
         if self._proxies or url.startswith("https:") or self._allow_plain_http:
             return self._proxies
-        return {"no_proxy": "*"}
+        return {"http": ""}  # not "no_proxy", for which requests sets a variable that all threads share
 
     def _read(self, response: requests.Response, deadline: RequestDeadline) -> bytes | bytearray:
         if response.status_code != requests.codes.ok:
