@@ -4,57 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from support.command import Command
 from support.fluent_bit import free_port
+from support.member import Asked, Member, Requests
 from support.postgres import Server, started
 from support.proxy import Proxy
 
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.timestamps import MINUTE_MS, now_ms
+from in_jumpcloud.simulator.receiver_wire import Entry
+from in_jumpcloud.timestamps import HOUR_MS, MINUTE_MS, now_ms
 
-_HOURS_MS = 3 * 60 * MINUTE_MS
+_HOURS_MS = 6 * HOUR_MS
 
 
 class Failed(Exception):
     """A mark was not reached."""
-
-
-class Member:
-    """One process of the group. It reaches the server through `proxy`, and the receiver through `way`."""
-
-    def __init__(self, name: str, settings: list[str], command: Command, proxy: Proxy, way: Proxy) -> None:
-        self.name = name
-        self.proxy = proxy
-        self.way = way
-        self._settings = settings
-        self._command = command
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it."""
-        self.process = self._command.start("run", *self._settings)
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal; wait for its end, if that ends it."""
-        assert self.process is not None
-        self.process.send_signal(number)
-        if number in {signal.SIGKILL, signal.SIGTERM}:
-            self.process.wait(60)
-            self.process = None
-
-    @property
-    def log(self) -> str:
-        """What it has logged."""
-        return self._command.log.read_text()
 
 
 class Cluster:
@@ -69,16 +42,21 @@ class Cluster:
         lease: float = 5.0,
         interval: float = 1.0,
         slack: float = 0.0,
+        workers: int = 8,
+        **settings: object,
     ) -> None:
-        """`slack`: the seconds that everything may take longer, on a busy machine."""
+        """`slack`: the seconds that everything may take longer, on a busy machine. `settings`: as for Command."""
         self._directory = directory
-        self._interval = interval
-        self.lease, self.slack = lease, slack
+        self._settings: dict[str, object] = {
+            "jumpcloud__interval": f"{interval}s",
+            "jumpcloud__start": "2m",
+            "jumpcloud__requests_per_second": 1000,
+            "jumpcloud__workers": workers,
+            **settings,
+        }
+        self.workers = workers
+        self.interval, self.lease, self.slack = interval, lease, slack
         self.streams = streams
-        self.takeovers: list[float] = []
-        """The seconds that each take-over took."""
-        self.chunk = 100
-        """So many records a chunk of one member has at most: all that its workers may send between two commits."""
         now = now_ms() // MINUTE_MS * MINUTE_MS
         self._sources = {
             f"org-{number:05}": EventSource(
@@ -91,53 +69,78 @@ class Cluster:
             for number in range(streams)
         }
         self.members: list[Member] = []
+        self.asked: list[Asked] = []
+        """Every request to JumpCloud."""
+        self.duplicate_chunks = 0
+        """How many chunks had an event that had come before."""
+        self.url_of: Callable[[Proxy], str] = lambda proxy: self.server.url.replace(
+            f":{self.server.port}/", f":{proxy.port}/"
+        )
+        """The URL of the state, for a member with this proxy."""
+        self._counting = threading.Lock()
+        self._stack = contextlib.ExitStack()
 
     @contextlib.contextmanager
     def running(self, members: int, *, server: Server | None = None) -> Iterator[None]:
         """Start it all, and wait until the streams are divided and have caught up; at the end, stop all."""
-        with contextlib.ExitStack() as stack:
-            self.server = server or stack.enter_context(started())
-            self.api = stack.enter_context(SimulatedApi(self._sources))
-            self.receiver = stack.enter_context(SimulatedReceiver(keep=False))
-            stack.callback(self._kill_all)
+        with self._stack:
+            self.server = server or self._stack.enter_context(started())
+            self.receiver = self._stack.enter_context(SimulatedReceiver(keep=False, on_records=self._count))
+            self._stack.callback(self._kill_all)
             for _ in range(members):
-                self.add(stack)
+                self.add()
             self.wait("the streams are not divided", self.is_balanced, 60)
             wanted, lost, duplicates = self.result()
             if lost or duplicates:
                 raise Failed(f"{wanted} events at the start: lost {lost}, duplicates {duplicates}")
             yield
 
-    def add(self, stack: contextlib.ExitStack) -> Member:
-        """Start one more member."""
+    def add(self, *, environ: dict[str, str] | None = None, together: threading.Barrier | None = None) -> Member:
+        """Start one more member, with these environment variables. It waits for others before it reaches the server."""
         name = f"member-{len(self.members)}"
-        proxy, way = stack.enter_context(Proxy(self.server.port)), stack.enter_context(Proxy(self.receiver.port))
+        proxy, way = (self._stack.enter_context(Proxy(port)) for port in (self.server.port, self.receiver.port))
+        api = SimulatedApi(self._sources)
+        api.requests = Requests(name, self.asked)
+        api.sources = self._sources
+        self._stack.enter_context(api)
+        if together:
+            proxy.to_server = _after(together)
         folder = self._directory / name
         folder.mkdir()
         command = Command(folder)
-        url = self.server.url.replace(f":{self.server.port}/", f":{proxy.port}/")
-        settings = command.settings(
-            *(self.api, way.port),
-            jumpcloud__organizations=list(self._sources),
-            jumpcloud__interval=f"{self._interval}s",
-            jumpcloud__start="2m",
-            jumpcloud__requests_per_second=1000,
-            state__path=None,
-            state__url=url,
-            members__name=name,
-            members__lease=f"{self.lease}s",
-            http__listen=f"127.0.0.1:{free_port()}",
-        )
-        member = Member(name, settings, command, proxy, way)
+        command.environ = environ or {}
+        port = free_port()
+        options = {
+            "jumpcloud__organizations": list(self._sources),
+            "state__path": None,
+            "state__url": self.url_of(proxy),
+            "members__name": name,
+            "members__lease": f"{self.lease}s",
+            "http__listen": f"127.0.0.1:{port}",
+        }
+        settings = command.settings(api, way.port, **options, **self._settings)
+        member = Member(name, settings, command, proxy=proxy, way=way, api=api, port=port)
         self.members.append(member)
         member.start()
         return member
 
+    def stop(self, members: Sequence[Member] | None = None) -> None:
+        """End these members, or all, in order; what they have delivered is written then."""
+        living = [each for each in (self.members if members is None else members) if each.is_alive]
+        for member in living:
+            member.ask_to_end()
+        for member in living:
+            member.wait()
+
     def _kill_all(self) -> None:
         for member in self.members:
-            if member.process and member.process.poll() is None:
-                member.process.send_signal(signal.SIGCONT)
+            if member.is_alive:
+                member.signal(signal.SIGCONT)
                 member.signal(signal.SIGKILL)
+
+    def _count(self, _tag: str, records: list[Entry]) -> None:
+        with self._counting:
+            self.duplicate_chunks += any(record["event"]["id"] in self.receiver.ids for _, record in records)
 
     def query(self, sql: str) -> list[Any]:
         """The rows of a query in the schema of the group."""
@@ -146,7 +149,7 @@ class Cluster:
             return connection.execute(sql.encode()).fetchall()
 
     def held(self) -> dict[str, int]:
-        """How many streams each living member has, by its name; those without owner under the empty name."""
+        """How many streams each member has, by its name; those without owner under the empty name."""
         rows = self.query(
             "SELECT coalesce(m.name, ''), count(*) FROM stream s LEFT JOIN member m ON m.id = s.owner "
             "WHERE wanted GROUP BY 1"
@@ -159,13 +162,16 @@ class Cluster:
             held = self.held()
         except psycopg.Error:
             return False
-        alive = [each.name for each in self.members if each.process and each.process.poll() is None]
-        counts = [held.get(name, 0) for name in alive]
+        counts = [held.get(each.name, 0) for each in self.members if each.is_alive]
         return sum(counts) == self.streams and max(counts) - min(counts) <= 1 and "" not in held
 
+    def tokens(self) -> dict[str, int]:
+        """How often each stream has been given an owner."""
+        return dict(self.query("SELECT name, token FROM stream"))
+
     def moves(self) -> int:
-        """How often streams have changed their owner: the sum of their tokens."""
-        return int(self.query("SELECT sum(token) FROM stream")[0][0])
+        """How often streams have been given an owner."""
+        return sum(self.tokens().values())
 
     @staticmethod
     def wait(what: str, condition: Callable[[], bool], seconds: float) -> float:
@@ -202,3 +208,19 @@ class Cluster:
         ids = dict(self.receiver.ids)
         lost = len(wanted - ids.keys())
         return len(wanted), lost, sum(ids.values()) - len(ids)
+
+    def acknowledged(self) -> int:
+        """How many events the state counts."""
+        return int(self.query("SELECT sum(acknowledged) FROM stream")[0][0])
+
+
+def _after(barrier: threading.Barrier) -> Callable[[bytes], bytes]:
+    """Forwards bytes, the first ones after all of the barrier have some."""
+    passed: list[int] = []
+
+    def forward(data: bytes) -> bytes:
+        if not passed:
+            passed.append(barrier.wait(30))
+        return data
+
+    return forward

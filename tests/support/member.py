@@ -1,0 +1,108 @@
+"""One process of a group in tests, and what it asked JumpCloud for."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+import urllib.request
+from collections import deque
+from pathlib import Path
+from typing import NamedTuple
+
+from support.command import Command
+from support.proxy import Proxy
+
+from in_jumpcloud.simulator.api import Request, SimulatedApi
+
+
+class Asked(NamedTuple):
+    """A request: the monotonic time at which it was answered, the member that sent it, the stream, the status."""
+
+    at: float
+    member: str
+    stream: str
+    status: int
+
+
+class Requests(deque[Request]):
+    """Of the API of one member: it keeps what the trials look at, of any number of requests."""
+
+    def __init__(self, member: str, log: list[Asked]) -> None:
+        super().__init__(maxlen=100)
+        self._member = member
+        self._log = log
+
+    def append(self, request: Request) -> None:
+        """Note a request."""
+        super().append(request)
+        self._log.append(Asked(time.monotonic(), self._member, request.headers.get("x-org-id", ""), request.status))
+
+
+class Member:
+    """It reaches the server through `proxy`, the receiver through `way`, and JumpCloud at `api`, which are its own."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: list[str],
+        command: Command,
+        *,
+        proxy: Proxy,
+        way: Proxy,
+        api: SimulatedApi,
+        port: int,
+    ) -> None:
+        """`port` is that of its pages."""
+        self.name = name
+        self.proxy = proxy
+        self.way = way
+        self.api = api
+        self.settings = settings
+        self.command = command
+        self.process: subprocess.Popen[bytes] | None = None
+        self._port = port
+
+    def start(self) -> None:
+        """Start it."""
+        self.process = self.command.start("run", *self.settings)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal; wait for its end, if that ends it."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        if number in {signal.SIGKILL, signal.SIGTERM}:
+            self.wait()
+
+    def ask_to_end(self) -> None:
+        """Send SIGTERM, once: a second one would end it at once."""
+        assert self.process is not None
+        self.process.terminate()
+
+    def wait(self) -> None:
+        """Wait for its end."""
+        assert self.process is not None
+        self.process.wait(60)
+        self.process = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """What it has logged."""
+        return self.command.log.read_text()
+
+    @property
+    def rss_mib(self) -> float:
+        """Its memory now."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+    def page(self, path: str) -> bytes:
+        """One of its pages."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=30) as answer:
+            return bytes(answer.read())

@@ -1,0 +1,124 @@
+"""What happens to members: they are killed, frozen, stopped, cut off, or cannot deliver."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+
+from tools.group_trial.trial import Trial
+
+_KILL_EVERY = 10.0
+_UNABLE_SECONDS = 32.0
+"""A receiver may be away for half a minute, before that a delivery may be under way."""
+_UNOWNED_SECONDS = 2.0
+"""How long a stream may be without an owner after a SIGTERM."""
+_DROPPED = 5
+"""Of so many answers one is lost."""
+
+
+def kills(trial: Trial) -> None:
+    """S1. A member is killed and started again: the others have its streams within a lease. A chunk may come twice."""
+    with trial.group() as cluster:
+        for _ in range(trial.rounds):
+            began = time.monotonic()
+            member = random.choice(cluster.members)
+            member.signal(signal.SIGKILL)
+            trial.taken_over(cluster, member)
+            member.start()
+            trial.divided(cluster)
+            time.sleep(max(0.0, began + _KILL_EVERY - time.monotonic()) if trial.rounds > 1 else 0.0)
+        trial.chunks = trial.rounds
+
+
+def frozen(trial: Trial) -> None:
+    """S3. A member is stopped for longer than its lease, and continued: what it was about to write is refused."""
+    with trial.group() as cluster:
+        for _ in range(trial.rounds):
+            member = random.choice(cluster.members)
+            member.signal(signal.SIGSTOP)
+            trial.taken_over(cluster, member)
+            time.sleep(min(cluster.lease, trial.seconds or cluster.lease))
+            member.signal(signal.SIGCONT)
+            trial.divided(cluster)
+        trial.chunks = trial.rounds
+
+
+def cut_off(trial: Trial) -> None:
+    """S6. What one member sends to the server is swallowed: it sends no more, and the others take its streams."""
+    with trial.group() as cluster:
+        for _ in range(trial.rounds):
+            member = random.choice(cluster.members)
+            forward = member.proxy.to_server
+            member.proxy.to_server = lambda _: b""
+            trial.taken_over(cluster, member)
+            member.proxy.to_server = forward
+            member.proxy.cut()
+            trial.divided(cluster)
+        trial.chunks = trial.rounds * cluster.workers
+
+
+def slow_answers(trial: Trial) -> None:
+    """S6. Every answer of the server to one member comes 2 s late: it may lose its streams, and nothing is lost."""
+    with trial.group() as cluster:
+        for _ in range(trial.rounds):
+            member = random.choice(cluster.members)
+            forward = member.proxy.to_client
+
+            def late(data: bytes) -> bytes:
+                time.sleep(2)
+                return data
+
+            member.proxy.to_client = late
+            time.sleep(trial.seconds or 4 * cluster.lease)
+            member.proxy.to_client = forward
+            trial.divided(cluster)
+        trial.chunks = trial.rounds * cluster.workers
+
+
+def rolling(trial: Trial) -> None:
+    """S7. Each member is stopped with SIGTERM and started again, one after the other: nothing is sent twice."""
+    with trial.group() as cluster:
+        before, unowned = cluster.moves(), 0.0
+        for _ in range(trial.rounds):
+            for member in cluster.members:
+                member.signal(signal.SIGTERM)
+                took = cluster.wait("not taken", lambda member=member: cluster.taken_over(member.name), 30)  # type: ignore[misc]
+                unowned = max(unowned, took)
+                member.start()
+                trial.divided(cluster)
+        trial.at_most("seconds without owner", unowned, _UNOWNED_SECONDS + trial.slack)
+        trial.at_most("streams moved", cluster.moves() - before, 2 * trial.rounds * cluster.streams)
+
+
+def lost_answers(trial: Trial) -> None:
+    """S11. Connections end while answers are under way: what was owned without an answer is run, commits count once."""
+    with trial.group() as cluster:
+        for _ in range(trial.rounds):
+            for member in cluster.members:
+                seen = [0]
+
+                def drop(data: bytes, seen: list[int] = seen) -> bytes | None:
+                    seen[0] += 1
+                    return None if seen[0] % _DROPPED == 0 else data
+
+                forward, member.proxy.to_client = member.proxy.to_client, drop
+                cluster.wait("no answer is dropped", lambda seen=seen: seen[0] > 6 * _DROPPED, 60)  # type: ignore[misc]
+                member.proxy.to_client = forward
+            trial.divided(cluster)
+
+
+def unable(trial: Trial) -> None:
+    """S12. The receiver of one member is away for 5 minutes: the others have its streams; later it has its share."""
+    with trial.group() as cluster:
+        for _ in range(trial.rounds):
+            member = random.choice(cluster.members)
+            forward, member.way.to_server = member.way.to_server, lambda _: None
+            began = time.monotonic()
+            most = _UNABLE_SECONDS + cluster.lease + trial.slack
+            took = cluster.wait("it keeps its streams", lambda: cluster.taken_over(member.name), 3 * most)  # noqa: B023
+            trial.at_most("taken over in", took, most)
+            time.sleep(max(0.0, began + (300.0 if trial.seconds is None else trial.seconds) - time.monotonic()))
+            member.way.to_server = forward
+            trial.note(f"has its share {trial.divided(cluster):.1f} s after its return")
+        trial.chunks = trial.rounds
