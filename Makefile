@@ -66,7 +66,7 @@ generate: .venv/dev
 
 lock: .venv/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra postgresql --generate-hashes --no-annotate \
 		--custom-compile-command "make lock" --output-file conf/requirements.txt pyproject.toml
 
 dist: .venv/dev

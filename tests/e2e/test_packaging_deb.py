@@ -23,7 +23,7 @@ from in_jumpcloud import __version__
 
 FOLDER = ROOT / "conf" / "debian"
 LOCK = ROOT / "conf" / "requirements.txt"
-EXTENSIONS = ("maxminddb", "msgpack", "msgspec", "yaml")
+EXTENSIONS = ("maxminddb", "msgpack", "msgspec", "psycopg_binary", "yaml")
 PYTHON = Path("/usr/bin/python3")
 SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 DPKG = shutil.which("dpkg-deb")
@@ -43,7 +43,7 @@ def test_the_requirements_are_those_of_the_project() -> None:
     pins = dict(entry.split()[0].split("==") for entry in entries)
     assert all("--hash=sha256:" in entry for entry in entries)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for each in map(Requirement, project["dependencies"]):
+    for each in map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["postgresql"]]):
         assert each.specifier.contains(pins[each.name.lower()]), f"{each}: run make lock"
 
 
@@ -106,7 +106,9 @@ def test_the_packages(tmp_path: Path) -> None:
     output(DPKG, "--extract", amd64, tmp_path / "root")
     home = tmp_path / "root" / "opt" / "in-jumpcloud"
     if PYTHON.exists() and output("dpkg", "--print-architecture") == "amd64\n":
-        code = "import in_jumpcloud, maxminddb.extension, msgspec, sys; print(in_jumpcloud.__file__, sys.prefix)"
+        code = (
+            "import in_jumpcloud, maxminddb.extension, msgspec, psycopg, sys; print(in_jumpcloud.__file__, sys.prefix)"
+        )
         package, prefix = output(home / "bin" / "python3", "-c", code).split()
         assert Path(package).is_relative_to(home)
         assert Path(prefix) == home

@@ -10,22 +10,30 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import jsonschema
 import kubernetes_validate
+import psycopg
 import pytest
 import yaml
 from click.testing import CliRunner
-from support.command import ROOT
+from support.checks import recent_events
+from support.command import KEY, ROOT, Command
 from support.fluent_bit import BINARY, needs_fluent_bit
 from support.kustomize import Document, render
 
 from in_jumpcloud.cli import cli
+from in_jumpcloud.config.schema import StateSettings
+from in_jumpcloud.simulator.api import SimulatedApi
+from in_jumpcloud.simulator.receiver import SimulatedReceiver
 
 FOLDER = ROOT / "conf" / "kubernetes"
 HELM = ROOT / "conf" / "helm"
 DATA = ROOT / "tests" / "data"
 BASES = ("standalone", "sidecar")
+"""One pod with a volume for its state."""
+ALL = (*BASES, "group")
 CHARTS = ("fluent-bit", "fluent-bit-aggregator")
 DOCKERFILE = (ROOT / "conf" / "docker" / "Dockerfile").read_text()
 KUBECTL = shutil.which("kubectl")
@@ -37,24 +45,32 @@ def base(name: str) -> dict[str, Document]:
     return {f"{each['kind']} {each['metadata']['name']}": each for each in render(FOLDER / name)}
 
 
-def pods(name: str) -> Iterator[Document]:
-    """What the StatefulSet and the CronJob start: labels and spec."""
+def workload(name: str) -> Document:
+    """The spec of the StatefulSet or the Deployment."""
     documents = base(name)
-    yield documents["StatefulSet in-jumpcloud"]["spec"]["template"]
-    yield documents["CronJob in-jumpcloud-geoip"]["spec"]["jobTemplate"]["spec"]["template"]
+    found: Document = documents[f"{'StatefulSet' if name in BASES else 'Deployment'} in-jumpcloud"]["spec"]
+    return found
 
 
-@pytest.mark.parametrize("name", BASES)
+def pods(name: str) -> Iterator[Document]:
+    """What it and the CronJob start: labels and spec."""
+    documents = base(name)
+    yield workload(name)["template"]
+    if name in BASES:
+        yield documents["CronJob in-jumpcloud-geoip"]["spec"]["jobTemplate"]["spec"]["template"]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_a_base_is_valid_and_safe(name: str) -> None:
-    """Kubernetes accepts it; one replica; the image's user, no privileges, and every reference has its target."""
+    """Kubernetes accepts it; the image's user, no privileges, and every reference has its target."""
     documents = base(name)
     for each in documents.values():
         kubernetes_validate.validate(each, kubernetes_validate.latest_version(), strict=True)
-    stateful = documents["StatefulSet in-jumpcloud"]["spec"]
-    assert stateful["replicas"] == 1
-    labels = stateful["template"]["metadata"]["labels"]
-    assert stateful["selector"]["matchLabels"] == documents["Service in-jumpcloud"]["spec"]["selector"] == labels
-    claims = {claim["metadata"]["name"] for claim in stateful["volumeClaimTemplates"]}
+    spec = workload(name)
+    assert spec["replicas"] == (1 if name in BASES else 3)
+    labels = spec["template"]["metadata"]["labels"]
+    assert spec["selector"]["matchLabels"] == documents["Service in-jumpcloud"]["spec"]["selector"] == labels
+    claims = {claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates", [])}
     for template in pods(name):
         pod = template["spec"]
         assert pod["automountServiceAccountToken"] is False
@@ -101,7 +117,7 @@ def test_geoip_is_there_by_default(name: str) -> None:
     assert "GEOIPUPDATE_ACCOUNT_ID" in done.output
 
 
-@pytest.mark.parametrize("name", [*BASES, "helm"])
+@pytest.mark.parametrize("name", [*ALL, "helm"])
 def test_a_changed_config_map_is_reloaded(name: str) -> None:
     """The plugin looks after its configuration, in a volume that Kubernetes updates, and no pod restarts for it."""
     if name == "helm":
@@ -124,24 +140,76 @@ def test_a_changed_config_map_is_reloaded(name: str) -> None:
     assert volume["configMap"] == {"name": "in-jumpcloud"}
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", ALL)
 def test_the_network_policies_let_through_what_is_needed(name: str) -> None:
     """They select the pods, name their ports, and let out names, HTTPS and, where Fluent Bit is elsewhere, forward."""
     documents = base(name)
     policy = documents["NetworkPolicy in-jumpcloud"]["spec"]
-    template, job = pods(name)
+    template, *jobs = pods(name)
     assert policy["podSelector"]["matchLabels"] == template["metadata"]["labels"]
     containers = [*template["spec"]["initContainers"], *template["spec"]["containers"]]
     ports = {port["name"] for container in containers for port in container.get("ports", [])}
     assert {port["port"] for rule in policy["ingress"] for port in rule["ports"]} == ports
     settings = yaml.safe_load(documents["ConfigMap in-jumpcloud"]["data"]["jumpcloud.yaml"])
     outside = [server["port"] for server in settings["forward"]["servers"] if "port" in server]
+    outside += [urlsplit(settings["state"]["url"]).port or 5432] if "state" in settings else []
     out = {port["port"] for rule in policy.get("egress", []) for port in rule["ports"]}
     assert out == ({53, 443, *outside} if outside else set())
     assert ("Egress" in policy["policyTypes"]) == bool(outside)
-    other = documents["NetworkPolicy in-jumpcloud-geoip"]["spec"]
-    assert other["podSelector"]["matchLabels"] == job["metadata"]["labels"]
-    assert {port["port"] for rule in other["egress"] for port in rule["ports"]} == {53, 443}
+    for job in jobs:
+        other = documents["NetworkPolicy in-jumpcloud-geoip"]["spec"]
+        assert other["podSelector"]["matchLabels"] == job["metadata"]["labels"]
+        assert {port["port"] for rule in other["egress"] for port in rule["ports"]} == {53, 443}
+
+
+def test_a_group_survives_the_loss_of_a_pod_or_a_node() -> None:
+    """One pod at a time is stopped, they are spread, and none has a volume that lasts."""
+    spec = workload("group")
+    labels = spec["template"]["metadata"]["labels"]
+    assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
+    budget = base("group")["PodDisruptionBudget in-jumpcloud"]["spec"]
+    assert (budget["maxUnavailable"], budget["selector"]["matchLabels"]) == (1, labels)
+    pod = spec["template"]["spec"]
+    spread = pod["topologySpreadConstraints"]
+    assert [each["topologyKey"] for each in spread] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    assert [each["labelSelector"]["matchLabels"] for each in spread] == [labels, labels]
+    assert {tuple(volume)[1] for volume in pod["volumes"]} == {"configMap", "secret", "emptyDir"}
+    # The geoip container may fail, as in the other bases.
+    (standalone,) = next(pods("standalone"))["spec"]["initContainers"]
+    (geoip,) = pod["initContainers"]
+    assert geoip == standalone
+
+
+def test_a_member_starts_as_the_deployment_says(command: Command, state_url: StateSettings, tmp_path: Path) -> None:
+    """With the shipped configuration, the variables of the pod, and its secrets in files."""
+    (container,) = workload("group")["template"]["spec"]["containers"]
+    assert state_url.url
+    url = urlsplit(state_url.url.reveal())
+    secrets = {"jumpcloud-api-key": KEY, "forward-shared-key": "key", "database-password": unquote(url.password or "")}
+    for name, text in secrets.items():
+        (tmp_path / name).write_text(text)
+    shipped = (FOLDER / "group" / "jumpcloud.yaml").read_text().replace("/run/secrets/in-jumpcloud", str(tmp_path))
+    (tmp_path / "jumpcloud.yaml").write_text(shipped)
+    pod = {"metadata.name": "in-jumpcloud-7d9f", "status.podIP": "10.0.0.7"}
+    environ = {each["name"]: pod[each["valueFrom"]["fieldRef"]["fieldPath"]] for each in container["env"]}
+    with SimulatedApi(recent_events()) as api, SimulatedReceiver(keep=False, shared_key="key") as receiver:
+        overrides = {
+            "jumpcloud.url": api.url,
+            "forward.servers": json.dumps([{"host": "127.0.0.1", "port": receiver.port}]),
+            "state.url": f"postgresql://{url.username}@{url.hostname}:{url.port}{url.path}",
+            "state.schema": state_url.schema,
+            "http.listen": "0.0.0.0:0",
+            "geoip.city": "null",
+            "geoip.asn": "null",
+        }
+        options = [part for key, value in overrides.items() for part in ("-o", f"{key}={value}")]
+        process = command.start("run", "-c", tmp_path / "jumpcloud.yaml", *options, **environ, JUMPCLOUD_API_KEY="")
+        assert receiver.wait_for(1, timeout=60), command.log.read_text()
+        with psycopg.connect(state_url.url.reveal()) as connection:
+            query = f'SELECT name, address FROM "{state_url.schema}".member'  # noqa: S608 - our own
+            assert connection.execute(query).fetchall() == [("in-jumpcloud-7d9f", "http://10.0.0.7:2021")]
+        process.terminate()
+        assert process.wait(30) == 0
 
 
 def test_the_pod_monitor() -> None:
@@ -162,14 +230,14 @@ def test_the_example_sets_the_image_everywhere() -> None:
 
 
 @pytest.mark.skipif(KUBECTL is None, reason="no kubectl")
-@pytest.mark.parametrize("name", [*BASES, "example"])
+@pytest.mark.parametrize("name", [*ALL, "example"])
 def test_kubectl_renders_the_same(name: str) -> None:
     """Our rendering is that of Kustomize, except for the order and the hash in the name of a ConfigMap."""
     done = subprocess.run([str(KUBECTL), "kustomize", FOLDER / name], capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr
     # Only what Fluent Bit reads has a hash: it restarts for a change, and in_jumpcloud does not.
     hashed = r"\b(in-jumpcloud-fluent-bit)-[a-z0-9]{10}$"
-    assert bool(re.search(hashed, done.stdout, re.MULTILINE)) == (name != "standalone")
+    assert bool(re.search(hashed, done.stdout, re.MULTILINE)) == (name not in {"standalone", "group"})
     theirs = yaml.safe_load_all(re.sub(hashed, r"\1", done.stdout, flags=re.MULTILINE))
 
     def ordered(documents: Any) -> list[Document]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,14 +11,19 @@ import signal
 import socket
 import subprocess
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+import psycopg
 import pytest
+from support.checks import recent_events
 from support.command import KEY, ROOT, Command, wait_until
 
+from in_jumpcloud.config.schema import StateSettings
 from in_jumpcloud.config.types import Duration
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.timestamps import now_ms, rfc3339
 
 FOLDER = ROOT / "conf" / "systemd"
 SYSUSERS = FOLDER / "in-jumpcloud.sysusers"
@@ -53,7 +59,7 @@ def test_the_units_are_valid_and_safe(tmp_path: Path) -> None:
         path.chmod(0o755)
     verify = [str(ANALYZE), "verify", "--man=no", f"--root={tmp_path}"]
     verify += [*services, "in-jumpcloud-geoip.timer", "fluent-bit.service"]
-    for drop_ins in ((), ("fluent-bit-forward", "in-jumpcloud-forward", "in-jumpcloud-tls")):
+    for drop_ins in ((), ("fluent-bit-forward", "in-jumpcloud-forward", "in-jumpcloud-tls", "in-jumpcloud-ha")):
         for name in drop_ins:
             drop_in = units / f"{name.rpartition('-')[0]}.service.d" / f"{name.rpartition('-')[2]}.conf"
             drop_in.parent.mkdir(exist_ok=True)
@@ -72,18 +78,22 @@ def test_the_user_of_the_service() -> None:
     assert (kind, user, home) == ("u", UNIT["User"], f"/var/lib/{UNIT['StateDirectory']}")
 
 
-def start(command: Command, notify: Path, *overrides: str) -> subprocess.Popen[bytes]:
-    """Start ExecStart= with the shipped configuration, and the environment that systemd sets for the unit."""
+def start(
+    command: Command, notify: Path, *overrides: str, file: str = "jumpcloud.yaml", **secrets: str
+) -> subprocess.Popen[bytes]:
+    """Start ExecStart= with a shipped configuration, and the environment that systemd sets for the unit."""
     credentials, state = command.directory / "credentials", command.directory / "state"
-    credentials.mkdir()
-    state.mkdir()
+    credentials.mkdir(exist_ok=True)
+    state.mkdir(exist_ok=True)
     (credentials / UNIT["LoadCredential"].split(":")[0]).write_text(f"{KEY}\n")
+    for name, text in secrets.items():
+        (credentials / name).write_text(text)
     _, *arguments = UNIT["ExecStart"].split()
     assert arguments[-1] == "/etc/in-jumpcloud/jumpcloud.yaml"
     options = [part for each in overrides for part in ("-o", each)]
     return command.start(
         *arguments[:-1],
-        FOLDER / "jumpcloud.yaml",
+        FOLDER / file,
         *options,
         CREDENTIALS_DIRECTORY=str(credentials),
         STATE_DIRECTORY=str(state),
@@ -132,3 +142,63 @@ def test_only_a_configuration_error_is_final(command: Command, tmp_path: Path) -
     assert (UNIT["Restart"], UNIT["StartLimitIntervalSec"]) == ("always", "0")
     assert Duration.parse(UNIT["RestartSec"]) < Duration.parse(UNIT["RestartMaxDelaySec"].removesuffix("in"))
     assert int(UNIT["RestartSteps"]) > 1
+
+
+def test_a_pair(command: Command, state_url: StateSettings, tmp_path: Path) -> None:
+    """With the same file, each delivers to its own receiver. When one stops, the other has all; nothing came twice."""
+    assert state_url.url
+    drop_in = (FOLDER / "in-jumpcloud-ha.conf").read_text()
+    (secret,) = re.findall(r"^LoadCredential=([^:]+):/etc/in-jumpcloud/\1$", drop_in, re.MULTILINE)
+    url = urlsplit(state_url.url.reveal())
+    names = [f"o{number}" for number in range(6)]
+    sources = {each: recent_events(organization=each) for each in names}
+    settings = (
+        f"state.url=postgresql://{url.username}@{url.hostname}:{url.port}{url.path}",
+        f"state.schema={state_url.schema}",
+        f"jumpcloud.organizations={json.dumps(names)}",
+        "jumpcloud.interval=1s",
+        "jumpcloud.requests_per_second=100",
+        "http.listen=null",
+    )
+    with (
+        SimulatedApi(sources) as api,
+        SimulatedReceiver(keep=False, shared_key="") as one,
+        SimulatedReceiver(keep=False, shared_key="") as other,
+    ):
+
+        def member(receiver: SimulatedReceiver) -> subprocess.Popen[bytes]:
+            server = f"forward.servers={json.dumps([{'host': '127.0.0.1', 'port': receiver.port}])}"
+            given = (f"jumpcloud.url={api.url}", server, *settings)
+            secrets = {secret: unquote(url.password or "")}
+            return start(command, tmp_path / "notify", *given, file="jumpcloud-ha.yaml", **secrets)
+
+        def add(number: int) -> set[str]:
+            moment = now_ms() - 20_000
+            added = {f"{each}-{number}" for each in names}
+            for each in names:
+                event = {"id": f"{each}-{number}", "timestamp": rfc3339(moment), "service": "sso"}
+                sources[each].add(event, timestamp_ms=moment)
+            return added
+
+        def holds(*counts: int) -> bool:
+            with psycopg.connect(state_url.url.reveal() if state_url.url else "") as connection:
+                query = f'SELECT held FROM "{state_url.schema}".member ORDER BY held'  # noqa: S608 - our own
+                with contextlib.suppress(psycopg.errors.UndefinedTable):
+                    return connection.execute(query).fetchall() == [(each,) for each in counts]
+                return False
+
+        processes = [member(one), member(other)]
+        wait_until(lambda: holds(3, 3))
+        first = add(1)
+        wait_until(lambda: first <= one.ids.keys() | other.ids.keys())
+        assert first & one.ids.keys()
+        assert first & other.ids.keys()
+        processes[0].terminate()
+        assert processes[0].wait(30) == 0
+        wait_until(lambda: holds(6))
+        second = add(2)
+        wait_until(lambda: second <= other.ids.keys())
+        processes[1].terminate()
+        assert processes[1].wait(30) == 0
+        assert max((one.ids + other.ids).values()) == 1
+    assert "Traceback" not in command.log.read_text()

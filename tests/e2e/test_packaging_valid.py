@@ -84,6 +84,7 @@ def in_its_own_test(module: str) -> Callable[[Path], None]:
 VALIDATORS: dict[str, Callable[[Path], None]] = {
     "jumpcloud.yaml": settings,
     "*/jumpcloud.yaml": settings,
+    "systemd/jumpcloud-ha.yaml": settings,
     "systemd/jumpcloud-tls.yaml": in_its_own_test("test_packaging_files.py"),
     "fluent-bit*.yaml": fluent_bit,
     "docker/fluent-bit.yaml": fluent_bit,
@@ -141,11 +142,11 @@ def stop_timeouts() -> Iterator[tuple[str, float]]:
     for name, service in yaml.safe_load((CONF / "docker" / "compose.yaml").read_text())["services"].items():
         if name in {"in-jumpcloud", "fluent-bit"}:
             yield f"compose {name}", Duration.parse(service["stop_grace_period"])
-    for base in ("standalone", "sidecar"):
+    for base in ("standalone", "sidecar", "group"):
         (pod,) = (
             each["spec"]["template"]["spec"]
             for each in render(CONF / "kubernetes" / base)
-            if each["kind"] == "StatefulSet"
+            if each["kind"] in {"StatefulSet", "Deployment"}
         )
         yield base, pod["terminationGracePeriodSeconds"]
     for chart in CONF.glob("helm/fluent-bit*.yaml"):
@@ -163,7 +164,7 @@ def test_a_stop_has_enough_time() -> None:
         for each in re.findall(r"(?i)^ *grace:? +(\d+)", path.read_text(), re.MULTILINE)
     }
     found = dict(stop_timeouts())
-    assert len(found) == 7
+    assert len(found) == 8
     assert {name: value for name, value in found.items() if value <= needed} == {}
-    with_fluent_bit = [name for name in found if name not in {"unit", "standalone", "compose in-jumpcloud"}]
+    with_fluent_bit = [name for name in found if name not in {"unit", "standalone", "group", "compose in-jumpcloud"}]
     assert {name: found[name] for name in with_fluent_bit if found[name] <= grace} == {}

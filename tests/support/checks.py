@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from support.command import KEY, invoke
 
@@ -40,10 +41,10 @@ def check(*arguments: object, environ: dict[str, str] | None = None) -> Report:
     return Report(invoke("check", *arguments, stdin=b"", **environ or {}))
 
 
-def recent_events() -> EventSource:
+def recent_events(**options: Any) -> EventSource:
     """Events of the last ten minutes."""
     end_ms = now_ms() - MINUTE_MS
-    return EventSource(start_ms=end_ms - 9 * MINUTE_MS, end_ms=end_ms)
+    return EventSource(start_ms=end_ms - 9 * MINUTE_MS, end_ms=end_ms, **options)
 
 
 @contextmanager
