@@ -43,9 +43,13 @@ class Cluster:
         interval: float = 1.0,
         slack: float = 0.0,
         workers: int = 8,
+        standby_port: int | None = None,
         **settings: object,
     ) -> None:
-        """`slack`: the seconds that everything may take longer, on a busy machine. `settings`: as for Command."""
+        """`slack`: the seconds that everything may take longer, on a busy machine. `settings`: as for Command.
+
+        `standby_port`: where the server is that takes the place of the first one.
+        """
         self._directory = directory
         self._settings: dict[str, object] = {
             "jumpcloud__interval": f"{interval}s",
@@ -73,10 +77,9 @@ class Cluster:
         """Every request to JumpCloud."""
         self.duplicate_chunks = 0
         """How many chunks had an event that had come before."""
-        self.url_of: Callable[[Proxy], str] = lambda proxy: self.server.url.replace(
-            f":{self.server.port}/", f":{proxy.port}/"
-        )
-        """The URL of the state, for a member with this proxy."""
+        self.biggest_chunk = 0
+        """The records of the biggest chunk."""
+        self._standby_port = standby_port
         self._counting = threading.Lock()
         self._stack = contextlib.ExitStack()
 
@@ -113,7 +116,7 @@ class Cluster:
         options = {
             "jumpcloud__organizations": list(self._sources),
             "state__path": None,
-            "state__url": self.url_of(proxy),
+            "state__url": self._url(proxy),
             "members__name": name,
             "members__lease": f"{self.lease}s",
             "http__listen": f"127.0.0.1:{port}",
@@ -123,6 +126,13 @@ class Cluster:
         self.members.append(member)
         member.start()
         return member
+
+    def _url(self, proxy: Proxy) -> str:
+        """Of the state, for a member with this proxy."""
+        if self._standby_port is None:
+            return self.server.url.replace(f":{self.server.port}/", f":{proxy.port}/")
+        hosts = f":{proxy.port},127.0.0.1:{self._standby_port}/"
+        return self.server.url.replace(f":{self.server.port}/", hosts) + "?target_session_attrs=read-write"
 
     def stop(self, members: Sequence[Member] | None = None) -> None:
         """End these members, or all, in order; what they have delivered is written then."""
@@ -140,6 +150,7 @@ class Cluster:
 
     def _count(self, _tag: str, records: list[Entry]) -> None:
         with self._counting:
+            self.biggest_chunk = max(self.biggest_chunk, len(records))
             self.duplicate_chunks += any(record["event"]["id"] in self.receiver.ids for _, record in records)
 
     def query(self, sql: str) -> list[Any]:
@@ -157,13 +168,18 @@ class Cluster:
         return dict(rows)
 
     def is_balanced(self) -> bool:
-        """Whether each process that runs has its share, and no stream is without owner."""
+        """Whether the members are the processes that run, each has its share, and no stream is without owner."""
         try:
-            held = self.held()
+            held, joined = self.held(), self.joined()
         except psycopg.Error:
             return False
-        counts = [held.get(each.name, 0) for each in self.members if each.is_alive]
-        return sum(counts) == self.streams and max(counts) - min(counts) <= 1 and "" not in held
+        alive = sorted(each.name for each in self.members if each.is_alive)
+        counts = [held.get(name, 0) for name in alive]
+        return joined == alive and sum(counts) == self.streams and max(counts) - min(counts) <= 1 and "" not in held
+
+    def joined(self) -> list[str]:
+        """The names of the members; one may be there twice, while it is not known yet that the former one is dead."""
+        return sorted(name for (name,) in self.query("SELECT name FROM member"))
 
     def tokens(self) -> dict[str, int]:
         """How often each stream has been given an owner."""

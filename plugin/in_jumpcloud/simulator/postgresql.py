@@ -43,8 +43,10 @@ def programs() -> Path | None:
 class Server:
     """One cluster. Its data are in a directory that only its user can read."""
 
-    def __init__(self, directory: Path, programs: Path, primary: Server | None = None) -> None:
+    def __init__(self, directory: Path, programs: Path, primary: Server | None = None, port: int = 0) -> None:
         """Make its data; `directory` exists. With `primary` it is a hot standby of that server, which only reads.
+
+        `port`: 0 takes a free one.
 
         Raises:
             RuntimeError: that failed.
@@ -54,7 +56,7 @@ class Server:
         self._log = directory / "log"
         self._user = _UNPRIVILEGED if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.create_server(("127.0.0.1", 0)) as free:
+        with socket.create_server(("127.0.0.1", port)) as free:
             self.port: int = free.getsockname()[1]
         self.password: str = primary.password if primary else secrets.token_hex(12)
         self._create(primary)
@@ -156,7 +158,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def started(*options: str, primary: Server | None = None) -> Iterator[Server]:
+def started(*options: str, primary: Server | None = None, port: int = 0) -> Iterator[Server]:
     """A server of its own, or a hot standby of `primary`.
 
     Raises:
@@ -167,7 +169,7 @@ def started(*options: str, primary: Server | None = None) -> Iterator[Server]:
         raise RuntimeError(f"the wheel {WHEEL} is not installed")
     directory = Path(tempfile.mkdtemp(prefix="postgres-"))
     try:
-        server = Server(directory, found, primary)
+        server = Server(directory, found, primary, port)
         try:
             server.start(*options)
             yield server

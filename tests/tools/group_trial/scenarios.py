@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tools.group_trial import clocks, limits, members, server, sizes
+from tools.group_trial import clocks, failovers, limits, members, server, sizes
 from tools.group_trial.trial import Trial
 
 SCENARIOS: dict[str, Callable[[Trial], None]] = {
     each.__name__: each
     for each in (
         *(members.kills, members.frozen, members.cut_off, members.slow_answers, members.rolling, members.lost_answers),
-        *(members.unable, server.server_killed, server.server_frozen, sizes.resized, clocks.clocks, limits.paused),
+        *(members.unable, server.server_killed, server.server_frozen, failovers.failover),
+        *(sizes.resized, clocks.clocks, limits.paused),
     )
 }

@@ -6,7 +6,6 @@ import threading
 import time
 from collections import Counter
 
-from support.cluster import Cluster
 from support.postgres import started
 from tools.group_trial.trial import Trial
 
@@ -24,7 +23,7 @@ def resized(trial: Trial) -> None:
             if size > had:
                 together = threading.Barrier(size - had)
                 names = {cluster.add(together=together).name for _ in range(size - had)}
-                cluster.wait("not all have joined", lambda names=names: names <= _joined(cluster), 60)  # type: ignore[misc]
+                cluster.wait("not all have joined", lambda names=names: names <= {*cluster.joined()}, 60)  # type: ignore[misc]
             else:
                 cluster.stop([each for each in cluster.members if each.is_alive][size:])
             took = trial.divided(cluster)
@@ -34,7 +33,3 @@ def resized(trial: Trial) -> None:
             times = Counter(token - before[name] for name, token in cluster.tokens().items())
             twice = sum(number for moves, number in times.items() if moves > 1)
             trial.expect(f"{times.total() - times[0]} streams moved, {twice} of them twice", twice == 0)
-
-
-def _joined(cluster: Cluster) -> set[str]:
-    return {name for (name,) in cluster.query("SELECT name FROM member")}
