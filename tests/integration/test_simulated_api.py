@@ -12,6 +12,7 @@ import requests
 from support.api import HOUR_END, NOW, START, WINDOW, Client, ids
 from support.command import ROOT
 
+from in_jumpcloud.insights.repeated_headers import Repeated, RepeatingAdapter
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.timestamps import MINUTE_MS
@@ -181,6 +182,27 @@ def test_organizations_have_their_own_events() -> None:
         assert client.post().json() == answers["one"]
     assert {event["organization"] for event in answers["two"]} == {"two"}
     assert not set(ids(answers["one"])) & set(ids(answers["two"]))
+
+
+def test_several_organizations_in_one_request() -> None:
+    """By default all of their events, in order, page by page; else those of the first, or a refusal."""
+    sources = {each: EventSource(start_ms=START, per_minute=20, organization=each) for each in ("a", "b", "c")}
+    with SimulatedApi(sources, clock=lambda: NOW) as api, Client(api) as client:
+        client.session.mount("http://", RepeatingAdapter())
+        client.session.headers["x-org-id"] = Repeated(["c", "a"])
+        found = [event for page in client.pages(limit=700) for event in page]
+        items = [item for each in ("a", "c") for item in sources[each].between(START, HOUR_END, now_ms=NOW)]
+        items.sort(key=lambda item: (item.timestamp_ms, item.doc_id))
+        assert ids(found) == [item.event_id for item in items]
+        assert client.post("events/count").json() == {"count": 2400}
+        assert {each.organizations for each in api.requests} == {("c", "a")}
+        api.several = "first"
+        assert {event["organization"] for event in client.post(limit=100).json()} == {"c"}
+        api.several = "refused"
+        assert client.post().status_code == 400
+        api.several = "together"
+        client.session.headers["x-org-id"] = Repeated(["a", "unknown"])
+        assert client.post().status_code == 403
 
 
 def test_addresses(source: EventSource, client: Client) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Self
 
@@ -15,6 +15,7 @@ from requests.auth import AuthBase
 from in_jumpcloud import app
 from in_jumpcloud.checks.result import CheckResult, failed, ok, warning
 from in_jumpcloud.checks.runner import Check, run_checks
+from in_jumpcloud.checks.several_organizations import SeveralOrganizations
 from in_jumpcloud.collector import Stream
 from in_jumpcloud.config.schema import HOSTS, Config, JumpCloudSettings
 from in_jumpcloud.config.types import Duration
@@ -91,7 +92,12 @@ def check_jumpcloud(settings: Config, stop: threading.Event, deadline: float) ->
         checks = [Check("JumpCloud", partial(queries.check_stream, stream)) for stream in others[:most]]
         yield from run_checks(checks, ends_at)
         if queries.accessible:
-            yield queries.check_counts(queries.accessible)
+            yield queries.check_counts(queries.accessible[-1])
+        accessible = set(queries.accessible)
+        scopes = [each.scope for each in (first, *others) if each.scope in accessible]
+        asked = [each.organization for each in scopes if each.organization]
+        if len(asked) > 1:
+            yield queries.check_several(asked, ends_at)
         if others[most:]:
             yield warning(
                 "JumpCloud", f"{plural(len(others) - most, 'stream')} not checked: there is time for {most} more"
@@ -138,8 +144,8 @@ class _Queries:
         self._settings = settings
         self._now_ms = now_ms
         self._stop = stop
-        self.accessible: Scope | None = None
-        """A scope that the key has access to."""
+        self.accessible: list[Scope] = []
+        """The scopes that the key has access to."""
         rate_limiter = RateLimiter(settings.requests_per_second)
         self._api = DirectoryInsights(settings, auth.create_auth(settings, rate_limiter), rate_limiter)
 
@@ -174,7 +180,7 @@ class _Queries:
         except InJumpCloudError as error:
             yield failed("JumpCloud", f"{stream.name}: {error}", _timeout_advice(error, self._settings))
             return
-        self.accessible = stream.scope
+        self.accessible.append(stream.scope)
         since = rfc3339(start_ms)
         if oldest:
             yield ok("JumpCloud", f"{stream.name}: access granted, the oldest event since {since} is of {oldest}")
@@ -208,6 +214,15 @@ class _Queries:
         except InJumpCloudError as error:
             return failed("counts", error, _timeout_advice(error, self._settings))
         return ok("counts", f"{sum(counts.values())} events in the last hour")
+
+    def check_several(self, organizations: Sequence[str], ends_at: float) -> CheckResult:
+        """Find out whether one request can ask for several. It ends by `ends_at`, on the monotonic clock."""
+        longest = self._settings.connect_timeout + self._settings.read_timeout
+        several = SeveralOrganizations(
+            *(self._api, self._settings.services, self._now_ms, self._stop),
+            has_time=lambda: time.monotonic() + longest < ends_at,
+        )
+        return several.check(organizations)
 
     def _licence_advice(self, scope: Scope) -> str:
         """Tell a plan without Directory Insights from one that does not reach back far enough."""

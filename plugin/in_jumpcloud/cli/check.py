@@ -70,8 +70,9 @@ def command(
 ) -> None:
     """Test the configuration against the real services.
 
-    Checks the configuration, secrets, JumpCloud (network, clock, key, region, organizations), databases, state and
-    receivers, and says what to do about each failure. Takes half a minute at most. Does not disturb a running plugin.
+    Checks the configuration, secrets, JumpCloud (network, clock, key, region, organizations), databases, the state (a
+    file or a server) and receivers, and says what to do about each failure. Takes half a minute at most. Does not
+    disturb a running plugin.
 
     Exit code: 0 nothing failed, 2 configuration, 3 key, 4 receiver, 1 anything else.
     """

@@ -21,8 +21,9 @@ from in_jumpcloud import __version__
 from in_jumpcloud.config.schema import JumpCloudSettings
 from in_jumpcloud.config.types import ProxyUrl
 from in_jumpcloud.errors import PageTooLarge, RequestTimeout, Retryable
-from in_jumpcloud.insights.deadline import DeadlineAdapter, RequestDeadline
+from in_jumpcloud.insights.deadline import RequestDeadline
 from in_jumpcloud.insights.pages_ahead import MAX_PAGES
+from in_jumpcloud.insights.repeated_headers import RepeatingAdapter
 
 _READ_BYTES = 262_144
 _TLS_ALERT = "\x15\x03"  # in a status line
@@ -73,8 +74,8 @@ class HttpExchange:
         session.headers.update({"User-Agent": f"in_jumpcloud/{__version__}", "Accept-Encoding": "gzip"})
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         idle = settings.worker_count + MAX_PAGES  # more would be closed after each request
-        session.mount("http://", DeadlineAdapter(pool_maxsize=idle))
-        session.mount("https://", DeadlineAdapter(pool_maxsize=idle))
+        session.mount("http://", RepeatingAdapter(pool_maxsize=idle))
+        session.mount("https://", RepeatingAdapter(pool_maxsize=idle))
         # Passed with each request, because HTTPS_PROXY and REQUESTS_CA_BUNDLE override the values of a session.
         proxy = settings.proxy and settings.proxy.reveal()
         self._proxies = {"http": proxy, "https": proxy} if proxy else None

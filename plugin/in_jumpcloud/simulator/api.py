@@ -11,10 +11,10 @@ import threading
 import uuid
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -22,6 +22,7 @@ from in_jumpcloud.simulator import oauth, organizations, query
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.faults import Fault, Faults
 from in_jumpcloud.simulator.query import Answer, Refusal
+from in_jumpcloud.simulator.together import Together
 from in_jumpcloud.timestamps import now_ms
 
 _MIN_GZIP_BYTES = 500
@@ -38,6 +39,7 @@ class Request:
     time_ms: int
     status: int  # 0: closed without an answer
     query: str = ""  # what follows the `?`
+    organizations: tuple[str, ...] = ()  # of each header `x-org-id`
 
 
 class SimulatedApi:
@@ -56,7 +58,8 @@ class SimulatedApi:
         """Serve one organization, or several.
 
         Args:
-            source: the events of one organization, or organization id → its events. `x-org-id` selects one; without it
+            source: the events of one organization, or organization id → its events. `x-org-id` selects one, or
+                several if it is repeated, see `several`; without it
                 the first answers. `x-provider-id` selects the key "provider:" plus that id. The organizations are
                 listed too; one may be added to `sources`, or removed, while it serves
             host: the address to listen on, IPv4 or IPv6
@@ -73,6 +76,8 @@ class SimulatedApi:
         self.events_served = 0
         self.retention_ms: int | None = None
         """How far back the plan reaches, in milliseconds; None for ever. Older events are refused with 402."""
+        self.several: Literal["together", "first", "refused"] = "together"
+        """What a request with several organizations gets: all of their events, those of the first, or a 400."""
         self.tokens = oauth.Tokens(accounts or {}, clock)
         self._api_key = api_key
         self.clock = clock
@@ -118,18 +123,19 @@ class SimulatedApi:
         """Read one request and write its answer, changed by the fault if there is one."""
         path, _, options = handler.path.partition("?")
         headers = {name.lower(): value for name, value in handler.headers.items()}
+        organizations = tuple(handler.headers.get_all("x-org-id", ()))
         raw = handler.rfile.read(int(headers.get("content-length", 0)))
         body = _object(raw)
         cursor = body.get("search_after")
         fault = self.faults.take(path, paging=bool(cursor))
         try:
-            answer = self._answer(handler.command, path, options, headers, raw, fault)
+            answer = self._answer(handler.command, path, options, headers, organizations, raw, fault)
         except Refusal as refusal:
             answer = refusal.answer
         if fault:
             fault.spoil(answer, cursor)
         with self._lock:
-            self.requests.append(Request(path, body, headers, self.clock(), answer.status, options))
+            self.requests.append(Request(path, body, headers, self.clock(), answer.status, options, organizations))
             self.events_served += answer.events
         takes_gzip = "gzip" in headers.get("accept-encoding", "") and "Content-Encoding" not in answer.headers
         if takes_gzip and len(answer.body) > _MIN_GZIP_BYTES:
@@ -139,7 +145,14 @@ class SimulatedApi:
         handler.write(answer)
 
     def _answer(
-        self, method: str, path: str, options: str, headers: Mapping[str, str], raw: bytes, fault: Fault | None
+        self,
+        method: str,
+        path: str,
+        options: str,
+        headers: Mapping[str, str],
+        asked: Sequence[str],
+        raw: bytes,
+        fault: Fault | None,
     ) -> Answer:
         if fault and fault.kind == "delay":
             self._stopping.wait(fault.seconds)
@@ -154,7 +167,7 @@ class SimulatedApi:
             raise Refusal(405, message="Method Not Allowed")
         if path == oauth.PATH:
             return self.tokens.grant(headers, raw)
-        source = self._source(headers)
+        source = self._source(headers, asked)
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refusal(400, message="Content-Type must be application/json")
         body = _object(raw)
@@ -170,9 +183,9 @@ class SimulatedApi:
         if headers.get("x-api-key") != self._api_key:
             raise Refusal(401, message="Unauthorized")
 
-    def _source(self, headers: Mapping[str, str]) -> EventSource:
-        """The events that these headers select, if they give access."""
-        organization, provider = headers.get("x-org-id"), headers.get("x-provider-id")
+    def _source(self, headers: Mapping[str, str], asked: Sequence[str]) -> EventSource | Together:
+        """The events that these headers select, if they give access; `asked` are the organizations."""
+        organization, provider = asked[0] if asked else None, headers.get("x-provider-id")
         if self.tokens.accepts(headers.get("authorization", "")):
             if not organization:
                 raise Refusal(403, message="Forbidden: x-org-id is required")
@@ -181,9 +194,12 @@ class SimulatedApi:
         if organization and provider:
             raise Refusal(400, message="x-org-id and x-provider-id exclude each other")
         name = f"{organizations.PROVIDER_PREFIX}{provider}" if provider else organization or next(iter(self.sources))
-        if name not in self.sources:
+        names = [name] if self.several == "first" else [name, *asked[1:]]
+        if len(names) > 1 and self.several == "refused":
+            raise Refusal(400, message="x-org-id: only one organization at a time")
+        if any(each not in self.sources for each in names):
             raise Refusal(403, message="Forbidden: no access to the organization")
-        return self.sources[name]
+        return Together([self.sources[each] for each in names]) if len(names) > 1 else self.sources[name]
 
 
 def _object(body: bytes) -> dict[str, Any]:

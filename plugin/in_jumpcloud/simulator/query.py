@@ -17,6 +17,7 @@ import msgspec
 
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.templates import templates
+from in_jumpcloud.simulator.together import Together
 from in_jumpcloud.timestamps import MINUTE_MS, rfc3339, whole_minute
 
 MAX_LIMIT = 10_000
@@ -54,7 +55,7 @@ class Refusal(Exception):
 class _View:
     """The events that a query selects."""
 
-    source: EventSource
+    source: EventSource | Together
     start_ms: int
     end_ms: int
     now_ms: int
@@ -73,7 +74,7 @@ class _Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     start_time: _Time
     end_time: _Time | None = None
 
-    def select(self, source: EventSource, now_ms: int) -> _View:
+    def select(self, source: EventSource | Together, now_ms: int) -> _View:
         known = {*templates().services, *_OTHER_SERVICES}
         if unknown := sorted(set(self.service) - known):
             text = f"Unsupported service: {', '.join(unknown)}; supported: {', '.join(sorted(known))}"
@@ -160,7 +161,7 @@ _ENDPOINTS: dict[str, type[_Count | _Page | _Interval]] = {
 PATHS = set(_ENDPOINTS)
 
 
-def answer(path: str, body: Any, source: EventSource, now_ms: int) -> Answer:
+def answer(path: str, body: Any, source: EventSource | Together, now_ms: int) -> Answer:
     """The answer to a request with this JSON for one of PATHS.
 
     Raises:
