@@ -24,8 +24,9 @@ from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position, Window
 from in_jumpcloud.state import opening
 from in_jumpcloud.state.dead_letters import Refused
+from in_jumpcloud.state.group import OwnStatus
 from in_jumpcloud.state.jobs import JobSpec
-from in_jumpcloud.state.postgresql import membership, ownership
+from in_jumpcloud.state.postgresql import observation, ownership
 from in_jumpcloud.state.postgresql.days import keep_days
 from in_jumpcloud.state.postgresql.schema import VERSION
 from in_jumpcloud.state.postgresql.store import PostgresStore
@@ -146,6 +147,9 @@ class TestOwners:
         first.group.look()
         assert list(first.group.owned) == ["a"]
         assert first.position("a") == LATER
+        taken = {"new": 1, "given_back": 1, "taken_over": 0, "found": 0}
+        assert first.group.status()._replace(renewed=0) == OwnStatus(0, 15, None, taken, 1, 0, "")
+        assert second.group.status().taken == {"new": 0, "given_back": 0, "taken_over": 1, "found": 0}
         first.close()
         assert opening.holder(state_url) is None
 
@@ -217,9 +221,16 @@ class TestOwners:
             admin.execute(f"UPDATE {table} SET name = 'the other', version = '0.0.9' WHERE settings_hash = 'others'")  # noqa: S608 - our own
             one.group.look()
             assert "give all members" not in caplog.text
-            monkeypatch.setattr(membership, "_DIFFER_SECONDS", 0.0)
+            assert not one.group.status().differences
+            monkeypatch.setattr(observation, "_DIFFER_SECONDS", 0.0)
             for _ in range(3):
                 one.group.look()
+            assert "the other is of version 0.0.9; this member is of version " in one.group.status().differences
+            other.group.follow(_Host(), settings="these", key="")
+            admin.execute(f"UPDATE {table} SET version = 'the same'")  # noqa: S608 - our own
+            other.group.look()
+            one.group.look()
+            assert not one.group.status().differences
         found = [each.getMessage() for each in caplog.records if "give all members" in each.getMessage()]
         (line,) = (each for each in found if "the other has other settings, the other is of version 0.0.9" in each)
         assert "the same settings and version, or events may be missing" in line
@@ -246,9 +257,31 @@ class TestOwners:
             admin.execute(f'UPDATE "{state_url.schema}".stream SET wanted = false WHERE name = %s', ("b",))  # noqa: S608 - our own
             state.group.look()
             assert list(state.group.owned) == ["a"]
+            assert state.group.status().taken["found"] == 1
             assert state.position("a") == POSITION
             with pytest.raises(Fenced):
                 state.commit("b", keys(1, MINUTE), LATER)
+
+    def test_what_the_tables_say_of_the_group(self, state_url: StateSettings, admin: psycopg.Connection) -> None:
+        """Whoever reads the state sees its members, what each has, and what no living one has."""
+        with open_store(state_url) as state:
+            state.begin({"a": POSITION, "b": POSITION, "left": POSITION})
+            state.group.want(["a", "b"])
+            with opening.open_readonly(state_url) as reader:
+                report = reader.group_report()
+            assert report
+            (member,) = report.view.members
+            assert (member.id, member.able, report.view.streams, report.view.unowned) == (state.group.id, True, 2, 0)
+            assert report.owners == dict.fromkeys("ab", state.group.id)
+            assert report.held == {member.id: 2}
+            state.group._turns.stop()
+            table = f'"{state_url.schema}".member'
+            admin.execute(f"UPDATE {table} SET renewed_at = renewed_at - interval '1 minute'")  # noqa: S608 - our own
+            with opening.open_readonly(state_url) as reader:
+                report = reader.group_report()
+            assert report
+            assert report.view.members[0].silent > 60
+            assert (report.held, report.view.unowned) == ({member.id: 2}, 2)
 
     def test_a_pause_is_for_all_with_the_key(self, state_url: StateSettings) -> None:
         """Within a turn the other members know of it, but not those with another key."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
-from in_jumpcloud.errors import StateCorrupt
+from in_jumpcloud.errors import StateCorrupt, StateUnavailable
+
+NEW, GIVEN_BACK, TAKEN_OVER, FOUND = WAYS = ("new", "given_back", "taken_over", "found")
+"""How a member comes to have a stream: no member has had it, one has given it back, one was taken for dead, or the
+member did not know that it is its own, since an answer was lost."""
 
 
 class Member(NamedTuple):
@@ -33,6 +38,54 @@ class GroupView(NamedTuple):
     members: tuple[Member, ...] = ()
     streams: int = 0
     unowned: int = 0
+
+
+class GroupReport(NamedTuple):
+    """The group as the state has it. `owners` has the id of the member of each stream that is wanted, None without one.
+
+    `unowned` of the view also counts the streams of members that are silent for longer than their lease.
+    """
+
+    view: GroupView
+    owners: Mapping[str, str | None]
+
+    @property
+    def held(self) -> Mapping[str, int]:
+        """How many streams each member has, by its id."""
+        return Counter(each for each in self.owners.values() if each)
+
+
+class OwnStatus(NamedTuple):
+    """This process as a member of its group. Durations are in seconds.
+
+    `renewed` is how long ago it has shown that it lives, of its `lease`; `trouble` is why it could not since then.
+    `taken` counts the streams that it took, by WAYS, `refused` the commits that were refused since another member has
+    the stream. For `unowned_for` there have been streams without a member. `differences` says how members differ, if
+    they have for longer than an upgrade takes.
+    """
+
+    renewed: float
+    lease: float
+    trouble: StateUnavailable | None
+    taken: Mapping[str, int]
+    refused: int
+    unowned_for: float
+    differences: str
+
+
+def differences(members: Iterable[Member], this: str) -> str:
+    """How members differ from the member with the id `this`, for people; empty if they do not.
+
+    A member without `settings` has not said yet.
+    """
+    by_id = {each.id: each for each in members}
+    if (own := by_id.pop(this, None)) is None:
+        return ""
+    others = sorted(by_id.values(), key=lambda each: each.name)
+    settings = [each.name for each in others if each.settings and own.settings not in {"", each.settings}]
+    versions = [f"{each.name} is of version {each.version}" for each in others if each.version != own.version]
+    found = ", ".join([*(f"{name} has other settings" for name in settings), *versions])
+    return f"{found}; this member is of version {own.version}" if versions else found
 
 
 class Host(Protocol):
@@ -75,6 +128,9 @@ class Group(Protocol):
     @property
     def share(self) -> float:
         """The share of all streams that this process has, of 1: so much of the limit of requests is its own."""
+
+    def status(self) -> OwnStatus:
+        """This process as a member. It does not wait."""
 
     def follow(self, host: Host, *, settings: str, key: str) -> None:
         """Take streams for `host` from now on. `settings` and `key` are digests of the settings and of the API key."""

@@ -25,7 +25,7 @@ from in_jumpcloud.state import transfer
 from in_jumpcloud.state.database import Database, Holder, Space, Transaction
 from in_jumpcloud.state.dead_letter_file import import_file
 from in_jumpcloud.state.dead_letters import DeadLetter, DeadLetters, Refused, storable
-from in_jumpcloud.state.group import Group
+from in_jumpcloud.state.group import Group, GroupReport
 from in_jumpcloud.state.jobs import JobRow, Jobs, JobState, OpenState
 from in_jumpcloud.state.ledger import Ledger, Span
 from in_jumpcloud.state.notes import Notes
@@ -109,6 +109,10 @@ class StateReader:
         """From when on each service of `stream` is fetched, as `save_services` stored it; epoch milliseconds."""
         text = self._column("services", stream)
         return msgspec.json.decode(text, type=dict[str, int]) if text else {}
+
+    def group_report(self) -> GroupReport | None:
+        """The processes that share the state, and what each has; None if it cannot be shared."""
+        return None
 
     def export(self) -> Iterator[bytes]:
         """All of it, as lines that `StateStore.load` reads; see state/transfer.py.

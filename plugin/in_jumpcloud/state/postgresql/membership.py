@@ -11,16 +11,16 @@ import os
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from in_jumpcloud import __version__
 from in_jumpcloud.config.schema import MembersSettings
 from in_jumpcloud.counters import plural
 from in_jumpcloud.errors import StateCorrupt, StateUnavailable
-from in_jumpcloud.state.group import GroupView, Host, Member
+from in_jumpcloud.state.group import GroupView, Host, Member, OwnStatus
 from in_jumpcloud.state.postgresql import ownership
 from in_jumpcloud.state.postgresql.database import PostgresDatabase
+from in_jumpcloud.state.postgresql.observation import Observation
 from in_jumpcloud.state.postgresql.share import shares
 from in_jumpcloud.state.postgresql.turns import Turns
 
@@ -32,8 +32,6 @@ _COUNT_EVERY = 10
 """Every so many turns the streams are counted: with 10,000 of them that takes 10 ms."""
 _AWAY = 0.75
 """A member that was away for more than this share of its lease judges none for a lease: probably the server was."""
-_DIFFER_SECONDS = 120.0
-"""How long members may have different settings: a reload of all takes a while."""
 _SOON_SECONDS = 0.1
 """How soon it is looked whether what is to be given back has ended."""
 
@@ -93,7 +91,7 @@ class Membership:
         self._turning = threading.Lock()
         self._thread: int | None = None  # that has a turn
         self._alone = self._is_stopped = False
-        self._differs_since: float | None = None
+        self._observation = Observation(database.where)
         seconds = min(_TURN_SECONDS, self._lease / 3)
         database.limit_apart(self._lease / 3)
         self._turns = Turns("state-member", self._turn, seconds, first=seconds)
@@ -122,6 +120,23 @@ class Membership:
     def trouble(self) -> StateUnavailable | None:
         """Why the last turn failed; None if it did not."""
         return self._turns.trouble
+
+    def status(self) -> OwnStatus:
+        """As Group.status."""
+        seen = self._observation
+        return OwnStatus(
+            renewed=max(0.0, boottime() - (self._lease_ends - self._lease)),
+            lease=self._lease,
+            trouble=self.trouble,
+            taken=seen.taken.copy(),
+            refused=seen.refused,
+            unowned_for=seen.unowned_for,
+            differences=seen.differences,
+        )
+
+    def note_refused(self) -> None:
+        """A commit was refused: another member has the stream."""
+        self._observation.refuse()
 
     def start(self, *, alone: bool) -> None:
         """Join the group, and start the thread. `alone`: as in `ownership.join`.
@@ -208,6 +223,7 @@ class Membership:
                 self._compare(host)
                 share = shares({each.id: each.able for each in self._view.members}, self._view.streams).get(self.id, 0)
                 self._claim(host, share, {each.id: each for each in silent})
+                self._observation.look(self._view, self.id)
                 self._give_back(host, share)
             except StateCorrupt as error:
                 host.corrupt(error)
@@ -259,26 +275,6 @@ class Membership:
             total, unowned = ownership.count(self._database)
             self._until_count = _COUNT_EVERY
         self._view = GroupView(members, total, unowned)
-        self._note_differences(members)
-
-    def _note_differences(self, members: Collection[Member]) -> None:
-        """Log once that members have different settings or versions, if that lasts: during an upgrade it does not."""
-        others = [each for each in members if each.settings and self._settings not in {"", each.settings}]
-        found = [
-            *(f"{each.name} has other settings" for each in others),
-            *(f"{each.name} is of version {each.version}" for each in members if each.version != __version__),
-        ]
-        if not found:
-            self._differs_since = None
-        elif self._differs_since is None:
-            self._differs_since = boottime()
-        elif boottime() - self._differs_since > _DIFFER_SECONDS:
-            self._differs_since = float("inf")
-            log.warning(
-                "%s: this process is of version %s, and %s; give all members the same settings and version, or events "
-                "may be missing",
-                *(self._database.where, __version__, ", ".join(found)),
-            )
 
     def _share_limit(self, host: Host) -> None:
         """Tell the others of a pause that JumpCloud asks for, and learn of theirs."""
@@ -303,7 +299,7 @@ class Membership:
         running = host.running()
         new = [each for name, each in found.items() if name not in self._database.tokens and name not in running]
         self._take(new)
-        self._note_claimed(new, {})
+        self._observation.take(new, {}, is_found=True)
 
     def _claim(self, host: Host, share: int, silent: dict[str, ownership.Silent]) -> None:
         missing = share - len(self._database.tokens)
@@ -312,18 +308,8 @@ class Membership:
             return
         claimed = ownership.claim(self._database, missing, but=host.running())
         self._take(claimed)
-        self._note_claimed(claimed, silent)
+        self._observation.take(claimed, silent)
         self._view = self._view._replace(unowned=max(0, self._view.unowned - len(claimed)))
-
-    def _note_claimed(self, claimed: Collection[ownership.Claimed], silent: dict[str, ownership.Silent]) -> None:
-        formers = Counter(each.former for each in claimed)
-        new, where = formers.pop(None, 0), self._database.where
-        if new:
-            log.info("%s: took %s that no member had", where, plural(new, "stream"))
-        for former, number in formers.items():
-            of = silent.get(former or "")
-            who = f"{of.name}, silent for {of.seconds:.1f} s" if of else "a member that has ended"
-            log.warning("%s: took over %s of %s", where, plural(number, "stream"), who)
 
     def _give_back(self, host: Host, share: int) -> None:
         """Stop what is more than the share, and give it back once nothing of it runs: between two acks."""

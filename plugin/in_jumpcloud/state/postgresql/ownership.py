@@ -17,7 +17,7 @@ import msgspec
 from in_jumpcloud.errors import StateUnavailable
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.state.database import Holder, Transaction
-from in_jumpcloud.state.group import Member
+from in_jumpcloud.state.group import GroupReport, GroupView, Member
 from in_jumpcloud.state.postgresql.database import PostgresDatabase
 
 _A_MOMENT = 0.2
@@ -69,6 +69,9 @@ _LIST = "UPDATE member SET streams = ?2::text[] WHERE id = ?1::uuid"
 _WANT = """
 WITH listed AS (SELECT DISTINCT unnest(streams) AS name FROM member)
 UPDATE stream SET wanted = NOT wanted WHERE wanted <> (name IN (SELECT name FROM listed)) RETURNING wanted
+"""
+_OWNERS = """
+SELECT s.name, m.id::text FROM stream s LEFT JOIN member m ON m.id = s.owner WHERE wanted ORDER BY s.name
 """
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('in_jumpcloud members ' || ?, 0))"
 _HELD = "SELECT extract(epoch FROM held_until - clock_timestamp())::float FROM rate_limit WHERE key_hash = ?"
@@ -195,6 +198,16 @@ def want(database: PostgresDatabase, streams: Collection[str]) -> int:
 def wanted(database: PostgresDatabase) -> list[str]:
     """The streams that are to be collected."""
     return [name for (name,) in database.read("SELECT name FROM stream WHERE wanted ORDER BY number")]
+
+
+def report(database: PostgresDatabase) -> GroupReport:
+    """The group as the tables have it now."""
+    with database.snapshot():
+        found, rows = members(database), database.read(_OWNERS)
+    owners = dict[str, str | None](rows)
+    living = {each.id for each in found if each.silent <= each.lease}
+    unowned = sum(owner not in living for owner in owners.values())
+    return GroupReport(GroupView(found, len(owners), unowned), owners)
 
 
 def held_for(database: PostgresDatabase, key: str) -> float:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 import msgspec
 
 from in_jumpcloud.config.schema import MembersSettings, StateSettings
-from in_jumpcloud.errors import Fatal, InJumpCloudError, StateUnavailable
+from in_jumpcloud.errors import Fatal, Fenced, InJumpCloudError, StateUnavailable
 from in_jumpcloud.insights.event import EventKey
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.state.database import Space, Transaction
 from in_jumpcloud.state.dead_letters import Refused, storable
+from in_jumpcloud.state.group import GroupReport
 from in_jumpcloud.state.ledger import Span
 from in_jumpcloud.state.notes import WRITE_SECONDS, Note
 from in_jumpcloud.state.postgresql import ownership, schema
@@ -172,26 +173,35 @@ class PostgresStore(StateStore):
         if minutes:
             day = self._day_of(stream, digests, day)
         organization = organization or note.organization
-        parameters = (
-            *(stream, self._database.member, self._database.token(stream), array(minutes), digests, day),
-            *(_json(position), len(keys) - refused, late, len(dead_letters), self._now_ms()),
-            *(organization and storable(organization), note.reconciliation, note.kept_from_ms),
-        )
-        self._ledger.note(self._ledger.number(stream), minutes)
-        if refused:
-            with self._database.transaction() as transaction:
-                rows = transaction.execute(COMMIT, parameters).fetchall()
-                if not rows:
-                    raise self._database.fenced(stream)
-                if rows[0][0]:  # else it is repeated
-                    self.dead_letters.add(transaction, stream, "dead", dead_letters)
-                    self.dead_letters.add(transaction, stream, "suspect", suspects)
-            self.dead_letters.refresh()
-        elif not self._database.read(COMMIT, parameters):
-            raise self._database.fenced(stream)
+        with self._counting_refusals():
+            parameters = (
+                *(stream, self._database.member, self._database.token(stream), array(minutes), digests, day),
+                *(_json(position), len(keys) - refused, late, len(dead_letters), self._now_ms()),
+                *(organization and storable(organization), note.reconciliation, note.kept_from_ms),
+            )
+            self._ledger.note(self._ledger.number(stream), minutes)
+            if refused:
+                with self._database.transaction() as transaction:
+                    rows = transaction.execute(COMMIT, parameters).fetchall()
+                    if not rows:
+                        raise self._database.fenced(stream)
+                    if rows[0][0]:  # else it is repeated
+                        self.dead_letters.add(transaction, stream, "dead", dead_letters)
+                        self.dead_letters.add(transaction, stream, "suspect", suspects)
+                self.dead_letters.refresh()
+            elif not self._database.read(COMMIT, parameters):
+                raise self._database.fenced(stream)
         self._written(stream, note, position)
         if log.isEnabledFor(logging.DEBUG):
             self._log_commit(stream, len(keys), position, self._monotonic() - began)
+
+    @contextlib.contextmanager
+    def _counting_refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except Fenced:
+            self.group.note_refused()
+            raise
 
     def _day_of(self, stream: str, digests: bytes, day: int) -> int:
         """The partition of a commit, which is there: if it was tried before, that of the first time."""
@@ -289,7 +299,15 @@ def open_reader(settings: StateSettings) -> Iterator[StateReader]:
 
     with contextlib.closing(opened):
         opened.open(look)
-        yield StateReader(opened, PostgresLedger(opened, now_ms), ownership.holder(opened))
+        yield _Reader(opened, PostgresLedger(opened, now_ms), ownership.holder(opened))
+
+
+class _Reader(StateReader):
+    _database: PostgresDatabase
+
+    def group_report(self) -> GroupReport:
+        """As StateReader.group_report."""
+        return ownership.report(self._database)
 
 
 @contextlib.contextmanager
