@@ -43,6 +43,7 @@ _SETTLE_SECONDS = 1.0
 _REJECTED_DELAY = 300.0
 _MAX_FAILURES = 3
 """Failures in a row from which on a list that may come later is a trouble."""
+_EMPTY_ADVICE = "check jumpcloud.provider_id and what the key has access to, or list IDs in jumpcloud.organizations"
 _MAX_LOGGED = 10
 """So many of those that join or leave at once have a line of their own."""
 
@@ -206,7 +207,7 @@ class Discovery:
             return  # each answer has another request ID
         self._said = type(error)
         polled = f"{plural(len(self._polled), 'organization')} that are known are polled meanwhile"
-        advice = error.advice or (polled if self._polled else "none is polled until then")
+        advice = "; ".join(filter(None, (error.advice, polled if self._polled else "none is polled until then")))
         self._troubles.begin(self.name, f"organizations cannot be listed: {error.message}", advice)
 
 
@@ -231,7 +232,7 @@ def list_of(settings: JumpCloudSettings, of_api: ListOfApi) -> List:
         found = of_api(settings.provider_id, stop)
         wanted = {each: name for each, name in found.items() if _is_wanted(settings, each, name)}
         if not found:
-            raise Fatal("JumpCloud's list is empty")
+            raise Fatal("JumpCloud's list is empty", advice=_EMPTY_ADVICE)
         if not wanted:
             raise Fatal(
                 f"{plural(len(found), 'organization')}, of which none is to be polled", advice="see jumpcloud.discover"

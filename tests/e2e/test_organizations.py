@@ -70,17 +70,20 @@ def test_one_that_has_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_none(tmp_path: Path) -> None:
-    """A key without organizations is one line and an exit code, in every command."""
+@pytest.mark.parametrize("provider", [None, "p"])
+def test_none(tmp_path: Path, provider: str | None) -> None:
+    """A key, or a provider, without organizations is one line and an exit code, in every command."""
     command = Command(tmp_path)
-    with SimulatedApi({}) as api, SimulatedReceiver() as receiver:
-        settings = settings_of(command, api, receiver)
+    served = {f"provider:{provider}": EventSource(start_ms=0, end_ms=1)} if provider else {}
+    with SimulatedApi(served) as api, SimulatedReceiver() as receiver:
+        settings = settings_of(command, api, receiver, jumpcloud__provider_id=provider, jumpcloud__overrides={})
         for arguments in (["run", "--once"], ["fetch", "--since", "1h"], ["check"]):
             done = command(arguments[0], *settings, *arguments[1:])
             assert done.returncode == 1, done
             said = done.stdout + done.stderr
-            assert said.count(EMPTY.encode()) >= 1
+            assert f"{EMPTY}; check jumpcloud.provider_id and what the key has access to".encode() in said
             assert b"Traceback" not in said
         without_key = command("backfill", *settings, "--since", "1h", JUMPCLOUD_API_KEY="")
         assert without_key.returncode == 2
-        assert b"no organization is known yet" in without_key.stderr
+        if not provider:  # it has a stream of its own
+            assert b"no organization is known yet" in without_key.stderr

@@ -289,6 +289,11 @@ def test_members_that_differ(command: Command, api: SimulatedApi, receiver: Simu
     assert other.wait(30) == 0
     report = Report(command("check", *settings))
     assert "  group  " not in report.text
+    same = command.start("run", *settings, "-o", "members.name=the same")
+    wait_until(lambda: "ok       group          1 member: the same" in Report(command("check", *settings)).text)
+    assert "warning  group" not in Report(command("check", *settings)).text
+    same.terminate()
+    assert same.wait(30) == 0
     elsewhere = options(command, api, receiver, server.url, "group", jumpcloud__organizations=["another"])
     text = Report(command("check", *elsewhere)).text
     assert "none of the 1 stream of the state is in this configuration, such as default; if another group uses" in text
