@@ -121,6 +121,24 @@ class TestOwners:
             state.delivered("a", keys(3, MINUTE))
         state.close()
 
+    def test_a_member_that_is_frozen_within_a_transaction(
+        self, state_url: StateSettings, admin: psycopg.Connection
+    ) -> None:
+        """The others can have its streams once the shortest lease is over: the transaction ends before that."""
+        state = open_store(state_url)
+        state.commit("a", keys(1, MINUTE), POSITION)
+        free = f'SELECT 1 FROM "{state_url.schema}".stream WHERE name = %s FOR UPDATE SKIP LOCKED'  # noqa: S608 - our own
+        writing = state._database.transaction("a")
+        writing.__enter__()
+        began = time.monotonic()
+        assert not admin.execute(free, ("a",)).fetchall()
+        wait_until(lambda: bool(admin.execute(free, ("a",)).fetchall()), timeout=20)
+        assert time.monotonic() - began < 5  # members.lease is at least that
+        with pytest.raises(StateUnavailable):
+            writing.__exit__(None, None, None)
+        state.commit("a", keys(2, MINUTE), POSITION)
+        state.close()
+
     def test_a_member_that_is_silent(self, state_url: StateSettings, admin: psycopg.Connection) -> None:
         """Once its lease is over another one has its streams, with new tokens; when it is back it has its share."""
         first = open_store(state_url)
@@ -341,6 +359,21 @@ class TestOwners:
                 pool.submit(state.commit, "a", keys(3000, MINUTE, "later"), LATER).result()
                 pool.submit(state.commit, "b", keys(10, MINUTE), LATER).result()
             assert [first, *lines] == before
+
+    def test_an_import_may_be_slow(self, state_url: StateSettings) -> None:
+        """It is one transaction, which waits for the lines however long it takes."""
+        with open_store(state_url) as state:
+            state.commit("a", keys(10, MINUTE), LATER)
+            lines = list(state.export())
+            state.discard()
+
+        def slow() -> Iterator[bytes]:
+            yield lines[0]
+            time.sleep(6)
+            yield from lines[1:]
+
+        with opening.open_to_fill(state_url) as new:
+            assert new.load(slow()).ids == 10
 
     def test_an_import_that_fails(self, state_url: StateSettings) -> None:
         """A schema that it has created is gone: the next start is the first, with an agent id."""

@@ -25,10 +25,10 @@ _TABLE = re.compile(rf"\b(FROM|INTO|UPDATE|JOIN|TABLE) ({_TABLES})\b")
 _PARAMETER = re.compile(r"\?(\d*)")
 _BEGIN = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '5s'; "
-    "SET LOCAL idle_in_transaction_session_timeout = '30s'"
+    "SET LOCAL idle_in_transaction_session_timeout = '4s'"
 )
 """What waits for a lock must see what its holder wrote, whatever the default of the server. A process that is frozen
-within a transaction must not keep a stream, or a new day, from the others."""
+within a transaction must not keep a stream, or a new day, from the others: less than the shortest lease."""
 _T = TypeVar("_T")
 _LONG = "SET LOCAL idle_in_transaction_session_timeout = 0"
 _BEGIN_SNAPSHOT = f"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; {_LONG}"
@@ -115,6 +115,15 @@ class PostgresDatabase:
         """How long a statement of `apart` may take, if that is less than the others may."""
         self._connections_apart.seconds = min(seconds, STATEMENT_SECONDS)
 
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The transactions of this thread in its body may wait for others than the server."""
+        self._of_thread.waits = True
+        try:
+            yield
+        finally:
+            self._of_thread.waits = False
+
     @property
     def _pool(self) -> Connections:
         return self._connections_apart if getattr(self._of_thread, "is_apart", False) else self._connections
@@ -134,6 +143,8 @@ class PostgresDatabase:
         """
         with self._errors(), self._pool.use() as connection:
             connection.execute(_BEGIN)
+            if getattr(self._of_thread, "waits", False):
+                connection.execute(_LONG)
             if stream is not None:
                 query = self.translate("SELECT 1 FROM stream WHERE name = ? AND owner = ? AND token = ? FOR UPDATE")
                 if not connection.execute(query, (stream, self.member, self.token(stream))).fetchone():

@@ -28,6 +28,7 @@ from in_jumpcloud.state.postgresql.membership import Membership
 from in_jumpcloud.state.postgresql.upkeep import Upkeep, size
 from in_jumpcloud.state.server import Server
 from in_jumpcloud.state.store import MAX_DEAD_LETTER_BYTES, StateReader, StateStore
+from in_jumpcloud.state.transfer import Loaded
 from in_jumpcloud.timestamps import now_ms
 
 log = logging.getLogger(__name__)
@@ -254,6 +255,11 @@ class PostgresStore(StateStore):
             [note.kept_from_ms for note in notes],
             self._now_ms(),
         )
+
+    def load(self, lines: Iterable[bytes]) -> Loaded:
+        """As StateStore.load. The lines may be slow to come."""
+        with self._database.waiting():
+            return super().load(lines)
 
     def discard(self) -> None:
         """Remove the tables."""
