@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,15 +104,18 @@ class Command:
             check=False,
         )
 
-    def start(self, *arguments: object, prelude: str = "", **environ: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, *arguments: object, prelude: str = "", program: Sequence[object] = (COMMAND,), **environ: str
+    ) -> subprocess.Popen[bytes]:
         """Start it, with standard output in `output` and standard error in `log`.
 
-        `prelude` is Python that runs first, in the same process, such as one that lowers a limit.
+        `prelude` is Python that runs first, in the same process, such as one that lowers a limit. `program` is another
+        command that does the same.
         """
         before = [sys.executable, "-c", f"{prelude}\nimport os, sys\nos.execv(sys.argv[1], sys.argv[1:])"]
         with self.log.open("ab") as log, self.output.open("ab") as output:
             process = subprocess.Popen(  # noqa: S603 - our own command
-                [*(before if prelude else []), COMMAND, *map(str, arguments)],
+                [*(before if prelude else []), *map(str, program), *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,

@@ -1,6 +1,7 @@
 """Run `in-jumpcloud` and kill it at its n-th instant: `kill_at.py N COMMAND…` sends itself SIGKILL there.
 
-There is an instant before and after each request and chunk, and before each SQL statement of the state.
+There is an instant before and after each request and chunk, and before each SQL statement of a state in a file.
+`N:PLACE` counts only those of one place, such as `3:after deliver`: between the ack of a chunk and its commit.
 With N = 0 nothing is killed. The number of instants is written to standard error.
 """
 
@@ -23,9 +24,10 @@ from in_jumpcloud.state.sqlite.store import SqliteStore
 class Instants:
     """Counts the instants that the process passes, and kills it at one of them."""
 
-    def __init__(self, fatal: int) -> None:
+    def __init__(self, fatal: int, only: str = "") -> None:
         self.passed = 0
         self._fatal = fatal
+        self._only = only
         self._lock = threading.Lock()
         self._last = ""
 
@@ -33,6 +35,8 @@ class Instants:
         """Count one instant; all rows of an INSERT are one."""
         with self._lock:
             if place.startswith("INSERT OR IGNORE") and place == self._last:
+                return
+            if self._only not in {"", place}:
                 return
             self._last = place
             self.passed += 1
@@ -55,7 +59,8 @@ class Instants:
 
 def main() -> None:
     """Run the command that follows the number."""
-    instants = Instants(int(sys.argv.pop(1)))
+    number, _, only = sys.argv.pop(1).partition(":")
+    instants = Instants(int(number), only)
     instants.around(DirectoryInsights, "fetch")
     instants.around(AckSender, "deliver")
     original = SqliteStore.__init__

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
+from support import kill_at
 from support.command import Command
 from support.proxy import Proxy
 
@@ -17,12 +19,13 @@ from in_jumpcloud.simulator.api import Request, SimulatedApi
 
 
 class Asked(NamedTuple):
-    """A request: the monotonic time at which it was answered, the member that sent it, the stream, the status."""
+    """A request: the monotonic time of its answer, the member that sent it, the stream, the status, what it is for."""
 
     at: float
     member: str
     stream: str
     status: int
+    is_poll: bool
 
 
 class Requests(deque[Request]):
@@ -36,7 +39,8 @@ class Requests(deque[Request]):
     def append(self, request: Request) -> None:
         """Note a request."""
         super().append(request)
-        self._log.append(Asked(time.monotonic(), self._member, request.headers.get("x-org-id", ""), request.status))
+        stream, is_poll = request.headers.get("x-org-id", ""), request.path.endswith("/events")
+        self._log.append(Asked(time.monotonic(), self._member, stream, request.status, is_poll))
 
 
 class Member:
@@ -61,11 +65,19 @@ class Member:
         self.settings = settings
         self.command = command
         self.process: subprocess.Popen[bytes] | None = None
+        self.started_at = 0.0
+        """By the monotonic clock."""
         self._port = port
 
     def start(self) -> None:
         """Start it."""
+        self.started_at = time.monotonic()
         self.process = self.command.start("run", *self.settings)
+
+    def start_to_kill(self, instant: str) -> None:
+        """Start it; it kills itself at this instant, see kill_at.py."""
+        program = [sys.executable, Path(kill_at.__file__), instant]
+        self.process = self.command.start("run", *self.settings, program=program)
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal; wait for its end, if that ends it."""

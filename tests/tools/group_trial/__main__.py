@@ -32,6 +32,7 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, help="how long a fault lasts, where the scenario has a time")
+    parser.add_argument("--events", type=int, help="how many, where the scenario has a number of them")
     parser.add_argument("--slack", type=float, default=0.0, help="seconds more for everything, on a busy machine")
     parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="keep the logs of the members there")
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="all by default")
@@ -43,7 +44,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="in-jumpcloud-group-") as temporary:
             directory = arguments.keep / name if arguments.keep else Path(temporary)
             directory.mkdir(parents=True, exist_ok=True)
-            sizes = {each: getattr(arguments, each) for each in ("streams", "rounds", "slack", "seconds")}
+            sizes = {each: getattr(arguments, each) for each in ("streams", "rounds", "slack", "seconds", "events")}
             trial = Trial(directory, **sizes)
             try:
                 _run(name, trial)

@@ -6,9 +6,13 @@ import random
 import signal
 import time
 
+from support.cluster import Cluster
+from support.member import Member
 from tools.group_trial.trial import Trial
 
 _KILL_EVERY = 10.0
+_BUSY_STREAMS, _BUSY_EVENTS = 6, 1200.0
+"""Events per second, of all streams: what a stream has in three seconds is a chunk of about 1 MB."""
 _UNABLE_SECONDS = 32.0
 """A receiver may be away for half a minute, before that a delivery may be under way."""
 _UNOWNED_SECONDS = 2.0
@@ -29,6 +33,25 @@ def kills(trial: Trial) -> None:
             trial.divided(cluster)
             time.sleep(max(0.0, began + _KILL_EVERY - time.monotonic()) if trial.rounds > 1 else 0.0)
         trial.chunks = trial.rounds
+
+
+def aimed_kills(trial: Trial) -> None:
+    """S2. As `kills`, with chunks of 1 MB, each time between an ack and its commit: that chunk comes twice."""
+    workers = 4
+    with trial.group(
+        streams=_BUSY_STREAMS, every=_BUSY_STREAMS / _BUSY_EVENTS, interval=3.0, workers=workers
+    ) as cluster:
+        for _ in range(trial.rounds):
+            member = random.choice(cluster.members)
+            member.signal(signal.SIGTERM)
+            member.start_to_kill(f"{random.randint(1, 5)}:after deliver")
+            member.wait()
+            trial.taken_over(cluster, member)
+            member.start()
+            trial.divided(cluster)
+        trial.chunks = trial.rounds * workers
+        trial.note(f"chunks of up to {cluster.biggest_chunk} records")
+        trial.expect(f"{cluster.duplicate_chunks} chunks were aimed at", cluster.duplicate_chunks > 0)
 
 
 def frozen(trial: Trial) -> None:
@@ -96,16 +119,22 @@ def lost_answers(trial: Trial) -> None:
     with trial.group() as cluster:
         for _ in range(trial.rounds):
             for member in cluster.members:
-                seen = [0]
-
-                def drop(data: bytes, seen: list[int] = seen) -> bytes | None:
-                    seen[0] += 1
-                    return None if seen[0] % _DROPPED == 0 else data
-
-                forward, member.proxy.to_client = member.proxy.to_client, drop
-                cluster.wait("no answer is dropped", lambda seen=seen: seen[0] > 6 * _DROPPED, 60)  # type: ignore[misc]
-                member.proxy.to_client = forward
+                losing_answers(cluster, member)
             trial.divided(cluster)
+
+
+def losing_answers(cluster: Cluster, member: Member) -> None:
+    """End connections of a member with answers under way, several times."""
+    seen = 0
+
+    def drop(data: bytes) -> bytes | None:
+        nonlocal seen
+        seen += 1
+        return None if seen % _DROPPED == 0 else data
+
+    forward, member.proxy.to_client = member.proxy.to_client, drop
+    cluster.wait("no answer is dropped", lambda: seen > 6 * _DROPPED, 60)
+    member.proxy.to_client = forward
 
 
 def unable(trial: Trial) -> None:

@@ -11,8 +11,10 @@ from support.cluster import Cluster, Failed
 from support.member import Member
 from support.postgres import Server
 
-_SLACK = 1.0
+_TURN = 1.0
 """A take-over is due so many seconds after the lease."""
+_LOOK = 0.2
+"""How exactly its time is measured: by looks at the server, of which each takes a moment."""
 _DIVIDED_SECONDS = 60.0
 
 
@@ -24,12 +26,19 @@ class Trial:
     """One scenario: its size, the marks that it missed, and what it saw."""
 
     def __init__(
-        self, directory: Path, *, streams: int, rounds: int, slack: float = 0.0, seconds: float | None = None
+        self,
+        directory: Path,
+        *,
+        streams: int,
+        rounds: int,
+        slack: float = 0.0,
+        seconds: float | None = None,
+        events: int | None = None,
     ) -> None:
-        """`seconds`: how long the fault lasts, of scenarios that have one; None: as in their marks."""
+        """`seconds`: how long the fault, or the trial, lasts. `events`: how many there are. None: as in the marks."""
         self.directory = directory
         self.streams, self.rounds = streams, rounds
-        self.slack, self.seconds = slack, seconds
+        self.slack, self.seconds, self.events = slack, seconds, events
         self.takeovers: list[float] = []
         """The seconds that each take-over took."""
         self.chunks = 0
@@ -93,7 +102,7 @@ class Trial:
         """Wait until the others have its streams; that is due soon after the lease."""
         took = cluster.wait("not taken over", lambda: cluster.taken_over(member.name), 60)
         self.takeovers.append(took)
-        most = cluster.lease + _SLACK + self.slack
+        most = cluster.lease + _TURN + _LOOK + self.slack
         if took > most:
             self.missed.append(f"the streams of {member.name} were taken over after {took:.1f} s, at most {most:g}")
 
