@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from contextlib import AbstractContextManager
 
 from support.cluster import Cluster
 from support.member import Member
@@ -49,7 +50,7 @@ def aimed_kills(trial: Trial) -> None:
             trial.taken_over(cluster, member)
             member.start()
             trial.divided(cluster)
-        trial.chunks = trial.rounds * workers
+        trial.chunks = trial.rounds * cluster.workers
         trial.note(f"chunks of up to {cluster.biggest_chunk} records")
         trial.expect(f"{cluster.duplicate_chunks} chunks were aimed at", cluster.duplicate_chunks > 0)
 
@@ -61,10 +62,26 @@ def frozen(trial: Trial) -> None:
             member = random.choice(cluster.members)
             member.signal(signal.SIGSTOP)
             trial.taken_over(cluster, member)
-            time.sleep(min(cluster.lease, trial.seconds or cluster.lease))
+            time.sleep(cluster.lease if trial.seconds is None else trial.seconds)
             member.signal(signal.SIGCONT)
             trial.divided(cluster)
         trial.chunks = trial.rounds
+
+
+def busy_frozen(trial: Trial) -> None:
+    """S3. As `frozen`, with chunks of 1 MB under way all the time: writes are refused, a chunk may come twice."""
+    with _busy(trial) as cluster:
+        for _ in range(trial.rounds):
+            time.sleep(random.uniform(0, cluster.interval))
+            member = random.choice(cluster.members)
+            member.signal(signal.SIGSTOP)
+            trial.taken_over(cluster, member)
+            time.sleep(cluster.lease if trial.seconds is None else trial.seconds)
+            member.signal(signal.SIGCONT)
+            trial.divided(cluster)
+        trial.chunks = trial.rounds
+        fenced = sum(each.log.count("no longer has stream") for each in cluster.members)
+        trial.expect(f"{fenced} steps refused, at least 1", fenced > 0)
 
 
 def cut_off(trial: Trial) -> None:
@@ -93,7 +110,7 @@ def slow_answers(trial: Trial) -> None:
                 return data
 
             member.proxy.to_client = late
-            time.sleep(trial.seconds or 4 * cluster.lease)
+            time.sleep(4 * cluster.lease if trial.seconds is None else trial.seconds)
             member.proxy.to_client = forward
             trial.divided(cluster)
         trial.chunks = trial.rounds * cluster.workers
@@ -121,6 +138,10 @@ def lost_answers(trial: Trial) -> None:
             for member in cluster.members:
                 losing_answers(cluster, member)
             trial.divided(cluster)
+
+
+def _busy(trial: Trial) -> AbstractContextManager[Cluster]:
+    return trial.group(streams=_BUSY_STREAMS, every=_BUSY_STREAMS / _BUSY_EVENTS, interval=3.0, workers=4)
 
 
 def losing_answers(cluster: Cluster, member: Member) -> None:
