@@ -18,6 +18,8 @@ _UNABLE_SECONDS = 32.0
 """A receiver may be away for half a minute, before that a delivery may be under way."""
 _UNOWNED_SECONDS = 2.0
 """How long a stream may be without an owner after a SIGTERM."""
+_ORPHAN_SECONDS = 2.0
+"""Two turns: then a member runs what it was given in an answer that was lost."""
 _DROPPED = 5
 """Of so many answers one is lost."""
 
@@ -138,6 +140,10 @@ def lost_answers(trial: Trial) -> None:
             for member in cluster.members:
                 losing_answers(cluster, member)
             trial.divided(cluster)
+            began = time.monotonic()
+            time.sleep(_ORPHAN_SECONDS + 2 * cluster.interval + trial.slack)
+            polled = {each.stream for each in cluster.asked if each.at > began}
+            trial.at_most("streams that their owner does not run", cluster.streams - len(polled), 0)
 
 
 def _busy(trial: Trial) -> AbstractContextManager[Cluster]:
