@@ -189,6 +189,10 @@ class Cluster:
         """How often streams have been given an owner."""
         return sum(self.tokens().values())
 
+    def polled_since(self, began: float) -> bool:
+        """Whether each stream has been polled since then, by the monotonic clock."""
+        return len({each.stream for each in self.asked if each.at > began}) == self.streams
+
     @staticmethod
     def wait(what: str, condition: Callable[[], bool], seconds: float) -> float:
         """Wait until the condition holds; returns the seconds that took.

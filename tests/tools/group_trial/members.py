@@ -140,10 +140,9 @@ def lost_answers(trial: Trial) -> None:
             for member in cluster.members:
                 losing_answers(cluster, member)
             trial.divided(cluster)
-            began = time.monotonic()
-            time.sleep(_ORPHAN_SECONDS + 2 * cluster.interval + trial.slack)
-            polled = {each.stream for each in cluster.asked if each.at > began}
-            trial.at_most("streams that their owner does not run", cluster.streams - len(polled), 0)
+            began, most = time.monotonic(), _ORPHAN_SECONDS + 2 * cluster.interval + trial.slack
+            took = cluster.wait("a stream is not run", lambda began=began: cluster.polled_since(began), 60)  # type: ignore[misc]
+            trial.at_most("seconds until each stream is polled", took, most)
 
 
 def _busy(trial: Trial) -> AbstractContextManager[Cluster]:
