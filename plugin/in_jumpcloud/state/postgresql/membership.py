@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _TURN_SECONDS = 1.0
 """The longest time between two turns; a third of the lease, if that is less."""
 _COUNT_EVERY = 10
-"""Every so many turns the streams are counted: with 10,000 of them that takes 10 ms."""
+"""Every so many turns the streams are counted, if each has a member: with 10,000 of them that takes 10 ms."""
 _AWAY = 0.75
 """A member that was away for more than this share of its lease judges none for a lease: probably the server was."""
 _SOON_SECONDS = 0.1
@@ -271,7 +271,7 @@ class Membership:
         members = ownership.members(self._database)
         total, unowned = self._view.streams, self._view.unowned
         self._until_count -= 1
-        if is_due or self._is_short or self._until_count < 0 or len(members) != len(self._view.members):
+        if is_due or self._is_short or unowned or self._until_count < 0 or len(members) != len(self._view.members):
             total, unowned = ownership.count(self._database)
             self._until_count = _COUNT_EVERY
         self._view = GroupView(members, total, unowned)
