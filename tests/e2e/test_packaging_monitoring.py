@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,6 +18,9 @@ from support.monitoring import catch_up, settings_of, watched
 
 from in_jumpcloud.errors import Retryable
 from in_jumpcloud.monitoring import health
+from in_jumpcloud.monitoring.group_status import GroupStatus
+from in_jumpcloud.monitoring.metrics import Metrics
+from in_jumpcloud.monitoring.snapshot import take_snapshot
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
@@ -29,7 +33,8 @@ RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
 ]
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text())
-EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
+PANELS = [each for panel in DASHBOARD["panels"] for each in (panel, *panel.get("panels", ()))]
+EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel.get("targets", [])]
 EXPRESSIONS += [each["expr"] for each in DASHBOARD["annotations"]["list"]]
 SCRAPED = {"job", "instance", "host"}  # labels that Prometheus or a rule adds
 PROMTOOL = shutil.which("promtool")
@@ -69,13 +74,13 @@ def test_dashboard_expressions(tmp_path: Path) -> None:
 def test_dashboard_layout() -> None:
     """Panels do not overlap and fit on the page; ids are unique."""
     taken: set[tuple[int, int]] = set()
-    for panel in DASHBOARD["panels"]:
+    for panel in PANELS:
         grid = panel["gridPos"]
         cells = {(grid["x"] + x, grid["y"] + y) for x in range(grid["w"]) for y in range(grid["h"])}
         assert not cells & taken, panel["title"]
         assert grid["x"] + grid["w"] <= 24, panel["title"]
         taken |= cells
-    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    ids = [panel["id"] for panel in PANELS]
     assert len(set(ids)) == len(ids)
 
 
@@ -90,6 +95,12 @@ def test_metrics_and_labels_exist(tmp_path: Path, receiver: SimulatedReceiver) -
         seen.plugin.resources.mapper.unknown_types["new"] = 1
         seen.plugin.collectors[0].poller.error = Retryable("no answer")
         families = list(text_string_to_metric_families(seen.get("/metrics").body))
+        group = GroupStatus(
+            members=(), streams=1, unowned=0, held=1, share=1.0, renewed=1.0, lease=5.0, taken={"new": 1}
+        )
+        alone = take_snapshot(seen.plugin, now_ms=now_ms(), began=0.0)
+        shared = Metrics(lambda: msgspec.structs.replace(alone, group=group))
+        families += text_string_to_metric_families(shared.encode("")[0].decode())
     samples = [sample for family in families for sample in family.samples]
     names = {sample.name for sample in samples} | {family.name for family in families}
     labels = SCRAPED.union(*(sample.labels for sample in samples))
@@ -108,7 +119,8 @@ def test_metrics_and_labels_exist(tmp_path: Path, receiver: SimulatedReceiver) -
 def test_every_reason_is_documented() -> None:
     """The page of conf has each code of a reason and of a warning, and the alerts take each of them."""
     page, alerts = (ROOT / "conf" / "README.md").read_text(), ALERTS.read_text()
-    reasons, warnings = page.split("`in_jumpcloud_not_ready` has the same codes")[1].split("is a warning on the page")
+    tables = page.split("`in_jumpcloud_not_ready` has the same codes")[1].split("With more than 100 streams")[0]
+    reasons, warnings = tables.split("is a warning on the page")
     for codes, text in ((health.REASONS, reasons), (health.WARNINGS, warnings)):
         assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(codes)
     with_own_alert = {
@@ -120,6 +132,7 @@ def test_every_reason_is_documented() -> None:
         "given_up_minutes",
         "left_out",
         "reload",
+        *health.OF_GROUP,
     }
     others = {*health.REASONS, *health.WARNINGS} - with_own_alert - {"trouble"}
     assert [code for code in others if not re.search(rf"\b{code}\b", alerts)] == []

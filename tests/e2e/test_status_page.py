@@ -14,10 +14,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import psycopg
 import pytest
 from support.command import wait_until
 from support.monitoring import PAGES, Watched, catch_up, settings_of, watched
 
+from in_jumpcloud.config.schema import MembersSettings, StateSettings
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
@@ -167,10 +170,43 @@ def test_what_the_page_shows(seen: Watched, tmp_path: Path) -> None:
     assert "refused: organization missing: JumpCloud answered 403" in page.text["reasons"]
     assert "✓ up" in page.text["receivers"]
     assert "geoip.city" in page.text["databases"]
+    assert ("section", "hidden") in {
+        (tag, name) for tag, each in page.elements if each.get("id") == "group-section" for name in each
+    }
     (bars,) = (attributes["d"] for tag, attributes in page.elements if attributes.get("class") == "events" and tag)
     assert (bars or "").count("M") == HISTORY
     peak = max(point[1] for point in seen.get("/status.json").json["history"])
     assert any(f": peak {peak:,} at " in label for label in page.attributes("aria-label"))
+
+
+@needs_chromium
+def test_a_group(tmp_path: Path, state_url: StateSettings, postgres_url: str) -> None:
+    """Its members by name, what they say of themselves as text, and links to the pages of the others."""
+    settings = msgspec.structs.replace(
+        settings_of("http://127.0.0.1:1", tmp_path, 1), state=state_url, members=MembersSettings(name="this one")
+    )
+    with watched(settings) as seen, psycopg.connect(postgres_url, autocommit=True) as connection:
+        for name, address, able in (
+            ("other", "http://other.example.com:2021/", True),
+            (EVIL, "javascript:alert(1)", False),
+        ):
+            connection.execute(
+                f'INSERT INTO "{state_url.schema}".member (id, name, version, address, lease, able, settings_hash) '  # noqa: S608 - our own
+                "VALUES (gen_random_uuid(), %s, '0.0.9', %s, interval '1 hour', %s, 'others')",
+                (name, address, able),
+            )
+        wait_until(lambda: len(seen.get("/status.json").json["group"]["members"]) == 3)
+        page = rendered(seen.url, tmp_path / "profile")
+
+    members = page.text["members"]
+    assert members.index(EVIL) < members.index("other") < members.index("this one")
+    assert [members.count(text) for text in ("✓ able", "✕ not able", "0.0.9", "others")] == [2, 1, 2, 2]
+    assert "javascript:alert(1)" in members
+    links = [attributes.get("href") for tag, attributes in page.elements if tag == "a"]
+    assert [link for link in links if f"/{link}" not in PAGES] == ["http://other.example.com:2021/"]
+    assert "img" not in [tag for tag, _ in page.elements]
+    assert re.search(r"1 streams?, 0 of them without a member; this member has [01], and", page.text["group-streams"])
+    assert f"unable: member {EVIL} does not reach" in page.text["warnings"]
 
 
 @needs_chromium

@@ -9,6 +9,7 @@ import msgspec
 from in_jumpcloud.counters import Counters, LatencyHistogram
 from in_jumpcloud.load import Load
 from in_jumpcloud.monitoring import health
+from in_jumpcloud.monitoring.group_status import GroupStatus, MemberStatus
 from in_jumpcloud.monitoring.snapshot import BackfillStatus, ReceiverStatus, Snapshot, StreamStatus
 from in_jumpcloud.monitoring.survey import NOTHING
 from in_jumpcloud.progress import Progress
@@ -157,6 +158,61 @@ def test_ready() -> None:
         assert health.not_alive(seen) == []  # a restart helps none of these
 
 
+def group(*others: str, state: str = "able", **values: Any) -> GroupStatus:
+    """A group of this member, which is in this state, and others in these; in order except for these values."""
+    this = MemberStatus(
+        id="a",
+        name="a",
+        version="1",
+        address=None,
+        link=None,
+        state=state,
+        streams=1,
+        uptime=60.0,
+        silent=0.0,
+        lease=15.0,
+        settings="x",
+        this=True,
+    )
+    members = [
+        msgspec.structs.replace(this, id=name, name=name, state=each, this=False)
+        for name, each in zip("bcd", others, strict=False)
+    ]
+    standard: dict[str, Any] = {"streams": 3, "unowned": 0, "held": 1, "share": 0.3, "renewed": 0.5, "lease": 15.0}
+    return GroupStatus(members=(this, *members), **{**standard, **values})
+
+
+def test_a_group() -> None:
+    """A member without a lease, or that cannot work while others can, is not ready; of the others it warns."""
+    cannot = (
+        "unable: this member does not reach JumpCloud or a receiver, for 30 s or longer; the others have its streams"
+    )
+    no_lease = (
+        "lease: this member has not renewed for 1m 1s, longer than its lease of 15s: the others may have its streams, "
+        "and it sends nothing"
+    )
+    for seen, reasons in [
+        (snapshot(group=group("able", held=0)), []),
+        (snapshot(group=group("able", renewed=15.0)), []),
+        (
+            snapshot(group=group("able", renewed=61.0, trouble="db: no answer")),
+            [f"{no_lease}: db: no answer"],
+        ),
+        (snapshot(group=group("able", state="not able")), [f"{cannot}; {CHECK}"]),
+        (snapshot(group=group("not able", state="not able")), []),
+        (
+            snapshot(group=group("able", state="not able"), receivers=(False,)),
+            [f"receivers: no receiver is up: r0, for 1m 1s: no ack; {CHECK}"],
+        ),
+    ]:
+        assert list(map(str, health.not_ready(seen))) == reasons
+        assert health.not_alive(seen) == []
+    for unowned_for, codes in ((30.0, []), (30.5, ["unowned"])):
+        seen = snapshot(group=group(unowned=2, unowned_for=unowned_for))
+        assert [each.code for each in health.warnings(seen)] == codes
+    assert str(health.warnings(seen)[0]) == "unowned: 2 streams had no member for 30s; see the logs of the members"
+
+
 def test_warnings() -> None:
     """What needs attention, by its code, while the plugin is ready; what makes it not ready is no warning too."""
     assert health.warnings(snapshot(stream(), receivers=(True, None))) == []
@@ -169,14 +225,18 @@ def test_warnings() -> None:
         dead_letters=1,
         backfills=(failing,),
         troubles=(Trouble("configuration not reloaded: x", 0, "the old one stays in use", "reload"),),
+        group=group("not able", unowned=1, unowned_for=61.0, differences="b has other settings"),
     )
     found = health.warnings(seen)
     assert [each.code for each in found] == list(health.WARNINGS)
     assert all(each.text and each.advice for each in found)
     assert str(found[0]) == "clock: this machine's clock is 31s ahead of JumpCloud's; set it (NTP)"
     assert str(found[1]) == "receiver: r1, for 1m 1s: no ack; the others are used meanwhile"
-    assert "one: 2h of events" in str(found[5])
-    assert "backfill 7 of one: for 1m 1s: no answer; it is retried; `in-jumpcloud backfill --cancel 7`" in str(found[7])
+    assert str(found[2]).startswith("unable: member b does not reach JumpCloud or a receiver; the others have its")
+    assert "one: 2h of events" in str(found[8])
+    assert "backfill 7 of one: for 1m 1s: no answer; it is retried; `in-jumpcloud backfill --cancel 7`" in str(
+        found[10]
+    )
     assert health.not_ready(seen) == []
     assert health.warnings(snapshot(stream(), receivers=(False,), clock_skew=301.0)) == []
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 from in_jumpcloud.collector import MAX_COMPARED_LAG
 from in_jumpcloud.counters import Counters, plural
 from in_jumpcloud.insights.clock import MAX_SKEW_SECONDS, WARN_SKEW_SECONDS
+from in_jumpcloud.monitoring import group_status
+from in_jumpcloud.monitoring.group_status import GroupStatus
 from in_jumpcloud.monitoring.snapshot import ReceiverStatus, Snapshot, StreamStatus
 from in_jumpcloud.monitoring.survey import MAX_UNEXPECTED, state_name
 from in_jumpcloud.text import format_duration
@@ -190,6 +192,15 @@ def _state(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     yield from ((error, "") for error in errors if error not in map("; ".join, found))
 
 
+def _of_group(find: Callable[[GroupStatus], Iterable[tuple[str, str]]]) -> Find:
+    """What is found in the group, if there is one."""
+    return lambda snapshot: find(snapshot.group) if snapshot.group else ()
+
+
+def _unable(snapshot: Snapshot) -> Iterable[tuple[str, str]]:
+    return () if list(_no_receiver(snapshot)) else _of_group(group_status.unable)(snapshot)
+
+
 def _trouble(code: str) -> Find:
     return lambda snapshot: [each[1:] for each in troubles(snapshot.troubles) if each.code == code]
 
@@ -233,6 +244,8 @@ REASONS: dict[str, Find] = {
     "comparisons": _not_compared,
     "defect": _failing,
     "receivers": _no_receiver,
+    "lease": _of_group(group_status.no_lease),
+    "unable": _unable,
     "state": _state,
     "disk": _trouble("disk"),
     "trouble": _trouble("trouble"),
@@ -242,6 +255,9 @@ REASONS: dict[str, Find] = {
 WARNINGS: dict[str, Find] = {
     "clock": _clock_differs,
     "receiver": _receiver_down,
+    "unable": _of_group(group_status.others_unable),
+    "unowned": _of_group(group_status.unowned),
+    "differences": _of_group(group_status.differences),
     "open_minutes": _counted(
         lambda counters: counters.open_minutes,
         "minutes in which JumpCloud counts other events than were delivered",
@@ -268,6 +284,10 @@ WARNINGS: dict[str, Find] = {
     "dead_letters": _dead_letters,
 }
 """Every warning, by its code, and how to find it. Counts are since the start of the process."""
+
+
+OF_GROUP = frozenset({"lease", "unable", "unowned", "differences"})
+"""The codes of what only a member of a group can have."""
 
 
 def is_lagging(stream: StreamStatus, max_lag: float) -> bool:

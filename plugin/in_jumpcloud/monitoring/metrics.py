@@ -19,7 +19,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from in_jumpcloud.counters import BOUNDS, LatencyHistogram
-from in_jumpcloud.monitoring.health import REASONS, WARNINGS, Reason, not_ready, warnings
+from in_jumpcloud.monitoring.group_metrics import group_metrics
+from in_jumpcloud.monitoring.health import OF_GROUP, REASONS, WARNINGS, Reason, not_ready, warnings
 from in_jumpcloud.monitoring.snapshot import BackfillStatus, ReceiverStatus, Snapshot, StreamStatus
 from in_jumpcloud.monitoring.survey import LAG_BOUNDS, STATES, Survey
 
@@ -146,6 +147,8 @@ class _SnapshotCollector(Collector):
         yield from _api(snapshot)
         yield from _receivers(snapshot)
         yield from _health(snapshot)
+        if snapshot.group:
+            yield from group_metrics(snapshot.group)
         yield from _files(snapshot)
 
 
@@ -225,8 +228,11 @@ def _receivers(snapshot: Snapshot) -> Iterable[Metric]:
 
 
 def _health(snapshot: Snapshot) -> Iterable[Metric]:
-    yield _reasons("in_jumpcloud_not_ready", "1 for each reason why it is not ready", REASONS, not_ready(snapshot))
-    yield _reasons("in_jumpcloud_warning", "1 for each thing that needs attention", WARNINGS, warnings(snapshot))
+    reasons, attention = (
+        [code for code in codes if snapshot.group or code not in OF_GROUP] for codes in (REASONS, WARNINGS)
+    )
+    yield _reasons("in_jumpcloud_not_ready", "1 for each reason why it is not ready", reasons, not_ready(snapshot))
+    yield _reasons("in_jumpcloud_warning", "1 for each thing that needs attention", attention, warnings(snapshot))
     yield _errors(snapshot)
     is_refused = any(trouble.name == "reload" for trouble in snapshot.troubles)
     text = "1 if the last reload of the configuration succeeded, or there was none"

@@ -20,6 +20,7 @@ from in_jumpcloud.errors import RequestRejected, StateUnavailable
 from in_jumpcloud.forward.failover import ReceiverStatistics
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.load import Load
+from in_jumpcloud.monitoring.group_status import GroupStatus, take_group
 from in_jumpcloud.monitoring.survey import NOTHING, Limits, Survey, take_survey
 from in_jumpcloud.progress import Progress
 from in_jumpcloud.state import opening
@@ -118,7 +119,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     `uptime` is in seconds; `max_lag` and `max_silence` are the limits of health, in seconds. `clock_skew` is how far
     this machine's clock is ahead of JumpCloud's, in seconds; None if that is not known. `organizations` is how many the
-    last list has, None if they are in the configuration or were not listed yet.
+    last list has, None if they are in the configuration or were not listed yet. `group` is None if the process has the
+    state for itself.
     """
 
     now_ms: int
@@ -134,6 +136,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     troubles: tuple[Trouble, ...] = ()
     clock_skew: float | None = None
     organizations: int | None = None
+    group: GroupStatus | None = None
     load: Load | None = None
     requests: dict[str, int] = {}
     request_latencies: LatencyHistogram = msgspec.field(default_factory=LatencyHistogram)
@@ -172,6 +175,7 @@ def take_snapshot(plugin: App, *, now_ms: int, began: float) -> Snapshot:
         troubles=tuple(_shown_trouble(each) for each in resources.troubles.current()),
         clock_skew=resources.clock.skew_seconds,
         organizations=plugin.discovery.count if plugin.discovery else None,
+        group=take_group(resources.state.group) if resources.state.group else None,
         load=plugin.load(),
         requests=api.codes,
         request_latencies=api.latencies,

@@ -8,6 +8,7 @@ import msgspec
 
 from in_jumpcloud.load import Load
 from in_jumpcloud.monitoring import health
+from in_jumpcloud.monitoring.group_status import group_json
 from in_jumpcloud.monitoring.history import History
 from in_jumpcloud.monitoring.snapshot import ReceiverStatus, Snapshot, StreamStatus
 from in_jumpcloud.monitoring.survey import STATES
@@ -19,7 +20,7 @@ def encode_status(snapshot: Snapshot, history: History) -> bytes:
     """The JSON document.
 
     `streams` has those that are shown, `states` counts all. Times are RFC 3339, durations are in seconds.
-    A point of `history` is `[end in epoch ms, events, lag in seconds]`.
+    A point of `history` is `[end in epoch ms, events, lag in seconds]`. `group` is there if the state is shared.
     """
     rates = history.rates(snapshot)
     return msgspec.json.encode(
@@ -32,6 +33,7 @@ def encode_status(snapshot: Snapshot, history: History) -> bytes:
             "not_alive": health.not_alive(snapshot),
             "not_ready": [each._asdict() for each in health.not_ready(snapshot)],
             "warnings": [each._asdict() for each in health.warnings(snapshot)],
+            **({"group": group_json(snapshot.group)} if snapshot.group else {}),
             "states": {state: snapshot.survey.states[state] for state in STATES if state in snapshot.survey.states},
             "polls": _polls(snapshot.load),
             "streams": [_stream(each, rates[each.name], snapshot) for each in snapshot.streams],

