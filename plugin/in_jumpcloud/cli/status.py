@@ -10,11 +10,13 @@ import click
 
 from in_jumpcloud.cli import examples, json_option, settings_options, show
 from in_jumpcloud.cli.job_progress import backfill_facts, backfill_text, progress_text
+from in_jumpcloud.cli.status_group import group_facts, group_lines, owner_facts
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.errors import InJumpCloudError
 from in_jumpcloud.monitoring import client
 from in_jumpcloud.state import opening
+from in_jumpcloud.state.group import GroupReport
 from in_jumpcloud.state.jobs import JobRow
 from in_jumpcloud.state.notes import as_of_ms
 from in_jumpcloud.state.store import StreamRow
@@ -53,7 +55,7 @@ def command(path: Path | None, overrides: tuple[str, ...], as_json: bool) -> Non
     """Show the position, counters and last error of each stream.
 
     Reads the state, whether the plugin is running or not. If it is running and has a status page, also shows rates
-    and receivers. Needs no key.
+    and receivers. Of processes that share the state, shows them all, and which of them has each stream. Needs no key.
     """
     status = _collect(load_config(path, overrides, needs_key=False))
     if as_json:
@@ -66,6 +68,8 @@ def command(path: Path | None, overrides: tuple[str, ...], as_json: bool) -> Non
     else:
         show(f"state         {state['path']}, does not exist yet; `in-jumpcloud run` creates it")
     show(f"dead letters  {letters['count'] or 'none'}")
+    for name, text in group_lines(status["group"]) if "group" in status else ():
+        show(f"{name:12}  {text}")
     for receiver in running["receivers"] if running else ():
         up = {True: "up", False: "down", None: "not tried yet"}[receiver["up"]]
         show(f"receiver      {receiver['name']}, {up}{_since(receiver)}")
@@ -75,7 +79,8 @@ def command(path: Path | None, overrides: tuple[str, ...], as_json: bool) -> Non
     for backfill in status["backfills"]:
         show(f"backfill      {backfill_text(backfill)}")
     if running:
-        show(f"streams       {', '.join(f'{count} {state}' for state, count in running['states'].items())}")
+        states = ", ".join(f"{count} {state}" for state, count in running["states"].items())
+        show(f"streams       {states if running['streams'] or 'group' not in status else 'none at this member'}")
         show(f"polls         {running['polls']['text']}")
     for stream in _most_behind(status["streams"]):
         click.echo()
@@ -106,17 +111,18 @@ def _collect(settings: Config) -> dict[str, Any]:
     letters = {"count": 0, "bytes": 0}
     services: dict[str, dict[str, int]] = {}
     backfills: list[JobRow] = []
+    report = None
     exists = opening.exists(settings.state)
     if exists:
         with opening.open_readonly(settings.state) as state:
-            holder = state.holder and state.holder.name
+            holder, report = state.holder and state.holder.name, state.group_report()
             rows = {row.name: row for row in state.streams()}
             backfills = [row for row in state.jobs.rows() if row.condition == "open" or now - row.updated_ms < DAY_MS]
             services = {name: state.services(name) for name in rows}
             letters = {"count": state.dead_letters.count, "bytes": state.dead_letters.bytes}
     is_configured = set(configured)
     names = [*configured, *(name for name in rows if name not in is_configured)]
-    running = _ask_process(settings) if holder else None
+    running = _ask_process(settings, report) if holder else None
     live = {each["name"]: each for each in running["streams"]} if running else {}
     progresses = {(each["number"], each["stream"]): each for each in running["backfills"]} if running else {}
     return {
@@ -127,6 +133,7 @@ def _collect(settings: Config) -> dict[str, Any]:
             "held_by": holder,
         },
         "dead_letters": letters,
+        **({"group": group_facts(report, running["member_id"] if running else None)} if report else {}),
         "running": running,
         "backfills": [
             {**backfill_facts(row), "progress": progresses.get((row.number, row.stream))} for row in backfills
@@ -139,19 +146,27 @@ def _collect(settings: Config) -> dict[str, Any]:
                 **_live_position(live.get(name) if name in rows else None, now),
                 **{key: live[name][key] if name in live else None for key in _LIVE_KEYS},
                 **_live_error(live.get(name)),
+                **(owner_facts(report, name) if report else {}),
             }
             for name in names
         ],
     }
 
 
-def _ask_process(settings: Config) -> dict[str, Any] | None:
-    """The status of the process that holds the state, without its history; None if it does not answer."""
+def _ask_process(settings: Config, report: GroupReport | None) -> dict[str, Any] | None:
+    """The status of the process that holds the state, without its history; None if it does not answer.
+
+    In a group, of the member that listens there; its id is `member_id`.
+    """
     try:
         page = json.loads(client.get_page(settings.http.listen, "/status.json", timeout=2).body)
         if page["state"]["path"] != shown(opening.where(settings.state)):
             return None  # another process listens there
-        return {key: page[key] for key in _RUNNING_KEYS}
+        running = {key: page[key] for key in _RUNNING_KEYS}
+        if report is None:
+            return running
+        (this,) = (each["id"] for each in page["group"]["members"] if each["this"])
+        return {**running, "member_id": this} if this in {shown(each.id) for each in report.view.members} else None
     except (InJumpCloudError, ValueError, KeyError, TypeError):
         return None
 
@@ -196,7 +211,7 @@ def _live_error(live: dict[str, Any] | None) -> dict[str, Any]:
 
 def _stream_lines(stream: dict[str, Any]) -> list[tuple[str, str]]:
     if stream["position"] is None:
-        return [("position", "none yet: nothing has been delivered")]
+        return [*_member_line(stream), ("position", "none yet: nothing has been delivered")]
     window = "none in progress"
     if stream["window"]:
         pages = "first pages delivered" if stream["window"]["cursor"] else "no page delivered yet"
@@ -204,6 +219,7 @@ def _stream_lines(stream: dict[str, Any]) -> list[tuple[str, str]]:
     behind = "at the last commit" if stream["lag_time"] == stream["updated"] else "now"
     reached = "" if stream["reached"] == stream["position"] else f"; its window has reached {stream['reached']}"
     lines = [
+        *_member_line(stream),
         ("position", f"{stream['position']}{reached}, {format_duration(stream['lag_seconds'])} behind {behind}"),
         ("window", window),
         *_service_lines(stream["services_since"]),
@@ -221,6 +237,10 @@ def _stream_lines(stream: dict[str, Any]) -> list[tuple[str, str]]:
     if stream["updated"]:
         lines.append(("last commit", stream["updated"]))
     return lines
+
+
+def _member_line(stream: dict[str, Any]) -> list[tuple[str, str]]:
+    return [("member", stream["member"] or "none")] if "member" in stream else []
 
 
 def _since(receiver: dict[str, Any]) -> str:
