@@ -24,7 +24,8 @@ class Load(NamedTuple):
     `per_second` is jumpcloud.requests_per_second, `seconds` the mean time of a request, 0 if it is not known, `workers`
     how many requests are sent at the same time. `gap` is the mean time between two polls of a stream, 0 if it was not
     measured; `interval` is what it should be, `interval_max` what it may be without events, 0 as `interval`. All times
-    are in seconds. `share` of the limit, of 1, is that of these streams: the members of a group share it.
+    are in seconds. `share` of the limit, of 1, is that of these streams: the members of a group share it. It is 0 for
+    streams that others have.
     """
 
     streams: int
@@ -51,13 +52,15 @@ class Load(NamedTuple):
     @property
     def is_too_high(self) -> bool:
         """Whether polls come later than they should, or would."""
-        return self.needed > self.possible or self._is_late
+        return self.share > 0 and (self.needed > self.possible or self._is_late)
 
     @property
     def kept(self) -> float:
         """The interval in seconds that polls really keep: as measured, or else as far as requests are possible."""
-        if self._is_late or self.needed <= self.possible:
-            return max(self.interval, self.gap if self._is_late else 0.0)
+        if not self.is_too_high:
+            return self.interval
+        if self._is_late:
+            return max(self.interval, self.gap)
         comparisons = self.streams * self.comparisons_per_day / 86_400
         # Late events have every second turn at most.
         return max(self.interval, self.streams / max(self.possible / 2, self.possible - comparisons))

@@ -301,6 +301,13 @@ def test_a_member_has_its_share_of_the_limit() -> None:
     assert "of that" not in str(whole)
 
 
+def test_a_member_that_has_just_lost_its_streams() -> None:
+    """Until they have ended here it has streams, but no share: that is no overload."""
+    lost = Load(3, 30, 204, 5, seconds=0.1, workers=3, gap=31, share=0)
+    assert not lost.is_too_high
+    assert (lost.kept, lost.interval_text) == (30, "every 30 s")
+
+
 def test_the_interval_that_is_kept() -> None:
     """As it was measured; else late events have their comparisons, but at most every second request."""
     assert Load(100, 30, 204, 5).kept == 30
