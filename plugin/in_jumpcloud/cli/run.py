@@ -128,6 +128,7 @@ class _Run:
         self._watch = ConfigWatch(path)
         self._once = once
         self._overloaded_at: float | None = None  # the last time
+        self._was_too_high = False  # at the last look
         self._note_load_at = 0.0
         self._started = time.monotonic()
         self._manager = ServiceManager()
@@ -274,7 +275,8 @@ class _Run:
         interval = min(_MAX_TICK_SECONDS, max(_RETRY_SECONDS, plugin.resources.settings.jumpcloud.interval))
         self._note_load_at = now + interval
         load = plugin.load()
-        if load.is_too_high:
+        was_too_high, self._was_too_high = self._was_too_high, load.is_too_high
+        if load.needed > load.possible or (was_too_high and load.is_too_high):  # once it may be what an outage leaves
             if self._overloaded_at is None:
                 log.warning("overload: %s; %s", load, load.advice)
             self._overloaded_at = now

@@ -33,7 +33,7 @@ _COUNT_EVERY = 10
 _AWAY = 0.75
 """A member that was away for more than this share of its lease judges none for a lease: probably the server was."""
 _SOON_SECONDS = 0.1
-"""How soon it is looked whether what is to be given back has ended."""
+"""How soon a turn follows where something is to be given back, and after the end of the lease of another member."""
 
 
 def boottime() -> float:
@@ -186,6 +186,8 @@ class Membership:
             self._turns.hurry()
         else:
             self._turn()
+            if self._surplus:
+                self._turns.hurry()
 
     def hold(self, seconds: float) -> None:
         """As Group.hold."""
@@ -211,13 +213,14 @@ class Membership:
         ownership.join(self._database, member, alone=self._alone)
         self._lease_ends = began + self._lease
 
-    def _turn(self) -> None:
+    def _turn(self) -> float | None:
+        """Have a turn. Returns the seconds until the next one, if it is to be soon."""
         with self._turning, self._database.apart():
             before, host, self._thread = (self.owned, self.lists), self._host, threading.get_ident()
             try:
                 silent = self._renew()
                 if self._is_stopped:
-                    return
+                    return None
                 self._look(is_due=bool(silent))
                 self._share_limit(host)
                 self._compare(host)
@@ -225,6 +228,7 @@ class Membership:
                 self._claim(host, share, {each.id: each for each in silent})
                 self._observation.look(self._view, self.id)
                 self._give_back(host, share)
+                return self._until_next()
             except StateCorrupt as error:
                 host.corrupt(error)
                 raise
@@ -329,5 +333,9 @@ class Membership:
             self._drop(free)
             self._surplus = self._surplus.difference(free)
             log.info("%s: gave back %s for the other members", self._database.where, plural(len(free), "stream"))
+
+    def _until_next(self) -> float | None:
         if self._surplus:
-            threading.Timer(_SOON_SECONDS, self._turns.hurry).start()
+            return _SOON_SECONDS
+        left = [each.lease - each.silent for each in self._view.members if each.id != self.id]
+        return max(0.0, min(left)) + _SOON_SECONDS if left and boottime() >= self._judges_at else None

@@ -17,8 +17,8 @@ _STOP_SECONDS = 2.0
 class Turns:
     """The thread. `trouble` is why the last call failed."""
 
-    def __init__(self, name: str, turn: Callable[[], None], seconds: float, *, first: float) -> None:
-        """`seconds` are between two calls; the first is after `first`."""
+    def __init__(self, name: str, turn: Callable[[], float | None], seconds: float, *, first: float) -> None:
+        """`seconds` are between two calls, unless `turn` returns fewer; the first is after `first`."""
         self.trouble: StateUnavailable | None = None
         self._turn = turn
         self._seconds, self._first = seconds, first
@@ -57,7 +57,7 @@ class Turns:
                 return
             seconds = self._seconds
             try:
-                self._turn()
+                seconds = min(seconds, self._turn() or seconds)
                 self.trouble = None
             except StateUnavailable as error:
                 self.trouble = error
