@@ -75,6 +75,8 @@ def test_after_a_run(command: Command, api: SimulatedApi, receiver: SimulatedRec
     assert status["state"]["held_by"] is None
     assert status["state"]["bytes"] >= command.state.stat().st_size > 0
     assert KEY not in text
+    assert "member" not in text + json.dumps(status)
+    assert "group" not in status
     assert list(stream["services_since"]) == ["all"]
     assert "service " not in text
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import psycopg
 import pytest
-from support.command import KEY, wait_until
+from support.command import KEY, invoke, wait_until
 from support.monitoring import PAGES, Watched, catch_up, settings_of, watched
 from support.streams import running_in
 
@@ -51,6 +51,27 @@ def running(settings: Config) -> Iterator[Watched]:
 def warnings(seen: Watched) -> dict[str, str]:
     """The warnings of its page, by code."""
     return {each["code"]: f"{each['text']}; {each['advice']}" for each in seen.get("/status.json").json["warnings"]}
+
+
+def test_a_member_that_cannot_reach_a_receiver(
+    api: SimulatedApi,
+    receiver: SimulatedReceiver,
+    tmp_path: Path,
+    state_url: StateSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It says which, also after the other has its stream, which then delivers each event once."""
+    monkeypatch.setattr(member, "_UNABLE_SECONDS", 1.0)
+    with running(member_settings(api.url, tmp_path, 1, state_url, "away")) as away:
+        wait_until(lambda: "receivers" in away.get("/readyz").body)
+        with running(member_settings(api.url, tmp_path, receiver.port, state_url, "other")) as other:
+            wait_until(lambda: away.get("/status.json").json["group"]["held"] == 0)
+            (line,) = away.get("/readyz").body.splitlines()
+            assert line.startswith("receivers: no receiver is up: 127.0.0.1:1, for ")
+            wait_until(lambda: "unable" in warnings(other) and other.get("/readyz").body == "ready\n")
+            (source,) = api.sources.values()
+            wait_until(lambda: len(receiver.ids) == source.count(0, now_ms(), now_ms=now_ms()))
+            assert set(receiver.ids.values()) == {1}
 
 
 def test_a_member_that_cannot_reach_jumpcloud(
@@ -138,6 +159,14 @@ def test_what_others_write(
         assert codes.count("unable") == len(addresses)
         assert "onerror=alert(1)>\\x1b[2J\\u202e\\nforged *** has other settings" in found["differences"]
         assert "give all members the same settings and version" in found["differences"]
+        assert state_url.url
+        options = [f"state.url={state_url.url.reveal()}", f"state.schema={state_url.schema}", "state.path=null"]
+        done = invoke("status", *(word for option in options for word in ("-o", option)))
+        lines = done.stdout.decode().splitlines()
+        assert all(line.isprintable() and KEY not in line for line in lines)
+        assert len([line for line in lines if line.startswith("member        <img src=x onerror=alert(1)>")]) == len(
+            addresses
+        )
         metrics = seen.metrics()
         assert metrics['in_jumpcloud_group_members_differ{what="version"}'] == len(addresses)
         assert metrics['in_jumpcloud_warning{reason="differences"}'] == 1
