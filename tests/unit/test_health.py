@@ -207,6 +207,8 @@ def test_a_group() -> None:
     ]:
         assert list(map(str, health.not_ready(seen))) == reasons
         assert health.not_alive(seen) == []
+    (warning,) = health.warnings(snapshot(group=group("not able", state="not able")))
+    assert "a receiver; nor does any other, so each keeps its streams; see its log" in str(warning)
     for unowned_for, codes in ((30.0, []), (30.5, ["unowned"])):
         seen = snapshot(group=group(unowned=2, unowned_for=unowned_for))
         assert [each.code for each in health.warnings(seen)] == codes

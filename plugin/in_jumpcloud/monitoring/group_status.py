@@ -194,10 +194,12 @@ def unable(group: GroupStatus) -> Iterator[tuple[str, str]]:
 
 def others_unable(group: GroupStatus) -> Iterator[tuple[str, str]]:
     """Other members cannot work."""
+    is_any_able = any(each.state == ABLE for each in group.members)
+    rest = "the others have its streams" if is_any_able else "nor does any other, so each keeps its streams"
     for each in group.others:
         if each.state == UNABLE:
             where = f"see {each.link}" if each.link else _SEE
-            yield f"member {each.name} does not reach JumpCloud or a receiver; the others have its streams", where
+            yield f"member {each.name} does not reach JumpCloud or a receiver; {rest}", where
 
 
 def unowned(group: GroupStatus) -> Iterator[tuple[str, str]]:
