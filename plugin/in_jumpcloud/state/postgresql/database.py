@@ -102,6 +102,11 @@ class PostgresDatabase:
         with self._errors(), nullcontext(shared) if shared else self._pool.use() as connection:
             return connection.execute(self.translate(query), parameters).fetchall()
 
+    def now_ms(self) -> int:
+        """The time by the clock of the server, in epoch milliseconds."""
+        ((milliseconds,),) = self.read("SELECT (1000 * extract(epoch FROM clock_timestamp()))::bigint")
+        return int(milliseconds)
+
     @contextlib.contextmanager
     def apart(self) -> Iterator[None]:
         """What this thread does in its body waits for no connection of other threads."""

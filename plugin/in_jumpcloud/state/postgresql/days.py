@@ -14,7 +14,7 @@ from in_jumpcloud.state.postgresql.schema import quoted
 from in_jumpcloud.timestamps import DAY_MS
 
 _FORGOTTEN_MS = 90 * DAY_MS
-"""How long JumpCloud keeps events: a stream that has been idle for longer can ask for none of those it has."""
+"""How long JumpCloud keeps events: a stream that left longer ago can ask for none of those it has."""
 _PARTITIONS = (
     "SELECT substr(c.relname, 8)::int FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid "
     "JOIN pg_catalog.pg_class p ON p.oid = i.inhparent JOIN pg_catalog.pg_namespace n ON n.oid = p.relnamespace "
@@ -23,8 +23,8 @@ _PARTITIONS = (
 _ONE_AT_A_TIME = "SELECT pg_try_advisory_xact_lock(hashtextextended('in_jumpcloud days ' || ?1, 0))"
 _ASKS_FROM = (
     # Not as JSON: a cursor may have what PostgreSQL refuses in it, such as \\u0000.
-    f"""SELECT number, coalesce(kept_from_ms, substring(position from '"origin_ms":(-*[0-9]+)')::bigint) / {DAY_MS} """  # noqa: S608 - our own
-    "FROM stream WHERE updated_ms > ?"
+    f"""SELECT number, coalesce(kept_from_ms, substring(position from '"origin_ms":(-*[0-9]+)')::bigint, 0) """  # noqa: S608 - our own
+    f"/ {DAY_MS} FROM stream WHERE wanted OR updated_ms > ?"  # the time of a commit is that of the clock of a member
 )
 
 
@@ -41,6 +41,8 @@ def create_days(database: PostgresDatabase, transaction: Transaction, days: Iter
 
 def keep_days(database: PostgresDatabase, now_ms: int, days: int) -> list[int]:
     """Make the partitions of today and tomorrow, and drop those that are old; `days` is how long events are asked for.
+
+    A `now_ms` that is ahead drops days that are in use, once it has copied what is asked for: costly, but not wrong.
 
     Returns:
         The days that were dropped. None while another process does it.
@@ -65,6 +67,7 @@ def keep_days(database: PostgresDatabase, now_ms: int, days: int) -> list[int]:
                 continue
             transaction.execute("SET LOCAL lock_timeout = '2s'")
             old = f"{quoted(database.schema)}.ledger_{day}"
+            transaction.execute(f"LOCK TABLE {old} IN ACCESS EXCLUSIVE MODE")  # what is written meanwhile would be lost
             if late:
                 copy = f"INSERT INTO ledger SELECT stream, minute, id, ?1::int FROM {old} WHERE stream = ANY(?2::int[])"  # noqa: S608 - quoted
                 transaction.execute(f"{copy} ON CONFLICT DO NOTHING", (today, late))

@@ -16,7 +16,7 @@ from in_jumpcloud.state.postgresql.connections import Connection
 from in_jumpcloud.state.postgresql.errors import RIGHTS_ADVICE
 
 VERSION = 2
-_READS_FROM = 2
+_READS_FROM = 1
 """The oldest version whose program can use the tables as they are now."""
 _OLDEST_SERVER = 130_000
 """https://www.postgresql.org/support/versioning/: ON CONFLICT and partitions as they are used here are older."""
@@ -108,9 +108,9 @@ CREATE TABLE {0}.job (                   -- one stream of a backfill, as in sqli
 """
 _MIGRATIONS: dict[int, str] = {
     1: """
-ALTER TABLE {0}.budget RENAME TO rate_limit;
 ALTER TABLE {0}.member ADD COLUMN streams text[];
-""",
+CREATE TABLE {0}.rate_limit (LIKE {0}.budget INCLUDING ALL);
+""",  # members of version 1 go on with their table, which is dropped with the others
 }
 """From each older version to the next one. `{0}` is the schema. Within a release they only add."""
 _OF_SCHEMA = "pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1"
@@ -236,8 +236,8 @@ def _require_rights(connection: Connection, schema: str, where: str) -> None:
 def drop(connection: Connection, schema: str) -> None:
     """Remove the tables, and the schema if nothing else is in it."""
     with connection.transaction():
-        for table in ("ledger", "dead_letter", "job", "member", "rate_limit", "stream", "identity"):
-            connection.execute(f"DROP TABLE {quoted(schema)}.{table}")
+        for table in ("ledger", "dead_letter", "job", "member", "rate_limit", "budget", "stream", "identity"):
+            connection.execute(f"DROP TABLE IF EXISTS {quoted(schema)}.{table}")
     with contextlib.suppress(psycopg.Error):  # it has other tables, or is not ours to remove
         connection.execute(f"DROP SCHEMA {quoted(schema)}")
 

@@ -68,7 +68,8 @@ class Upkeep:
         self.bytes = size(self._database)
         now = time.monotonic()
         if now >= self._days_at:
-            dropped = keep_days(self._database, self._now_ms(), self.keep_ms // DAY_MS)
+            earlier_ms = min(self._now_ms(), self._database.now_ms())  # a clock that is ahead drops nothing
+            dropped = keep_days(self._database, earlier_ms, self.keep_ms // DAY_MS)
             self._days_at = now + _DAYS_SECONDS
             if dropped:
                 log.info("%s: dropped %d days of the ledger", self._database.where, len(dropped))
