@@ -28,10 +28,8 @@ from in_jumpcloud.troubles import Troubles
 
 log = logging.getLogger(__name__)
 
-List = Callable[[threading.Event], dict[str, str]]
-"""The name of each organization, by its ID; raises InJumpCloudError."""
 ListOfApi = Callable[[str | None, threading.Event], dict[str, str]]
-"""The same, of a provider, or with None of the key."""
+"""The name of each organization of a provider, or with None of the key, by its ID; raises InJumpCloudError."""
 _LISTS_WITHOUT = 2
 """An organization leaves once so many of JumpCloud's lists in a row are without it."""
 _FEW, _SHARE = 10, 0.2
@@ -46,6 +44,17 @@ _MAX_FAILURES = 3
 _EMPTY_ADVICE = "check jumpcloud.provider_id and what the key has access to, or list IDs in jumpcloud.organizations"
 _MAX_LOGGED = 10
 """So many of those that join or leave at once have a line of their own."""
+
+
+class Listed(NamedTuple):
+    """A list: the name of each organization that is to be polled, by its ID, and the IDs of those that are not."""
+
+    organizations: dict[str, str]
+    excluded: Collection[str] = ()
+
+
+List = Callable[[threading.Event], Listed]
+"""Lists the organizations; raises InJumpCloudError."""
 
 
 class Change(NamedTuple):
@@ -64,24 +73,26 @@ class Roll:
         self._polled = dict.fromkeys(polled)
         self._missing: dict[str, int] = {}  # in how many lists in a row
 
-    def change(self, listed: Collection[str], *, patience: int) -> Change:
-        """Note a list. An organization leaves once `patience` lists in a row are without it.
+    def change(self, listed: Collection[str], *, patience: int, excluded: Collection[str] = ()) -> Change:
+        """Note a list. One that is excluded leaves; another one once `patience` lists in a row are without it.
 
         Raises:
             Fatal: the list is not believed, and changes nothing. With a patience of 1 every list is.
         """
-        listed = dict.fromkeys(listed)
-        missing = [each for each in self._polled if each not in listed]
+        listed, excluded = dict.fromkeys(listed), set(excluded)
+        missing = [each for each in self._polled if each not in listed and each not in excluded]
         if patience > 1 and len(missing) > max(_FEW, _SHARE * len(self._polled)):
             raise Fatal(
                 f"the list has {plural(len(listed), 'organization')}, and {len(missing)} that are polled are not in it",
-                advice="it is not used; a restart takes it as it is",
+                advice="it is not used; a restart, of all processes of a group, takes it as it is",
             )
         self._missing = {each: self._missing.get(each, 0) + 1 for each in missing}
         left = [each for each, count in self._missing.items() if count >= patience]
+        left += [each for each in self._polled if each in excluded]
         joined = [each for each in listed if each not in self._polled]
         for each in left:
-            del self._polled[each], self._missing[each]
+            del self._polled[each]
+            self._missing.pop(each, None)
         self._polled.update(dict.fromkeys(joined))
         return Change(list(self._polled), joined, left)
 
@@ -153,12 +164,13 @@ class Discovery:
         is_first = self.count is None
         try:
             self._continue_others()
-            listed = self._list(stop)
+            listed, excluded = self._list(stop)
             if self._is_file and not is_first and listed != self._read:
                 self._read = listed
                 return _SETTLE_SECONDS
             is_believed = self._is_file or (is_first and not self._is_next)
-            change = self._roll.change(listed, patience=1 if is_believed else _LISTS_WITHOUT)
+            patience = 1 if is_believed else _LISTS_WITHOUT
+            change = self._roll.change(listed, patience=patience, excluded=excluded)
         except (Stopped, StateCorrupt):
             raise
         except InJumpCloudError as error:
@@ -226,9 +238,9 @@ def list_of(settings: JumpCloudSettings, of_api: ListOfApi) -> List:
         Fatal: there is none.
     """
     if file := settings.organizations_file:
-        return lambda _: dict.fromkeys(read_organizations(file), "")
+        return lambda _: Listed(dict.fromkeys(read_organizations(file), ""))
 
-    def listed(stop: threading.Event) -> dict[str, str]:
+    def listed(stop: threading.Event) -> Listed:
         found = of_api(settings.provider_id, stop)
         wanted = {each: name for each, name in found.items() if _is_wanted(settings, each, name)}
         if not found:
@@ -237,7 +249,7 @@ def list_of(settings: JumpCloudSettings, of_api: ListOfApi) -> List:
             raise Fatal(
                 f"{plural(len(found), 'organization')}, of which none is to be polled", advice="see jumpcloud.discover"
             )
-        return wanted
+        return Listed(wanted, found.keys() - wanted.keys())
 
     return listed
 

@@ -23,7 +23,14 @@ from in_jumpcloud.runtime import Runtime
 from in_jumpcloud.scheduler import Scheduler, Unit
 from in_jumpcloud.state.group import Group
 from in_jumpcloud.state.jobs import JobRow
-from in_jumpcloud.streams import known_organizations, organizations_of, override_of, settings_of_stream, streams
+from in_jumpcloud.streams import (
+    known_organizations,
+    organizations_of,
+    override_of,
+    settings_of_stream,
+    stream_named,
+    streams,
+)
 
 log = logging.getLogger(__name__)
 
@@ -202,9 +209,7 @@ class StreamSet:
         """The streams that are to run here: all, or those that this member has."""
         if self._group is None:
             return streams(self._resources.settings, self._organizations)
-        owned = self._group.owned  # also of those that only the lists of other members have
-        found = streams(self._resources.settings, organizations_of(owned))
-        return [stream for stream in found if stream.name in owned]
+        return [stream_named(name) for name in self._group.owned]  # some may be in the lists of other members only
 
     def _keep(self, names: Collection[str]) -> list[Unit]:
         """Remove the streams but these, and their backfills: those of streams that come back are found again."""
@@ -222,6 +227,8 @@ class StreamSet:
             self._scheduler.remove([self.discovery])
             self._resources.troubles.end(self.discovery.name)  # the next one finds out
         self.discovery = self._organizations = None
+        # Another one has listed before: its member has ended, or is not yet gone.
+        is_next = group is not None and (not self._lists or len(group.view.members) > 1)
         self._lists = group is None or not self._is_listed_once or group.lists
         if not settings.is_discovered or self._only_backfills:
             return
@@ -235,7 +242,7 @@ class StreamSet:
             known=lambda: known_organizations(state),
             apply=self._update_organizations,
             polled=self._organizations,
-            polled_by_others=lambda: organizations_of(group.wanted()) if group and len(group.view.members) > 1 else (),
+            polled_by_others=lambda: organizations_of(group.wanted()) if group and is_next else (),
             troubles=self._resources.troubles,
             runtime=self._runtime,
         )
@@ -283,15 +290,13 @@ class StreamSet:
 
     def _new_backfills(self, rows: Iterable[JobRow]) -> list[Backfill]:
         resources, organizations = self._resources, self._organizations
-        owned = self._group.owned if self._group else None
-        if owned is not None:
-            organizations = organizations_of(owned)
-        elif self._only_backfills and resources.settings.jumpcloud.is_discovered:
+        if self._only_backfills and resources.settings.jumpcloud.is_discovered:
             organizations = organizations_of(row.stream for row in rows)
-        known = {stream.name: stream for stream in streams(resources.settings, organizations)}
+        mine = self._mine() if self._group else streams(resources.settings, organizations)
+        known = {stream.name: stream for stream in mine}
         new: list[Backfill] = []
         for row in rows:
-            if row.unit in self._backfills or (owned is not None and row.stream not in owned):
+            if row.unit in self._backfills or (self._group and row.stream not in known):
                 continue  # it runs, or another member delivers it
             if row.stream not in known:
                 self._note_unknown(row)

@@ -15,7 +15,8 @@ from in_jumpcloud.state.opening import open_readonly
 from in_jumpcloud.state.store import StateReader
 
 _PREFIX = "organization "
-"""How the name of the stream of an organization begins."""
+_PROVIDER = "provider "
+"""How the name of the stream of an organization begins, and that of a provider."""
 _NO_OVERRIDE = OverrideSettings()
 
 
@@ -27,10 +28,19 @@ def streams(settings: Config, organizations: Collection[str] | None = None) -> l
     jumpcloud = settings.jumpcloud
     if organizations is None:
         organizations = () if jumpcloud.organizations == "all" else jumpcloud.organizations
-    found = [Stream(f"{_PREFIX}{each}", Scope(organization=each)) for each in organizations]
+    names = [f"{_PREFIX}{each}" for each in organizations]
     if provider := jumpcloud.provider_id:
-        found.append(Stream(f"provider {provider}", Scope(provider=provider)))
-    return found or ([] if jumpcloud.is_discovered else [Stream("default", Scope())])
+        names.append(f"{_PROVIDER}{provider}")
+    return [stream_named(name) for name in names or ([] if jumpcloud.is_discovered else ["default"])]
+
+
+def stream_named(name: str) -> Stream:
+    """The stream of this name, whatever the settings say: another process may have begun it."""
+    if name.startswith(_PREFIX):
+        return Stream(name, Scope(organization=name.removeprefix(_PREFIX)))
+    if name.startswith(_PROVIDER):
+        return Stream(name, Scope(provider=name.removeprefix(_PROVIDER)))
+    return Stream(name, Scope())
 
 
 def known_streams(settings: Config) -> list[Stream]:

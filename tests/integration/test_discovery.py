@@ -16,7 +16,7 @@ from support.command import wait_until
 from support.monitoring import watched
 from support.streams import changed, running_in, stream_settings
 
-from in_jumpcloud import app
+from in_jumpcloud import app, discovery
 from in_jumpcloud.config.schema import Config, DiscoverSettings, JumpCloudSettings, OverrideSettings
 from in_jumpcloud.config.types import Duration, Secret, Start
 from in_jumpcloud.discovery import Discovery, Roll
@@ -109,6 +109,8 @@ def test_roll() -> None:
     few = Roll(["a", "b"])
     few.change(["a"], patience=2)
     assert few.change(["a"], patience=2).left == ["b"]
+    chosen = Roll(everybody)
+    assert chosen.change(everybody[:9], patience=2, excluded=everybody[9:]).polled == everybody[:9]
 
 
 @pytest.mark.timeout(120)
@@ -316,7 +318,7 @@ class Listed:
         self.known: tuple[str, ...] | Exception = ()
         remaining = list(lists)
         self.discovery = Discovery(
-            *(JumpCloudSettings(**settings), lambda _: self._or_raise(remaining.pop(0))),
+            *(JumpCloudSettings(**settings), lambda _: discovery.Listed(self._or_raise(remaining.pop(0)))),
             known=lambda: self._or_raise(self.known),
             apply=lambda organizations, _: self.polled.append(organizations),
             troubles=Troubles(now_ms),

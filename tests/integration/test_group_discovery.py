@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -47,7 +48,7 @@ def run_by(members: Collection[app.App]) -> list[str]:
 def test_one_member_lists_for_all(
     receiver: SimulatedReceiver, tmp_path: Path, state_url: StateSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who joins or leaves does so for all. When that member leaves, another lists; an empty list changes nothing."""
+    """Who joins or leaves does so for all. When that member leaves, the other lists; an empty list changes nothing."""
     caplog.set_level("INFO")
     with SimulatedApi(sources(0, 20)) as api, ExitStack() as stack:
         settings = stream_settings(
@@ -58,7 +59,7 @@ def test_one_member_lists_for_all(
             jumpcloud__start=Start("1h"),
         )
         settings = msgspec.structs.replace(settings, state=state_url, members=MembersSettings(lease=Duration(5)))
-        ends = [ExitStack() for _ in range(3)]
+        ends = [ExitStack() for _ in range(2)]
         members = [stack.enter_context(each).enter_context(member(settings)) for each in ends]
         everybody = list(api.sources)
         wait_until(lambda: run_by(members) == everybody)
@@ -86,3 +87,21 @@ def test_one_member_lists_for_all(
         wait_until(lambda: all(not each.discovery or not each.discovery.error for each in members))
         assert run_by(members) == list(held)
     assert "Traceback" not in caplog.text
+
+
+def test_members_with_different_settings(receiver: SimulatedReceiver, tmp_path: Path, state_url: StateSettings) -> None:
+    """Whatever one of them names is run, by whichever has it: also the organization of the key, and the provider."""
+    everybody = sources(0, 3) | {"provider:p1": EventSource(start_ms=now_ms(), per_minute=0)}
+    lists: list[dict[str, Any]] = [
+        {"jumpcloud__organizations": tuple(sources(0, 3)), "jumpcloud__provider_id": "p1"},
+        {},
+    ]
+    with SimulatedApi(everybody) as api, ExitStack() as stack:
+        both = [
+            stream_settings(*(api, receiver, tmp_path), jumpcloud__interval=Duration(0.5), **each) for each in lists
+        ]
+        group = {"state": state_url, "members": MembersSettings(lease=Duration(5))}
+        members = [stack.enter_context(member(msgspec.structs.replace(each, **group))) for each in both]
+        names = {"default", "provider p1", *(f"organization {each}" for each in sources(0, 3))}
+        wait_until(lambda: {each.name for plugin in members for each in plugin.collectors} == names)
+        wait_until(lambda: sorted(len(plugin.collectors) for plugin in members) == [2, 3])

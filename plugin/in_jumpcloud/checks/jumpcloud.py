@@ -74,7 +74,7 @@ def check_jumpcloud(settings: Config, stop: threading.Event, deadline: float) ->
         organizations: list[str] | None = None
         if settings.jumpcloud.is_discovered:
             try:
-                listed = list_of(settings.jumpcloud, queries.organizations)(stop)
+                listed = list_of(settings.jumpcloud, queries.organizations)(stop).organizations
             except InJumpCloudError as error:
                 yield failed("organizations", error, _timeout_advice(error, limited))
                 return

@@ -108,7 +108,9 @@ class Tenant:
         access = auth.create_auth(jumpcloud, limiter, exchange=self._recorder)
         self._api = DirectoryInsights(jumpcloud, access, limiter, exchange=self._recorder)
         self._services = jumpcloud.services
-        found = known_streams(settings) or streams(settings, list_of(jumpcloud, self._api.organizations)(stop))
+        found = known_streams(settings) or streams(
+            settings, list_of(jumpcloud, self._api.organizations)(stop).organizations
+        )
         self._scope = found[0].scope
         self._stop = stop
         self._span: tuple[tuple[int, int], Answer] | Untested | None = None

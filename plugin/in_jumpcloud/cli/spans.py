@@ -154,7 +154,7 @@ def _all_streams(settings: Config) -> list[Stream]:
     limiter, stop = RateLimiter(jumpcloud.requests_per_second), threading.Event()
     api = DirectoryInsights(jumpcloud, create_auth(jumpcloud, limiter), limiter)
     try:
-        return streams(settings, repeat(lambda: list_of(jumpcloud, api.organizations)(stop), stop))
+        return streams(settings, repeat(lambda: list_of(jumpcloud, api.organizations)(stop).organizations, stop))
     finally:
         api.close()
 
