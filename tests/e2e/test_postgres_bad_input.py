@@ -16,6 +16,7 @@ from support.command import Command, wait_until
 from support.postgres import Server, programs, started, state_settings
 from support.proxy import Proxy
 
+from in_jumpcloud.insights.window import Position
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 from in_jumpcloud.state import opening
@@ -158,6 +159,28 @@ def test_an_owner_of_nothing_but_the_schema(
     assert report.failures == []
     assert "streams: 1, not in use; PostgreSQL " in report.text
     assert receiver.ids
+
+
+def test_older_tables(command: Command, api: SimulatedApi, receiver: SimulatedReceiver, server: Server) -> None:
+    """`check` says what is to be done, with the place once. Each command that writes brings them up to date."""
+    settings = options(command, api, receiver, server.url, "older")
+    for name in ("migrate", "export"):
+        with opening.open_store(state_settings(server.url, "older"), new_agent_id="the agent") as state:
+            state.begin({"a": Position.starting_at(5)})
+        execute(
+            server,
+            "DROP TABLE IF EXISTS older.budget",
+            "ALTER TABLE older.rate_limit RENAME TO budget",
+            "ALTER TABLE older.member DROP COLUMN streams",
+            "UPDATE older.identity SET version = 1",
+        )
+        (line,) = (line for line in Report(command("check", *settings)).lines if "older than version" in line)
+        assert line.count("schema older") == 1, line
+        done = command("state", name, *settings)
+        assert (done.returncode, done.stderr) == (0, b"")
+        found = b"schema older: brought from version 1 to version " if name == "migrate" else b'"name":"a"'
+        assert found in done.stdout
+        assert b"up to date" in command("state", "migrate", *settings).stdout
 
 
 def test_a_replica(command: Command, api: SimulatedApi, receiver: SimulatedReceiver, server: Server) -> None:

@@ -24,7 +24,6 @@ _MIB = 1024**2
 
 def check_server(settings: Config) -> Iterator[CheckResult]:
     """Check that the server can hold the state, in a transaction that is rolled back, and who uses the state."""
-    place = settings.state.place
     try:
         server = try_out(settings.state)
         names, usage = _usage(settings)
@@ -33,21 +32,22 @@ def check_server(settings: Config) -> Iterator[CheckResult]:
         return
     sizes = f"{server.bytes / _MIB:.1f} MiB in a database of {server.database_bytes / _MIB:.1f}"
     answers = f"{server.version}, answers in {1000 * server.round_trip:.1f} ms"
-    yield ok("state", f"{place}: {usage}; {answers}; {sizes}")
+    yield ok("state", f"{usage}; {answers}; {sizes}")
     yield from _check_settings(server)
     yield from _check_connections(server)
     yield from _check_members(settings, server.members, names)
 
 
 def _usage(settings: Config) -> tuple[list[str], str]:
-    """The streams of the state, and what is to be said of them."""
+    """The streams of the state, and what is to be said of it, with its place."""
+    place = settings.state.place
     try:
         with open_readonly(settings.state) as state:
             names = [row.name for row in state.streams()]
             user = f"in use by {state.holder}: the plugin is running" if state.holder else "not in use"
-            return names, f"streams: {len(names)}, {user}"
+            return names, f"{place}: streams: {len(names)}, {user}"
     except StateMissing as error:
-        return [], f"no state yet; {error.advice}"
+        return [], f"{place}: no state yet; {error.advice}"
     except StateOutdated as error:
         return [], f"{error.message}; {error.advice}"
 

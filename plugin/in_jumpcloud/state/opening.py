@@ -209,8 +209,7 @@ def open_alone(settings: StateSettings) -> Iterator[StateStore]:
         ConfigError, StateUnavailable, StateCorrupt, Fatal: as in `open_store`.
     """
     if settings.url:
-        with open_readonly(settings):
-            pass
+        _postgresql().require_state(settings)
         keeping: AbstractContextManager[None] = _postgresql().keeping_dead_letters(settings)
     else:
         sqlite_store.require_state(settings.path)

@@ -176,6 +176,12 @@ def identity(connection: Connection, schema: str, where: str) -> Identity | None
     return found
 
 
+def missing(where: str) -> StateMissing:
+    """The error for a schema without tables."""
+    problem = Problem("state.schema", f"{where}: has no tables")
+    return StateMissing(problem, advice="the first `in-jumpcloud run` creates the state")
+
+
 def require(found: Identity | None, where: str) -> Identity:
     """What is in the schema, if this program can read it.
 
@@ -183,8 +189,7 @@ def require(found: Identity | None, where: str) -> Identity:
         StateMissing, StateOutdated: it cannot.
     """
     if found is None:
-        problem = Problem("state.schema", f"{where}: has no tables")
-        raise StateMissing(problem, advice="the first `in-jumpcloud run` creates the state")
+        raise missing(where)
     if found.version < VERSION:
         raise StateOutdated(
             f"{where}: of version {found.version}, older than version {VERSION} of this program",

@@ -375,6 +375,12 @@ def exists(settings: StateSettings) -> bool:
         return opened.has_tables()
 
 
+def require_state(settings: StateSettings) -> None:
+    """Raise StateMissing if there are no tables; they may be of an older version."""
+    if not exists(settings):
+        raise schema.missing(settings.place)
+
+
 def bytes_of(settings: StateSettings) -> int:
     """The bytes of the state on the server."""
     opened = PostgresDatabase(settings)
