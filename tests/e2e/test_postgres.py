@@ -167,9 +167,12 @@ def test_answers_of_commits_that_are_lost(
 def test_a_second_process(
     command: Command, api: SimulatedApi, receiver: SimulatedReceiver, state_url: StateSettings
 ) -> None:
-    """While one process uses the state, the start of another waits and says why, until the first has ended."""
+    """While one process uses the state, the start of another waits and says why, until the first has ended.
+
+    It waits for two minutes, however long the lease of the first is.
+    """
     options = _options(command, api, receiver, state_url)
-    first = command.start("run", *options)
+    first = command.start("run", *options, "-o", "members.lease=5m")
     assert receiver.wait_for(_total(api), timeout=60), command.log.read_text()
     second = command.start("run", "--once", *options)
     wait_until(lambda: f"in use by process {first.pid} on " in command.log.read_text())

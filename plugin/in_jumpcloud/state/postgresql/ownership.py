@@ -20,7 +20,8 @@ from in_jumpcloud.state.database import Holder, Transaction
 from in_jumpcloud.state.group import GroupReport, GroupView, Member
 from in_jumpcloud.state.postgresql.database import PostgresDatabase
 
-_A_MOMENT = 0.2
+_AGAIN_SECONDS = 1.0
+"""How soon a process that waits for others to end looks again. Their leases say nothing of that: they renew them."""
 _JOIN = (
     "INSERT INTO member (id, name, version, address, lease, able, settings_hash, alone) "
     "VALUES (?, ?, ?, ?, make_interval(secs => ?), ?, ?, ?)"
@@ -41,10 +42,9 @@ SELECT id::text, name, version, address, extract(epoch FROM clock_timestamp() - 
 FROM member ORDER BY id
 """
 _HOLDERS = """
-SELECT name, alone, extract(epoch FROM renewed_at + lease - clock_timestamp())::float FROM member
-WHERE renewed_at + lease > clock_timestamp() ORDER BY alone DESC, name
+SELECT name, alone FROM member WHERE renewed_at + lease > clock_timestamp() ORDER BY alone DESC, name
 """
-"""The living, and the seconds that are left of the lease of each."""
+"""The living."""
 _COUNT = """
 SELECT count(*), count(*) FILTER (WHERE owner IS NULL OR NOT EXISTS (SELECT 1 FROM member WHERE member.id = owner))
 FROM stream WHERE wanted
@@ -117,7 +117,7 @@ def join(database: PostgresDatabase, member: Member, *, alone: bool = False) -> 
         if others and (alone or others[0][1]):
             what = "only one process at a time can do this" if alone else "it lets no other process change the state"
             text = f"{database.where}: in use by {', '.join(name for name, *_ in others)}; {what}"
-            raise StateUnavailable(text, after=min(left for *_, left in others) + _A_MOMENT)
+            raise StateUnavailable(text, after=_AGAIN_SECONDS)
         transaction.execute(_JOIN, (*values, alone))
 
 
