@@ -12,17 +12,20 @@ import psycopg
 import pytest
 from support.command import KEY, invoke, wait_until
 from support.monitoring import PAGES, Watched, catch_up, settings_of, watched
+from support.proxy import Proxy
 from support.streams import running_in
 
 from in_jumpcloud import member
 from in_jumpcloud.config.schema import Config, MembersSettings, StateSettings
 from in_jumpcloud.config.types import Duration
+from in_jumpcloud.insights.window import Position
 from in_jumpcloud.monitoring import health
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
+from in_jumpcloud.state.opening import open_store
 from in_jumpcloud.state.postgresql import observation
-from in_jumpcloud.timestamps import MINUTE_MS, now_ms
+from in_jumpcloud.timestamps import MINUTE_MS, now_ms, rfc3339
 
 HOSTILE = f"<img src=x onerror=alert(1)>\x1b[2J\u202e\nforged {KEY}"
 
@@ -51,6 +54,30 @@ def running(settings: Config) -> Iterator[Watched]:
 def warnings(seen: Watched) -> dict[str, str]:
     """The warnings of its page, by code."""
     return {each["code"]: f"{each['text']}; {each['advice']}" for each in seen.get("/status.json").json["warnings"]}
+
+
+def test_status_of_many_streams(state_url: StateSettings) -> None:
+    """It does not ask the server for each stream, and says how many are not shown."""
+    assert state_url.url
+    url, asked = state_url.url.reveal(), 0
+    port = int(str(psycopg.conninfo.conninfo_to_dict(url)["port"]))
+
+    def count(data: bytes) -> bytes:
+        nonlocal asked
+        asked += 1
+        return data
+
+    with open_store(state_url, new_agent_id="") as state:
+        state.begin({f"stream {number}": Position.starting_at(5) for number in range(150)}, ["sso"])
+    with Proxy(port) as proxy:
+        proxy.to_server = count
+        through = f"state.url={url.replace(f':{port}/', f':{proxy.port}/')}"
+        options = ("-o", through, "-o", f"state.schema={state_url.schema}")
+        text = invoke("status", *options).stdout.decode()
+        streams = json.loads(invoke("status", "--json", *options).stdout)["streams"]
+    assert "\n\n100 of 151 streams: those with an error, and those most behind; --json has all\n\nstream " in text
+    assert [each["services_since"] for each in streams if each["position"]] == 150 * [{"sso": rfc3339(5)}]
+    assert asked < 150
 
 
 def test_a_member_that_cannot_reach_a_receiver(

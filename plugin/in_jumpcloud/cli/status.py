@@ -93,7 +93,8 @@ def _most_behind(streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """At most MAX_SHOWN streams: first those with an error, then those that are most behind."""
     if len(streams) <= MAX_SHOWN:
         return streams
-    show(f"\n{MAX_SHOWN} of {len(streams)} streams: those with an error, and those most behind; --json has all")
+    click.echo()
+    show(f"{MAX_SHOWN} of {len(streams)} streams: those with an error, and those most behind; --json has all")
     return sorted(streams, key=lambda each: (not each.get("error"), -each.get("lag_seconds", 0)))[:MAX_SHOWN]
 
 
@@ -118,7 +119,7 @@ def _collect(settings: Config) -> dict[str, Any]:
             holder, report = state.holder and state.holder.name, state.group_report()
             rows = {row.name: row for row in state.streams()}
             backfills = [row for row in state.jobs.rows() if row.condition == "open" or now - row.updated_ms < DAY_MS]
-            services = {name: state.services(name) for name in rows}
+            services = state.all_services()
             letters = {"count": state.dead_letters.count, "bytes": state.dead_letters.bytes}
     is_configured = set(configured)
     names = [*configured, *(name for name in rows if name not in is_configured)]

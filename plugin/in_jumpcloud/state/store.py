@@ -107,8 +107,11 @@ class StateReader:
 
     def services(self, stream: str) -> dict[str, int]:
         """From when on each service of `stream` is fetched, as `save_services` stored it; epoch milliseconds."""
-        text = self._column("services", stream)
-        return msgspec.json.decode(text, type=dict[str, int]) if text else {}
+        return _read_services(self._column("services", stream))
+
+    def all_services(self) -> dict[str, dict[str, int]]:
+        """The same of every stream, by its name."""
+        return {name: _read_services(text) for name, text in self._database.read("SELECT name, services FROM stream")}
 
     def group_report(self) -> GroupReport | None:
         """The processes that share the state, and what each has; None if it cannot be shared."""
@@ -455,6 +458,10 @@ class StateStore(StateReader, ABC):
                 if self._notes.are_due:  # no other thread has written them meanwhile
                     with self._writing(*self._notes.streams):
                         pass
+
+
+def _read_services(text: str | None) -> dict[str, int]:
+    return msgspec.json.decode(text, type=dict[str, int]) if text else {}
 
 
 def _services(services: Collection[str], position: Position) -> str | None:
