@@ -137,6 +137,23 @@ def test_what_is_no_export_leaves_nothing(tmp_path: Path, given: bytes, says: st
     assert list(path.parent.iterdir()) == []
 
 
+def test_an_interrupted_import(tmp_path: Path, command: Command) -> None:
+    """Ctrl-C while it waits for more: one line, exit code 1, and no file of the new state is left."""
+    path = tmp_path / "state" / "new.db"
+    with subprocess.Popen(  # noqa: S603 - our own command
+        [COMMAND, "state", "import", "-o", f"state.path={path}"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=command.directory,
+    ) as process:
+        wait_until(path.exists)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 1
+        assert process.stderr
+        assert process.stderr.read() == b"in-jumpcloud: interrupted; nothing was imported\n"
+    assert list(path.parent.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["show", "export", "migrate"])
 def test_no_state(tmp_path: Path, name: str) -> None:
     """One line, and none is created."""

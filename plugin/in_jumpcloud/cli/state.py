@@ -12,6 +12,7 @@ import click
 from in_jumpcloud.cli import examples, json_option, settings_options, show
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.counters import plural
+from in_jumpcloud.errors import Fatal
 from in_jumpcloud.state import opening
 
 
@@ -70,9 +71,15 @@ def import_command(path: Path | None, overrides: tuple[str, ...]) -> None:
     settings = load_config(path, overrides, needs_key=False)
     if sys.stdin is None or sys.stdin.isatty():
         raise click.UsageError("give it what `state export` printed on standard input")
-    with opening.open_to_fill(settings.state) as state:
-        loaded = state.load(sys.stdin.buffer)
-        where = state.where
+    loaded = None
+    try:
+        with opening.open_to_fill(settings.state) as state:
+            loaded = state.load(sys.stdin.buffer)
+            where = state.where
+    except KeyboardInterrupt:
+        if loaded:
+            raise
+        raise Fatal("interrupted; nothing was imported") from None
     what = (
         *(
             plural(loaded.streams, "stream"),
