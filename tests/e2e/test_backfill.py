@@ -121,8 +121,8 @@ def test_next_to_a_running_process(
 
     assert follower.wait(20) == 1
     text = command.log.read_text()
-    assert f"process {run.pid} on " in text
-    assert "has ended, and backfill 1 is not complete; `in-jumpcloud backfill --resume`" in text
+    assert f"backfill 1: the state is in use by process {run.pid} on " in text
+    assert "backfill 1: not complete, and no process uses the state any more; `in-jumpcloud backfill --resume`" in text
 
     run = command.start("run", *settings, "-o", "jumpcloud.interval=1s")
     wait_until(lambda: "backfill 1 of default: done" in command.log.read_text())
@@ -156,7 +156,7 @@ def test_stopped(command: Command, source: EventSource, api: SimulatedApi, recei
     receiver.wait_for(100, timeout=60)
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 1
-    assert "backfill 1 is not complete; `in-jumpcloud backfill --resume`" in command.log.read_text()
+    assert "backfill 1: not complete; `in-jumpcloud backfill --resume`" in command.log.read_text()
     assert "backfill      1 of default: " in invoke("status", *settings).stdout.decode()
 
     done = command("backfill", *settings, "--resume")

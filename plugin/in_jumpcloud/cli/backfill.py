@@ -32,7 +32,7 @@ from in_jumpcloud.text import shown
 from in_jumpcloud.timestamps import now_ms
 
 _ALL = "all"
-_RESUME = f"`{NAME} backfill --resume` or `{NAME} run` continues it"
+_RESUME = f"`{NAME} backfill --resume` or `{NAME} run` delivers the rest"
 _LOOK_SECONDS = 0.5
 """How often the progress is read."""
 
@@ -195,7 +195,7 @@ def _hand_over(settings: Config, wanted: _Wanted, stop: threading.Event) -> None
     with opening.open_shared(settings.state) as state:
         numbers, holder = wanted.add_to(state.jobs), state.holder
     named = " and ".join(f"backfill {number}" for number in sorted(numbers))
-    click.echo(shown(f"{named}: {holder} uses the state and delivers it within seconds"), err=True)
+    click.echo(shown(f"{named}: the state is in use by {holder}; delivery begins there within seconds"), err=True)
     with opening.open_readonly(settings.state) as state, Follower() as follower:
         while True:
             rows = _rows(state.jobs, numbers)
@@ -203,11 +203,11 @@ def _hand_over(settings: Config, wanted: _Wanted, stop: threading.Event) -> None
             if not any(row.condition == "open" for row in rows):
                 break
             if stop.wait(_LOOK_SECONDS):
-                raise Fatal(f"{named} continues in {holder}", advice=f"`{NAME} backfill --cancel` ends it")
+                raise Fatal(f"{named}: not complete; left to {holder}", advice=f"`{NAME} backfill --cancel` ends it")
             if opening.holder(settings.state) is None:
                 rows = _rows(state.jobs, numbers)
                 if any(row.condition == "open" for row in rows):
-                    raise Fatal(f"{holder} has ended, and {named} is not complete", advice=_RESUME)
+                    raise Fatal(f"{named}: not complete, and no process uses the state any more", advice=_RESUME)
     _conclude(rows, time.monotonic() - began)
 
 
@@ -243,7 +243,7 @@ def _run(settings: Config, wanted: _Wanted, stop: threading.Event) -> None:
         if error is None:
             reason = next((row.error for row in rows if row.error), None)
             error = Fatal("interrupted" if stop.is_set() or not reason else reason)
-        click.echo(f"{NAME}: {named} is not complete; {_RESUME}", err=True)
+        click.echo(f"{NAME}: {named}: not complete; {_RESUME}", err=True)
         raise error
     _conclude(rows, time.monotonic() - began, error)
 
