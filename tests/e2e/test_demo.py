@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import signal
 from pathlib import Path
 
 import psycopg
 import pytest
-from support.command import Command, wait_until
+from support.command import COMMAND, Command, wait_until
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -17,6 +19,15 @@ def _schemas(url: str) -> list[str]:
     with psycopg.connect(url) as connection:
         rows = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'in_jumpcloud_demo%'")
         return [name for (name,) in rows]
+
+
+def _session(leader: int) -> list[str]:
+    """The processes of a session."""
+    stats = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            stats.append(path.read_text())
+    return [each for each in stats if int(each.rpartition(")")[2].split()[3]) == leader]
 
 
 def test_one_process(tmp_path: Path) -> None:
@@ -44,16 +55,22 @@ def test_a_group_of_three(tmp_path: Path, postgres_url: str) -> None:
     assert _schemas(postgres_url) == []
 
 
-def test_an_interrupted_group_leaves_nothing(tmp_path: Path, postgres_url: str) -> None:
-    """Ctrl-C ends the processes, and removes the schema."""
+@pytest.mark.parametrize("has_server", [True, False])
+def test_an_interrupted_group_leaves_nothing(tmp_path: Path, postgres_url: str, has_server: bool) -> None:
+    """Ctrl-C at a terminal, which all of a process group gets, ends the processes, and removes the schema."""
     command = Command(tmp_path)
-    process = command.start("demo", "--members", 2, "--postgres", postgres_url)
-    wait_until(lambda: _schemas(postgres_url) != [])
-    process.send_signal(signal.SIGINT)
+    server = ("--postgres", postgres_url) if has_server else ()
+    process = command.start("demo", "--members", 2, *server, program=("setsid", COMMAND), POSTGRES_URL="")
+    if has_server:
+        wait_until(lambda: _schemas(postgres_url) != [])
+    else:
+        wait_until(lambda: "the streams are divided" in command.output.read_text())
+    os.killpg(process.pid, signal.SIGINT)
 
     assert process.wait(60) == 1
+    assert command.log.read_text() == "in-jumpcloud: interrupted\n"
     assert _schemas(postgres_url) == []
-    assert "Traceback" not in command.log.read_text()
+    assert _session(process.pid) == []
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -18,10 +19,11 @@ from typing import Self
 import click
 
 from in_jumpcloud.cli.demo_receiver import receiver, wait_for
+from in_jumpcloud.cli.signals import stop_on_signals
 from in_jumpcloud.config.schema import StateSettings
 from in_jumpcloud.config.types import DatabaseUrl
 from in_jumpcloud.counters import plural
-from in_jumpcloud.errors import ConfigError, Fatal, StateCorrupt
+from in_jumpcloud.errors import ConfigError, Fatal, StateCorrupt, Stopped
 from in_jumpcloud.simulator import postgresql
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
@@ -48,9 +50,17 @@ def run(members: int, url: str | None, directory: Path) -> None:
 
     Raises:
         ConfigError, StateUnavailable: there is no server.
-        Fatal: something was lost, or it took too long.
+        Fatal: something was lost, it took too long, or it was interrupted.
     """
-    name, opened = receiver(directory)
+    stop = stop_on_signals()
+    try:
+        _run(members, url, directory, stop)
+    except Stopped:
+        raise Fatal("interrupted") from None
+
+
+def _run(members: int, url: str | None, directory: Path, stop: threading.Event) -> None:
+    name, opened = receiver(directory, stop)
     start_ms = now_ms() - _BEFORE_MS
     sources = {
         f"organization-{number}": EventSource(
@@ -64,7 +74,7 @@ def run(members: int, url: str | None, directory: Path) -> None:
         click.echo(f"A simulated JumpCloud with {events} → {members} processes of in_jumpcloud → {name}")
         click.echo(f"They share their state: {place}\n")
         settings = _settings(api, port, state, directory, sources)
-        with _Group(members, state, settings, directory) as group:
+        with _Group(members, state, settings, directory, stop) as group:
             _show_life(group)
             until_ms = now_ms()
             wanted = {item.event_id for each in sources.values() for item in each.between(0, until_ms, now_ms=until_ms)}
@@ -76,7 +86,7 @@ def run(members: int, url: str | None, directory: Path) -> None:
                 return wanted <= counts.keys()
 
             with contextlib.suppress(Fatal):  # what is missing is lost
-                wait_for(all_arrived, str, _ARRIVED_SECONDS)
+                wait_for(all_arrived, str, _ARRIVED_SECONDS, stop)
     lost, twice = len(wanted - counts.keys()), counts.total() - len(counts)
     click.echo(f"\n{plural(len(wanted), 'event')}: lost {lost}, sent twice {twice}")
     if twice:
@@ -86,15 +96,18 @@ def run(members: int, url: str | None, directory: Path) -> None:
 
 
 class _Group:
-    """The processes. Their log is in the directory."""
+    """The processes. Their log is in the directory. Its waits raise Stopped once `stop` is set."""
 
-    def __init__(self, members: int, state: StateSettings, settings: Path, directory: Path) -> None:
+    def __init__(
+        self, members: int, state: StateSettings, settings: Path, directory: Path, stop: threading.Event
+    ) -> None:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._names = [f"member-{number}" for number in range(1, members + 1)]
         self._state = state
         self._database = PostgresDatabase(state)
         self._settings = settings
         self._directory = directory
+        self._stop = stop
         self._began = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -123,6 +136,7 @@ class _Group:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                process_group=0,  # Ctrl-C at a terminal is for this process, which ends them
             )
 
     def kill(self, name: str) -> None:
@@ -150,7 +164,14 @@ class _Group:
 
     def wait(self, condition: Callable[[], bool], what: str, seconds: float) -> float:
         """Wait until the condition holds. Returns the seconds that took."""
-        return wait_for(condition, lambda: f"{what} within {seconds:g} s; streams of each: {self.held()}", seconds)
+        return wait_for(
+            condition, lambda: f"{what} within {seconds:g} s; streams of each: {self.held()}", seconds, self._stop
+        )
+
+    def pause(self) -> None:
+        """Let a person see what there is."""
+        if self._stop.wait(_A_WHILE):
+            raise Stopped
 
     def show(self, text: str) -> None:
         """Print a line with the time since the start, and who has how many streams."""
@@ -164,17 +185,17 @@ def _show_life(group: _Group) -> None:
     killed = "member-2"
     group.wait(group.is_divided, "the streams were not divided", _DIVIDED_SECONDS)
     group.show("the streams are divided")
-    time.sleep(_A_WHILE)
+    group.pause()
     before = group.held().get(killed, 0)
     group.kill(killed)
     group.show(f"{killed} is killed (SIGKILL)")
     seconds = group.wait(group.is_divided, f"the streams of {killed} were not taken over", _TAKEN_SECONDS)
     group.show(f"its {before} streams are taken over, {seconds:.1f} s later (the lease is {_LEASE_SECONDS} s)")
-    time.sleep(_A_WHILE)
+    group.pause()
     group.start(killed)
     seconds = group.wait(group.is_divided, f"{killed} was given no streams", _DIVIDED_SECONDS)
     group.show(f"{killed}, started again, has its share {seconds:.1f} s later")
-    time.sleep(_A_WHILE)
+    group.pause()
 
 
 @contextlib.contextmanager

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from in_jumpcloud.errors import Fatal
+from in_jumpcloud.errors import Fatal, Stopped
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
 
 _TIMEOUT_SECONDS = 15
@@ -29,30 +31,39 @@ pipeline:
 """
 
 
-def receiver(directory: Path) -> tuple[str, AbstractContextManager[tuple[int, ReadRecords]]]:
+def receiver(
+    directory: Path, stop: threading.Event | None = None
+) -> tuple[str, AbstractContextManager[tuple[int, ReadRecords]]]:
     """What it is, for people, and its port with what it has received; it needs the shared key "".
 
-    It is the Fluent Bit of FLUENT_BIT or PATH, if there is one; what it needs is in `directory`.
+    It is the Fluent Bit of FLUENT_BIT or PATH, if there is one; what it needs is in `directory`. `stop` ends the wait
+    for it, as in `wait_for`.
     """
     binary = os.environ.get("FLUENT_BIT") or shutil.which("fluent-bit")
     if binary:
-        return f"Fluent Bit ({binary})", _fluent_bit(binary, directory)
+        return f"Fluent Bit ({binary})", _fluent_bit(binary, directory, stop)
     return "a simulated receiver (no fluent-bit on PATH)", _simulated()
 
 
 def wait_for(
-    condition: Callable[[], bool], describe_failure: Callable[[], str], seconds: float = _TIMEOUT_SECONDS
+    condition: Callable[[], bool],
+    describe_failure: Callable[[], str],
+    seconds: float = _TIMEOUT_SECONDS,
+    stop: threading.Event | None = None,
 ) -> float:
     """Wait until the condition holds. Returns the seconds that took.
 
     Raises:
         Fatal: it does not hold in time; with the description.
+        Stopped: `stop` was set.
     """
+    stop = stop or threading.Event()
     began = time.monotonic()
     while not condition():
         if time.monotonic() > began + seconds:
             raise Fatal(describe_failure())
-        time.sleep(0.05)
+        if stop.wait(0.05):
+            raise Stopped
     return time.monotonic() - began
 
 
@@ -63,7 +74,7 @@ def _simulated() -> Iterator[tuple[int, ReadRecords]]:
 
 
 @contextmanager
-def _fluent_bit(binary: str, directory: Path) -> Iterator[tuple[int, ReadRecords]]:
+def _fluent_bit(binary: str, directory: Path, stop: threading.Event | None) -> Iterator[tuple[int, ReadRecords]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     settings, log, output = (directory / name for name in ("fluent-bit.yaml", "fluent-bit.log", "records"))
@@ -84,10 +95,11 @@ def _fluent_bit(binary: str, directory: Path) -> Iterator[tuple[int, ReadRecords
         wait_for(
             is_listening,
             lambda: f"{binary} does not accept connections; its log ends with: {log.read_text()[-300:].strip()}",
+            stop=stop,
         )
         yield port, read_records
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGQUIT)  # not one that stop_on_signals blocks: a child inherits that
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:

@@ -87,6 +87,7 @@ class Server:
                     stderr=log,
                     user=self._user,
                     cwd="/",
+                    process_group=0,  # Ctrl-C at a terminal is not for it: whoever has started it still needs it
                 )
             while self._process.poll() is None:
                 with contextlib.suppress(psycopg.OperationalError), psycopg.connect(self.url, connect_timeout=2):
