@@ -195,6 +195,10 @@ def test_a_replica(command: Command, api: SimulatedApi, receiver: SimulatedRecei
         wait_until(lambda: f"{advice}; the start waits" in command.log.read_text())
         process.terminate()
         assert process.wait(30) == 0
+        only = replica.url + "?target_session_attrs=read-write"
+        failure = Report(command("check", *options(command, api, receiver, only, "held"))).failure
+        assert "check state.url, and that a server runs that is as its target_session_attrs=read-write asks" in failure
+        assert "password" not in failure
         hosts = f"127.0.0.1:{replica.port},127.0.0.1:{server.port}"
         both = server.url.replace(f"127.0.0.1:{server.port}", hosts) + "?target_session_attrs=read-write"
         report = Report(command("check", *options(command, api, receiver, both, "held")))
@@ -213,7 +217,8 @@ def test_a_server_without_connections(command: Command, api: SimulatedApi, recei
         assert "only 4 connections for 1 member, which may use 10 each; raise max_connections" in report.text
         for _ in range(4):
             stack.enter_context(psycopg.connect(few.url))
-        assert "too many clients already" in Report(command("check", *settings)).failure
+        failure = Report(command("check", *settings)).failure
+        assert "too many clients already; check state.url, and that the server runs and takes more" in failure
 
 
 @pytest.mark.parametrize("when", ["before the connection", "after it"])

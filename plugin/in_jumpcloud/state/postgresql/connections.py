@@ -16,7 +16,7 @@ from psycopg.waiting import Ready, Wait
 
 from in_jumpcloud.config.schema import StateSettings
 from in_jumpcloud.errors import ConfigError, Problem
-from in_jumpcloud.state.postgresql.errors import one_line
+from in_jumpcloud.state.postgresql.errors import NotConnected, one_line
 
 STATEMENT_SECONDS = 10.0
 """How long a statement may take. psycopg has no limit of its own: a frozen server would hold the thread for ever."""
@@ -150,9 +150,12 @@ class Connections:
             options = {name: value for name, value in _OPTIONS.items() if name not in conninfo_to_dict(conninfo)}
         except psycopg.ProgrammingError as error:
             raise ConfigError(Problem("state.url", one_line(error))) from None
-        connection = Connection.connect(
-            conninfo, autocommit=True, prepare_threshold=None, cursor_factory=RawCursor, **options
-        )
+        try:
+            connection = Connection.connect(
+                conninfo, autocommit=True, prepare_threshold=None, cursor_factory=RawCursor, **options
+            )
+        except psycopg.OperationalError as error:
+            raise NotConnected(*error.args, pgconn=error.pgconn) from None
         connection.isolation_level = IsolationLevel.READ_COMMITTED  # of the transactions that psycopg begins
         connection.seconds = self.seconds
         return connection

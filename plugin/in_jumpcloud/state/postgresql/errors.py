@@ -17,8 +17,14 @@ _UNAVAILABLE_ADVICE = {
 """https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 _CONFIGURATION = {"42501", "3D000"}
 """What only a person changes. It may pass once the state is in use: then it was right before."""
+_ANY = b"any"
+"""https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-TARGET-SESSION-ATTRS"""
 _CORRUPT = ("3F", "42", "XX001", "XX002")
 """Missing schemas, tables and columns, and damage."""
+
+
+class NotConnected(psycopg.OperationalError):
+    """There is no connection: no server was reached, or the one that was refuses it."""
 
 
 def one_line(error: psycopg.Error) -> str:
@@ -29,11 +35,11 @@ def one_line(error: psycopg.Error) -> str:
 def translated(error: psycopg.Error, where: str, *, at_start: bool = False) -> InJumpCloudError:
     """StateCorrupt for damage, ConfigError at the start for what only a person changes, else StateUnavailable.
 
-    An error of the connection has no code, so it may always pass.
+    An error of the connection has no code, so it may always pass, and only its text says what it is.
     """
     code = error.sqlstate or ""
     text = f"{where}: {one_line(error) or 'the connection was closed'}"
-    advice = _UNAVAILABLE_ADVICE.get(code, _connection_advice(error) if at_start and not code else "")
+    advice = _UNAVAILABLE_ADVICE.get(code, _connection_advice(error) if isinstance(error, NotConnected) else "")
     if at_start and code in _CONFIGURATION:
         return ConfigError(Problem("state.url", text), advice=advice)
     if code.startswith(_CORRUPT) and code not in _CONFIGURATION:
@@ -44,6 +50,11 @@ def translated(error: psycopg.Error, where: str, *, at_start: bool = False) -> I
 def _connection_advice(error: psycopg.Error) -> str:
     """By how far it came: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQCONNECTIONUSEDPASSWORD."""
     connection = error.pgconn
+    given = {option.keyword: option.val for option in connection.info} if connection else {}
+    wanted = given.get(b"target_session_attrs") or _ANY
+    if wanted != _ANY:  # libpq itself refuses a server that is not so
+        return f"check state.url, and that a server runs that is as its target_session_attrs={wanted.decode()} asks"
     if connection and (connection.used_password or connection.needs_password):
-        return "check the user, the password and the database in state.url, and state.password"
-    return "check state.url, and that the server runs and takes connections from here"
+        what = "the user, the password and the database in state.url, state.password"
+        return f"check {what}, and how many connections the server allows"
+    return "check state.url, and that the server runs and takes more connections from here"
