@@ -131,6 +131,7 @@ class App:
             seconds = min(until_group, until_tick, self._start_workers(), self._reload.apply_if_due(self._apply))
             if not self.stop.is_set():
                 self._woken.wait(max(0.0, seconds))
+        self.streams.take_no_more()
         self.scheduler.stop()
         self._join_workers()
         self.streams.write_owed()

@@ -173,6 +173,11 @@ class StreamSet:
         if stream := self._collectors.get(backfill.stream.name):
             stream.look_for_parked()
 
+    def take_no_more(self) -> None:
+        """The process is about to end."""
+        if self._group:
+            self._group.take_no_more()
+
     def write_owed(self) -> None:
         """Write what could not be written until now, if it can be. Nothing runs any more."""
         stop = self._runtime.event()

@@ -191,6 +191,17 @@ class TestOwners:
         for each in members:
             each.close()
 
+    def test_a_member_that_is_about_to_end(self, state_url: StateSettings) -> None:
+        """It takes nothing of what others give back: that would move twice."""
+        with open_store(state_url) as ending, open_store(state_url) as staying:
+            with open_store(state_url) as other:
+                other.begin({f"s{number}": POSITION for number in range(9)})
+                wait_until(lambda: [len(each.group.owned) for each in (ending, staying, other)] == [3, 3, 3])
+                ending.group.take_no_more()
+            wait_until(lambda: len(staying.group.owned) >= 4)
+            ending.group.look()
+            assert len(ending.group.owned) == 3
+
     def test_lists_that_differ(self, state_url: StateSettings) -> None:
         """What one member names is run, whatever the others name; what none names any more is not."""
         names = ["s1", "s2", "s3"]

@@ -155,5 +155,8 @@ class Group(Protocol):
             StateUnavailable, StateCorrupt: that cannot be written.
         """
 
+    def take_no_more(self) -> None:
+        """This process is about to end: what it took now would move twice."""
+
     def hold(self, seconds: float) -> None:
         """JumpCloud has asked for a pause: the other members with the key wait too. It returns at once."""

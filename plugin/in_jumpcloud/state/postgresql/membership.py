@@ -91,6 +91,7 @@ class Membership:
         self._turning = threading.Lock()
         self._thread: int | None = None  # that has a turn
         self._alone = self._is_stopped = False
+        self._takes = True
         self._observation = Observation(database.where)
         seconds = min(_TURN_SECONDS, self._lease / 3)
         database.limit_apart(self._lease / 3)
@@ -188,6 +189,10 @@ class Membership:
             self._turn()
             if self._surplus:
                 self._turns.hurry()
+
+    def take_no_more(self) -> None:
+        """As Group.take_no_more."""
+        self._takes = False
 
     def hold(self, seconds: float) -> None:
         """As Group.hold."""
@@ -308,7 +313,7 @@ class Membership:
     def _claim(self, host: Host, share: int, silent: dict[str, ownership.Silent]) -> None:
         missing = share - len(self._database.tokens)
         self._is_short = missing > 0
-        if missing <= 0 or not self._view.unowned:
+        if missing <= 0 or not self._view.unowned or not self._takes:
             return
         claimed = ownership.claim(self._database, missing, but=host.running())
         self._take(claimed)
