@@ -10,6 +10,7 @@ clock.install()
 import contextlib
 import os
 import random
+import signal
 import socket
 import uuid
 from collections.abc import Iterator
@@ -31,6 +32,14 @@ hypothesis.settings.register_profile(
     "tests", max_examples=40, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Undo what a command within this process does to signals: what the next test starts would inherit it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @pytest.fixture
