@@ -38,6 +38,8 @@ hypothesis.settings.load_profile("tests")
 def _signals() -> Iterator[None]:
     """Undo what a command within this process does to signals: what the next test starts would inherit it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a shell: children inherit that too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
