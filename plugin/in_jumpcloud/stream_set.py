@@ -154,10 +154,9 @@ class StreamSet:
             if self._is_listed_once and self._lists != group.lists:
                 self._discover()
             owned = group.owned
-            names = self._names()
-            here = {name for name in names if self._tokens.get(name) == owned.get(name)}
+            here = {name for name, token in owned.items() if self._tokens.get(name) == token}
             is_due = self.begin_error is not None and self._runtime.monotonic() >= self._begin_at
-            if here != self._collectors.keys() or here != names or is_due:
+            if here != self._collectors.keys() or here != owned.keys() or is_due:
                 self._keep(here)
                 self._add_streams()
         return max(0.0, self._begin_at - self._runtime.monotonic()) if self.begin_error else _NEVER_SECONDS
