@@ -57,15 +57,30 @@ def aimed_kills(trial: Trial) -> None:
         trial.expect(f"{cluster.duplicate_chunks} chunks were aimed at", cluster.duplicate_chunks > 0)
 
 
+def freeze(trial: Trial, cluster: Cluster, seconds: float) -> None:
+    """Stop a member until the others have its streams, and for so long after that."""
+    member = random.choice(cluster.members)
+    member.signal(signal.SIGSTOP)
+    trial.taken_over(cluster, member)
+    time.sleep(seconds)
+    member.signal(signal.SIGCONT)
+
+
+def cut(trial: Trial, cluster: Cluster) -> None:
+    """Swallow what a member sends to the server, until the others have its streams."""
+    member = random.choice(cluster.members)
+    forward = member.proxy.to_server
+    member.proxy.to_server = lambda _: b""
+    trial.taken_over(cluster, member)
+    member.proxy.to_server = forward
+    member.proxy.cut()
+
+
 def frozen(trial: Trial) -> None:
     """S3. A member is stopped for longer than its lease, and continued: what it was about to write is refused."""
     with trial.group() as cluster:
         for _ in range(trial.rounds):
-            member = random.choice(cluster.members)
-            member.signal(signal.SIGSTOP)
-            trial.taken_over(cluster, member)
-            time.sleep(cluster.lease if trial.seconds is None else trial.seconds)
-            member.signal(signal.SIGCONT)
+            freeze(trial, cluster, cluster.lease if trial.seconds is None else trial.seconds)
             trial.divided(cluster)
         trial.chunks = trial.rounds
 
@@ -75,11 +90,7 @@ def busy_frozen(trial: Trial) -> None:
     with _busy(trial) as cluster:
         for _ in range(trial.rounds):
             time.sleep(random.uniform(0, cluster.interval))
-            member = random.choice(cluster.members)
-            member.signal(signal.SIGSTOP)
-            trial.taken_over(cluster, member)
-            time.sleep(cluster.lease if trial.seconds is None else trial.seconds)
-            member.signal(signal.SIGCONT)
+            freeze(trial, cluster, cluster.lease if trial.seconds is None else trial.seconds)
             trial.divided(cluster)
         trial.chunks = trial.rounds
         fenced = sum(each.log.count("no longer has stream") for each in cluster.members)
@@ -90,12 +101,7 @@ def cut_off(trial: Trial) -> None:
     """S6. What one member sends to the server is swallowed: it sends no more, and the others take its streams."""
     with trial.group() as cluster:
         for _ in range(trial.rounds):
-            member = random.choice(cluster.members)
-            forward = member.proxy.to_server
-            member.proxy.to_server = lambda _: b""
-            trial.taken_over(cluster, member)
-            member.proxy.to_server = forward
-            member.proxy.cut()
+            cut(trial, cluster)
             trial.divided(cluster)
         trial.chunks = trial.rounds * cluster.workers
 

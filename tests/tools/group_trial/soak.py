@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from support.cluster import Cluster
 from support.member import Member
-from tools.group_trial.members import losing_answers
+from tools.group_trial.members import cut, freeze, losing_answers
 from tools.group_trial.trial import Trial
 
 _SECONDS = 3600.0
@@ -48,21 +48,12 @@ def _kill(trial: Trial, cluster: Cluster) -> int:
 
 
 def _freeze(trial: Trial, cluster: Cluster) -> int:
-    member = random.choice(cluster.members)
-    member.signal(signal.SIGSTOP)
-    trial.taken_over(cluster, member)
-    time.sleep(random.uniform(0, cluster.lease))
-    member.signal(signal.SIGCONT)
+    freeze(trial, cluster, random.uniform(0, cluster.lease))
     return cluster.workers
 
 
 def _cut(trial: Trial, cluster: Cluster) -> int:
-    member = random.choice(cluster.members)
-    forward = member.proxy.to_server
-    member.proxy.to_server = lambda _: b""
-    trial.taken_over(cluster, member)
-    member.proxy.to_server = forward
-    member.proxy.cut()
+    cut(trial, cluster)
     return cluster.workers
 
 
