@@ -118,25 +118,25 @@ def _comparable(record: dict[str, Any]) -> str:
 
 def test_an_event_that_is_too_large() -> None:
     """It is left out with its place and exit code 1; all others are printed, soon in whole pages again."""
-    end_ms = now_ms()
+    end_ms = now_ms() // MINUTE_MS * MINUTE_MS
     start_ms = end_ms - 4 * HOUR_MS
     large = EventSource(start_ms=end_ms - HOURS * HOUR_MS, end_ms=end_ms - MINUTE_MS, per_minute=8)
-    moment = end_ms - 3 * HOUR_MS
-    for number in range(2):
-        large.add({"id": f"large-{number}", "text": "x" * 3_000_000}, timestamp_ms=moment + number)
+    moment = end_ms - 3 * HOUR_MS  # the first event of its minute, the one behind it, and one between others
+    for number, after_ms in enumerate((0, 1, 90_000)):
+        large.add({"id": f"large-{number}", "text": "x" * 3_000_000}, timestamp_ms=moment + after_ms)
     with SimulatedApi(large) as api:
         limits = {"jumpcloud__event_max_bytes": "2MB", "jumpcloud__page_bytes": "1MB"}
         since, until = rfc3339(start_ms), rfc3339(end_ms)
         done = invoke_fetch("--since", since, "--until", until, *options(api, **limits))
     assert done.returncode == 1
     *places, summary = done.stderr.decode().splitlines()
-    assert len(places) == 2
+    assert len(places) == 3
     assert all("default: the event at cursor [" in line for line in places)
-    assert summary.startswith("in-jumpcloud: 2 events larger than jumpcloud.event_max_bytes left out; ")
+    assert summary.startswith("in-jumpcloud: 3 events larger than jumpcloud.event_max_bytes left out; ")
     ids = [json.loads(line)["id"] for line in done.stdout.splitlines()]
     items = large.between(start_ms, end_ms, now_ms=end_ms)
     assert ids == [item.event_id for item in items if not item.event_id.startswith("large-")]
-    assert len(api.requests) < 60 < len(ids)
+    assert len(api.requests) < 90 < len(ids)
 
 
 def invoke_fetch(*arguments: object) -> subprocess.CompletedProcess[bytes]:

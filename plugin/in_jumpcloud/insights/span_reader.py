@@ -13,7 +13,7 @@ from in_jumpcloud.errors import CursorLost, PageTooLarge, Retryable
 from in_jumpcloud.insights.event import EventKey, parse_event
 from in_jumpcloud.insights.pages import Fetch, Page, Pager, behind
 from in_jumpcloud.insights.pages_ahead import AheadLimit, PagesAhead
-from in_jumpcloud.insights.window import Window
+from in_jumpcloud.insights.window import Window, cursor_ms
 from in_jumpcloud.timestamps import MINUTE_MS
 
 _GROWTH = 4
@@ -97,6 +97,7 @@ class SpanReader:
                 self._restart(pager.window, max(1, pager.window.limit // _GROWTH))
             elif following := behind(pager.window, error):
                 self._left_out(error)
+                self._note_left_out(following)
                 self._pager = self._new_pager(following)
             else:
                 self._pager = self._new_pager(pager.window)
@@ -108,6 +109,12 @@ class SpanReader:
         except Retryable:
             self._pager = self._new_pager(pager.window)
             raise
+
+    def _note_left_out(self, following: Window) -> None:
+        """What is requested again begins behind the minute of the event before `following`, so it is tried once."""
+        moment = following.cursor and cursor_ms(following.cursor, (following.start_ms, following.end_ms))
+        if moment:
+            self._page_ms = self._restarted_ms = max(self._page_ms, moment // MINUTE_MS * MINUTE_MS)
 
     def _may_grow(self, page: Page, window: Window) -> bool:
         """After a small page that has come further, request more events a page again. Returns whether it did so."""
