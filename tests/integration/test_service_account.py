@@ -277,8 +277,8 @@ def test_missing_account() -> None:
 
 def test_run(command: Command, receiver: SimulatedReceiver) -> None:
     """Two organizations are delivered with one token. A wrong secret ends with the exit code of a refused key."""
-    now = now_ms()
-    sources = {name: EventSource(start_ms=now - 600_000, organization=name) for name in ("a", "b")}
+    now = now_ms() - 60_000
+    sources = {name: EventSource(start_ms=now - 600_000, end_ms=now, organization=name) for name in ("a", "b")}
     with SimulatedApi(sources, accounts={ID: SECRET}) as api:
         settings = {"api_key": None, "client_id": ID, "token_url": api.token_url, "organizations": ["a", "b"]}
         options = command.settings(api, receiver, **{f"jumpcloud__{name}": value for name, value in settings.items()})
@@ -286,7 +286,7 @@ def test_run(command: Command, receiver: SimulatedReceiver) -> None:
         assert completed.returncode == 0, completed.stderr
         assert token_requests(api) == 1
         assert {request.headers.get("x-org-id") for request in api.requests} == {None, "a", "b"}
-        assert len(receiver.ids) >= sum(source.count(0, now, now_ms=now) for source in sources.values()) > 0
+        assert len(receiver.ids) == sum(source.count(0, now, now_ms=now) for source in sources.values()) > 0
         refused = command("run", "--once", *options, "-o", "jumpcloud.client_secret=wrong")
         assert refused.returncode == 3
         assert b"jumpcloud.client_id or client_secret is wrong" in refused.stderr

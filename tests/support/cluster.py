@@ -93,6 +93,7 @@ class Cluster:
             for _ in range(members):
                 self.add()
             self.wait("the streams are not divided", self.is_balanced, 60)
+            self.wait("a member has not started", lambda: all(each.is_started for each in self.members), 60)
             wanted, lost, duplicates = self.result()
             if lost or duplicates:
                 raise Failed(f"{wanted} events at the start: lost {lost}, duplicates {duplicates}")

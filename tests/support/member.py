@@ -103,6 +103,14 @@ class Member:
         return self.process is not None and self.process.poll() is None
 
     @property
+    def is_started(self) -> bool:
+        """Whether its pages have more than that it starts; streams are divided before."""
+        try:
+            return bool(self.page("/status.json"))
+        except OSError:
+            return False
+
+    @property
     def log(self) -> str:
         """What it has logged."""
         return self.command.log.read_text()
