@@ -98,7 +98,6 @@ class RecordSender:
         self._commits = commits
         self._runtime = runtime
         self._give_up_after = give_up_after
-        self._refusal = ReceiverDown("")  # the last one
         self._retry_at = runtime.monotonic()
         self._suspects = Suspects(stream, self._receivers, self._state, counters)
 
@@ -114,13 +113,13 @@ class RecordSender:
         waits, groups = 0, deque([records])
         refused: list[Sequence[PendingRecord]] = []
         alone: set[EventKey] = set()  # records that were refused alone
-        may_split = True
+        last, may_split = ReceiverDown(""), True  # the last refusal
         while groups or refused:
             if not groups:  # nothing but refused records is left
                 groups.append([record for group in refused for record in group])
                 if not self._suspects.may_park():
                     waits += 1
-                    self._wait(waits, self._refusal, stop)
+                    self._wait(waits, last, stop)
                     self._retry_all(stop)
                 refused, may_split = [], True
             group = groups.popleft()
@@ -151,7 +150,7 @@ class RecordSender:
                 may_split &= is_known
             else:
                 # One record is refused alone, and others with it: only if some are acknowledged is it the record.
-                self._refusal = refusal
+                last = refusal
                 refused.append(group)
                 if len(group) == 1:
                     may_split &= is_known  # so one more record is found to be refused alone in each round

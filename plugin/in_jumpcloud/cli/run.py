@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import signal
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from in_jumpcloud import __version__, app, supervised
+from in_jumpcloud import __version__, app, memory, supervised
 from in_jumpcloud.checks import local
 from in_jumpcloud.cli import examples, settings_options
 from in_jumpcloud.cli.destinations import Destination, StandardOutput
@@ -37,9 +36,6 @@ from in_jumpcloud.timestamps import now_ms
 from in_jumpcloud.troubles import Troubles
 
 log = logging.getLogger("in_jumpcloud")
-
-_GC_THRESHOLD_OBJECTS = 20_000
-"""More than the new objects of one page. See https://docs.python.org/3/library/gc.html#gc.set_threshold."""
 
 _MAX_TICK_SECONDS, _RETRY_SECONDS = 60.0, 1.0
 """How often the main thread looks after what no event tells: in general, and after an error."""
@@ -98,6 +94,7 @@ def command(
         raise ConfigError("--json can only be used together with --dry-run")
     if is_supervised:
         supervised.require_output()
+    memory.share_one_arena()
     run = _Run(path, overrides, once=once or dry_run, is_supervised=is_supervised)
     if dry_run:
         run.destination = DryRun(as_json=as_json)
@@ -218,9 +215,7 @@ class _Run:
             ", ".join(each.name for each in plugin.resources.receivers.statistics()),
         )
         self._note_ignored_start(plugin)
-        # Mapping creates many short-lived objects but no cycles: looking for cycles often is wasted time.
-        gc.freeze()
-        gc.set_threshold(_GC_THRESHOLD_OBJECTS)
+        memory.started()
         self._manager.ready(_status(plugin))
 
     def _note_ignored_start(self, plugin: app.App) -> None:

@@ -8,6 +8,7 @@ before less often. A minute that differs is open. It is read again, with growing
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -52,6 +53,7 @@ class Tier(NamedTuple):
         return self.oldest_ms - self.newest_ms
 
 
+@lru_cache
 def tiers(every_ms: int, reach_ms: int) -> tuple[Tier, ...]:
     """The last day every `every_ms`, the two days before every hour, and the rest of the reach every day."""
     wanted = (Tier(every_ms, 0, DAY_MS), Tier(HOUR_MS, DAY_MS, 3 * DAY_MS), Tier(DAY_MS, 3 * DAY_MS, reach_ms))
