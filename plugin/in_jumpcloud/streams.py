@@ -12,7 +12,7 @@ from in_jumpcloud.config.schema import Config, JumpCloudSettings, OverrideSettin
 from in_jumpcloud.errors import StateMissing
 from in_jumpcloud.insights.api import Scope
 from in_jumpcloud.state.opening import open_readonly
-from in_jumpcloud.state.store import StateReader
+from in_jumpcloud.state.reader import StateReader
 
 _PREFIX = "organization "
 _PROVIDER = "provider "

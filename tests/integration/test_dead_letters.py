@@ -13,8 +13,8 @@ from support.state import POSITION, connection, database_pages_limited, key, run
 
 from in_jumpcloud.errors import DeadLettersFull, ReceiverDown, StateUnavailable
 from in_jumpcloud.state.dead_letters import DeadLetter, Refused, replay
+from in_jumpcloud.state.reader import StateReader
 from in_jumpcloud.state.sqlite.store import SqliteStore, open_readonly, open_shared
-from in_jumpcloud.state.store import StateReader
 
 NOW = 1_767_225_600_000
 ODD_EVENTS = [

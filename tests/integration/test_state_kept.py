@@ -15,10 +15,10 @@ from support.state import POSITION, connection, database_pages_limited, filled_s
 from in_jumpcloud.errors import InJumpCloudError, StateCorrupt, StateMissing, StateOutdated, StateUnavailable
 from in_jumpcloud.insights.window import Window
 from in_jumpcloud.state.dead_letters import Refused
+from in_jumpcloud.state.reader import StateReader
 from in_jumpcloud.state.sqlite.files import lock_holder
 from in_jumpcloud.state.sqlite.schema import VERSION
 from in_jumpcloud.state.sqlite.store import SqliteStore, open_readonly
-from in_jumpcloud.state.store import StateReader
 
 NOW = 1_767_225_600_000
 

@@ -17,7 +17,8 @@ from in_jumpcloud.state import opening
 from in_jumpcloud.state.dead_letters import Refused
 from in_jumpcloud.state.jobs import JobSpec
 from in_jumpcloud.state.notes import WRITE_SECONDS
-from in_jumpcloud.state.store import StateReader, StateStore
+from in_jumpcloud.state.reader import StateReader
+from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.timestamps import DAY_MS, MINUTE_MS
 
 NOW_MS = time.time_ns() // 1_000_000

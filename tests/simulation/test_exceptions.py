@@ -25,8 +25,9 @@ from in_jumpcloud.insights.api import DirectoryInsights
 from in_jumpcloud.insights.clock import EarlierClock
 from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.state.dead_letters import DeadLetters
+from in_jumpcloud.state.reader import StateReader
 from in_jumpcloud.state.sqlite.store import SqliteStore
-from in_jumpcloud.state.store import StateReader, StateStore
+from in_jumpcloud.state.store import StateStore
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # a run that fails closes nothing

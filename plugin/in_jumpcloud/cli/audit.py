@@ -25,7 +25,7 @@ from in_jumpcloud.insights.rate_limit import RateLimiter
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.state import opening
 from in_jumpcloud.state.notes import as_of_ms
-from in_jumpcloud.state.store import StateReader
+from in_jumpcloud.state.reader import StateReader
 from in_jumpcloud.streams import jumpcloud_of_stream
 from in_jumpcloud.text import format_duration
 from in_jumpcloud.timestamps import MINUTE_MS, now_ms, rfc3339

@@ -28,7 +28,7 @@ from in_jumpcloud.insights.event import decode_event, parse_event
 from in_jumpcloud.runtime import SYSTEM
 from in_jumpcloud.state import dead_letters, opening
 from in_jumpcloud.state.dead_letters import DeadLetter
-from in_jumpcloud.state.store import StateReader
+from in_jumpcloud.state.reader import StateReader
 from in_jumpcloud.streams import tag_of_stream
 from in_jumpcloud.tags import TagTemplate
 from in_jumpcloud.text import shown

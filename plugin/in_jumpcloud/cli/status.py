@@ -19,7 +19,7 @@ from in_jumpcloud.state import opening
 from in_jumpcloud.state.group import GroupReport
 from in_jumpcloud.state.jobs import JobRow
 from in_jumpcloud.state.notes import as_of_ms
-from in_jumpcloud.state.store import StreamRow
+from in_jumpcloud.state.reader import StreamRow
 from in_jumpcloud.streams import known_streams
 from in_jumpcloud.text import format_duration, shown
 from in_jumpcloud.timestamps import DAY_MS, now_ms, rfc3339

@@ -14,13 +14,14 @@ from typing import Any
 from in_jumpcloud.config.schema import MembersSettings, StateSettings
 from in_jumpcloud.errors import ConfigError, Problem, StateMissing
 from in_jumpcloud.state.database import Holder
+from in_jumpcloud.state.reader import MAX_DEAD_LETTER_BYTES, StateReader
 from in_jumpcloud.state.server import Server
 from in_jumpcloud.state.sqlite import files
 from in_jumpcloud.state.sqlite import store as sqlite_store
 from in_jumpcloud.state.sqlite.database import Connect
 from in_jumpcloud.state.sqlite.store import SqliteStore
 from in_jumpcloud.state.sqlite.trial import TrialStore
-from in_jumpcloud.state.store import MAX_DEAD_LETTER_BYTES, StateReader, StateStore
+from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.timestamps import now_ms
 
 

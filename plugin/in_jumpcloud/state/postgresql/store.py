@@ -26,8 +26,9 @@ from in_jumpcloud.state.postgresql.facts import facts
 from in_jumpcloud.state.postgresql.ledger import PostgresLedger, array
 from in_jumpcloud.state.postgresql.membership import Membership
 from in_jumpcloud.state.postgresql.upkeep import Upkeep, size
+from in_jumpcloud.state.reader import MAX_DEAD_LETTER_BYTES, StateReader
 from in_jumpcloud.state.server import Server
-from in_jumpcloud.state.store import MAX_DEAD_LETTER_BYTES, StateReader, StateStore
+from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.state.transfer import Loaded
 from in_jumpcloud.timestamps import now_ms
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from in_jumpcloud.errors import Fatal, InJumpCloudError, StateUnavailable
 from in_jumpcloud.file_access import open_private
 from in_jumpcloud.state.database import Space
+from in_jumpcloud.state.reader import MAX_DEAD_LETTER_BYTES, StateReader
 from in_jumpcloud.state.sqlite import database
 from in_jumpcloud.state.sqlite.database import SqliteDatabase
 from in_jumpcloud.state.sqlite.files import StateLock, lock_holder, path_errors, with_suffix
 from in_jumpcloud.state.sqlite.ledger import SqliteLedger
-from in_jumpcloud.state.store import MAX_DEAD_LETTER_BYTES, StateReader, StateStore
+from in_jumpcloud.state.store import StateStore
 from in_jumpcloud.timestamps import now_ms
 
 log = logging.getLogger(__name__)

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from in_jumpcloud.state.reader import MAX_DEAD_LETTER_BYTES
 from in_jumpcloud.state.sqlite import database
 from in_jumpcloud.state.sqlite.files import StateLock
 from in_jumpcloud.state.sqlite.store import SqliteStore
-from in_jumpcloud.state.store import MAX_DEAD_LETTER_BYTES
 from in_jumpcloud.timestamps import now_ms
 
 
