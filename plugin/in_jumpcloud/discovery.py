@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -110,6 +110,7 @@ class Discovery:
         list_: List,
         *,
         known: Callable[[], Collection[str]],
+        name: Callable[[Mapping[str, str]], None],
         apply: Callable[[list[str], threading.Event], None],
         polled: Collection[str] = (),
         polled_by_others: Callable[[], Collection[str]] = tuple,
@@ -118,6 +119,7 @@ class Discovery:
     ) -> None:
         """`list_` lists them, and `apply` is called with those that are polled from now on. `polled` are already.
 
+        `name` is called with the names of those on a list, by their IDs, before `apply` is.
         The first list is taken as it is, unless there are some that are `polled_by_others`: then it is the next one of
         theirs. Until there is a list, what is polled stays; if nothing is, `known` returns the organizations of earlier
         runs.
@@ -131,6 +133,7 @@ class Discovery:
         """When lists began to fail, on the monotonic clock."""
         self._list = list_
         self._known = known
+        self._name = name
         self._apply = apply
         self._polled_by_others: Callable[[], Collection[str]] | None = polled_by_others
         self._is_next = False  # of the lists of others
@@ -178,6 +181,7 @@ class Discovery:
         self._failures, self._said, self.error, self.count, self._read = 0, None, None, len(listed), listed
         self._troubles.end(self.name)
         self._polled = change.polled
+        self._name({each: name for each, name in listed.items() if name})
         self._apply(change.polled, stop)
         if change.joined or change.left:
             _report(change, listed, is_first=is_first)

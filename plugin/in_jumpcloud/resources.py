@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import NamedTuple, Protocol
 
@@ -99,6 +99,7 @@ class Resources:
         """What is waited for, or done without for now."""
         self._ephemeral_id = new_id(runtime.random)
         self._watch_state_at = 0.0
+        self._organizations: Mapping[str, str] = {}
         with ExitStack() as on_failure:
             self.state = on_failure.enter_context(
                 outside.open_state(
@@ -201,6 +202,10 @@ class Resources:
         self.troubles.end(name)
         return True
 
+    def name_organizations(self, names: Mapping[str, str]) -> None:
+        """From now on records have the names of these organizations, by their IDs."""
+        self._organizations = self.mapper.organizations = names
+
     def close(self) -> None:
         """Close everything."""
         with ExitStack() as stack:
@@ -258,6 +263,7 @@ class Resources:
 
     def _set_mapper(self, settings: Config) -> None:
         self.mapper = Mapper(settings.ecs, self.geo, agent_id=self.state.agent_id, ephemeral_id=self._ephemeral_id)
+        self.mapper.organizations = self._organizations
         self._encoder = RecordEncoder(self.mapper)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from in_jumpcloud.collector import Collector, Stream, first_position
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.delivery_lock import DeliveryLock
 from in_jumpcloud.discovery import Discovery, discovery_settings, list_of
-from in_jumpcloud.errors import Fatal, Fenced, InJumpCloudError, StateCorrupt, Stopped
+from in_jumpcloud.errors import Fatal, Fenced, InJumpCloudError, StateCorrupt, StateUnavailable, Stopped
 from in_jumpcloud.insights.pages_ahead import AheadLimit
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.member import MemberHost, key_digest, settings_digest
@@ -88,6 +89,7 @@ class StreamSet:
         self._begun: set[str] = set()  # the streams that have a position
         self._wanted: set[str] = set()  # those that this process has named to the group
         self._lists = True  # whether it is to list the organizations
+        self._names_at = math.inf  # when the names that a member has listed are read again
         self._begin_at = 0.0  # when streams that could not begin are tried again
         self._tokens: dict[str, int | None] = {}  # by stream, with which its collector was made; of a group
         self.watch = BackfillWatch(resources.state, self._update_backfills)
@@ -159,7 +161,10 @@ class StreamSet:
             if here != self._collectors.keys() or here != owned.keys() or is_due:
                 self._keep(here)
                 self._add_streams()
-        return max(0.0, self._begin_at - self._runtime.monotonic()) if self.begin_error else _NEVER_SECONDS
+            elif self._runtime.monotonic() >= self._names_at:
+                self._read_names(group)
+        due = min(self._names_at, self._begin_at if self.begin_error else math.inf)
+        return min(_NEVER_SECONDS, max(0.0, due - self._runtime.monotonic()))
 
     def fenced(self, stream: str) -> None:
         """Another process has taken over this stream."""
@@ -234,6 +239,7 @@ class StreamSet:
         # Another one has listed before: its member has ended, or is not yet gone.
         is_next = group is not None and (not self._lists or len(group.view.members) > 1)
         self._lists = group is None or not self._is_listed_once or group.lists
+        self._names_at = 0.0 if group and self._is_listed_once else math.inf
         if not settings.is_discovered or self._only_backfills:
             return
         if not self._lists:
@@ -244,6 +250,7 @@ class StreamSet:
             settings,
             list_of(settings, self._list_organizations),
             known=lambda: known_organizations(state),
+            name=self._name_organizations,
             apply=self._update_organizations,
             polled=self._organizations,
             polled_by_others=lambda: organizations_of(group.wanted()) if group and is_next else (),
@@ -251,6 +258,21 @@ class StreamSet:
             runtime=self._runtime,
         )
         self._scheduler.add([self.discovery])
+
+    def _name_organizations(self, names: Mapping[str, str]) -> None:
+        """The records have these names; those of the other members too."""
+        self._resources.name_organizations(names)
+        if self._group and self._is_listed_once:
+            try:
+                self._group.name_organizations(names)
+            except StateUnavailable as error:
+                log.warning("the names of the organizations are not stored, the next list is: %s", error)
+
+    def _read_names(self, group: Group) -> None:
+        """Know the names that a member has listed, which may be another one."""
+        self._names_at = self._runtime.monotonic() + self._resources.settings.jumpcloud.discover.every
+        with suppress(StateUnavailable):
+            self._resources.name_organizations(group.organization_names(organizations_of(group.owned)))
 
     @property
     def _is_listed_once(self) -> bool:
@@ -329,6 +351,8 @@ class StreamSet:
         if self._only_backfills:
             return
         self._begin_streams()
+        if self._group and self._names_at < math.inf:
+            self._read_names(self._group)
         new = dict[str, Collector]()
         owned = self._group.owned if self._group else {}
         for stream in self._mine():

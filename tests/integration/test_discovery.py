@@ -17,7 +17,7 @@ from support.monitoring import watched
 from support.streams import changed, running_in, stream_settings
 
 from in_jumpcloud import app, discovery
-from in_jumpcloud.config.schema import Config, DiscoverSettings, JumpCloudSettings, OverrideSettings
+from in_jumpcloud.config.schema import Config, DiscoverSettings, EcsSettings, JumpCloudSettings, OverrideSettings
 from in_jumpcloud.config.types import Duration, Secret, Start
 from in_jumpcloud.discovery import Discovery, Roll
 from in_jumpcloud.errors import Fatal, Retryable, StateUnavailable
@@ -91,6 +91,26 @@ class Lists:
         """Wait for so many more, and for what follows from them: a list that was under way does not count."""
         wanted = self.count + count + 2
         wait_until(lambda: self.count >= wanted)
+
+
+def test_names(tmp_path: Path) -> None:
+    """Records have the name of their organization as the last list has it, also after a reload of the mapping."""
+    everybody = {name: source(name, per_minute=60) for name in ("a", "b", "c")}
+
+    def names(*tags: str) -> dict[str, str | None]:
+        """The name in the last record of each that has these tags."""
+        found = [each.record for each in list(receiver.records) if each.record["tags"] == list(tags)]
+        return {each["organization"]["id"]: each["organization"].get("name") for each in found}
+
+    with SimulatedApi(everybody) as api, SimulatedReceiver() as receiver:
+        api.names = {"a": "Alpha GmbH", "c": ""}
+        settings = settings_of(api, receiver, tmp_path)
+        with running(settings) as plugin:
+            wait_until(lambda: names(*settings.ecs.tags) == {"a": "Alpha GmbH", "b": "Organization b", "c": None})
+            api.names["b"] = "Beta AG"
+            wait_until(lambda: names(*settings.ecs.tags).get("b") == "Beta AG")
+            plugin.reload(lambda: msgspec.structs.replace(settings, ecs=EcsSettings(tags=("new",))))
+            wait_until(lambda: names("new") == {"a": "Alpha GmbH", "b": "Beta AG", "c": None})
 
 
 def test_roll() -> None:
@@ -320,6 +340,7 @@ class Listed:
         self.discovery = Discovery(
             *(JumpCloudSettings(**settings), lambda _: discovery.Listed(self._or_raise(remaining.pop(0)))),
             known=lambda: self._or_raise(self.known),
+            name=lambda _: None,
             apply=lambda organizations, _: self.polled.append(organizations),
             troubles=Troubles(now_ms),
             runtime=SYSTEM,

@@ -33,6 +33,18 @@ def sources(first: int, end: int) -> dict[str, EventSource]:
     }
 
 
+def listing(api: SimulatedApi, receiver: SimulatedReceiver, directory: Path, state: StateSettings) -> Config:
+    """Settings of members that have the organizations listed every second."""
+    settings = stream_settings(
+        *(api, receiver, directory),
+        jumpcloud__organizations="all",
+        jumpcloud__discover=DiscoverSettings(every=Duration(EVERY)),
+        jumpcloud__interval=Duration(0.5),
+        jumpcloud__start=Start("1h"),
+    )
+    return msgspec.structs.replace(settings, state=state, members=MembersSettings(lease=Duration(5)))
+
+
 @contextmanager
 def member(settings: Config) -> Iterator[app.App]:
     """A member of the group."""
@@ -51,14 +63,7 @@ def test_one_member_lists_for_all(
     """Who joins or leaves does so for all. When that member leaves, the other lists; an empty list changes nothing."""
     caplog.set_level("INFO")
     with SimulatedApi(sources(0, 20)) as api, ExitStack() as stack:
-        settings = stream_settings(
-            *(api, receiver, tmp_path),
-            jumpcloud__organizations="all",
-            jumpcloud__discover=DiscoverSettings(every=Duration(EVERY)),
-            jumpcloud__interval=Duration(0.5),
-            jumpcloud__start=Start("1h"),
-        )
-        settings = msgspec.structs.replace(settings, state=state_url, members=MembersSettings(lease=Duration(5)))
+        settings = listing(api, receiver, tmp_path, state_url)
         ends = [ExitStack() for _ in range(2)]
         members = [stack.enter_context(each).enter_context(member(settings)) for each in ends]
         everybody = list(api.sources)
@@ -87,6 +92,27 @@ def test_one_member_lists_for_all(
         wait_until(lambda: all(not each.discovery or not each.discovery.error for each in members))
         assert run_by(members) == list(held)
     assert "Traceback" not in caplog.text
+
+
+def test_names_for_all(tmp_path: Path, state_url: StateSettings) -> None:
+    """The records of every member have the names that one has listed, and what they change to."""
+    start_ms = now_ms() - 2 * MINUTE_MS
+    everybody = {name: EventSource(start_ms=start_ms, per_minute=60, organization=name) for name in sources(0, 6)}
+
+    def names() -> dict[str, str | None]:
+        """The name in the last record of each."""
+        found = [each.record["organization"] for each in list(receiver.records)]
+        return {each["id"]: each.get("name") for each in found}
+
+    with SimulatedApi(everybody) as api, SimulatedReceiver() as receiver, ExitStack() as stack:
+        settings = listing(api, receiver, tmp_path, state_url)
+        members = [stack.enter_context(member(settings)) for _ in range(2)]
+        wait_until(lambda: [len(each.collectors) for each in members] == [3, 3])
+        wait_until(lambda: len(receiver.ids) > 6 * 100)
+        assert all("name" in each.record["organization"] for each in receiver.records)
+        assert names() == {each: f"Organization {each}" for each in everybody}
+        api.names = {each: f"The new {each}" for each in everybody}
+        wait_until(lambda: names() == api.names)
 
 
 def test_members_with_different_settings(receiver: SimulatedReceiver, tmp_path: Path, state_url: StateSettings) -> None:

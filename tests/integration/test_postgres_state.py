@@ -666,6 +666,7 @@ class TestBadInput:
         found = _columns(admin, state_url)
         admin.execute(f'ALTER TABLE "{state_url.schema}".rate_limit RENAME TO budget')  # those of version 1 use it
         admin.execute(f'ALTER TABLE "{state_url.schema}".member DROP COLUMN streams')
+        admin.execute(f'DROP TABLE "{state_url.schema}".organization')
         admin.execute(f'UPDATE "{state_url.schema}".identity SET version = 1, reads_from = 1')  # noqa: S608 - our own
         with open_store(state_url) as state:
             assert list(state.export()) == before

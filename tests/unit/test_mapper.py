@@ -192,3 +192,24 @@ def test_new_id() -> None:
     first, second = new_id(SYSTEM.random), new_id(SYSTEM.random)
     assert first != second
     assert all(re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", each) for each in (first, second))
+
+
+@pytest.mark.parametrize(
+    ("profile", "event", "name"),
+    [
+        ("extended", {"organization": "o1"}, "Alpha"),
+        ("extended", {"organization": "o2"}, None),
+        ("extended", {"organization": ["o1"]}, None),
+        (
+            "extended",
+            {"event_type": "organization_update", "organization": "o1", "resource": {"id": "o1", "name": "New"}},
+            "New",
+        ),
+        ("elastic", {"organization": "o1"}, None),
+    ],
+)
+def test_the_name_of_the_organization(profile: str, event: dict[str, Any], name: str | None) -> None:
+    """That of the list, unless the event says it itself; only in the profile that goes beyond Elastic's mapping."""
+    mapper = new_mapper(profile=profile)
+    mapper.organizations = {"o1": "Alpha"}
+    assert record(event, mapper).body.get("organization", {}).get("name") == name

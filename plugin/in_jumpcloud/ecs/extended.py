@@ -5,6 +5,7 @@ Few values of the base mapping change: conf/from-elastic.md lists them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -81,6 +82,13 @@ def extend(body: dict[str, Any], data: dict[str, Any], info: EventTypeInfo | Non
     add_entity_fields(body, data, named, service, is_alert=is_alert)
     if type(path := data.get("process_name")) is str and (path[:1] == "/" or path[1:3] == ":\\"):
         body["process"]["executable"] = path
+
+
+def name_organization(body: dict[str, Any], names: Mapping[str, str]) -> None:
+    """Add the name of the organization, if `names` has it by its ID and the event does not say it itself."""
+    organization = body.get("organization", {})
+    if "name" not in organization and (name := names.get(get_str(organization, "id"))):
+        body["organization"] = {**organization, "name": name}
 
 
 def _set_type_of_association(event_fields: dict[str, Any], data: dict[str, Any], named: list[objects.Named]) -> None:

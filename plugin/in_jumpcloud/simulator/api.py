@@ -69,6 +69,8 @@ class SimulatedApi:
             clock: now, in epoch milliseconds; later events are not visible yet
         """
         self.sources = {source.organization: source} if isinstance(source, EventSource) else dict(source)
+        self.names: dict[str, str] = {}
+        """The names in the lists, by organization; the others have one made of their id."""
         self.host = host
         self.port = port
         self.faults = Faults()
@@ -160,7 +162,7 @@ class SimulatedApi:
             fault.refuse()
         if organizations.is_path(path) and method == "GET":
             self._require_key(headers)
-            return organizations.answer(path, options, self.sources)
+            return organizations.answer(path, options, self.sources, self.names)
         if path != oauth.PATH and path not in query.PATHS:
             raise Refusal(404, message="Not Found")
         if method != "POST":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from urllib.parse import parse_qs, unquote
 
 import msgspec
@@ -21,8 +21,10 @@ def is_path(path: str) -> bool:
     return path == PATH or _OF_PROVIDER.fullmatch(path) is not None
 
 
-def answer(path: str, query: str, sources: Collection[str]) -> Answer:
+def answer(path: str, query: str, sources: Collection[str], names: Mapping[str, str]) -> Answer:
     """One page of the list. `sources` are the IDs of organizations, and PROVIDER_PREFIX with those of providers.
+
+    `names` are those of organizations that do not have the usual one.
 
     Raises:
         Refusal: the query is wrong, or there is no such provider.
@@ -30,20 +32,21 @@ def answer(path: str, query: str, sources: Collection[str]) -> Answer:
     match = _OF_PROVIDER.fullmatch(path)
     if match and PROVIDER_PREFIX + unquote(match[1]) not in sources:
         raise Refusal(403, message="You must be associated with the provider")
-    names = {name: values[-1] for name, values in parse_qs(query).items()}
-    limit, skip = (_number(names, name, default) for name, default in (("limit", _DEFAULT_LIMIT), ("skip", 0)))
+    options = {name: values[-1] for name, values in parse_qs(query).items()}
+    limit, skip = (_number(options, name, default) for name, default in (("limit", _DEFAULT_LIMIT), ("skip", 0)))
     if not 1 <= limit <= _MAX_LIMIT:
         raise Refusal(400, message=f"limit must be from 1 to {_MAX_LIMIT}")
-    if names.get("sort", "") not in ("", "id" if match else "_id"):
+    if options.get("sort", "") not in ("", "id" if match else "_id"):
         raise Refusal(400, message="unknown sort")
     ids = sorted(each for each in list(sources) if not each.startswith(PROVIDER_PREFIX))
     keys = ("id", "name") if match else ("_id", "displayName")
-    results = [dict(zip(keys, (each, f"Organization {each}"), strict=True)) for each in ids[skip : skip + limit]]
+    shown = [(each, names.get(each, f"Organization {each}")) for each in ids[skip : skip + limit]]
+    results = [dict(zip(keys, each, strict=True)) for each in shown]
     return Answer(200, msgspec.json.encode({"totalCount": len(ids), "results": results}))
 
 
-def _number(names: dict[str, str], name: str, default: int) -> int:
-    text = names.get(name, str(default))
+def _number(options: dict[str, str], name: str, default: int) -> int:
+    text = options.get(name, str(default))
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
         raise Refusal(400, message=f"{name} must be a number")
     return int(text)

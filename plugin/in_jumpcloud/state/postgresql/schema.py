@@ -15,7 +15,7 @@ from in_jumpcloud.errors import ConfigError, Problem, StateCorrupt, StateMissing
 from in_jumpcloud.state.postgresql.connections import Connection
 from in_jumpcloud.state.postgresql.errors import RIGHTS_ADVICE
 
-VERSION = 2
+VERSION = 3
 _READS_FROM = 1
 """The oldest version whose program can use the tables as they are now."""
 _OLDEST_SERVER = 130_000
@@ -65,6 +65,10 @@ CREATE TABLE {0}.stream (
     organization text,                   -- the one that the events of the key name
     services text                        -- from when on each is fetched, in epoch ms, as JSON
 ) WITH (fillfactor = 70);                -- so that a changed row stays on its page
+CREATE TABLE {0}.organization (          -- the names that one member lists for all
+    id text PRIMARY KEY,
+    name text NOT NULL
+);
 CREATE INDEX stream_owner ON {0}.stream (owner);
 CREATE TABLE {0}.ledger (
     stream int NOT NULL,                 -- its number, or that of a unit of a backfill, below zero
@@ -111,8 +115,10 @@ _MIGRATIONS: dict[int, str] = {
 ALTER TABLE {0}.member ADD COLUMN streams text[];
 CREATE TABLE {0}.rate_limit (LIKE {0}.budget INCLUDING ALL);
 """,  # members of version 1 go on with their table, which is dropped with the others
+    2: "CREATE TABLE {0}.organization (id text PRIMARY KEY, name text NOT NULL)",
 }
 """From each older version to the next one. `{0}` is the schema. Within a release they only add."""
+_DROPPED = ("ledger", "dead_letter", "job", "member", "rate_limit", "budget", "organization", "stream", "identity")
 _OF_SCHEMA = "pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1"
 _NO_CREATE = f"SELECT n.nspname FROM {_OF_SCHEMA} AND NOT has_schema_privilege(n.oid, 'CREATE') LIMIT 1"  # noqa: S608 - our own
 _NOT_OWNED = f"""
@@ -241,7 +247,7 @@ def _require_rights(connection: Connection, schema: str, where: str) -> None:
 def drop(connection: Connection, schema: str) -> None:
     """Remove the tables, and the schema if nothing else is in it."""
     with connection.transaction():
-        for table in ("ledger", "dead_letter", "job", "member", "rate_limit", "budget", "stream", "identity"):
+        for table in _DROPPED:
             connection.execute(f"DROP TABLE IF EXISTS {quoted(schema)}.{table}")
     with contextlib.suppress(psycopg.Error):  # it has other tables, or is not ours to remove
         connection.execute(f"DROP SCHEMA {quoted(schema)}")
