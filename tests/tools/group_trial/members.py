@@ -93,8 +93,9 @@ def busy_frozen(trial: Trial) -> None:
             freeze(trial, cluster, cluster.lease if trial.seconds is None else trial.seconds)
             trial.divided(cluster)
         trial.chunks = trial.rounds
-        fenced = sum(each.log.count("no longer has stream") for each in cluster.members)
-        trial.expect(f"{fenced} steps refused, at least 1", fenced > 0)
+        name = "in_jumpcloud_group_refused_commits_total"
+        fenced = sum(each.metrics(name)[name] for each in cluster.members)
+        trial.expect(f"{fenced:.0f} commits refused, at least 1", fenced > 0)
 
 
 def cut_off(trial: Trial) -> None:
