@@ -202,6 +202,21 @@ class TestOwners:
             ending.group.look()
             assert len(ending.group.owned) == 3
 
+    def test_a_stream_that_is_lost_meanwhile(self, state_url: StateSettings) -> None:
+        """What was written of it is no longer noted here: it is another member's, or back with another position."""
+        with open_store(state_url) as state:
+            state.begin({"a": POSITION})
+            token = state._database.tokens["a"]
+            with state._writing("a"):
+                state.give_up(["a"])
+            assert state.position("a") is None
+            state.take([ownership.Claimed("a", token, POSITION)])
+            with state._writing("a"):
+                state.advance("a", POSITION)
+                state.give_up(["a"])
+                state.take([ownership.Claimed("a", token + 1, LATER)])
+            assert state.position("a") == LATER
+
     def test_lists_that_differ(self, state_url: StateSettings) -> None:
         """What one member names is run, whatever the others name; what none names any more is not."""
         names = ["s1", "s2", "s3"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
@@ -68,6 +69,7 @@ class PostgresStore(StateStore):
             on_failure.callback(opened.close)
             ledger = PostgresLedger(opened, now_ms)
             super().__init__(opened, ledger, max_dead_letter_bytes, now_ms, monotonic, is_new=opened.is_new)
+            self._owning = threading.Lock()  # held while what is known of a stream begins, changes and ends
             self._positions: dict[str, Position] = {}
             self._written_at: dict[str, float] = {}
             self._tried: dict[str, tuple[bytes, int]] = {}
@@ -84,18 +86,21 @@ class PostgresStore(StateStore):
     def take(self, streams: Iterable[ownership.Claimed]) -> None:
         """This process owns these streams now."""
         for name, token, position, _ in streams:
-            self._ledger.forget(name)
-            self._notes.forget([name])
-            self._positions[name] = position
-            self._database.tokens[name] = token
+            with self._owning:
+                self._ledger.forget(name)
+                self._notes.forget([name])
+                self._positions[name] = position
+                self._database.tokens[name] = token
 
     def give_up(self, streams: Iterable[str]) -> None:
         """This process no longer owns these streams: forget what it knows of them."""
         for name in streams:
-            self._database.tokens.pop(name, None)
-            self._positions.pop(name, None)
-            self._notes.forget([name])
-            self._ledger.forget(name)
+            with self._owning:
+                self._database.tokens.pop(name, None)
+                for known in (self._positions, self._written_at, self._tried):
+                    known.pop(name, None)
+                self._notes.forget([name])
+                self._ledger.forget(name)
 
     def keep(self, milliseconds: int) -> None:
         """How far back events are asked for."""
@@ -176,8 +181,9 @@ class PostgresStore(StateStore):
             day = self._day_of(stream, digests, day)
         organization = organization or note.organization
         with self._counting_refusals():
+            token = self._database.token(stream)
             parameters = (
-                *(stream, self._database.member, self._database.token(stream), array(minutes), digests, day),
+                *(stream, self._database.member, token, array(minutes), digests, day),
                 *(_json(position), len(keys) - refused, late, len(dead_letters), self._now_ms()),
                 *(organization and storable(organization), note.reconciliation, note.kept_from_ms),
             )
@@ -193,7 +199,7 @@ class PostgresStore(StateStore):
                 self.dead_letters.refresh()
             elif not self._database.read(COMMIT, parameters):
                 raise self._database.fenced(stream)
-        self._written(stream, note, position)
+        self._written(stream, token, note, position)
         if log.isEnabledFor(logging.DEBUG):
             self._log_commit(stream, len(keys), position, self._monotonic() - began)
 
@@ -214,21 +220,25 @@ class PostgresStore(StateStore):
         self._ledger.require_day(day)
         return day
 
-    def _written(self, stream: str, note: Note, position: Position | None = None) -> None:
-        self._positions[stream] = position or note.position or self._positions[stream]
-        self._written_at[stream] = self._monotonic()
-        self._tried.pop(stream, None)
-        self._notes.forget([stream])
+    def _written(self, stream: str, token: int, note: Note, position: Position | None = None) -> None:
+        """The note, or this position, is on the server. The stream may have been lost meanwhile, and be back."""
+        with self._owning:
+            if self._database.tokens.get(stream) != token:
+                return
+            self._positions[stream] = position or note.position or self._positions[stream]
+            self._written_at[stream] = self._monotonic()
+            self._tried.pop(stream, None)
+            self._notes.forget([stream])
 
     @contextlib.contextmanager
     def _writing(self, *streams: str) -> Iterator[Transaction]:
         """A transaction that also writes the note of the stream: what it writes of it is newer."""
         (stream,) = streams
-        note = self._notes.of(stream)
+        note, token = self._notes.of(stream), self._database.token(stream)
         with self._database.transaction(stream) as transaction:
             transaction.execute(NOTES, self._notes_of(streams))
             yield transaction
-        self._written(stream, note)
+        self._written(stream, token, note)
 
     def _write_due_notes(self, stream: str) -> None:
         """Write the note of the stream, if that is due."""
@@ -238,11 +248,12 @@ class PostgresStore(StateStore):
 
     def flush(self, streams: Collection[str]) -> None:
         """Write the notes of these streams, of those that this process owns: before they are given back."""
-        noted = [stream for stream in streams if stream in self._notes.streams and stream in self._database.tokens]
+        tokens = self._database.tokens.copy()
+        noted = [stream for stream in streams if stream in self._notes.streams and stream in tokens]
         if noted:
             self._database.read(NOTES, self._notes_of(noted))
             for stream in noted:
-                self._written(stream, self._notes.of(stream))
+                self._written(stream, tokens[stream], self._notes.of(stream))
 
     def _notes_of(self, streams: Collection[str]) -> tuple[object, ...]:
         notes = [self._notes.of(stream) for stream in streams]
