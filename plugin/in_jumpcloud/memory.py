@@ -7,8 +7,11 @@ import gc
 from contextlib import suppress
 
 _M_ARENA_MAX = -8
-_GC_THRESHOLD_OBJECTS = 20_000
-"""More than the new objects of one page. See https://docs.python.org/3/library/gc.html#gc.set_threshold."""
+_GC_THRESHOLDS = 20_000, 2, 2
+"""More than the new objects of one page; and soon all, since streams that leave are cycles of long-lived objects.
+
+See https://docs.python.org/3/library/gc.html#gc.set_threshold.
+"""
 
 
 def share_one_arena() -> None:
@@ -28,4 +31,4 @@ def started() -> None:
     """
     gc.collect()  # what is frozen is never freed
     gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD_OBJECTS)
+    gc.set_threshold(*_GC_THRESHOLDS)

@@ -139,6 +139,9 @@ class Scheduler:
                 if slot and slot.unit is unit:
                     del self._slots[unit.name]
                     slot.end()
+            for heap in (self._later, self._due, self._hanging):  # what is due in an hour would be kept so long
+                heap[:] = [each for each in heap if not each[-1].removed]
+                heapq.heapify(heap)
 
     def start_workers(self, count: int) -> None:
         """Start workers until there are `count`.
