@@ -695,6 +695,22 @@ class TestBadInput:
         assert code == 1
         assert "has tables of another program, such as users; set another state.schema" in line
 
+    @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+    def test_another_encoding(self, state_url: StateSettings, admin: psycopg.Connection, encoding: str) -> None:
+        """Names of organizations may have any character."""
+        name = f"in_{encoding.lower()}"
+        options = f"ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+        admin.execute(f"CREATE DATABASE {name} {options}")
+        try:
+            server, _, _ = url_of(state_url).rpartition("/")
+            code, (line,) = lines(state_settings(f"{server}/{name}"))
+        finally:
+            admin.execute(f"DROP DATABASE {name}")
+        assert code == 2
+        assert (
+            f"the encoding of the database is {encoding}, which cannot hold every name; UTF8 is needed; create" in line
+        )
+
     def test_an_old_server(self, state_url: StateSettings) -> None:
         """Versions before 13 are refused."""
         port = int(str(psycopg.conninfo.conninfo_to_dict(url_of(state_url))["port"]))

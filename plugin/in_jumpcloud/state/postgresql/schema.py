@@ -154,7 +154,7 @@ def identity(connection: Connection, schema: str, where: str) -> Identity | None
     """What is in the schema; None if there are no tables.
 
     Raises:
-        ConfigError: the server is too old.
+        ConfigError: the server is too old, or the database has another encoding.
         StateCorrupt: the tables are not ours, or of a newer version.
     """
     server = connection.info.server_version
@@ -162,6 +162,12 @@ def identity(connection: Connection, schema: str, where: str) -> Identity | None
         oldest = _OLDEST_SERVER // 10_000
         text = f"{where}: the server is PostgreSQL {server // 10_000}; version {oldest} or later is needed"
         raise ConfigError(Problem("state.url", text))
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in {None, "UTF8"}:
+        text = f"{where}: the encoding of the database is {encoding}, which cannot hold every name; UTF8 is needed"
+        raise ConfigError(
+            Problem("state.url", text), advice="create a database WITH ENCODING 'UTF8' TEMPLATE template0"
+        )
     query = (
         "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
         "WHERE n.nspname = $1 AND c.relkind IN ('r', 'p')"
