@@ -178,10 +178,13 @@ class Discovery:
             raise
         except InJumpCloudError as error:
             return self._failed(error, stop)
+        except Exception as error:
+            log.exception("organizations: unexpected error")
+            return self._failed(Fatal(f"unexpected {type(error).__name__}", advice="see the log"), stop)
         self._failures, self._said, self.error, self.count, self._read = 0, None, None, len(listed), listed
         self._troubles.end(self.name)
         self._polled = change.polled
-        self._name({each: name for each, name in listed.items() if name})
+        self._name(listed)
         self._apply(change.polled, stop)
         if change.joined or change.left:
             _report(change, listed, is_first=is_first)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import NamedTuple, Protocol
 
@@ -99,7 +99,8 @@ class Resources:
         """What is waited for, or done without for now."""
         self._ephemeral_id = new_id(runtime.random)
         self._watch_state_at = 0.0
-        self._organizations: Mapping[str, str] = {}
+        self.organizations: dict[str, str] = {}
+        """The names of organizations by their IDs, as records have them. Change it, but do not replace it."""
         with ExitStack() as on_failure:
             self.state = on_failure.enter_context(
                 outside.open_state(
@@ -202,10 +203,6 @@ class Resources:
         self.troubles.end(name)
         return True
 
-    def name_organizations(self, names: Mapping[str, str]) -> None:
-        """From now on records have the names of these organizations, by their IDs."""
-        self._organizations = self.mapper.organizations = names
-
     def close(self) -> None:
         """Close everything."""
         with ExitStack() as stack:
@@ -262,8 +259,8 @@ class Resources:
             raise ConfigError(problem) from None
 
     def _set_mapper(self, settings: Config) -> None:
-        self.mapper = Mapper(settings.ecs, self.geo, agent_id=self.state.agent_id, ephemeral_id=self._ephemeral_id)
-        self.mapper.organizations = self._organizations
+        ids = {"agent_id": self.state.agent_id, "ephemeral_id": self._ephemeral_id}
+        self.mapper = Mapper(settings.ecs, self.geo, organizations=self.organizations, **ids)
         self._encoder = RecordEncoder(self.mapper)
 
 

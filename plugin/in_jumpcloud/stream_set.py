@@ -15,7 +15,7 @@ from in_jumpcloud.collector import Collector, Stream, first_position
 from in_jumpcloud.config.schema import Config
 from in_jumpcloud.delivery_lock import DeliveryLock
 from in_jumpcloud.discovery import Discovery, discovery_settings, list_of
-from in_jumpcloud.errors import Fatal, Fenced, InJumpCloudError, StateCorrupt, StateUnavailable, Stopped
+from in_jumpcloud.errors import Fatal, Fenced, InJumpCloudError, StateCorrupt, Stopped
 from in_jumpcloud.insights.pages_ahead import AheadLimit
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.member import MemberHost, key_digest, settings_digest
@@ -162,7 +162,8 @@ class StreamSet:
                 self._keep(here)
                 self._add_streams()
             elif self._runtime.monotonic() >= self._names_at:
-                self._read_names(group)
+                self._names_at = self._runtime.monotonic() + self._resources.settings.jumpcloud.discover.every
+                self._read_names(group, owned)
         due = min(self._names_at, self._begin_at if self.begin_error else math.inf)
         return min(_NEVER_SECONDS, max(0.0, due - self._runtime.monotonic()))
 
@@ -240,6 +241,7 @@ class StreamSet:
         is_next = group is not None and (not self._lists or len(group.view.members) > 1)
         self._lists = group is None or not self._is_listed_once or group.lists
         self._names_at = 0.0 if group and self._is_listed_once else math.inf
+        self._resources.organizations.clear()
         if not settings.is_discovered or self._only_backfills:
             return
         if not self._lists:
@@ -261,18 +263,26 @@ class StreamSet:
 
     def _name_organizations(self, names: Mapping[str, str]) -> None:
         """The records have these names; those of the other members too."""
-        self._resources.name_organizations(names)
-        if self._group and self._is_listed_once:
-            try:
-                self._group.name_organizations(names)
-            except StateUnavailable as error:
-                log.warning("the names of the organizations are not stored, the next list is: %s", error)
+        self._resources.organizations.update(names)
+        if group := self._group:
+            self._try_names("stored", lambda: group.name_organizations(names))
 
-    def _read_names(self, group: Group) -> None:
-        """Know the names that a member has listed, which may be another one."""
-        self._names_at = self._runtime.monotonic() + self._resources.settings.jumpcloud.discover.every
-        with suppress(StateUnavailable):
-            self._resources.name_organizations(group.organization_names(organizations_of(group.owned)))
+    def _read_names(self, group: Group, streams: Iterable[str]) -> None:
+        """Know the names of their organizations that a member has listed, which may be another one."""
+        known, organizations = self._resources.organizations, organizations_of(streams)
+        if organizations:
+            self._try_names("read", lambda: known.update(group.organization_names(organizations)))
+
+    def _try_names(self, what: str, call: Callable[[], None]) -> None:
+        """If it fails, records are without some names. That is said once, and ends nothing."""
+        name = f"organization names {what}"
+        try:
+            call()
+            self._resources.troubles.end(name)
+        except InJumpCloudError as error:
+            text = f"the names of the organizations cannot be {what} for all members"
+            self._resources.troubles.begin(name, text, str(error))
+            self._names_at = min(self._names_at, self._runtime.monotonic() + MAX_DELAY)
 
     @property
     def _is_listed_once(self) -> bool:
@@ -310,6 +320,8 @@ class StreamSet:
                 self.has_left(backfill)
             new = self._new_backfills(rows) if rows else []
             self._backfills |= {each.row.unit: each for each in new}
+            if self._group and self._is_listed_once:
+                self._read_names(self._group, {each.stream.name for each in new})
             self._scheduler.add(new)
         if over or new:
             self._wake()
@@ -351,24 +363,24 @@ class StreamSet:
         if self._only_backfills:
             return
         self._begin_streams()
-        if self._group and self._names_at < math.inf:
-            self._read_names(self._group)
         new = dict[str, Collector]()
         owned = self._group.owned if self._group else {}
-        for stream in self._mine():
-            if stream.name not in self._collectors:
-                self._tokens[stream.name] = owned.get(stream.name)
-                new[stream.name] = Collector(
-                    stream,
-                    self._resources.api,
-                    self._resources.for_pipeline,
-                    settings_of_stream(self._resources.settings, stream),
-                    clock=self._resources.clock,
-                    ahead_limit=self._ahead_limit,
-                    delivery_lock=self._delivery_lock(stream.name),
-                    give_up_after=self._give_up_after,
-                    runtime=self._runtime,
-                )
+        missing = [stream for stream in self._mine() if stream.name not in self._collectors]
+        if self._group and self._is_listed_once:
+            self._read_names(self._group, [stream.name for stream in missing])
+        for stream in missing:
+            self._tokens[stream.name] = owned.get(stream.name)
+            new[stream.name] = Collector(
+                stream,
+                self._resources.api,
+                self._resources.for_pipeline,
+                settings_of_stream(self._resources.settings, stream),
+                clock=self._resources.clock,
+                ahead_limit=self._ahead_limit,
+                delivery_lock=self._delivery_lock(stream.name),
+                give_up_after=self._give_up_after,
+                runtime=self._runtime,
+            )
         self._collectors |= new
         self._scheduler.add(new.values())
 

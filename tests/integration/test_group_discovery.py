@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
 from support.command import wait_until
 from support.streams import running_in, stream_settings
@@ -113,6 +114,33 @@ def test_names_for_all(tmp_path: Path, state_url: StateSettings) -> None:
         assert names() == {each: f"Organization {each}" for each in everybody}
         api.names = {each: f"The new {each}" for each in everybody}
         wait_until(lambda: names() == api.names)
+
+
+def test_names_that_cannot_be_shared(
+    tmp_path: Path, state_url: StateSettings, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That is said once, and holds up nothing. A reload that no longer lists organizations ends their names."""
+    everybody = {name: EventSource(start_ms=now_ms(), per_minute=60, organization=name) for name in sources(0, 2)}
+    with SimulatedApi(everybody) as api, SimulatedReceiver() as receiver, ExitStack() as stack:
+        settings = listing(api, receiver, tmp_path, state_url)
+        admin = stack.enter_context(psycopg.connect(postgres_url, autocommit=True))
+        plugin = stack.enter_context(member(settings))
+        wait_until(lambda: len(plugin.collectors) == 2)
+        admin.execute(f'ALTER TABLE "{state_url.schema}".organization RENAME COLUMN name TO gone')
+        api.sources.update(sources(2, 5))
+        wait_until(lambda: len(plugin.collectors) == 5)
+        wait_until(lambda: "organization names stored" in {each.name for each in plugin.resources.troubles.current()})
+        assert plugin.resources.organizations["o00004"] == "Organization o00004"
+        admin.execute(f'ALTER TABLE "{state_url.schema}".organization RENAME COLUMN gone TO name')
+        wait_until(
+            lambda: "organization names stored" not in {each.name for each in plugin.resources.troubles.current()}
+        )
+        assert caplog.text.count("names of the organizations cannot be stored") == 1
+
+        plain = msgspec.structs.replace(settings.jumpcloud, organizations=("o00000",))
+        plugin.reload(lambda: msgspec.structs.replace(settings, jumpcloud=plain))
+        wait_until(lambda: len(plugin.collectors) == 1)
+        assert plugin.resources.organizations == {}
 
 
 def test_members_with_different_settings(receiver: SimulatedReceiver, tmp_path: Path, state_url: StateSettings) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import in_jumpcloud
@@ -210,6 +211,7 @@ def test_new_id() -> None:
 )
 def test_the_name_of_the_organization(profile: str, event: dict[str, Any], name: str | None) -> None:
     """That of the list, unless the event says it itself; only in the profile that goes beyond Elastic's mapping."""
-    mapper = new_mapper(profile=profile)
-    mapper.organizations = {"o1": "Alpha"}
+    names = {"o1": "Alpha"}
+    settings = msgspec.convert({"profile": profile}, EcsSettings)
+    mapper = Mapper(settings, NO_GEO, agent_id="a", ephemeral_id="b", organizations=names)
     assert record(event, mapper).body.get("organization", {}).get("name") == name

@@ -13,6 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 from in_jumpcloud import __version__
@@ -61,12 +62,20 @@ class Mapper:
     """Maps events. Thread-safe.
 
     `unknown_types` counts events whose type is not in the table of event types (profile `extended`), by type: at most
-    100 names, the rest under OTHER. `organizations` has the names of organizations by their IDs, as far as they are
-    known (profile `extended`).
+    100 names, the rest under OTHER.
     """
 
-    def __init__(self, settings: EcsSettings, geo: GeoIPLookup, *, agent_id: str, ephemeral_id: str) -> None:
-        self.organizations: Mapping[str, str] = {}
+    def __init__(
+        self,
+        settings: EcsSettings,
+        geo: GeoIPLookup,
+        *,
+        agent_id: str,
+        ephemeral_id: str,
+        organizations: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`organizations` has the names of organizations by their IDs; it may change (profile `extended`)."""
+        self._organizations = organizations
         self.unknown_types: Counter[str] = Counter()
         self._counting = threading.Lock()
         self._geo = geo
@@ -121,7 +130,7 @@ class Mapper:
                 info = self._event_type_info(data)
                 guessed = info is not None and info.guessed
                 extended.extend(body, data, info)
-                extended.name_organization(body, self.organizations)
+                extended.name_organization(body, self._organizations)
             if not self._keep_duplicates:
                 _remove_duplicates(data)
             if data:

@@ -24,6 +24,7 @@ from in_jumpcloud.runtime import Runtime
 
 _PAGE = 100
 _MAX_PAGES = 1000
+_MAX_NAME = 256
 
 
 class _Organization(msgspec.Struct):
@@ -75,7 +76,7 @@ class Organizations:
         for skip in range(0, _PAGE * _MAX_PAGES, _PAGE):
             page = self._page(f"{url}&skip={skip}", stop)
             total, read = page.total, read + len(page.results)
-            found.update({each.id or each.id_v1: each.name or each.name_v1 for each in page.results})
+            found.update({each.id or each.id_v1: _clean(each.name or each.name_v1) for each in page.results})
             if read >= total or not page.results:
                 break
         if len(found) != total:
@@ -109,3 +110,8 @@ class Organizations:
             return KeyRefused(f"{description}; {self._auth.refusal_advice}")
         advice = "use the key of an administrator of the provider, or list IDs in jumpcloud.organizations"
         return RequestRejected(description, advice=advice)
+
+
+def _clean(name: str) -> str:
+    """A name as records and databases can have it."""
+    return name.replace("\0", "")[:_MAX_NAME]

@@ -17,7 +17,6 @@ import msgspec
 from in_jumpcloud.errors import StateUnavailable
 from in_jumpcloud.insights.window import Position
 from in_jumpcloud.state.database import Holder, Transaction
-from in_jumpcloud.state.dead_letters import storable
 from in_jumpcloud.state.group import GroupReport, GroupView, Member
 from in_jumpcloud.state.postgresql.database import PostgresDatabase
 
@@ -210,7 +209,7 @@ def name_organizations(database: PostgresDatabase, names: Mapping[str, str]) -> 
     """Store the names of organizations, by their IDs; what is known of others stays."""
     ids = sorted(names)  # two members at once wait for each other's rows in one order
     with database.transaction() as transaction:
-        transaction.execute(_NAME, (ids, [storable(names[each]) for each in ids]))
+        transaction.execute(_NAME, (ids, [names[each] for each in ids]))
 
 
 def organization_names(database: PostgresDatabase, organizations: Collection[str]) -> dict[str, str]:
