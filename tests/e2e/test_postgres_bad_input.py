@@ -13,7 +13,7 @@ import pytest
 from support import clock
 from support.checks import Report, recent_events
 from support.command import Command, wait_until
-from support.postgres import Server, programs, started, state_settings
+from support.postgres import Server, programs, started, state_settings, to_version_1
 from support.proxy import Proxy
 
 from in_jumpcloud.insights.window import Position
@@ -167,13 +167,7 @@ def test_older_tables(command: Command, api: SimulatedApi, receiver: SimulatedRe
     for name in ("migrate", "export"):
         with opening.open_store(state_settings(server.url, "older"), new_agent_id="the agent") as state:
             state.begin({"a": Position.starting_at(5)})
-        execute(
-            server,
-            "DROP TABLE IF EXISTS older.budget",
-            "ALTER TABLE older.rate_limit RENAME TO budget",
-            "ALTER TABLE older.member DROP COLUMN streams",
-            "UPDATE older.identity SET version = 1",
-        )
+        execute(server, *to_version_1("older"))
         (line,) = (line for line in Report(command("check", *settings)).lines if "older than version" in line)
         assert line.count("schema older") == 1, line
         done = command("state", name, *settings)

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from support.command import invoke, wait_until
 from support.fluent_bit import free_port
-from support.postgres import state_settings
+from support.postgres import state_settings, to_version_1
 from support.proxy import Proxy
 from support.state import key, keys, run_python
 
@@ -679,10 +679,8 @@ class TestBadInput:
             state.record_error("b", "an error", 5)
             before = list(state.export())
         found = _columns(admin, state_url)
-        admin.execute(f'ALTER TABLE "{state_url.schema}".rate_limit RENAME TO budget')  # those of version 1 use it
-        admin.execute(f'ALTER TABLE "{state_url.schema}".member DROP COLUMN streams')
-        admin.execute(f'DROP TABLE "{state_url.schema}".organization')
-        admin.execute(f'UPDATE "{state_url.schema}".identity SET version = 1, reads_from = 1')  # noqa: S608 - our own
+        for statement in to_version_1(state_url.schema):
+            admin.execute(statement)
         with open_store(state_url) as state:
             assert list(state.export()) == before
         assert {each for each in _columns(admin, state_url) if each[0] != "budget"} == found

@@ -15,3 +15,14 @@ URL_VARIABLE = "POSTGRES_URL"
 def state_settings(url: str, schema: str = "in_jumpcloud") -> StateSettings:
     """The settings of a state there."""
     return StateSettings(url=DatabaseUrl(url), schema=schema)
+
+
+def to_version_1(schema: str) -> tuple[str, ...]:
+    """The statements that make the tables of a schema those of version 1."""
+    return (
+        f'DROP TABLE IF EXISTS "{schema}".budget',
+        f'ALTER TABLE "{schema}".rate_limit RENAME TO budget',
+        f'ALTER TABLE "{schema}".member DROP COLUMN streams',
+        f'DROP TABLE "{schema}".organization',
+        f'UPDATE "{schema}".identity SET version = 1, reads_from = 1',  # noqa: S608 - our own
+    )
