@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from in_jumpcloud.errors import Fatal
 from in_jumpcloud.runtime import SYSTEM
@@ -33,6 +34,16 @@ def watch_signals(actions: Mapping[signal.Signals, Callable[[], None]]) -> None:
         SYSTEM.start(watch, name="signals")
     except RuntimeError as error:
         raise Fatal(f"cannot start a thread: {error}", advice="raise the limit of threads or memory") from None
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """What begins here is not interrupted half done: Ctrl-C takes effect at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ends(end: Callable[[], None]) -> dict[signal.Signals, Callable[[], None]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
 from in_jumpcloud.cli import examples, json_option, settings_options, show
+from in_jumpcloud.cli.signals import held
 from in_jumpcloud.config.loader import load_config
 from in_jumpcloud.counters import plural
 from in_jumpcloud.errors import Fatal
@@ -73,7 +75,9 @@ def import_command(path: Path | None, overrides: tuple[str, ...]) -> None:
         raise click.UsageError("give it what `state export` printed on standard input")
     loaded = None
     try:
-        with opening.open_to_fill(settings.state) as state:
+        with ExitStack() as stack:
+            with held():
+                state = stack.enter_context(opening.open_to_fill(settings.state))
             loaded = state.load(sys.stdin.buffer)
             where = state.where
     except KeyboardInterrupt:
