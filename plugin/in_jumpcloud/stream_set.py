@@ -241,8 +241,8 @@ class StreamSet:
         is_next = group is not None and (not self._lists or len(group.view.members) > 1)
         self._lists = group is None or not self._is_listed_once or group.lists
         self._names_at = 0.0 if group and self._is_listed_once else math.inf
-        self._resources.organizations.clear()
         if not settings.is_discovered or self._only_backfills:
+            self._resources.organizations.clear()
             return
         if not self._lists:
             self._organizations = []
