@@ -164,16 +164,9 @@ class Discovery:
         return self.counters.liveness.around(lambda: self._step(stop))
 
     def _step(self, stop: threading.Event) -> float:
-        is_first = self.count is None
         try:
             self._continue_others()
-            listed, excluded = self._list(stop)
-            if self._is_file and not is_first and listed != self._read:
-                self._read = listed
-                return _SETTLE_SECONDS
-            is_believed = self._is_file or (is_first and not self._is_next)
-            patience = 1 if is_believed else _LISTS_WITHOUT
-            change = self._roll.change(listed, patience=patience, excluded=excluded)
+            return self._use(self._list(stop), stop)
         except (Stopped, StateCorrupt):
             raise
         except InJumpCloudError as error:
@@ -181,6 +174,14 @@ class Discovery:
         except Exception as error:
             log.exception("organizations: unexpected error")
             return self._failed(Fatal(f"unexpected {type(error).__name__}", advice="see the log"), stop)
+
+    def _use(self, found: Listed, stop: threading.Event) -> float:
+        (listed, excluded), is_first = found, self.count is None
+        if self._is_file and not is_first and listed != self._read:
+            self._read = listed
+            return _SETTLE_SECONDS
+        is_believed = self._is_file or (is_first and not self._is_next)
+        change = self._roll.change(listed, patience=1 if is_believed else _LISTS_WITHOUT, excluded=excluded)
         self._failures, self._said, self.error, self.count, self._read = 0, None, None, len(listed), listed
         self._troubles.end(self.name)
         self._polled = change.polled

@@ -335,12 +335,13 @@ class Listed:
 
     def __init__(self, *lists: dict[str, str] | Exception, **settings: Any) -> None:
         self.polled: list[list[str]] = []
+        self.named: Any = None
         self.known: tuple[str, ...] | Exception = ()
         remaining = list(lists)
         self.discovery = Discovery(
             *(JumpCloudSettings(**settings), lambda _: discovery.Listed(self._or_raise(remaining.pop(0)))),
             known=lambda: self._or_raise(self.known),
-            name=lambda _: None,
+            name=lambda _: self._or_raise(self.named),
             apply=lambda organizations, _: self.polled.append(organizations),
             troubles=Troubles(now_ms),
             runtime=SYSTEM,
@@ -355,6 +356,18 @@ class Listed:
     def step(self) -> float:
         """List them once."""
         return self.discovery.step(threading.Event())
+
+
+def test_an_unexpected_error_of_what_uses_a_list(caplog: pytest.LogCaptureFixture) -> None:
+    """It is an error of the discovery, whose page and readiness show it; the next list is used."""
+    listed = Listed({"a": "A"}, {"a": "A"})
+    listed.named = ValueError("no such character")
+    listed.step()
+    assert str(listed.discovery.error) == "unexpected ValueError; see the log"
+    assert "no such character" in caplog.text
+    listed.named = None
+    listed.step()
+    assert (listed.polled, listed.discovery.error) == ([["a"]], None)
 
 
 def test_a_file_that_is_being_written() -> None:
