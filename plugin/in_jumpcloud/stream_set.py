@@ -163,7 +163,7 @@ class StreamSet:
                 self._add_streams()
             elif self._runtime.monotonic() >= self._names_at:
                 self._names_at = self._runtime.monotonic() + self._resources.settings.jumpcloud.discover.every
-                self._read_names(group, owned)
+                self._read_names(owned)
         due = min(self._names_at, self._begin_at if self.begin_error else math.inf)
         return min(_NEVER_SECONDS, max(0.0, due - self._runtime.monotonic()))
 
@@ -262,16 +262,16 @@ class StreamSet:
         self._scheduler.add([self.discovery])
 
     def _name_organizations(self, names: Mapping[str, str]) -> None:
-        """The records have these names; those of the other members too."""
+        """The records have these names; those of other members and of later runs too."""
         self._resources.organizations.update(names)
-        if group := self._group:
-            self._try_names("stored", lambda: group.name_organizations(names))
+        if self._is_listed_once:
+            self._try_names("stored", lambda: self._resources.state.name_organizations(names))
 
-    def _read_names(self, group: Group, streams: Iterable[str]) -> None:
-        """Know the names of their organizations that a member has listed, which may be another one."""
-        known, organizations = self._resources.organizations, organizations_of(streams)
-        if organizations:
-            self._try_names("read", lambda: known.update(group.organization_names(organizations)))
+    def _read_names(self, streams: Iterable[str]) -> None:
+        """Know the names of their organizations that were listed, which may have been by another member."""
+        known, state, wanted = self._resources.organizations, self._resources.state, set(organizations_of(streams))
+        if wanted and self._is_listed_once:
+            self._try_names("read", lambda: known.update(state.organization_names(wanted)))
 
     def _try_names(self, what: str, call: Callable[[], None]) -> None:
         """If it fails, records are without some names. That is said once, and ends nothing."""
@@ -279,8 +279,10 @@ class StreamSet:
         try:
             call()
             self._resources.troubles.end(name)
-        except InJumpCloudError as error:
-            text = f"the names of the organizations cannot be {what} for all members"
+        except Exception as error:
+            if not isinstance(error, InJumpCloudError):
+                log.exception("unexpected error; continuing")
+            text = f"the names of the organizations cannot be {what}"
             self._resources.troubles.begin(name, text, str(error))
             self._names_at = min(self._names_at, self._runtime.monotonic() + MAX_DELAY)
 
@@ -320,8 +322,7 @@ class StreamSet:
                 self.has_left(backfill)
             new = self._new_backfills(rows) if rows else []
             self._backfills |= {each.row.unit: each for each in new}
-            if self._group and self._is_listed_once:
-                self._read_names(self._group, {each.stream.name for each in new})
+            self._read_names(each.stream.name for each in new)
             self._scheduler.add(new)
         if over or new:
             self._wake()
@@ -366,8 +367,7 @@ class StreamSet:
         new = dict[str, Collector]()
         owned = self._group.owned if self._group else {}
         missing = [stream for stream in self._mine() if stream.name not in self._collectors]
-        if self._group and self._is_listed_once:
-            self._read_names(self._group, [stream.name for stream in missing])
+        self._read_names(stream.name for stream in missing)
         for stream in missing:
             self._tokens[stream.name] = owned.get(stream.name)
             new[stream.name] = Collector(

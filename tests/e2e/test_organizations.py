@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from support.command import Command
 
+from in_jumpcloud.config.schema import StateSettings
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
-from in_jumpcloud.timestamps import MINUTE_MS, now_ms
+from in_jumpcloud.timestamps import MINUTE_MS, now_ms, rfc3339
 
 EMPTY = "JumpCloud's list is empty"
 
@@ -67,6 +68,43 @@ def test_one_that_has_left(tmp_path: Path) -> None:
         assert wrong.returncode == 2
         assert b"there is no stream 'c'; those of the configuration are: organization a, organization b" in wrong.stderr
         assert "c" not in {each.headers.get("x-org-id") for each in api.requests}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("place", ["file", "server"])
+def test_names(tmp_path: Path, place: str, request: pytest.FixtureRequest) -> None:
+    """Whatever sends a record gives its organization the name that `run` has listed."""
+    command, served = Command(tmp_path), sources("a", "b")
+    large = {
+        "id": "large",
+        "organization": "a",
+        "timestamp": rfc3339(now_ms() - 2 * MINUTE_MS),
+        "message": "x" * 99_999,
+    }
+    served["a"].add(large, timestamp_ms=now_ms() - 2 * MINUTE_MS)
+    more: dict[str, object] = {}
+    if place == "server":
+        state: StateSettings = request.getfixturevalue("state_url")
+        assert state.url
+        more = {"state__path": None, "state__url": state.url.reveal(), "state__schema": state.schema}
+    with SimulatedApi(served) as api, SimulatedReceiver() as receiver:
+        api.names = {"a": "Alpha GmbH"}
+        settings = settings_of(command, api, receiver, jumpcloud__overrides={}, **more)
+        done = command(
+            "run", "--once", *settings, "-o", "forward.message_max_bytes=50000", "-o", "forward.chunk_bytes=25000"
+        )
+        assert done.returncode == 1, done.stderr
+        of_run = len(receiver.records)
+        replayed = command("dead-letters", "replay", *settings, JUMPCLOUD_API_KEY="")
+        assert replayed.returncode == 0, replayed.stderr
+        assert receiver.records[-1].record["event"]["id"] == "large"
+        again = command("backfill", *settings, "--since", "4h", "--again")
+        assert again.returncode == 0, again.stderr
+        assert len(receiver.records) == 2 * (of_run + 1)
+        names = {
+            (each.record["organization"]["id"], each.record["organization"].get("name")) for each in receiver.records
+        }
+        assert names == {("a", "Alpha GmbH"), ("b", "Organization b")}
 
 
 @pytest.mark.timeout(120)

@@ -149,7 +149,7 @@ def replay_command(path: Path | None, overrides: tuple[str, ...], ids: tuple[str
         if not state or not chosen:
             _show_none(state)
             return
-        replayer = _Replayer(settings, state.agent_id, resources, stop)
+        replayer = _Replayer(settings, state, resources, stop)
         try:
             kept = dead_letters.replay(state.dead_letters, chosen, replayer.deliver)
         except Stopped:
@@ -187,7 +187,7 @@ def _pretty(event: bytes) -> str:
 class _Replayer:
     """Delivers dead letters, each in a chunk of its own."""
 
-    def __init__(self, settings: Config, agent_id: str, resources: ExitStack, stop: threading.Event) -> None:
+    def __init__(self, settings: Config, state: StateReader, resources: ExitStack, stop: threading.Event) -> None:
         """Open what it needs; `resources` closes it.
 
         Raises:
@@ -199,7 +199,8 @@ class _Replayer:
         self._stop = stop
         databases = geoip.open_databases(settings)
         resources.callback(databases.close)
-        self._mapper = Mapper(settings.ecs, databases, agent_id=agent_id, ephemeral_id=new_id(SYSTEM.random))
+        ids = {"agent_id": state.agent_id, "ephemeral_id": new_id(SYSTEM.random)}
+        self._mapper = Mapper(settings.ecs, databases, organizations=state.organization_names(), **ids)
         self._tags: dict[str, TagTemplate] = {}
         self._receivers = Failover(settings.forward)
         resources.callback(self._receivers.close)

@@ -155,20 +155,6 @@ class Group(Protocol):
             StateUnavailable, StateCorrupt: that cannot be written.
         """
 
-    def name_organizations(self, names: Mapping[str, str]) -> None:
-        """Store the names of organizations, by their IDs, for the other members.
-
-        Raises:
-            StateUnavailable, StateCorrupt: that cannot be written.
-        """
-
-    def organization_names(self, organizations: Collection[str]) -> Mapping[str, str]:
-        """The names that a member has stored of these organizations, by their IDs.
-
-        Raises:
-            StateUnavailable, StateCorrupt: that cannot be read.
-        """
-
     def take_no_more(self) -> None:
         """This process is about to end: what it took now would move twice."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple, Self
 
 import msgspec
@@ -86,6 +86,11 @@ class StateReader:
     def organization(self, stream: str) -> str | None:
         """The organization that the events of `stream` name, as `commit` stored it."""
         return self._column("organization", stream)
+
+    def organization_names(self, organizations: Collection[str] | None = None) -> dict[str, str]:
+        """The names that `name_organizations` stored of these organizations, or of all, by their IDs."""
+        rows = self._database.read("SELECT id, name FROM organization")
+        return {each: name for each, name in rows if organizations is None or each in organizations}
 
     def services(self, stream: str) -> dict[str, int]:
         """From when on each service of `stream` is fetched, as `save_services` stored it; epoch milliseconds."""

@@ -271,6 +271,15 @@ class StateStore(StateReader, ABC):
             text = msgspec.json.encode(since_ms).decode()
             transaction.execute("UPDATE stream SET services = ?2 WHERE name = ?1", (stream, text))
 
+    def name_organizations(self, names: Mapping[str, str]) -> None:
+        """Store the names of organizations, by their IDs; what is known of others stays."""
+        with self._database.transaction() as transaction:
+            transaction.executemany(
+                "INSERT INTO organization (id, name) VALUES (?, ?) "
+                "ON CONFLICT (id) DO UPDATE SET name = excluded.name WHERE organization.name <> excluded.name",
+                sorted(names.items()),  # two members at once wait for each other's rows in one order
+            )
+
     def record_error(self, stream: str, error: str | None, now_ms: int) -> None:
         """Store the last error of `stream` for `in-jumpcloud status`; None: the last step succeeded.
 

@@ -180,14 +180,6 @@ class Membership:
             log.info("%s: no member names %s any more", self._database.where, plural(left, "stream"))
         self.look()
 
-    def name_organizations(self, names: Mapping[str, str]) -> None:
-        """As Group.name_organizations."""
-        ownership.name_organizations(self._database, names)
-
-    def organization_names(self, organizations: Collection[str]) -> dict[str, str]:
-        """As Group.organization_names."""
-        return ownership.organization_names(self._database, organizations)
-
     def look(self) -> None:
         """Take at once what is new: there may be more streams."""
         self._until_count = 0

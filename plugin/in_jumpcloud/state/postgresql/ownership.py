@@ -70,11 +70,6 @@ _WANT = """
 WITH listed AS (SELECT DISTINCT unnest(streams) AS name FROM member)
 UPDATE stream SET wanted = NOT wanted WHERE wanted <> (name IN (SELECT name FROM listed)) RETURNING wanted
 """
-_NAME = """
-INSERT INTO organization SELECT * FROM unnest(?::text[], ?::text[]) ON CONFLICT (id) DO UPDATE SET name = excluded.name
-WHERE organization.name <> excluded.name
-"""
-_NAMES = "SELECT id, name FROM organization WHERE id = ANY(?::text[])"
 _OWNERS = """
 SELECT s.name, m.id::text FROM stream s LEFT JOIN member m ON m.id = s.owner WHERE wanted ORDER BY s.name
 """
@@ -203,18 +198,6 @@ def want(database: PostgresDatabase, streams: Collection[str]) -> int:
 def wanted(database: PostgresDatabase) -> list[str]:
     """The streams that are to be collected."""
     return [name for (name,) in database.read("SELECT name FROM stream WHERE wanted ORDER BY number")]
-
-
-def name_organizations(database: PostgresDatabase, names: Mapping[str, str]) -> None:
-    """Store the names of organizations, by their IDs; what is known of others stays."""
-    ids = sorted(names)  # two members at once wait for each other's rows in one order
-    with database.transaction() as transaction:
-        transaction.execute(_NAME, (ids, [names[each] for each in ids]))
-
-
-def organization_names(database: PostgresDatabase, organizations: Collection[str]) -> dict[str, str]:
-    """The names of these organizations, as far as they are known, by their IDs."""
-    return dict(database.read(_NAMES, (list(organizations),)))
 
 
 def report(database: PostgresDatabase) -> GroupReport:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
-VERSION = 6
+VERSION = 7
 APPLICATION = 0x696E6A63
 """The application id, "injc": it distinguishes our file from other SQLite databases."""
 
@@ -87,6 +87,12 @@ CREATE TABLE job (                       -- one stream of a backfill, a span tha
     updated_ms INTEGER NOT NULL          -- time of the last commit
 );
 """
+_ADDED_IN_7 = """
+CREATE TABLE organization (              -- the names on the last lists
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL
+) WITHOUT ROWID;
+"""
 NEXT_COMMIT = "UPDATE last_commit SET before = id, id = lower(hex(randomblob(16)))"
 """The last statement of each transaction."""
 _KEPT_IN_2_MS = 72 * 3_600_000
@@ -115,6 +121,7 @@ UPDATE stream SET kept_from_ms = coalesce(max(
     3: _ADDED_IN_4,
     4: _ADDED_IN_5,
     5: _ADDED_IN_6,
+    6: _ADDED_IN_7,
 }
 """From each older version to the next one."""
 
@@ -126,7 +133,7 @@ class ForeignContent(Exception):
 def create(database: sqlite3.Connection, agent_id: str) -> None:
     """Create the tables in an empty database, in one transaction."""
     pragmas = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
-    tables = f"{_TABLES} {_ADDED_IN_3} {_ADDED_IN_4} {_ADDED_IN_5} {_ADDED_IN_6}"
+    tables = f"{_TABLES} {_ADDED_IN_3} {_ADDED_IN_4} {_ADDED_IN_5} {_ADDED_IN_6} {_ADDED_IN_7}"
     database.executescript(f"BEGIN IMMEDIATE; {tables} {pragmas}")
     database.execute("INSERT INTO identity (agent_id) VALUES (?)", (agent_id,))
     database.execute("COMMIT")
