@@ -67,7 +67,7 @@ def test_it_cannot_always_be_tested(command: Command, receiver: SimulatedReceive
         alone = report(command, api, receiver, "one")
         assert (alone.code, "several" in alone.text) == (0, False)
         assert line(report(command, api, receiver, *sources)) == (
-            "not tested: 1 of 2 had events in the last 24 h, two are needed"
+            "not tested: 1 of 2 had events in the 24 h until 15 minutes ago, two are needed"
         )
         api.faults.always(Fault("status", status=503, path="/insights/directory/v1/events/count"))
         assert line(report(command, api, receiver, *sources)).startswith("not tested: JumpCloud answered 503")

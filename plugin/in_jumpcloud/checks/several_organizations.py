@@ -57,9 +57,8 @@ class SeveralOrganizations:
             if len(pair) == _PAIR:
                 break
         else:
-            return (
-                f"not tested: {len(pair)} of {len(organizations[:_MOST])} had events in the last 24 h, two are needed"
-            )
+            asked = len(organizations[:_MOST])
+            return f"not tested: {len(pair)} of {asked} had events in the 24 h until 15 minutes ago, two are needed"
         alone = " and ".join(map(str, pair.values()))
         try:
             together = self._count(Repeated(list(pair)))
