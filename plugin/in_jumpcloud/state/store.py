@@ -275,9 +275,9 @@ class StateStore(StateReader, ABC):
         """Store the names of organizations, by their IDs; what is known of others stays."""
         with self._database.transaction() as transaction:
             transaction.executemany(
-                "INSERT INTO organization (id, name) VALUES (?, ?) "
-                "ON CONFLICT (id) DO UPDATE SET name = excluded.name WHERE organization.name <> excluded.name",
-                sorted(names.items()),  # two members at once wait for each other's rows in one order
+                "INSERT INTO organization VALUES (?, ?) "
+                "ON CONFLICT (id) DO UPDATE SET name = excluded.name WHERE name <> excluded.name",
+                names.items(),
             )
 
     def record_error(self, stream: str, error: str | None, now_ms: int) -> None:

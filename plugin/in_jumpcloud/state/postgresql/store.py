@@ -35,6 +35,10 @@ from in_jumpcloud.timestamps import now_ms
 
 log = logging.getLogger(__name__)
 
+_NAME = """
+INSERT INTO organization SELECT * FROM unnest(?::text[], ?::text[]) ON CONFLICT (id) DO UPDATE SET name = excluded.name
+WHERE organization.name <> excluded.name RETURNING 1
+"""
 _NAMES = "SELECT id, name FROM organization WHERE id = ANY(?::text[])"
 _TRIES = 2
 """At the end: the first may fail for a connection that was lost long ago."""
@@ -141,6 +145,11 @@ class PostgresStore(StateStore):
     def position(self, stream: str) -> Position | None:
         """The position of `stream`; None if the stream is new."""
         return self._notes.of(stream).position or self._positions.get(stream)
+
+    def name_organizations(self, names: Mapping[str, str]) -> None:
+        """As StateStore.name_organizations, in one round trip."""
+        ids = sorted(names)  # two members at once wait for each other's rows in one order
+        self._database.read(_NAME, (ids, [names[each] for each in ids]))
 
     def organization_names(self, organizations: Collection[str] | None = None) -> dict[str, str]:
         """As StateReader.organization_names. It takes no memory for those of other members."""
