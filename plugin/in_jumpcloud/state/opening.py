@@ -32,7 +32,7 @@ def _postgresql() -> ModuleType:
         ConfigError: it is not there.
     """
     try:
-        return import_module("in_jumpcloud.state.postgresql.store")
+        return import_module("in_jumpcloud.state.postgresql.opening")
     except ImportError as error:
         advice = "install it: pip install 'fluent-bit-in-jumpcloud[postgresql]'"
         raise ConfigError(Problem("state.url", f"psycopg cannot be used: {error}"), advice=advice) from None
