@@ -20,8 +20,7 @@ from in_jumpcloud.state.postgresql import schema
 from in_jumpcloud.state.postgresql.connections import MOST_APART, STATEMENT_SECONDS, Connection, Connections
 from in_jumpcloud.state.postgresql.errors import translated
 
-_TABLES = r"identity|member|rate_limit|organization|stream|ledger(?:_\d+)?|dead_letter|job"
-_TABLE = re.compile(rf"\b(FROM|INTO|UPDATE|JOIN|TABLE) ({_TABLES})\b")
+_TABLE = re.compile(rf"\b(FROM|INTO|UPDATE|JOIN|TABLE) ((?:{'|'.join(schema.TABLES)})(?:_\d+)?)\b")
 _PARAMETER = re.compile(r"\?(\d*)")
 _BEGIN = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '5s'; "

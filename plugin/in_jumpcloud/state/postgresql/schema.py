@@ -21,7 +21,7 @@ _READS_FROM = 1
 _OLDEST_SERVER = 130_000
 """https://www.postgresql.org/support/versioning/: ON CONFLICT and partitions as they are used here are older."""
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('in_jumpcloud ' || $1, 0))"
-_TABLES = """
+_CREATE = """
 CREATE TABLE {0}.identity (
     agent_id text NOT NULL,
     version int NOT NULL,
@@ -118,7 +118,8 @@ CREATE TABLE {0}.rate_limit (LIKE {0}.budget INCLUDING ALL);
     2: "CREATE TABLE {0}.organization (id text PRIMARY KEY, name text NOT NULL)",
 }
 """From each older version to the next one. `{0}` is the schema. Within a release they only add."""
-_DROPPED = ("ledger", "dead_letter", "job", "member", "rate_limit", "budget", "organization", "stream", "identity")
+TABLES = ("ledger", "dead_letter", "job", "member", "rate_limit", "budget", "organization", "stream", "identity")
+"""Their names; `budget` is of version 1. Those of the partitions of `ledger` end in a number."""
 _OF_SCHEMA = "pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1"
 _NO_CREATE = f"SELECT n.nspname FROM {_OF_SCHEMA} AND NOT has_schema_privilege(n.oid, 'CREATE') LIMIT 1"  # noqa: S608 - our own
 _NOT_OWNED = f"""
@@ -253,7 +254,7 @@ def _require_rights(connection: Connection, schema: str, where: str) -> None:
 def drop(connection: Connection, schema: str) -> None:
     """Remove the tables, and the schema if nothing else is in it."""
     with connection.transaction():
-        for table in _DROPPED:
+        for table in TABLES:
             connection.execute(f"DROP TABLE IF EXISTS {quoted(schema)}.{table}")
     with contextlib.suppress(psycopg.Error):  # it has other tables, or is not ours to remove
         connection.execute(f"DROP SCHEMA {quoted(schema)}")
@@ -263,6 +264,6 @@ def _create(connection: Connection, schema: str, agent_id: str) -> None:
     query = "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1"
     if not connection.execute(query, (schema,)).fetchone():  # whoever may use it may not be allowed to create it
         connection.execute(f"CREATE SCHEMA {quoted(schema)}")
-    connection.execute(_TABLES.format(quoted(schema)))
+    connection.execute(_CREATE.format(quoted(schema)))
     insert = f"INSERT INTO {quoted(schema)}.identity (agent_id, version, reads_from) VALUES ($1, $2, $3)"  # noqa: S608 - quoted
     connection.execute(insert, (agent_id, VERSION, _READS_FROM))
