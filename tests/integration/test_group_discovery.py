@@ -16,6 +16,7 @@ from support.streams import running_in, stream_settings
 from in_jumpcloud import app
 from in_jumpcloud.config.schema import Config, DiscoverSettings, MembersSettings, StateSettings
 from in_jumpcloud.config.types import Duration, Start
+from in_jumpcloud.errors import Retryable
 from in_jumpcloud.simulator.api import SimulatedApi
 from in_jumpcloud.simulator.events import EventSource
 from in_jumpcloud.simulator.receiver import SimulatedReceiver
@@ -95,8 +96,8 @@ def test_one_member_lists_for_all(
     assert "Traceback" not in caplog.text
 
 
-def test_names_for_all(tmp_path: Path, state_url: StateSettings) -> None:
-    """The records of every member have the names that one has listed, and what they change to."""
+def test_names_for_all(tmp_path: Path, state_url: StateSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records of every member have the names that one has listed, what they change to, and that when it is gone."""
     start_ms = now_ms() - 2 * MINUTE_MS
     everybody = {name: EventSource(start_ms=start_ms, per_minute=60, organization=name) for name in sources(0, 6)}
 
@@ -105,15 +106,30 @@ def test_names_for_all(tmp_path: Path, state_url: StateSettings) -> None:
         found = [each.record["organization"] for each in list(receiver.records)]
         return {each["id"]: each.get("name") for each in found}
 
+    def refused(*_: object) -> dict[str, str]:
+        raise Retryable("no list now")
+
     with SimulatedApi(everybody) as api, SimulatedReceiver() as receiver, ExitStack() as stack:
         settings = listing(api, receiver, tmp_path, state_url)
-        members = [stack.enter_context(member(settings)) for _ in range(2)]
+        ends = [ExitStack() for _ in range(2)]
+        members = [stack.enter_context(each).enter_context(member(settings)) for each in ends]
         wait_until(lambda: [len(each.collectors) for each in members] == [3, 3])
         wait_until(lambda: len(receiver.ids) > 6 * 100)
         assert all("name" in each.record["organization"] for each in receiver.records)
         assert names() == {each: f"Organization {each}" for each in everybody}
         api.names = {each: f"The new {each}" for each in everybody}
         wait_until(lambda: names() == api.names)
+
+        (lister,) = [number for number, each in enumerate(members) if each.discovery]
+        other = members[1 - lister]
+        monkeypatch.setattr(other.resources.api, "organizations", refused)
+        ends[lister].close()
+        wait_until(lambda: other.discovery is not None and other.discovery.error is not None)
+        wait_until(lambda: len(other.collectors) == len(everybody))
+        count = len(receiver.records)
+        wait_until(lambda: {each.record["organization"]["id"] for each in receiver.records[count:]} == {*everybody})
+        assert all("name" in each.record["organization"] for each in receiver.records)
+        assert names() == api.names
 
 
 def test_names_that_cannot_be_shared(
