@@ -273,12 +273,11 @@ class StateStore(StateReader, ABC):
 
     def name_organizations(self, names: Mapping[str, str]) -> None:
         """Store the names of organizations, by their IDs; what is known of others stays."""
-        with self._database.transaction() as transaction:
-            transaction.executemany(
-                "INSERT INTO organization VALUES (?, ?) "
-                "ON CONFLICT (id) DO UPDATE SET name = excluded.name WHERE name <> excluded.name",
-                names.items(),
-            )
+        known = self.organization_names(names)
+        changed = [(each, name) for each, name in names.items() if known.get(each) != name]
+        if changed:  # else an idle process would write with each list
+            with self._database.transaction() as transaction:
+                transaction.executemany("INSERT OR REPLACE INTO organization VALUES (?, ?)", changed)
 
     def record_error(self, stream: str, error: str | None, now_ms: int) -> None:
         """Store the last error of `stream` for `in-jumpcloud status`; None: the last step succeeded.
