@@ -203,7 +203,7 @@ class Discovery:
         if self.error is None:
             self.error_since = self._runtime.monotonic()
         self._failures += 1
-        self.error = error
+        self.error = error.kept()
         if not self._polled:
             with suppress(StateUnavailable):  # it is asked again with the next failure
                 self._polled = list(self._known())

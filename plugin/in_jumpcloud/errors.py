@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 ReceiverStage = Literal["resolve", "connect", "tls", "handshake", "send", "ack"]
 """The steps of a delivery, in order. "handshake" is HELO, PING and PONG."""
@@ -52,6 +52,11 @@ class InJumpCloudError(Exception):
         """Replace the text by what `redact` makes of it."""
         self.message, self.advice = redact(self.message), redact(self.advice)
         self.args = (self.message,)
+
+    def kept(self) -> Self:
+        """This error, to be kept: without the frames and the errors it came from, which hold pages and connections."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
 
     def __str__(self) -> str:
         """One line for a person."""

@@ -48,7 +48,7 @@ class Failures:
         delay = asked if asked is not None else min(_MAX_DELAY, 10 * backoff_delay(times, self._runtime.random))
         if is_retried_at_once:
             times, delay = times - 1, 0.0
-        failure = self._of[kind] = Failure(error, since, times, now, delay)
+        failure = self._of[kind] = Failure(error.kept(), since, times, now, delay)
         return failure
 
     def pause(self, kind: int) -> float:

@@ -149,7 +149,7 @@ class Poller:
         now = self._runtime.monotonic()
         if self.error is None:
             self.error_since = now
-        self.error = error
+        self.error = error.kept()
         self._furthest = max(self._furthest, self._delivered)
         asked = error.after if isinstance(error, Retryable) else None
         if isinstance(error, PageTooLarge) and self._limit.too_large():

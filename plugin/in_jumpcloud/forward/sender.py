@@ -123,8 +123,7 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         asked_at = self._runtime.monotonic()
         with self.lock:
             if self._failed_at >= asked_at:  # it failed while this thread waited: another try would fail as slowly
-                failure = self._failure
-                raise ReceiverDown(failure.message, advice=failure.advice, stage=failure.stage, errno=failure.errno)
+                raise self._named(ReceiverDown, self._failure)
             with self._closed_on_error():
                 if self._late_acks.arrived(chunk.id):
                     self.acknowledged += 1
@@ -232,27 +231,28 @@ class AckSender(FluentSender):  # type: ignore[misc]  # fluent-logger ships no t
         except (OSError, UnicodeError, ReceiverDown) as error:  # UnicodeError: a name that no host can have
             self._close()
             cause = _as_receiver_down(error)
-            stage = cause.stage or self._stage
+            cause.stage = stage = cause.stage or self._stage
             cause.advice = advise(cause, stage, has_answered=self._has_answered, uses_tls=self._tls is not None)
             self._note_error(cause)
             sent = stage in {"send", "ack"} and self._sends_records
             self._failed_at = self._runtime.monotonic()
-            self._failure = type(cause)(
-                f"receiver {self.server}: {cause.message}",
-                advice=cause.advice,
-                stage=stage,
-                errno=cause.errno,
-                reached=frozenset([str(self.server)] if sent else []),
-            )
-            raise self._failure from None
+            self._failure = cause
+            raise self._named(type(cause), cause, reached=frozenset([str(self.server)] if sent else [])) from None
         except Stopped:
             self._close()
             raise
 
+    def _named(
+        self, kind: type[ReceiverDown], cause: ReceiverDown, *, reached: frozenset[str] = frozenset()
+    ) -> ReceiverDown:
+        """The same failure, of this receiver."""
+        message = f"receiver {self.server}: {cause.message}"
+        return kind(message, advice=cause.advice, stage=cause.stage, errno=cause.errno, reached=reached)
+
     def _note_error(self, error: ReceiverDown) -> None:
         if self.last_try.error is None:
             self.last_try.error_since = self._runtime.monotonic()
-        self.last_try.up, self.last_try.error = False, error
+        self.last_try.up, self.last_try.error = False, error.kept()
 
     def _connected(self, stop: threading.Event) -> Any:
         """The connection; a new one if there is none, it is too old, or the receiver has closed it."""

@@ -60,7 +60,7 @@ class Turns:
                 seconds = min(seconds, self._turn() or seconds)
                 self.trouble = None
             except StateUnavailable as error:
-                self.trouble = error
+                self.trouble = error.kept()
             except InJumpCloudError as error:  # it does not pass: the streams find that out too
                 self.trouble = StateUnavailable(error.message, advice=error.advice)
             except Exception:
