@@ -254,7 +254,7 @@ class Backfill:
                     advice=f"begin at {start} or later",
                 )
         self._end("failed", str(refusal))
-        self.refusal = refusal
+        self.refusal = refusal.kept()
         log.error("%s: %s", self.name, self.refusal)
 
     def _count(self, start_ms: int, stop: threading.Event) -> None:

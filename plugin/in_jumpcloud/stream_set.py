@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
 """How soon streams that could not begin are tried again."""
 _NEVER_SECONDS = 3600.0
+_STORED, _READ = "stored", "read"
+"""What may fail with the names of organizations."""
 
 
 class Replaced(NamedTuple):
@@ -243,6 +245,8 @@ class StreamSet:
         self._names_at = 0.0 if group and self._is_listed_once else math.inf
         if not settings.is_discovered or self._only_backfills:
             self._resources.organizations.clear()
+            for what in (_STORED, _READ):
+                self._resources.troubles.end(_trouble(what))
             return
         if not self._lists:
             self._organizations = []
@@ -264,26 +268,28 @@ class StreamSet:
     def _name_organizations(self, names: Mapping[str, str]) -> None:
         """The records have these names; those of other members and of later runs too."""
         self._resources.organizations.update(names)
+        self._resources.troubles.end(_trouble(_READ))
         if self._is_listed_once:
-            self._try_names("stored", lambda: self._resources.state.name_organizations(names))
+            self._try_names(_STORED, lambda: self._resources.state.name_organizations(names))
 
     def _read_names(self, streams: Iterable[str]) -> None:
         """Know the names of their organizations that were listed, which may have been by another member."""
         known, state, wanted = self._resources.organizations, self._resources.state, set(organizations_of(streams))
+        if self._group is None:
+            wanted -= known.keys()  # listed here
         if wanted and self._is_listed_once:
-            self._try_names("read", lambda: known.update(state.organization_names(wanted)))
+            self._try_names(_READ, lambda: known.update(state.organization_names(wanted)))
 
     def _try_names(self, what: str, call: Callable[[], None]) -> None:
         """If it fails, records are without some names. That is said once, and ends nothing."""
-        name = f"organization names {what}"
         try:
             call()
-            self._resources.troubles.end(name)
+            self._resources.troubles.end(_trouble(what))
         except Exception as error:
             if not isinstance(error, InJumpCloudError):
                 log.exception("unexpected error; continuing")
             text = f"the names of the organizations cannot be {what}"
-            self._resources.troubles.begin(name, text, str(error))
+            self._resources.troubles.begin(_trouble(what), text, str(error))
             self._names_at = min(self._names_at, self._runtime.monotonic() + MAX_DELAY)
 
     @property
@@ -416,4 +422,8 @@ class StreamSet:
     def _cannot_begin(self, error: InJumpCloudError, seconds: float) -> None:
         """Each stream finds that out too, but not those that a group does not know."""
         if self._group:
-            self.begin_error, self._begin_at = error, self._runtime.monotonic() + seconds
+            self.begin_error, self._begin_at = error.kept(), self._runtime.monotonic() + seconds
+
+
+def _trouble(what: str) -> str:
+    return f"organization names {what}"

@@ -200,7 +200,8 @@ class _Replayer:
         databases = geoip.open_databases(settings)
         resources.callback(databases.close)
         ids = {"agent_id": state.agent_id, "ephemeral_id": new_id(SYSTEM.random)}
-        self._mapper = Mapper(settings.ecs, databases, organizations=state.organization_names(), **ids)
+        names = state.organization_names() if settings.jumpcloud.organizations == "all" else {}
+        self._mapper = Mapper(settings.ecs, databases, organizations=names, **ids)
         self._tags: dict[str, TagTemplate] = {}
         self._receivers = Failover(settings.forward)
         resources.callback(self._receivers.close)

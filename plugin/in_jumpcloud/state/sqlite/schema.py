@@ -88,7 +88,7 @@ CREATE TABLE job (                       -- one stream of a backfill, a span tha
 );
 """
 _ADDED_IN_7 = """
-CREATE TABLE organization (              -- the names on the last lists
+CREATE TABLE organization (              -- the names on the lists so far
     id TEXT PRIMARY KEY,
     name TEXT NOT NULL
 ) WITHOUT ROWID;
@@ -142,7 +142,7 @@ def create(database: sqlite3.Connection, agent_id: str) -> None:
 def migrate(database: sqlite3.Connection, version: int) -> None:
     """Turn the tables of an older `version` into the present ones, in one transaction. Nothing large is copied."""
     steps = "".join(_MIGRATIONS[each] for each in range(version, VERSION))
-    database.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {VERSION}; COMMIT")
+    database.executescript(f"BEGIN IMMEDIATE; {steps} {NEXT_COMMIT}; PRAGMA user_version = {VERSION}; COMMIT")
 
 
 class Identity(NamedTuple):
