@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench.fluent_bit import unavailable
 from support.command import ROOT
 from support.fluent_bit import needs_fluent_bit
 
@@ -73,6 +74,8 @@ def test_every_stage_is_measured(figures: dict[str, Any]) -> None:
 @needs_fluent_bit
 def test_fluent_bit_takes_part(tmp_path: Path) -> None:
     """With a real Fluent Bit, the cost of the plugin and of Fluent Bit are measured too."""
+    if why := unavailable():
+        pytest.skip(why)
     medians = bench(tmp_path, "fluent-bit", "tail")["medians"]
 
     assert medians["fluent-bit"]["cpu_us"] > 0

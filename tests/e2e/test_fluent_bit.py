@@ -55,8 +55,9 @@ def test_a_killed_fluent_bit_loses_nothing(command: Command, source: EventSource
     fluent_bit.start()
     try:
         with SimulatedApi(source) as api:
+            limits = {"jumpcloud__page_limit": 1000, "jumpcloud__start": "4d"}  # so that there are pages enough
             process = command.start(
-                "run", "--once", *command.settings(api, fluent_bit.port, forward__shared_key="", jumpcloud__start="4d")
+                "run", "--once", *command.settings(api, fluent_bit.port, forward__shared_key="", **limits)
             )
             for pages in (12, 25, 38):
                 wait_until(lambda pages=pages: len(api.requests) > pages)  # type: ignore[misc]  # bound at once
