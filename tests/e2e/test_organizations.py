@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.command import Command
+from support.postgres import state_options
 
 from in_jumpcloud.config.schema import StateSettings
 from in_jumpcloud.simulator.api import SimulatedApi
@@ -86,7 +87,7 @@ def test_names(tmp_path: Path, place: str, request: pytest.FixtureRequest) -> No
     if place == "server":
         state: StateSettings = request.getfixturevalue("state_url")
         assert state.url
-        more = {"state__path": None, "state__url": state.url.reveal(), "state__schema": state.schema}
+        more = state_options(state.url.reveal(), state.schema)
     with SimulatedApi(served) as api, SimulatedReceiver() as receiver:
         api.names = {"a": "Alpha GmbH"}
         settings = settings_of(command, api, receiver, jumpcloud__overrides={}, **more)

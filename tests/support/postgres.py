@@ -17,6 +17,11 @@ def state_settings(url: str, schema: str = "in_jumpcloud") -> StateSettings:
     return StateSettings(url=DatabaseUrl(url), schema=schema)
 
 
+def state_options(url: str, schema: str) -> dict[str, object]:
+    """The same, for Command.settings."""
+    return {"state__path": None, "state__url": url, "state__schema": schema}
+
+
 def to_version_1(schema: str) -> tuple[str, ...]:
     """The statements that make the tables of a schema those of version 1."""
     return (
